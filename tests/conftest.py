@@ -1,0 +1,56 @@
+"""Fixtures of every test: a loopback provider, and an environment without keys or settings of the machine."""
+
+from __future__ import annotations
+
+import os
+import socket
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.server import Server
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+_SETTINGS = ("OPENAI_", "AZURE_", "ANTHROPIC_", "COPILOT_", "GITHUB_", "LITELLM_", "LLMBATCH_", "MODEL_", "USE_COPILOT")
+_SECRETS = ("_API_KEY", "_API_BASE", "_TOKEN", "_BASE_URL", "_PROXY", "_proxy")
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No key, default model or endpoint of the developer's shell reaches a test."""
+    for name in list(os.environ):
+        if name.startswith(_SETTINGS) or name.endswith(_SECRETS):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def loopback_only() -> Iterator[None]:
+    """A test that would leave this machine fails instead, naming the host."""
+    resolve = socket.getaddrinfo
+
+    def resolve_loopback(host: Any, *args: Any, **kwargs: Any) -> Any:
+        name = host.decode() if isinstance(host, bytes) else host
+        if name is None or name in {"localhost", "::1"} or name.startswith("127."):
+            return resolve(host, *args, **kwargs)
+        msg = f"tests reach the loopback interface only, not {name!r}"
+        raise socket.gaierror(socket.EAI_FAIL, msg)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket, "getaddrinfo", resolve_loopback)
+        yield
+
+
+@pytest.fixture
+def provider() -> Iterator[Callable[..., Server]]:
+    """`provider(latency=0.05, rpm=600, …)` starts a loopback server (see `tests/server.py`), closed after the test."""
+    with ExitStack() as started:
+        yield lambda **behaviour: started.enter_context(Server(**behaviour))
+
+
+@pytest.fixture
+def server(provider: Callable[..., Server]) -> Server:
+    """A loopback server that answers at once."""
+    return provider()
