@@ -1,0 +1,1 @@
+"""LLM work that comes in lists."""

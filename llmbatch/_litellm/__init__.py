@@ -1,0 +1,183 @@
+"""The only package that imports litellm, and only when the first call needs it (2-4 s, 2,600 modules).
+
+Here are the calls: where a model goes (`resolve`), one chat or embeddings request (`chat`, `chat_stream`, `embed`), and
+closing. `fast` saves CPU by leaning on LiteLLM's internals, `render` gives a request's body without sending it.
+Requests are plain dicts of LiteLLM's own keyword arguments.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import struct
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from types import ModuleType
+from typing import Any
+
+__all__ = ["Answer", "Target", "chat", "chat_stream", "close", "embed", "load", "resolve", "without_refused_defaults"]
+
+# The attempt's own timeout is kept by asyncio around the whole call: LiteLLM's is per socket read, and each distinct
+# value would make a new client with a pool of its own.
+_ONE_SEND = {"num_retries": 0, "max_retries": 0, "timeout": 86_400.0}
+
+
+@cache
+def load() -> ModuleType:
+    """Import litellm without its start-up downloads and its printed advice."""
+    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+    os.environ.setdefault("LITELLM_LOCAL_ANTHROPIC_BETA_HEADERS", "True")
+    import litellm  # noqa: PLC0415 - slow to import, so only when needed
+
+    litellm.suppress_debug_info = True
+    litellm.disable_hf_tokenizer_download = True
+    return litellm
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a request goes: `model` as LiteLLM takes it, the provider's own `name` for it, `provider`, `api_base`."""
+
+    model: str
+    name: str
+    provider: str
+    api_base: str | None = None
+
+    def arguments(self) -> dict[str, Any]:
+        """LiteLLM's arguments for this target."""
+        given = {"model": self.model, "custom_llm_provider": None, "api_base": self.api_base}
+        if "/" not in self.model or not self.model.startswith(f"{self.provider}/"):
+            given["custom_llm_provider"] = self.provider
+        return {key: value for key, value in given.items() if value is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A provider's answer: the body as a plain dict, the response headers, and USD (None: no known price)."""
+
+    body: dict[str, Any]
+    headers: Mapping[str, str]
+    cost: float | None
+
+
+def resolve(model: str, *, api_base: str | None = None, custom_llm_provider: str | None = None) -> Target:
+    """Find the provider of a model string. A bare name with an `api_base` is an OpenAI-compatible server's.
+
+    Raises ValueError for a model that LiteLLM cannot place.
+    """
+    litellm = load()
+    try:
+        name, provider, _, _ = litellm.get_llm_provider(
+            model, custom_llm_provider=custom_llm_provider, api_base=api_base
+        )
+    except Exception:  # noqa: BLE001 - LiteLLM raises a BadRequestError that names no mend
+        if api_base:
+            return Target(model, model, "openai", api_base)
+    else:
+        return Target(model, name, provider, api_base)
+    msg = (
+        f"cannot tell which provider serves model {model!r}: put the provider in front ('openai/{model}', "
+        f"'ollama/{model}', ...), or pass api_base='http://.../v1' for an OpenAI-compatible server"
+    )
+    raise ValueError(msg)
+
+
+def without_refused_defaults(target: Target, temperature: float, max_tokens: int) -> dict[str, Any]:
+    """Those of llmbatch's default parameters that the model takes.
+
+    Reasoning models refuse a temperature, and think within their token budget, so that a small default would leave no
+    room for the answer.
+    """
+    if _accepts(target, temperature=temperature) is None:
+        renamed = _accepts(target, max_tokens=max_tokens) or {}
+        return {} if "max_completion_tokens" in renamed or not renamed else {"max_tokens": max_tokens}
+    if _accepts(target, max_tokens=max_tokens) is None:
+        return {"temperature": temperature}
+    return {"temperature": temperature, "max_tokens": max_tokens}
+
+
+def _accepts(target: Target, **params: Any) -> dict[str, Any] | None:
+    """LiteLLM's wire form of the parameters, None where it says that the model takes none such."""
+    litellm = load()
+    try:
+        return dict(
+            litellm.utils.get_optional_params(model=target.name, custom_llm_provider=target.provider, **params)
+        )
+    except litellm.exceptions.UnsupportedParamsError:
+        return None
+    except Exception:  # noqa: BLE001 - providers that need more than a name to say: let the request tell
+        return params
+
+
+async def chat(request: Mapping[str, Any]) -> Answer:
+    """Send one chat completion, once."""
+    from llmbatch._litellm import fast  # noqa: PLC0415 - imports litellm
+
+    with fast.calling(request):
+        response = await load().acompletion(**request, **_ONE_SEND, **fast.logging_arguments(request))
+    return Answer(response.model_dump(), _headers(response), response._hidden_params.get("response_cost"))
+
+
+async def chat_stream(request: Mapping[str, Any]) -> AsyncIterator[dict[str, Any] | Answer]:
+    """Send one chat completion and yield each chunk's delta (`{"index", "content", …}`), then the whole `Answer`.
+
+    Raises IncompleteStreamError when the stream ends before every choice has its finish reason.
+    """
+    litellm = load()
+    given = litellm.get_supported_openai_params(request["model"], request.get("custom_llm_provider")) or []
+    options = {"stream_options": {"include_usage": True}} if "stream_options" in given else {}
+    stream = await litellm.acompletion(**{**options, **request, **_ONE_SEND, "stream": True})
+    chunks = []
+    async for chunk in stream:
+        chunks.append(chunk)
+        for choice in chunk.choices:
+            if delta := choice.delta.model_dump(exclude_none=True):
+                yield {"choice": choice.index, **delta}
+    # LiteLLM makes up a finish reason when the provider sent none; what it received is on the wrapper.
+    if stream.received_finish_reason is None:
+        msg = "the stream ended before its finish reason"
+        raise IncompleteStreamError(msg)
+    whole = litellm.stream_chunk_builder(chunks, messages=request["messages"])
+    try:
+        cost = litellm.completion_cost(whole, model=request["model"])
+    except Exception:  # noqa: BLE001 - LiteLLM raises for a model that it has no price for
+        cost = None
+    yield Answer(whole.model_dump(), _headers(stream), cost)
+
+
+class IncompleteStreamError(ConnectionError):
+    """A stream that was cut: never a short answer."""
+
+
+async def embed(request: Mapping[str, Any]) -> Answer:
+    """Send one embeddings request, once; vectors come back as lists of floats, whatever the wire form."""
+    from llmbatch._litellm import fast  # noqa: PLC0415 - imports litellm
+
+    with fast.calling(request):
+        response = await load().aembedding(**{"encoding_format": "float", **request, **_ONE_SEND})
+    body = response.model_dump()
+    for item in body["data"]:
+        if isinstance(item["embedding"], str):
+            raw = base64.b64decode(item["embedding"])
+            item["embedding"] = list(struct.unpack(f"<{len(raw) // 4}f", raw))
+    return Answer(body, _headers(response), response._hidden_params.get("response_cost"))
+
+
+def _headers(response: Any) -> Mapping[str, str]:
+    """The provider's response headers, lower-case."""
+    hidden = getattr(response, "_hidden_params", None) or {}
+    headers = getattr(response, "_response_headers", None) or hidden.get("headers")
+    if not headers:
+        headers = hidden.get("additional_headers") or {}
+    return {str(key).lower().removeprefix("llm_provider-"): str(value) for key, value in dict(headers).items()}
+
+
+async def close() -> None:
+    """Close the clients that LiteLLM keeps for the running loop."""
+    import sys  # noqa: PLC0415
+
+    if "litellm" in sys.modules:
+        litellm = load()
+        await litellm.close_litellm_async_clients()
+        litellm.in_memory_llm_clients_cache.flush_cache()

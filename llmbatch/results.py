@@ -1,0 +1,293 @@
+"""Rows, lists of rows, and the file line that a row is written as.
+
+A leaf: it imports nothing of llmbatch but `errors`, and knows neither providers nor how a row was made.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from llmbatch.errors import BatchFailedError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from pydantic import BaseModel
+
+__all__ = ["BatchResults", "Row", "add_usage", "answer_row", "error_row", "line_from_row", "row_from_line", "row_text"]
+
+
+class Row(TypedDict, total=False):
+    """One request's outcome: the provider's answer as LiteLLM gives it, plus llmbatch's own keys.
+
+    `"error" in row` tells a failed row; it then has `choices: []`, zero `usage`, and `error_details`.
+    """
+
+    id: str
+    created: int
+    model: str
+    object: str
+    choices: list[dict[str, Any]]
+    data: list[dict[str, Any]]
+    usage: dict[str, Any]
+    custom_id: str
+    cost: float | None
+    attempts: int
+    error: str
+    error_details: dict[str, Any]
+    fallback: dict[str, Any]
+
+
+NO_USAGE = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
+_OWN_KEYS = ("cost", "attempts", "fallback")
+
+
+def answer_row(body: Mapping[str, Any], *, custom_id: str, cost: float | None, attempts: int = 1) -> Row:
+    """A row for an answered request. `cost` in USD, None where no price is known."""
+    row: Any = {**body, "custom_id": custom_id, "cost": cost, "attempts": attempts}
+    row["usage"] = {**NO_USAGE, **(row.get("usage") or {})}
+    return row  # type: ignore[no-any-return]
+
+
+def error_row(
+    *,
+    type: str,  # noqa: A002 - the row's own word
+    message: str,
+    model: str | None,
+    custom_id: str,
+    status_code: int | None = None,
+    provider: str | None = None,
+    retryable: bool = False,
+    attempts: int = 0,
+    cost: float | None = 0.0,
+    **details: Any,
+) -> Row:
+    """A row for a failed request: `error` is one line for people, `error_details` is for programs.
+
+    `retryable` says whether sending the same request again may succeed. `cost` is None where the provider may have
+    charged for an answer that was lost.
+    """
+    return {
+        "model": model or "",
+        "choices": [],
+        "usage": dict(NO_USAGE),
+        "custom_id": custom_id,
+        "cost": cost,
+        "attempts": attempts,
+        "error": f"{type}: {message}",
+        "error_details": {
+            "type": type,
+            "status_code": status_code,
+            "provider": provider,
+            "retryable": retryable,
+            "attempts": attempts,
+            **details,
+        },
+    }
+
+
+def line_from_row(row: Row, **extra: Any) -> dict[str, Any]:
+    """The row as a line of OpenAI's batch output files: `custom_id, response {status_code, request_id, body}, error`.
+
+    What the provider's shape has no place for (`cost`, `attempts`, …) is under the line's own `llmbatch` key.
+    """
+    own = {k: row[k] for k in _OWN_KEYS if k in row}  # type: ignore[literal-required]
+    if "error" not in row:
+        body = {k: v for k, v in row.items() if k not in {*_OWN_KEYS, "custom_id"}}
+        response: dict[str, Any] | None = {"status_code": 200, "request_id": row.get("id"), "body": body}
+        error = None
+    else:
+        own["error_details"] = row["error_details"]
+        own["model"] = row.get("model")
+        body = {k: row[k] for k in ("id", "choices", "usage", "created") if row.get(k)}  # type: ignore[literal-required]
+        status = row["error_details"].get("status_code")
+        response = {"status_code": status, "request_id": None, "body": body} if status or row["choices"] else None
+        error = {"code": row["error_details"]["type"], "message": row["error"]}
+    return {"custom_id": row["custom_id"], "response": response, "error": error, "llmbatch": {**own, **extra}}
+
+
+def row_from_line(line: Mapping[str, Any]) -> Row:
+    """The row that `line_from_row` wrote; also reads plain OpenAI output lines without an `llmbatch` key."""
+    own = dict(line.get("llmbatch") or {})
+    response = line.get("response") or {}
+    body = response.get("body") or {}
+    error = line.get("error")
+    status = response.get("status_code")
+    if not error and status is not None and 200 <= status < 300:  # noqa: PLR2004 - HTTP's range of success
+        return {**answer_row(body, custom_id=line["custom_id"], cost=None), **{k: own[k] for k in _OWN_KEYS if k in own}}  # type: ignore[typeddict-item]
+    if "error_details" in own:
+        details = {k: v for k, v in own["error_details"].items() if k != "type"}
+        row = error_row(
+            type=own["error_details"]["type"], message="", model=own.get("model"), custom_id=line["custom_id"], **details
+        )
+        row["error"] = error["message"] if error else row["error"]
+    else:
+        problem = error or body.get("error") or body
+        problem = problem if isinstance(problem, Mapping) else {"message": str(problem)}
+        row = error_row(
+            type=str(problem.get("code") or problem.get("type") or "RequestError"),
+            message=" ".join(str(problem.get("message") or "the request failed without a message").split())[:500],
+            model=None,
+            custom_id=line["custom_id"],
+            status_code=status or None,
+        )
+    row.update({k: body[k] for k in ("id", "choices", "usage", "created") if k in body})  # type: ignore[typeddict-item]
+    row.update({k: own[k] for k in _OWN_KEYS if k in own})  # type: ignore[typeddict-item]
+    return row
+
+
+def row_text(row: Mapping[str, Any]) -> str | None:
+    """The first choice's text; None for a failed row or an answer without text (tool calls)."""
+    if "error" in row or not row.get("choices"):
+        return None
+    content = (row["choices"][0].get("message") or {}).get("content")
+    if isinstance(content, list):
+        return "".join(part.get("text") or "" for part in content if isinstance(part, Mapping))
+    return content  # type: ignore[no-any-return]
+
+
+def add_usage(total: dict[str, Any], usage: Mapping[str, Any] | None) -> None:
+    """Add one usage object into `total`, nested details (cached and reasoning tokens) included; nulls count nothing."""
+    for key, value in (usage or {}).items():
+        if isinstance(value, Mapping):
+            add_usage(total.setdefault(key, {}), value)
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            total[key] = total.get(key, 0) + value
+
+
+class BatchResults(list[Row]):
+    """The rows of a batch in the order of its input: a plain list that also knows its totals.
+
+    Attributes:
+        elapsed: wall time of the run in seconds.
+        response_format: the pydantic model that `parsed` validates with, if one was given.
+    """
+
+    def __init__(
+        self,
+        rows: Iterable[Row] = (),
+        *,
+        elapsed: float = 0.0,
+        response_format: type[BaseModel] | None = None,
+    ) -> None:
+        super().__init__(rows)
+        self.elapsed = elapsed
+        self.response_format = response_format
+
+    @property
+    def usage(self) -> dict[str, Any]:
+        """Tokens summed over all rows, with `prompt_tokens_details` and `completion_tokens_details` where given."""
+        total: dict[str, Any] = dict(NO_USAGE)
+        for row in self:
+            add_usage(total, row.get("usage"))
+        return total
+
+    @property
+    def cost(self) -> float | None:
+        """USD over all rows with a known price; None when no answered row has one (see `unpriced`)."""
+        known = [row["cost"] for row in self if row.get("cost") is not None]
+        if not any("error" not in row and row.get("cost") is not None for row in self) and self.unpriced:
+            return None
+        return float(sum(known))  # type: ignore[arg-type]
+
+    @property
+    def unpriced(self) -> int:
+        """How many rows may have cost money but have no known price; `cost` does not include them."""
+        return sum(row.get("cost") is None for row in self)
+
+    @property
+    def failed(self) -> list[Row]:
+        """The error rows, in order."""
+        return [row for row in self if "error" in row]
+
+    @property
+    def succeeded(self) -> list[Row]:
+        """The answered rows, in order."""
+        return [row for row in self if "error" not in row]
+
+    @property
+    def texts(self) -> list[str | None]:
+        """Each row's answer text, None where the row failed or the answer has no text."""
+        return [row_text(row) for row in self]
+
+    @property
+    def parsed(self) -> list[Any]:
+        """Each row's answer as an instance of `response_format`, None where the row failed.
+
+        Raises ValueError when the batch was not given a pydantic `response_format`.
+        """
+        if self.response_format is None:
+            msg = "no pydantic model to parse with; pass response_format=YourModel to the batch"
+            raise ValueError(msg)
+        model = self.response_format
+        return [None if (text := row_text(row)) is None else model.model_validate_json(text) for row in self]
+
+    @property
+    def embeddings(self) -> list[list[float] | None]:
+        """Each row's embedding vector, None where the row failed (for `create_embeddings_batch`)."""
+        return [row["data"][0]["embedding"] if row.get("data") else None for row in self]
+
+    def raise_for_errors(self) -> BatchResults:
+        """Return self, or raise BatchFailedError when any row failed."""
+        if failed := self.failed:
+            raise BatchFailedError(failed, len(self))
+        return self
+
+    def summary(self) -> str:
+        """One line: rows, failures, time, speed, tokens and cost."""
+        ok, usage = len(self.succeeded), self.usage
+        speed = f"{len(self) / self.elapsed:.1f} rows/s" if self.elapsed > 0 else "-"
+        return (
+            f"{ok}/{len(self)} rows succeeded in {self.elapsed:.2f}s ({speed}); "
+            f"tokens: {usage['prompt_tokens']} prompt + {usage['completion_tokens']} completion "
+            f"= {usage['total_tokens']}; cost: {self._cost_text()}"
+        )
+
+    def _cost_text(self) -> str:
+        if self.cost is None:
+            return "unknown (no known price)"
+        return f"${self.cost:.6f}" + (f" ({self.unpriced} rows without a known price)" if self.unpriced else "")
+
+    def to_pandas(self) -> pd.DataFrame:
+        """A DataFrame with one row a request: custom_id, text, error, model, tokens, cost, attempts, and parsed fields.
+
+        Needs the `pandas` extra.
+        """
+        from llmbatch.integrations.pandas import results_frame  # noqa: PLC0415 - an optional dependency
+
+        return results_frame(self)
+
+    def __repr__(self) -> str:
+        return f"<BatchResults: {self.summary()}>"
+
+    def _repr_html_(self) -> str:
+        shown = 10
+        head = "".join(f"<th>{name}</th>" for name in ("", "answer", "model", "tokens", "cost"))
+        body = "".join(self._html_row(i, row) for i, row in enumerate(self[:shown]))
+        more = f"<p>… and {len(self) - shown} more rows</p>" if len(self) > shown else ""
+        return (
+            f"<div class='llmbatch'><p>{html.escape(self.summary())}</p>"
+            f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{more}</div>"
+        )
+
+    @staticmethod
+    def _html_row(index: int, row: Row) -> str:
+        longest = 200
+        text = row["error"] if "error" in row else row_text(row)
+        if text is None and row.get("data"):
+            text = f"[vector of {len(row['data'][0]['embedding'])} numbers]"
+        elif text is None:
+            text = "[tool calls]"
+        text = text if len(text) <= longest else text[: longest - 1] + "…"
+        cost = row.get("cost")
+        cells = (
+            str(index),
+            text,
+            str(row.get("model") or ""),
+            str((row.get("usage") or {}).get("total_tokens", "")),
+            "" if cost is None else f"${cost:.6f}",
+        )
+        style = " style='color:#b00020'" if "error" in row else ""
+        tds = "".join(f"<td style='text-align:left'>{html.escape(cell)}</td>" for cell in cells)
+        return f"<tr{style}>{tds}</tr>"
