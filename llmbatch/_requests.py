@@ -1,0 +1,228 @@
+"""From what a caller passes to LiteLLM's keyword arguments: the one place, for live calls and for rendered payloads.
+
+A plan is made once per batch and checks the call as a whole: misuse raises. `plan.request(row)` then makes each row's
+arguments; a row that cannot be sent raises ValueError there, which the caller turns into an error row.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any
+
+from llmbatch import _litellm
+from llmbatch._checks import check_messages_list, check_texts, checked_messages, checked_text, copied
+from llmbatch._identity import CustomIds, custom_id_for, fingerprints
+
+__all__ = [
+    "DEFAULT_EMBEDDING_MODEL",
+    "DEFAULT_MAX_TOKENS",
+    "DEFAULT_MODEL",
+    "DEFAULT_TEMPERATURE",
+    "OWN_OPTIONS",
+    "ChatPlan",
+    "CustomIds",
+    "EmbeddingsPlan",
+    "check_messages_list",
+    "check_texts",
+    "checked_messages",
+    "checked_text",
+    "custom_id_for",
+    "default_model",
+    "fingerprints",
+    "plan_chat",
+    "plan_embeddings",
+]
+
+
+class _DefaultFloat(float):
+    """Equal to its value, but told apart by identity from a caller's own."""
+
+
+class _DefaultInt(int):
+    """Equal to its value, but told apart by identity from a caller's own."""
+
+
+DEFAULT_MODEL = "gpt-4o-mini"
+DEFAULT_EMBEDDING_MODEL = "text-embedding-3-small"
+# Untouched, they are sent only to models that take them; a caller's own value is always sent, equal or not.
+DEFAULT_TEMPERATURE: float = _DefaultFloat(0.3)
+DEFAULT_MAX_TOKENS: int = _DefaultInt(200)
+
+OWN_OPTIONS = frozenset({
+    "batch_job", "checkpoint", "custom_ids", "deadline", "fallbacks", "max_cost", "max_workers", "on_result",
+    "progress", "requests_per_minute", "retries", "timeout", "tokens_per_minute", "warm_prompt_cache",
+})  # fmt: skip
+"""llmbatch's own keyword arguments; every other one goes to LiteLLM."""
+
+_HOTTEST = 2.0
+_ALIKE = 0.77  # difflib's ratio: 'max_worker' and 'workers' are above it, LiteLLM's 'max_tokens' below
+_KNOWN_TO_LITELLM = {"max_fallbacks"}
+_INSTEAD = {
+    "num_retries": "llmbatch retries itself, use retries=",
+    "max_retries": "llmbatch retries itself, use retries=",
+    "request_timeout": "use timeout= (seconds for each attempt)",
+    "rpm": "use requests_per_minute=",
+    "tpm": "use tokens_per_minute=",
+    "messages": "the conversations are the first argument",
+}
+
+
+def default_model(model: str | None) -> str:
+    """The model given, else the environment's MODEL_CHOICE, else gpt-4o-mini."""
+    return model or os.environ.get("MODEL_CHOICE") or DEFAULT_MODEL
+
+
+@dataclass(frozen=True, eq=False)
+class ChatPlan:
+    """What every chat request of a batch shares.
+
+    Attributes:
+        target: where the requests go.
+        params: LiteLLM's keyword arguments, everything but the messages. May hold keys: never print it.
+        response_format: the pydantic model that answers are to match, if one was given.
+    """
+
+    target: _litellm.Target
+    params: Mapping[str, Any] = field(repr=False)
+    response_format: type[Any] | None = None
+
+    def request(self, messages: Any) -> dict[str, Any]:
+        """LiteLLM's arguments for one conversation; nothing in them is shared, for LiteLLM changes what it is given.
+
+        Raises ValueError for messages that cannot be sent.
+        """
+        return {**copied(self.params), "messages": checked_messages(messages)}
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """Values that no log and no row may show."""
+        return _secrets(self.params)
+
+
+@dataclass(frozen=True, eq=False)
+class EmbeddingsPlan:
+    """What every embeddings request of a batch shares; `params` may hold keys: never print it."""
+
+    target: _litellm.Target
+    params: Mapping[str, Any] = field(repr=False)
+
+    def request(self, texts: Any) -> dict[str, Any]:
+        """LiteLLM's arguments for one text, or for a list of texts sent together."""
+        given = [checked_text(text) for text in texts] if isinstance(texts, list) else checked_text(texts)
+        return {**copied(self.params), "input": given}
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """Values that no log and no row may show."""
+        return _secrets(self.params)
+
+
+def plan_chat(
+    model: str | None,
+    temperature: float | None,
+    max_tokens: int | None,
+    kwargs: Mapping[str, Any],
+    *,
+    stream: bool = False,
+) -> ChatPlan:
+    """Check the arguments of a chat batch and find its target.
+
+    `stream` says whether the calling function streams by itself; a `stream=True` among `kwargs` never works.
+    Raises ValueError and TypeError, with the mend.
+    """
+    kwargs = _checked_kwargs(kwargs, stream=stream)
+    _check_number("temperature", temperature, float, 0, _HOTTEST)
+    _check_number("max_tokens", max_tokens, int, 1, math.inf)
+    target, connection = _target(default_model(_checked_model(model)), kwargs)
+    chosen: dict[str, Any] = {}
+    if temperature is DEFAULT_TEMPERATURE or max_tokens is DEFAULT_MAX_TOKENS:
+        accepted = _litellm.without_refused_defaults(target, float(DEFAULT_TEMPERATURE), int(DEFAULT_MAX_TOKENS))
+        if temperature is DEFAULT_TEMPERATURE:
+            temperature = accepted.get("temperature")
+        if max_tokens is DEFAULT_MAX_TOKENS:
+            max_tokens = None if "max_completion_tokens" in kwargs else accepted.get("max_tokens")
+    if temperature is not None:
+        chosen["temperature"] = temperature
+    if max_tokens is not None:
+        chosen["max_tokens"] = max_tokens
+    if kwargs.get("tools"):
+        from llmbatch._tools import tool_schema  # noqa: PLC0415 - needs pydantic, which few batches do
+
+        chosen["tools"] = [tool_schema(tool) for tool in kwargs["tools"]]
+    response_format = kwargs.get("response_format")
+    return ChatPlan(
+        target=target,
+        params={**target.arguments(), **connection, **kwargs, **chosen},
+        response_format=response_format if isinstance(response_format, type) else None,
+    )
+
+
+def plan_embeddings(model: str | None, kwargs: Mapping[str, Any]) -> EmbeddingsPlan:
+    """Check the arguments of an embeddings batch and find its target; raises as `plan_chat` does."""
+    kwargs = _checked_kwargs(kwargs, stream=False)
+    target, connection = _target(_checked_model(model) or DEFAULT_EMBEDDING_MODEL, kwargs)
+    return EmbeddingsPlan(target=target, params={**target.arguments(), **connection, **kwargs})
+
+
+def _target(model: str, kwargs: dict[str, Any]) -> tuple[_litellm.Target, dict[str, Any]]:
+    """The target, and the base url under LiteLLM's one name for it; takes both out of `kwargs`."""
+    api_base = kwargs.pop("api_base", None) or kwargs.pop("base_url", None)
+    provider = kwargs.pop("custom_llm_provider", None)
+    for name, value in (("api_base", api_base), ("custom_llm_provider", provider)):
+        if value is not None and not isinstance(value, str):
+            msg = f"{name} must be a string, not {type(value).__name__}"
+            raise TypeError(msg)
+    target = _litellm.resolve(model, api_base=api_base, custom_llm_provider=provider)
+    return target, {"api_base": api_base} if api_base else {}
+
+
+def _checked_model(model: Any) -> str | None:
+    if model is not None and not isinstance(model, str):
+        msg = f"model must be a string such as 'gpt-4o-mini' or 'groq/llama-3.1-8b-instant', not {type(model).__name__}"
+        raise TypeError(msg)
+    if model is not None and not model.strip():
+        msg = "model is empty; name one, or leave it out for MODEL_CHOICE of the environment or the default"
+        raise ValueError(msg)
+    return model
+
+
+def _check_number(name: str, value: Any, kind: type, low: float, high: float) -> None:
+    if value is None:
+        return
+    allowed = (int, float) if kind is float else (int,)
+    if not isinstance(value, allowed) or isinstance(value, bool):
+        msg = f"{name} must be {'a number' if kind is float else 'a whole number'} or None, not {type(value).__name__}"
+        raise TypeError(msg)
+    if not low <= value <= high:
+        limits = f"between {low:g} and {high:g}" if high < math.inf else f"at least {low:g}"
+        msg = f"{name} must be {limits}, not {value:g}; pass {name}=None to leave it to the model"
+        raise ValueError(msg)
+
+
+def _checked_kwargs(kwargs: Mapping[str, Any], *, stream: bool) -> dict[str, Any]:
+    """LiteLLM's arguments among `kwargs`, those that are None left out. Misspelt options of llmbatch raise."""
+    for name, value in kwargs.items():
+        if name in _INSTEAD:
+            msg = f"{name}= is not for batches: {_INSTEAD[name]}"
+            raise ValueError(msg)
+        if name == "stream" and value:
+            mend = "the function streams by itself, leave it out" if stream else "a batch returns whole answers"
+            msg = f"stream=True is not supported here: {mend}"
+            raise ValueError(msg)
+        close = difflib.get_close_matches(name, OWN_OPTIONS - {name}, 1, _ALIKE)
+        if close and name not in OWN_OPTIONS | _KNOWN_TO_LITELLM:
+            msg = f"unknown option {name}=; did you mean {close[0]}=?"
+            raise ValueError(msg)
+    return {name: value for name, value in kwargs.items() if value is not None and name != "stream"}
+
+
+def _secrets(params: Mapping[str, Any]) -> tuple[str, ...]:
+    marks = ("key", "token", "secret", "password", "credential", "authorization")
+    nested = chain.from_iterable(v.items() for v in params.values() if isinstance(v, Mapping))
+    pairs = ((str(k).lower(), v) for k, v in chain(params.items(), nested))
+    return tuple(v for k, v in pairs if isinstance(v, str) and v and any(mark in k for mark in marks))

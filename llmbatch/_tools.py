@@ -1,0 +1,45 @@
+"""A tool's schema out of what a Python programmer already has: a typed function or a pydantic model."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["tool_schema"]
+
+
+def tool_schema(tool: Any) -> dict[str, Any]:
+    """The tool as OpenAI's `{"type": "function", "function": {name, description, parameters}}`.
+
+    `tool` is a function with typed parameters, a pydantic model class, or such a dict, which stays as it is. The
+    docstring is the description. Raises TypeError for anything else and for parameters without a JSON form.
+    """
+    if isinstance(tool, Mapping):
+        return dict(tool)
+    from pydantic import BaseModel, TypeAdapter  # noqa: PLC0415 - 0.2 s that calls without tools need not wait for
+    from pydantic.errors import PydanticUserError  # noqa: PLC0415
+
+    if isinstance(tool, type) and issubclass(tool, BaseModel):
+        parameters = tool.model_json_schema()
+        # pydantic gives the docstring as the schema's description; BaseModel's own is no description.
+        return _function(tool.__name__, parameters.pop("description", ""), parameters)
+    if not callable(tool) or isinstance(tool, type):
+        msg = f"a tool must be a typed function, a pydantic model or an OpenAI tool dict, not {tool!r}"
+        raise TypeError(msg)
+    name = getattr(tool, "__name__", type(tool).__name__)
+    try:
+        parameters = TypeAdapter(tool).json_schema()
+    except PydanticUserError as exc:
+        msg = f"tool {name} has a parameter without a JSON form: {exc.message}"
+        raise TypeError(msg) from exc
+    if parameters.get("type") != "object":
+        msg = f"tool {name} has positional-only parameters; a model passes arguments by name"
+        raise TypeError(msg)
+    return _function(name, inspect.getdoc(tool) or "", parameters)
+
+
+def _function(name: str, description: str, parameters: dict[str, Any]) -> dict[str, Any]:
+    parameters.pop("title", None)
+    function = {"name": name, "description": description, "parameters": parameters}
+    return {"type": "function", "function": {key: value for key, value in function.items() if value != ""}}
