@@ -8,6 +8,7 @@ import time
 from collections import deque
 from dataclasses import dataclass, field
 from functools import cached_property
+from http.client import responses
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class Response:
         given = {"content-type": "application/json"} | {k.lower(): str(v) for k, v in self.headers.items()}
         given.setdefault("content-length", str(len(self.payload())))
         lines = "".join(f"{name}: {value}\r\n" for name, value in given.items())
-        return f"HTTP/1.1 {self.status} Status\r\n{lines}\r\n".encode()
+        return f"HTTP/1.1 {self.status} {responses.get(self.status, 'Unknown')}\r\n{lines}\r\n".encode()
 
 
 @dataclass

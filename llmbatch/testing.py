@@ -1,0 +1,81 @@
+"""Record the provider's answers once, replay them in tests: cassettes that hold no keys and never swap rows.
+
+    from llmbatch.testing import cassette
+
+    def test_capitals():
+        with cassette("cassettes/capitals.yaml"):
+            results = create_chat_completions_batch(messages_list, model="gpt-4o-mini", api_key="any")
+        assert "Paris" in results.texts[0]
+
+`LLMBATCH_RECORD=1 pytest …` sends the requests and writes the file; without it nothing is ever sent. Needs vcrpy
+(`pip install vcrpy`).
+
+- A request is matched on method, URI and body bytes, so concurrent rows get their own answers. Uploads (multipart,
+  whose boundary is random) are matched on method and URI only. The port of a loopback server does not matter.
+- Each recorded answer is played once: a retried request needs as many recordings as it had attempts.
+- A request that is not in the cassette is a failed row of type `CassetteMiss` and is not retried.
+- Only harmless headers are kept, and whatever looks like a key in a URI or body is replaced. Prompts and answers are
+  in the file: record with made-up ones.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["cassette", "make_vcr"]
+
+_open = threading.Lock()
+
+
+@contextmanager
+def cassette(
+    path: str | os.PathLike[str], *, record: bool | None = None, allow_playback_repeats: bool = False
+) -> Iterator[Any]:
+    """Replay the answers recorded in `path` (YAML), or record them anew.
+
+    Yields vcrpy's cassette: `len(tape)`, `tape.play_count` and `tape.all_played` tell what was used.
+
+    Args:
+        path: the cassette file. Recording replaces it, and leaves it as it was if the block raises.
+        record: send the requests and record the answers; None means: when LLMBATCH_RECORD is "1".
+        allow_playback_repeats: play an answer as often as it is asked for.
+
+    Raises:
+        FileNotFoundError: there is nothing to replay.
+        RuntimeError: a cassette is open already. vcrpy patches the whole process, so one at a time can be.
+    """
+    recording = os.environ.get("LLMBATCH_RECORD") == "1" if record is None else record
+    if not recording and not Path(path).is_file():
+        msg = f"no cassette at {os.fspath(path)}; record it by running once with LLMBATCH_RECORD=1"
+        raise FileNotFoundError(msg)
+    vcr = make_vcr(record_mode="all" if recording else "none")
+    if not _open.acquire(blocking=False):
+        msg = "a cassette is open already, and vcrpy patches the whole process: close that one first"
+        raise RuntimeError(msg)
+    try:
+        with vcr.use_cassette(os.fspath(path), allow_playback_repeats=allow_playback_repeats) as tape:
+            yield tape
+    finally:
+        _open.release()
+
+
+def make_vcr(**options: Any) -> Any:
+    """A `vcr.VCR` set up as above, for use with its own decorators and plugins; `options` are those of vcrpy.
+
+    Its default `record_mode` is "none". It adds the matcher "request": method, URI and body bytes.
+    """
+    try:
+        import vcr  # noqa: F401, PLC0415 - an optional dependency
+    except ImportError as error:
+        msg = "cassettes need vcrpy: pip install vcrpy"
+        raise ImportError(msg) from error
+    from llmbatch._vcr import BatchVCR  # noqa: PLC0415 - needs vcrpy
+
+    return BatchVCR(**options)
