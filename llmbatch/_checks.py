@@ -7,7 +7,7 @@ holds nothing of the row.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from itertools import chain, islice
 from typing import Any
 
@@ -46,7 +46,7 @@ def _peeked(given: Any, name: str, mend: str) -> tuple[Iterable[Any], int | None
         raise TypeError(msg)
     if isinstance(given, Sequence):
         return given, len(given), list(given[:2])
-    count = len(given) if hasattr(given, "__len__") else None
+    count = len(given) if isinstance(given, Sized) else None
     iterator = iter(given)
     first = list(islice(iterator, 2))
     return chain(first, iterator), count, first

@@ -36,6 +36,7 @@ __all__ = [
     "fingerprints",
     "plan_chat",
     "plan_embeddings",
+    "without_own_options",
 ]
 
 
@@ -167,6 +168,11 @@ def plan_embeddings(model: str | None, kwargs: Mapping[str, Any]) -> EmbeddingsP
     kwargs = _checked_kwargs(kwargs, stream=False)
     target, connection = _target(_checked_model(model) or DEFAULT_EMBEDDING_MODEL, kwargs)
     return EmbeddingsPlan(target=target, params={**target.arguments(), **connection, **kwargs})
+
+
+def without_own_options(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """What a call with these arguments would send: `max_workers`, `retries` and the like say only how."""
+    return {name: value for name, value in kwargs.items() if name not in OWN_OPTIONS}
 
 
 def _target(model: str, kwargs: dict[str, Any]) -> tuple[_litellm.Target, dict[str, Any]]:

@@ -1,0 +1,1 @@
+"""What llmbatch must know of a provider besides LiteLLM: its batch lines, and Copilot's tokens."""

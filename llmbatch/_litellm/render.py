@@ -1,0 +1,194 @@
+"""The body that a live call would send, without sending it.
+
+Exact: LiteLLM builds the whole request and reports it to its logging object just before the transport; ours stops it
+there (2-3 ms). Fast: rows of one batch differ in their messages only, so one exact render serves every row of the same
+shape, once it has shown that messages of this shape go out as they are. `tests/test_render.py` compares both with
+what a server receives.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import functools
+import json
+import sys
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from llmbatch._litellm import load
+
+__all__ = ["Renderer", "render"]
+
+# The key is no part of a body, but LiteLLM asks for one before it builds one.
+_UNUSED = {"api_key": "unused", "num_retries": 0, "max_retries": 0}
+_UNUSED_AZURE = {"api_base": "https://unused.invalid", "api_version": "2024-10-21"}
+_SDK_ROUTES = {"litellm.llms.openai.openai", "litellm.llms.azure.azure"}
+_PLAIN_ROLES = {"system", "developer", "user", "assistant"}
+
+
+class _Stopped(BaseException):
+    # No Exception, so that nothing on its way out handles it.
+    def __init__(self, body: dict[str, Any], url: str, *, by_sdk: bool) -> None:
+        super().__init__()
+        self.body = body
+        self.url = url
+        self.by_sdk = by_sdk
+
+
+class _SentByUs(BaseException):
+    # As above.
+    def __init__(self, content: bytes) -> None:
+        super().__init__()
+        self.content = content
+
+
+def render(request: Mapping[str, Any]) -> dict[str, Any]:
+    """The body of a chat request (`messages`) or an embeddings request (`input`), with its keys in the wire's order.
+
+    Raises LiteLLM's own errors for parameters that the model does not take, and ValueError when LiteLLM would send the
+    request to another endpoint than the batch line could name.
+    """
+    litellm = load()
+    kind = "chat" if "messages" in request else "embeddings"
+    call = litellm.completion if kind == "chat" else litellm.embedding
+    given = {k: v for k, v in request.items() if v is not None} | _UNUSED
+    if "azure" in (request.get("custom_llm_provider"), str(request["model"]).partition("/")[0]):
+        given = _UNUSED_AZURE | given
+    if kind == "embeddings":
+        given = {"encoding_format": "float"} | given
+    try:
+        call(**given, litellm_logging_obj=_stopping_logging()(**_logging_arguments(request, call.__name__)))
+    except _Stopped as stopped:
+        _check_endpoint(stopped, kind, str(request["model"]))
+        body = _as_the_sdk_sends(stopped.body, kind) if stopped.by_sdk else json.loads(json.dumps(stopped.body))
+        return dict(body)
+    msg = f"LiteLLM answered model {request['model']!r} without a request to render"
+    raise ValueError(msg)
+
+
+@functools.cache
+def _stopping_logging() -> Any:
+    load()
+    from litellm.litellm_core_utils.litellm_logging import Logging  # noqa: PLC0415 - imports litellm
+
+    class StoppingLogging(Logging):
+        def pre_call(self, input: Any, api_key: Any, model: Any = None, additional_args: Any = None) -> None:  # noqa: A002, ARG002 - LiteLLM's signature
+            told = additional_args or {}
+            body, url = told.get("complete_input_dict"), str(told.get("api_base") or "")
+            body = json.loads(body) if isinstance(body, str | bytes) else dict(body or {})
+            # Embeddings carry no "openai_sdk" mark; who reports them tells.
+            by_sdk = bool(told.get("openai_sdk")) or sys._getframe(1).f_globals["__name__"] in _SDK_ROUTES  # noqa: SLF001
+            raise _Stopped(body, url, by_sdk=by_sdk)
+
+    return StoppingLogging
+
+
+def _logging_arguments(request: Mapping[str, Any], call_type: str) -> dict[str, Any]:
+    return {
+        "model": request["model"],
+        "messages": request.get("messages") or request.get("input"),
+        "stream": False,
+        "call_type": call_type,
+        "start_time": dt.datetime.now(),  # noqa: DTZ005 - LiteLLM subtracts naive datetimes
+        "litellm_call_id": str(uuid.uuid4()),
+        "function_id": "",
+        "kwargs": {},
+    }
+
+
+def _check_endpoint(stopped: _Stopped, kind: str, model: str) -> None:
+    field = "messages" if kind == "chat" else "input"
+    if stopped.url.rstrip("/").endswith("/responses") or field not in stopped.body:
+        msg = (
+            f"LiteLLM sends model {model!r} with these parameters to another endpoint than /{kind}, which the lines of "
+            "a batch file cannot say; change the parameters (as tools together with reasoning_effort) or the model"
+        )
+        raise ValueError(msg)
+
+
+@functools.cache
+def _sdk() -> Any:
+    """An OpenAI client that builds requests and sends none."""
+    import httpx  # noqa: PLC0415 - comes with litellm
+    import openai  # noqa: PLC0415 - comes with litellm
+
+    def stop(request: httpx.Request) -> httpx.Response:
+        raise _SentByUs(request.content)
+
+    return openai.OpenAI(
+        api_key="unused",
+        base_url="https://unused.invalid",
+        max_retries=0,
+        http_client=httpx.Client(transport=httpx.MockTransport(stop)),
+    )
+
+
+def _as_the_sdk_sends(body: Mapping[str, Any], kind: str) -> Any:
+    """What the OpenAI SDK makes of LiteLLM's arguments: `extra_body` merged, headers and timeouts taken out."""
+    create = _sdk().chat.completions.create if kind == "chat" else _sdk().embeddings.create
+    try:
+        create(**body)
+    except _SentByUs as sent:
+        return json.loads(sent.content)
+    msg = "the OpenAI SDK built no request"
+    raise RuntimeError(msg)
+
+
+class Renderer:
+    """Bodies for the rows of one batch, whose requests differ in `messages` (or `input`) only."""
+
+    def __init__(self) -> None:
+        self._templates: dict[Any, tuple[dict[str, Any], bool] | None] = {}
+
+    def __call__(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """The body of the next request; as `render` does, it raises."""
+        field = "messages" if "messages" in request else "input"
+        given = request[field]
+        shape = _shape(given)
+        if shape is None:
+            return render(request)
+        if shape not in self._templates:
+            body = render(request)
+            alone, wrapped = body[field] == given, body[field] == [given]
+            self._templates[shape] = (body, wrapped) if alone or wrapped else None
+            return body
+        known = self._templates[shape]
+        if known is None:
+            return render(request)
+        template, wrapped = known
+        return {**template, field: [given] if wrapped else given}
+
+
+def _shape(given: Any) -> Any:
+    """What LiteLLM may look at in messages: everything but their texts. None: it may look at more."""
+    if isinstance(given, str):
+        return str
+    if not given or not all(isinstance(message, Mapping) for message in given):
+        return None
+    parts = tuple(_message_shape(message) for message in given)
+    return None if None in parts else parts
+
+
+def _message_shape(message: Mapping[str, Any]) -> Any:
+    role, content = message.get("role"), message.get("content")
+    if role not in _PLAIN_ROLES or message.keys() != {"role", "content"}:
+        return None
+    if isinstance(content, str):
+        # Empty texts are what some routes replace.
+        return role if content.strip() else None
+    if not isinstance(content, list) or not content:
+        return None
+    parts = tuple(_part_shape(part) for part in content)
+    return None if None in parts else (role, parts)
+
+
+def _part_shape(part: Any) -> Any:
+    if not isinstance(part, Mapping):
+        return None
+    if part.keys() == {"type", "text"} and part["type"] == "text" and isinstance(part["text"], str):
+        return "text" if part["text"].strip() else None
+    image = part.get("image_url")
+    if part.keys() == {"type", "image_url"} and part["type"] == "image_url" and isinstance(image, Mapping):
+        return ("image_url", *sorted(image)) if isinstance(image.get("url"), str) else None
+    return None

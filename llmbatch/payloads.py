@@ -1,0 +1,234 @@
+"""Requests as the lines of a batch file, made and kept without sending anything.
+
+A payload is `{custom_id, method, url, body}`, where the body is what the live call with the same arguments would send.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+from llmbatch._identity import SeenIds
+from llmbatch._requests import (
+    DEFAULT_MAX_TOKENS,
+    DEFAULT_TEMPERATURE,
+    ChatPlan,
+    CustomIds,
+    EmbeddingsPlan,
+    check_messages_list,
+    check_texts,
+    plan_chat,
+    plan_embeddings,
+    without_own_options,
+)
+from llmbatch.providers.registry import provider_for
+
+if TYPE_CHECKING:
+    from llmbatch.providers.base import Payload, Provider
+
+__all__ = [
+    "BadRow",
+    "PayloadChecks",
+    "payload_lines",
+    "read_batch_file",
+    "render_batch_requests",
+    "render_embeddings_requests",
+    "rendered",
+    "stream_batch_requests",
+    "stream_embeddings_requests",
+    "write_batch_file",
+]
+
+
+def render_batch_requests(
+    messages_list: Iterable[Any],
+    model: str | None = None,
+    temperature: float | None = DEFAULT_TEMPERATURE,
+    max_tokens: int | None = DEFAULT_MAX_TOKENS,
+    *,
+    custom_ids: Sequence[str] | None = None,
+    **kwargs: Any,
+) -> list[Payload]:
+    """The payloads that `create_chat_completions_batch` with the same arguments would send; nothing is sent.
+
+        payloads = render_batch_requests([[{"role": "user", "content": "Hi"}]], model="gpt-4o-mini")
+        payloads[0]["body"]   # {"messages": […], "model": "gpt-4o-mini", "max_tokens": 200, "temperature": 0.3}
+
+    Ids are given (`custom_ids`) or derived from the requests, the same from run to run. No key is needed. Raises
+    NotImplementedError when the provider's batch endpoint takes no such lines, and ValueError, with the row's number,
+    for a row that cannot be sent.
+    """
+    return list(stream_batch_requests(messages_list, model, temperature, max_tokens, custom_ids=custom_ids, **kwargs))
+
+
+def stream_batch_requests(
+    messages_list: Iterable[Any],
+    model: str | None = None,
+    temperature: float | None = DEFAULT_TEMPERATURE,
+    max_tokens: int | None = DEFAULT_MAX_TOKENS,
+    *,
+    custom_ids: Iterable[str] | None = None,
+    **kwargs: Any,
+) -> Iterator[Payload]:
+    """As `render_batch_requests`, one by one: `messages_list` may be a generator of any length."""
+    plan = plan_chat(model, temperature, max_tokens, without_own_options(kwargs))
+    items, _ = check_messages_list(messages_list)
+    return _raising(rendered(plan, items, custom_ids))
+
+
+def render_embeddings_requests(
+    texts: Iterable[str], model: str | None = None, *, custom_ids: Sequence[str] | None = None, **kwargs: Any
+) -> list[Payload]:
+    """The payloads that embed each text by itself, for `write_batch_file` and `submit_batch_job`."""
+    return list(stream_embeddings_requests(texts, model, custom_ids=custom_ids, **kwargs))
+
+
+def stream_embeddings_requests(
+    texts: Iterable[str], model: str | None = None, *, custom_ids: Iterable[str] | None = None, **kwargs: Any
+) -> Iterator[Payload]:
+    """As `render_embeddings_requests`, one by one."""
+    plan = plan_embeddings(model, without_own_options(kwargs))
+    items, _ = check_texts(texts)
+    return _raising(rendered(plan, items, custom_ids))
+
+
+class BadRow(ValueError):  # noqa: N818 - a value that stands for a row, raised only where there are no rows
+    """A row that cannot be sent, in the place of its payload; its text holds nothing of the row."""
+
+    def __init__(self, message: str, custom_id: str) -> None:
+        super().__init__(message)
+        self.custom_id = custom_id
+
+
+def rendered(
+    plan: ChatPlan | EmbeddingsPlan,
+    items: Iterable[Any],
+    custom_ids: Iterable[str] | None = None,
+    provider: Provider | None = None,
+) -> Iterator[Payload | BadRow]:
+    """A payload, or what is wrong with it, for each item in order."""
+    provider = provider or provider_for(plan.target.provider)
+    derived = CustomIds()
+    given = None if custom_ids is None else _checked_ids(custom_ids)
+    for index, item in enumerate(items):
+        custom_id = next(given, None) if given else None
+        if given and custom_id is None:
+            msg = f"custom_ids has {index} ids, fewer than there are rows"
+            raise ValueError(msg)
+        try:
+            request = plan.request(item)
+        except ValueError as exc:
+            yield BadRow(str(exc), custom_id or f"row-{index}")
+        else:
+            yield provider.render_payload_for_batch_request(request, custom_id or derived(request))
+    if given and next(given, None) is not None:
+        msg = "custom_ids has more ids than there are rows"
+        raise ValueError(msg)
+
+
+def _checked_ids(custom_ids: Iterable[Any]) -> Iterator[str]:
+    seen = SeenIds()
+    for at, custom_id in enumerate(custom_ids):
+        if not isinstance(custom_id, str) or not custom_id:
+            msg = f"custom_ids[{at}] must be a string that is not empty, not {custom_id!r}"
+            raise ValueError(msg)
+        if not seen.add(custom_id):
+            msg = f"custom_ids[{at}] is {custom_id!r} a second time; each row needs its own"
+            raise ValueError(msg)
+        yield custom_id
+
+
+def _raising(rows: Iterable[Payload | BadRow]) -> Iterator[Payload]:
+    for index, row in enumerate(rows):
+        if isinstance(row, BadRow):
+            msg = f"row {index}: {row}"
+            raise ValueError(msg)  # noqa: TRY004 - a row's fault
+        yield row
+
+
+def write_batch_file(path: str | os.PathLike[str], payloads: Iterable[Payload]) -> int:
+    """Write payloads as JSONL, one by one, and return their number; the file appears only when all are written.
+
+    Raises ValueError for what a provider would refuse the whole file for: an id twice, two models, two urls.
+    """
+    lines = 0
+    beside = f"{os.fspath(path)}.{os.getpid()}.part"
+    try:
+        with open(beside, "wb") as file:  # noqa: PTH123 - any path-like
+            for line in payload_lines(payloads):
+                file.write(line)
+                lines += 1
+        os.replace(beside, path)  # noqa: PTH105
+    except BaseException:
+        if os.path.exists(beside):  # noqa: PTH110
+            os.unlink(beside)  # noqa: PTH108
+        raise
+    return lines
+
+
+def payload_lines(payloads: Iterable[Payload]) -> Iterator[bytes]:
+    """Each payload as a line of a batch file, checked."""
+    check = PayloadChecks()
+    for number, payload in zip(count(1), payloads, strict=False):
+        check(payload, f"payload {number}")
+        yield json.dumps(payload, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+
+
+def read_batch_file(path: str | os.PathLike[str]) -> Iterator[Payload]:
+    """The payloads of a JSONL file, one by one; blank lines are skipped.
+
+    Raises ValueError, with the line's number, for a line that is no payload, an id twice, two models, two urls.
+    """
+    check = PayloadChecks()
+    with open(path, "rb") as file:  # noqa: PTH123 - any path-like
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                payload = json.loads(line)
+            except ValueError as exc:
+                msg = f"{os.fspath(path)}, line {number}: not JSON ({exc})"
+                raise ValueError(msg) from None
+            check(payload, f"{os.fspath(path)}, line {number}")
+            yield payload
+
+
+class PayloadChecks:
+    """What a provider would refuse a whole file for, checked line by line."""
+
+    def __init__(self) -> None:
+        self._ids = SeenIds()
+        self._first: tuple[Any, Any] | None = None
+
+    def __call__(self, payload: Any, where: str) -> None:
+        """Raise ValueError, with `where`, for the next line."""
+        problem = _shape_problem(payload) or self._problem(payload)
+        if problem:
+            msg = f"{where}: {problem}"
+            raise ValueError(msg)
+
+    def _problem(self, payload: Mapping[str, Any]) -> str | None:
+        if not self._ids.add(payload["custom_id"]):
+            return f"custom_id {payload['custom_id']!r} is there already; each line needs its own"
+        kind = payload["body"]["model"], payload["url"]
+        self._first = self._first or kind
+        if kind[0] != self._first[0]:
+            return f"model {kind[0]!r} after {self._first[0]!r}; a file may hold one model, write one file for each"
+        if kind[1] != self._first[1]:
+            return f"url {kind[1]!r} after {self._first[1]!r}; a file may hold one endpoint, write one file for each"
+        return None
+
+
+def _shape_problem(payload: Any) -> str | None:
+    if not isinstance(payload, Mapping):
+        return f"a payload must be an object with custom_id, method, url and body, not {type(payload).__name__}"
+    if missing := [key for key in ("custom_id", "method", "url", "body") if not payload.get(key)]:
+        return f"the payload has no {', '.join(missing)}"
+    if not isinstance(payload["custom_id"], str):
+        return f"custom_id must be a string, not {type(payload['custom_id']).__name__}"
+    if not isinstance(payload["body"], Mapping) or not isinstance(payload["body"].get("model"), str):
+        return "the body has no model"
+    return None
