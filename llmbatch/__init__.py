@@ -1,1 +1,80 @@
-"""LLM work that comes in lists."""
+"""LLM work that comes in lists: thousands of chat completions or embeddings, one row in, one row out.
+
+Names are loaded when they are first used: `import llmbatch` pulls in neither litellm nor openai.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from loguru import logger
+
+if TYPE_CHECKING:
+    from llmbatch._batch import interrupted_results as interrupted_results
+    from llmbatch.completions import acreate_chat_completion as acreate_chat_completion
+    from llmbatch.completions import acreate_chat_completions_batch as acreate_chat_completions_batch
+    from llmbatch.completions import acreate_chat_completions_batch_copilot as acreate_chat_completions_batch_copilot
+    from llmbatch.completions import as_completed as as_completed
+    from llmbatch.completions import create_chat_completion as create_chat_completion
+    from llmbatch.completions import create_chat_completions_batch as create_chat_completions_batch
+    from llmbatch.completions import create_chat_completions_batch_copilot as create_chat_completions_batch_copilot
+    from llmbatch.completions import stream_chat_completions_batch as stream_chat_completions_batch
+    from llmbatch.embeddings import acreate_embeddings_batch as acreate_embeddings_batch
+    from llmbatch.embeddings import create_embeddings_batch as create_embeddings_batch
+    from llmbatch.errors import BatchFailedError as BatchFailedError
+    from llmbatch.errors import BatchJobError as BatchJobError
+    from llmbatch.errors import CheckpointError as CheckpointError
+    from llmbatch.errors import CopilotTokenError as CopilotTokenError
+    from llmbatch.errors import LLMBatchError as LLMBatchError
+    from llmbatch.errors import RequestFailedError as RequestFailedError
+    from llmbatch.results import BatchResults as BatchResults
+    from llmbatch.results import Row as Row
+
+_HOMES = {
+    "_batch": ("interrupted_results",),
+    "completions": (
+        "acreate_chat_completion",
+        "acreate_chat_completions_batch",
+        "acreate_chat_completions_batch_copilot",
+        "as_completed",
+        "create_chat_completion",
+        "create_chat_completions_batch",
+        "create_chat_completions_batch_copilot",
+        "stream_chat_completions_batch",
+    ),
+    "embeddings": ("acreate_embeddings_batch", "create_embeddings_batch"),
+    "errors": (
+        "BatchFailedError",
+        "BatchJobError",
+        "CheckpointError",
+        "CopilotTokenError",
+        "LLMBatchError",
+        "RequestFailedError",
+    ),
+    "results": ("BatchResults", "Row"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = sorted([*_HOME_OF, "enable_logging"])  # noqa: PLE0605 - one list of names, above
+
+# A library is quiet until its application asks for its log.
+logger.disable("llmbatch")
+
+
+def enable_logging() -> None:
+    """Show llmbatch's log through loguru (to stderr unless the application has configured loguru otherwise)."""
+    logger.enable("llmbatch")
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        msg = f"module 'llmbatch' has no attribute {name!r}"
+        raise AttributeError(msg)
+    value = getattr(importlib.import_module(f"llmbatch.{_HOME_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

@@ -20,7 +20,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_ran
 from tenacity.stop import stop_base
 from tenacity.wait import wait_base
 
-__all__ = ["AttemptFailedError", "Failure", "classify", "clean", "retrying"]
+__all__ = ["AttemptFailedError", "Failure", "classify", "clean", "headers_of", "retrying"]
 
 # Waits in seconds. A provider's hint below the floor is still a refusal a moment later; one above the cap is honoured
 # up to the cap, unless it is so long (a daily quota) that waiting for it is not what a batch should do.
@@ -30,6 +30,8 @@ BACKOFF_FIRST, BACKOFF_CAP = 0.5, 30.0
 FAULT_SECONDS, REFUSED_SECONDS = 600.0, 3600.0
 
 _LONGEST_MESSAGE = 500
+# Providers quote a prompt's beginning; a text shorter than this is no more telling than the words of the error.
+_SHOWN_BEGINNING, _SHORTEST_SECRET = 40, 6
 _RETRYABLE_STATUS = {408, 409, 425, 429, 498, 500, 502, 503, 504, *range(520, 530)}
 _CUT = {"TransportError", "ClientError", "ConnectionError", "IncompleteRead", "EndOfStream"}
 _UNREACHABLE = {"ConnectError", "ClientConnectorError", "ConnectionRefusedError", "gaierror", "SSLError", "InvalidURL"}
@@ -91,7 +93,9 @@ def clean(text: str, secrets: Iterable[str] = ()) -> str:
     """One line of at most 500 characters, without anything that looks like a key and without the `secrets` given."""
     text = " ".join(text[: 16 * _LONGEST_MESSAGE].split())
     for secret in secrets:
-        text = text.replace(secret, "[removed]")
+        for part in (" ".join(secret.split()), secret[:_SHOWN_BEGINNING]):
+            if len(part) >= _SHORTEST_SECRET:
+                text = text.replace(part, "[removed]")
     return _KEY.sub("[key]", text)[:_LONGEST_MESSAGE]
 
 
@@ -106,7 +110,7 @@ def classify(exc: BaseException, provider: str | None = None) -> Failure:
     if "CannotOverwriteExistingCassetteException" in names:
         text = "this request is not in the cassette; record it anew, or use the inputs it was recorded with"
         return Failure("CassetteMiss", text, provider=provider)
-    answer = next((link.response for link in chain if type(link).__name__ == "HTTPStatusError"), None)  # type: ignore[attr-defined]
+    answer = next((link.response for link in chain if type(link).__name__ == "HTTPStatusError"), None)  # type: ignore[attr-defined]  # httpx's
     if answer is not None:
         return _refusal(kind, message, answer.status_code, provider, answer.headers)
     if kind in _TIMED_OUT:
@@ -127,6 +131,14 @@ def classify(exc: BaseException, provider: str | None = None) -> Failure:
     if type(root).__name__ not in {kind, "Exception"} and type(root).__name__ not in message:
         message = clean(f"{message} ({type(root).__name__}: {root})")
     return Failure(kind, message, None, provider, billed=None)
+
+
+def headers_of(exc: BaseException) -> Mapping[str, str]:
+    """The headers that a provider refused a request with, if it answered at all."""
+    for link in _chain(exc):
+        if type(link).__name__ == "HTTPStatusError":
+            return link.response.headers  # type: ignore[attr-defined,no-any-return]
+    return {}
 
 
 def _chain(exc: BaseException | None) -> Iterator[BaseException]:

@@ -181,3 +181,14 @@ async def close() -> None:
         litellm = load()
         await litellm.close_litellm_async_clients()
         litellm.in_memory_llm_clients_cache.flush_cache()
+
+
+async def get_json(url: str, headers: Mapping[str, str]) -> dict[str, Any]:
+    """GET a small JSON document with LiteLLM's own HTTP client; raises httpx.HTTPStatusError for an error status."""
+    load()
+    from litellm.llms.custom_httpx.http_handler import get_async_httpx_client  # noqa: PLC0415 - imports litellm
+    from litellm.types.utils import LlmProviders  # noqa: PLC0415
+
+    response = await get_async_httpx_client(llm_provider=LlmProviders.GITHUB_COPILOT).get(url, headers=dict(headers))
+    response.raise_for_status()
+    return response.json()  # type: ignore[no-any-return]

@@ -1,0 +1,164 @@
+"""The journal of finished rows: one line each in OpenAI's batch output shape, appended as they finish.
+
+It holds answers and digests of requests, never prompts or keys. A line survives `kill -9` once it is written; a torn last
+line and superseded failures are dropped when the file is opened again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from llmbatch.errors import CheckpointError
+from llmbatch.results import Row, line_from_row, row_from_line
+
+__all__ = ["Checkpoint"]
+
+_Fields = frozenset[tuple[str, str]]
+
+
+class Checkpoint:
+    """An open journal. `found` is None for a row that has to be sent.
+
+    Raises CheckpointError when another process has the file open or when it is no journal.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self._places: dict[str, tuple[int, int]] = {}
+        self._known: dict[str, _Fields] = {}
+        self.changes: Counter[str] = Counter()
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self.path.open("ab+")
+        except OSError as exc:
+            msg = f"cannot open the checkpoint {self.path}: {exc.strerror}"
+            raise CheckpointError(msg) from exc
+        try:
+            _lock(self._file, self.path)
+            if os.fstat(self._file.fileno()).st_ino != self.path.stat().st_ino:
+                raise CheckpointError(_in_use(self.path))  # replaced by its holder in this very moment
+            self._size = self._load()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def found(self, request_id: str, fingerprints: Mapping[str, str], custom_id: str) -> Row | None:
+        """The row that an earlier run finished for this very request, under the `custom_id` of this run."""
+        place = self._places.get(request_id)
+        if place is None:
+            self._note_change(fingerprints)
+            return None
+        offset, length = place
+        row = row_from_line(json.loads(os.pread(self._file.fileno(), length, offset)))
+        row["custom_id"] = custom_id
+        return row
+
+    def append(self, request_id: str, fingerprints: Mapping[str, str], row: Row) -> None:
+        """Write one finished row. Raises CheckpointError when it cannot be written; the file stays whole."""
+        line = line_from_row(row, request=request_id, fingerprints=dict(fingerprints))
+        data = json.dumps(line, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "replace") + b"\n"
+        try:
+            written = 0
+            while written < len(data):
+                written += os.write(self._file.fileno(), data[written:])
+        except OSError as exc:
+            os.ftruncate(self._file.fileno(), self._size)
+            msg = f"cannot write to the checkpoint {self.path}: {exc.strerror}; make room, then run again"
+            raise CheckpointError(msg) from exc
+        self._size += len(data)
+
+    def close(self) -> None:
+        """Close the file, and let other processes have it."""
+        self._file.close()
+
+    def _load(self) -> int:
+        """Find the answered rows; rewrite the file when it holds anything else."""
+        self._file.seek(0)
+        offset = dropped = 0
+        interned: dict[_Fields, _Fields] = {}
+        for number, data in enumerate(self._file, 1):
+            line = self._line(data, number)
+            if line is None or "error" in row_from_line(line):
+                dropped += 1
+            else:
+                own = line.get("llmbatch") or {}
+                key = own.get("request") or line["custom_id"]
+                dropped += key in self._places
+                self._places[key] = (offset, len(data))
+                if prints := own.get("fingerprints"):
+                    prompt, others = _split(prints)
+                    self._known[prompt] = interned.setdefault(others, others)
+            offset += len(data)
+        return self._compacted() if dropped else offset
+
+    def _line(self, data: bytes, number: int) -> dict[str, Any] | None:
+        try:
+            line = json.loads(data)
+            if "custom_id" in line and ("response" in line or "error" in line):
+                return line  # type: ignore[no-any-return]
+        except (ValueError, TypeError):
+            if not data.endswith(b"\n"):
+                return None
+        msg = (
+            f"line {number} of {self.path} is not a batch output line; a checkpoint is a file of its own: "
+            "give another path, or remove the line"
+        )
+        raise CheckpointError(msg)
+
+    def _compacted(self) -> int:
+        """Rewrite the file with the answered rows only, in place of the old one at once."""
+        temporary = self.path.with_name(f"{self.path.name}.{os.getpid()}.tmp")
+        places, size = {}, 0
+        with temporary.open("wb") as out:
+            for key, (offset, length) in self._places.items():
+                data = os.pread(self._file.fileno(), length, offset)
+                data = data if data.endswith(b"\n") else data + b"\n"
+                out.write(data)
+                places[key] = (size, len(data))
+                size += len(data)
+            out.flush()
+            os.fsync(out.fileno())
+        fresh = temporary.open("ab+")  # noqa: SIM115 - it replaces the open file
+        _lock(fresh, self.path)
+        temporary.replace(self.path)
+        self._file.close()
+        self._file, self._places = fresh, places
+        return size
+
+    def _note_change(self, fingerprints: Mapping[str, str]) -> None:
+        """Count which fields keep a row from being found, where its prompt is known."""
+        prompt, others = _split(fingerprints)
+        known = self._known.get(prompt)
+        if known is not None:
+            self.changes.update({name for name, _ in known ^ others})
+
+
+def _split(fingerprints: Mapping[str, str]) -> tuple[str, _Fields]:
+    """The prompt's digest, and the digests of everything else."""
+    fields = dict(fingerprints)
+    prompt = fields.pop("messages", "") or fields.pop("input", "")
+    return prompt, frozenset(fields.items())
+
+
+def _lock(file: IO[bytes], path: Path) -> None:
+    """Hold the file for this process; the lock goes with the process, however it ends."""
+    try:
+        import fcntl  # noqa: PLC0415 - not on Windows
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except ModuleNotFoundError:
+        return
+    except OSError:
+        raise CheckpointError(_in_use(path)) from None
+
+
+def _in_use(path: Path) -> str:
+    return f"the checkpoint {path} is in use by another run; wait for it, or give this run a file of its own"

@@ -1,0 +1,80 @@
+"""What stops a run before it burns anything: a budget in USD, and a breaker for faults that every row would meet."""
+
+from __future__ import annotations
+
+import asyncio
+
+from llmbatch._retry import Failure
+
+__all__ = ["Breaker", "Budget"]
+
+# Rows in a row that fail with a fault that the others would meet too, before the rest is not sent.
+FEW, FEW_AFTER_SUCCESS = 5, 15
+
+_MENDS = {
+    401: "check the API key",
+    402: "add credit at the provider",
+    403: "check that the key may use this model",
+    404: "check the model's name and api_base",
+    429: "the quota is spent: wait for its reset, or raise it at the provider",
+}
+
+
+class Breaker:
+    """Trips when rows fail one after the other with a shared fault; any success starts the count anew."""
+
+    def __init__(self) -> None:
+        self.stopped: Failure | None = None
+        self._in_a_row = 0
+        self._any_success = False
+
+    def succeeded(self) -> None:
+        """A row was answered."""
+        self._in_a_row, self._any_success = 0, True
+
+    def failed(self, failure: Failure) -> None:
+        """A row failed for good."""
+        if not failure.shared:
+            return
+        self._in_a_row += 1
+        if self._in_a_row >= (FEW_AFTER_SUCCESS if self._any_success else FEW) and self.stopped is None:
+            mend = _MENDS.get(failure.status_code or 0, "check api_base and whether the provider is up")
+            self.trip(
+                failure,
+                f"{self._in_a_row} rows in a row failed with {failure.type}: {failure.message}; {mend}, then run again",
+            )
+
+    def trip(self, failure: Failure, why: str) -> None:
+        """Stop the sending now."""
+        self.stopped = Failure(
+            "NotSent", f"not sent, since {why}", failure.status_code, failure.provider, retryable=True, shared=True
+        )
+
+
+class Budget:
+    """A hard cap in USD: each request's worst case is reserved before it is sent."""
+
+    def __init__(self, cap: float | None) -> None:
+        self.cap = cap
+        self.spent = self.reserved = 0.0
+        self._settled = asyncio.Event()
+
+    async def reserve(self, worst: float) -> bool:
+        """Take `worst` out of what is left, waiting for requests in flight to settle; False when it never fits."""
+        if self.cap is None:
+            return True
+        while self.spent + self.reserved + worst > self.cap:
+            if not self.reserved:
+                return False
+            self._settled.clear()
+            await self._settled.wait()
+        self.reserved += worst
+        return True
+
+    def settle(self, worst: float, cost: float) -> None:
+        """The request is over: its worst case comes back, and what it cost is spent."""
+        if self.cap is None:
+            return
+        self.reserved = max(0.0, self.reserved - worst) if self.reserved > worst * 1.000001 else 0.0
+        self.spent += cost
+        self._settled.set()

@@ -1,0 +1,75 @@
+"""llmbatch's own options, described once: what the public functions take besides LiteLLM's arguments."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from llmbatch.results import Row
+
+__all__ = ["OPTIONS_DOC", "Options"]
+
+Workers = int | Literal["auto"]
+
+OPTIONS_DOC = """
+    Own options (everything else in `kwargs` goes to LiteLLM untouched, as in `seed=1` or `api_base="http://…/v1"`):
+        max_workers: requests in flight at most, or "auto": as many as make it faster.
+        requests_per_minute, tokens_per_minute: limits never to exceed; left out, they are learnt from the provider.
+        retries: faults (5xx, resets, timeouts) that a row survives; refusals for a rate limit do not count.
+        timeout: seconds for one whole attempt; None for no end.
+        deadline: seconds for the whole batch; rows not done by then become error rows.
+        max_cost: USD never to exceed; each request's worst case is reserved before it is sent.
+        fallbacks: models to try, in order, when a row finally fails.
+        checkpoint: path of a journal of finished rows; a rerun sends only what is missing or failed.
+        warm_prompt_cache: let one row of each shared beginning go first, so that the others meet a warm cache.
+        progress: True or False for the bar; None shows it in a terminal or a notebook.
+        on_result: called with (index, row) as each row finishes, on llmbatch's own thread.
+        custom_ids: one id a row, instead of the ids derived from the requests."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """Checked options of one batch."""
+
+    max_workers: Workers = 10
+    requests_per_minute: float | None = None
+    tokens_per_minute: float | None = None
+    retries: int = 6
+    timeout: float | None = 600.0
+    deadline: float | None = None
+    max_cost: float | None = None
+    fallbacks: Sequence[str | dict[str, Any]] = ()
+    checkpoint: str | os.PathLike[str] | None = None
+    warm_prompt_cache: bool = False
+    progress: bool | None = None
+    on_result: Callable[[int, Row], object] | None = None
+    custom_ids: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_workers != "auto":
+            _check("max_workers", self.max_workers, int, 1, 'pass a whole number from 1, or "auto"')
+        for name in ("requests_per_minute", "tokens_per_minute", "timeout", "deadline", "max_cost"):
+            value = getattr(self, name)
+            if value is not None:
+                _check(name, value, (int, float), None, "leave it out (None) for no limit")
+        _check("retries", self.retries, int, 0, "0 sends each row once")
+        if isinstance(self.fallbacks, str | dict):
+            msg = f"fallbacks must be a list of models, not one {type(self.fallbacks).__name__}; pass [{self.fallbacks!r}]"
+            raise TypeError(msg)
+        if self.on_result is not None and not callable(self.on_result):
+            msg = "on_result must be a function of (index, row)"
+            raise TypeError(msg)
+        if self.custom_ids is not None and len(set(self.custom_ids)) != len(self.custom_ids):
+            msg = "custom_ids holds an id twice; answers are joined by id, so each row needs its own"
+            raise ValueError(msg)
+
+
+def _check(name: str, value: object, kind: Any, least: float | None, mend: str) -> None:
+    if not isinstance(value, kind) or isinstance(value, bool):
+        msg = f"{name} must be a number, not {type(value).__name__} ({value!r}); {mend}"
+        raise TypeError(msg)
+    if (value < least) if least is not None else (value <= 0):  # type: ignore[operator]  # a number by now
+        msg = f"{name} must be {f'at least {least:g}' if least is not None else 'more than 0'}, not {value!r}; {mend}"
+        raise ValueError(msg)

@@ -1,0 +1,103 @@
+"""Reads the rate limits that providers state in their response headers. A leaf: no state, no policy.
+
+Forms seen in real traffic: `x-ratelimit-{limit,remaining,reset}-{requests,tokens}` (OpenAI, Groq, Azure with
+`x-ratelimit-renewalperiod-*`), `x-ratelimit-{limit,remaining}-{req,tokens}-minute` (Mistral),
+`anthropic-ratelimit-{requests,tokens,input-tokens}-{limit,remaining,reset}`, and the IETF draft's `ratelimit` with
+`ratelimit-policy` (`q=1000;w=300`). A bare `x-ratelimit-limit` names no unit, so it says nothing here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import time
+from collections.abc import Mapping
+from datetime import datetime
+from typing import NamedTuple
+
+__all__ = ["Stated", "parse_reset", "stated_limits"]
+
+_MINUTE = 60.0
+
+
+class Stated(NamedTuple):
+    """A provider's word on one limit: `rate` per second, and what is `remaining` now."""
+
+    rate: float
+    remaining: float
+
+
+def stated_limits(headers: Mapping[str, str]) -> dict[str, Stated]:
+    """The limits by unit (`"requests"`, `"tokens"`); empty where the provider states none."""
+    found: dict[str, Stated] = {}
+    forms = {
+        "requests": [
+            ("x-ratelimit-{}-requests", None),
+            ("x-ratelimit-{}-req-minute", _MINUTE),
+            ("anthropic-ratelimit-requests-{}", None),
+        ],
+        "tokens": [
+            ("x-ratelimit-{}-tokens", None),
+            ("x-ratelimit-{}-tokens-minute", _MINUTE),
+            ("anthropic-ratelimit-input-tokens-{}", None),
+            ("anthropic-ratelimit-tokens-{}", None),
+        ],
+    }
+    for unit, templates in forms.items():
+        for template, window in templates:
+            limit = _number(headers.get(template.format("limit")))
+            remaining = _number(headers.get(template.format("remaining")))
+            if limit is None or remaining is None or limit <= 0:
+                continue
+            stated_window = window or _number(headers.get(f"x-ratelimit-renewalperiod-{unit}"))
+            if stated_window is None:
+                stated_window = _window(limit, remaining, parse_reset(headers.get(template.format("reset"))))
+            found[unit] = Stated(limit / max(stated_window, 1.0), max(0.0, remaining))
+            break
+    if "requests" not in found and (stated := _ietf(headers)):
+        found["requests"] = stated
+    return found
+
+
+def _window(limit: float, remaining: float, reset: float | None) -> float:
+    """Seconds in which the whole limit comes back: a minute, unless the reset time shows that it is longer (a day).
+
+    A reset within a minute tells nothing: it may be a fixed window's end or a leaky bucket's refill.
+    """
+    if reset is None or reset <= _MINUTE + 1 or remaining >= limit:
+        return _MINUTE
+    return max(_MINUTE, reset * limit / (limit - remaining))
+
+
+def _ietf(headers: Mapping[str, str]) -> Stated | None:
+    now, policy = headers.get("ratelimit", ""), headers.get("ratelimit-policy", "")
+    remaining = re.search(r"\br=(\d+)", now)
+    quota, window = re.search(r"\bq=(\d+)", policy), re.search(r"\bw=(\d+)", policy)
+    if not (remaining and quota and window and int(window[1])):
+        return None
+    return Stated(int(quota[1]) / int(window[1]), float(remaining[1]))
+
+
+def parse_reset(value: str | None) -> float | None:
+    """Seconds from now: `120ms`, `8.64s`, `6m0s`, `1h2m`, plain seconds, an ISO time, or epoch (milli)seconds."""
+    if not value:
+        return None
+    value = value.strip()
+    if (number := _number(value)) is not None:
+        epoch, epoch_ms = 1e9, 1e12
+        if number > epoch_ms:
+            number /= 1000
+        return max(0.0, number - time.time()) if number > epoch else max(0.0, number)
+    parts = re.findall(r"(\d+(?:\.\d+)?)(ms|us|µs|d|h|m|s)", value)
+    if parts and re.fullmatch(r"(?:\d+(?:\.\d+)?(?:ms|us|µs|d|h|m|s))+", value):
+        scale = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+        return sum(float(amount) * scale[unit] for amount, unit in parts)
+    with contextlib.suppress(ValueError):
+        return max(0.0, datetime.fromisoformat(value).timestamp() - time.time())
+    return None
+
+
+def _number(value: str | None) -> float | None:
+    with contextlib.suppress(TypeError, ValueError):
+        return float(value)  # type: ignore[arg-type]
+    return None

@@ -1,0 +1,92 @@
+"""Streamed answers: assembled into whole ones, or passed on piece by piece."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import AsyncIterator
+from typing import Any, TypedDict
+
+from llmbatch import _litellm
+from llmbatch._batch import Batch
+from llmbatch._litellm import Answer
+from llmbatch._sender import Call
+from llmbatch.results import Row
+
+__all__ = ["Events", "StreamEvent", "assembled"]
+
+MOST_WAITING = 256  # events; beyond it no further row is taken until the consumer has caught up
+
+
+class StreamEvent(TypedDict, total=False):
+    """`{"index", "attempt", "delta"}` for a piece, `{"index", "row"}` at a row's end."""
+
+    index: int
+    attempt: int
+    choice: int
+    delta: str
+    row: Row
+
+
+async def assembled(request: dict[str, Any]) -> Answer:
+    """Send a request as a stream and return its whole answer."""
+    async for piece in _litellm.chat_stream(request):
+        if isinstance(piece, Answer):
+            return piece
+    msg = "the stream had no end"
+    raise _litellm.IncompleteStreamError(msg)
+
+
+class Events:
+    """The events of one batch, in the order in which they come."""
+
+    def __init__(self) -> None:
+        self._queue: asyncio.Queue[StreamEvent | BaseException | None] = asyncio.Queue()
+        self._taken = asyncio.Event()
+        self._attempts: Counter[int] = Counter()
+
+    def call_for(self, index: int) -> Call:
+        """The function that sends row `index` once, and passes its pieces on."""
+
+        async def call(request: dict[str, Any]) -> Answer:
+            self._attempts[index] += 1
+            attempt = self._attempts[index]
+            async for piece in _litellm.chat_stream(request):
+                if isinstance(piece, Answer):
+                    return piece
+                if piece.get("content"):
+                    event: StreamEvent = {"index": index, "attempt": attempt, "delta": piece["content"]}
+                    if piece["choice"]:
+                        event["choice"] = piece["choice"]
+                    self._queue.put_nowait(event)
+            msg = "the stream had no end"
+            raise _litellm.IncompleteStreamError(msg)
+
+        return call
+
+    async def of(self, batch: Batch) -> AsyncIterator[StreamEvent]:
+        """Run the batch and yield its events."""
+        pump = asyncio.ensure_future(self._pump(batch))
+        try:
+            while (event := await self._queue.get()) is not None:
+                self._taken.set()
+                if isinstance(event, BaseException):
+                    raise event
+                yield event
+        finally:
+            pump.cancel()
+            await asyncio.gather(pump, return_exceptions=True)
+
+    async def _pump(self, batch: Batch) -> None:
+        try:
+            async with contextlib.aclosing(batch.as_completed(self.call_for)) as rows:  # type: ignore[type-var]
+                async for index, row in rows:
+                    del self._attempts[index]
+                    self._queue.put_nowait({"index": index, "row": row})
+                    while self._queue.qsize() > MOST_WAITING:
+                        self._taken.clear()
+                        await self._taken.wait()
+        except Exception as exc:  # noqa: BLE001 - raised where the events are taken
+            self._queue.put_nowait(exc)
+        self._queue.put_nowait(None)

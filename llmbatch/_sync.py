@@ -1,0 +1,219 @@
+"""One background event loop for every call, and the bridges to it: blocking, awaiting, iterating.
+
+All of llmbatch runs on this one loop, also what is awaited from another one: LiteLLM keeps its clients by loop, so that
+a loop a call would leak sockets and meet clients of dead loops, and the rate limits of an account are one thing
+whoever asks. A blocking call works inside a running loop (Jupyter, `async def`) since it waits for another thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import concurrent.futures
+import contextlib
+import contextvars
+import functools
+import inspect
+import os
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from typing import Any, Generic, ParamSpec, TypeVar
+
+__all__ = ["Stream", "bridged", "in_background", "synchronous"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_lock = threading.Lock()
+_loop: asyncio.AbstractEventLoop | None = None
+_thread: threading.Thread | None = None
+_CLOSING_SECONDS = 5.0
+
+
+def _background() -> asyncio.AbstractEventLoop:
+    global _loop, _thread  # noqa: PLW0603 - one loop a process is the point
+    with _lock:
+        if _loop is None:
+            _loop = asyncio.new_event_loop()
+            _thread = threading.Thread(target=_serve, args=(_loop,), name="llmbatch", daemon=True)
+            _thread.start()
+            atexit.register(_close)
+        return _loop
+
+
+def _serve(loop: asyncio.AbstractEventLoop) -> None:
+    asyncio.set_event_loop(loop)
+    loop.run_forever()
+
+
+def _close() -> None:
+    """Cancel what runs, close LiteLLM's clients and the loop: no warning at the interpreter's exit."""
+    global _loop, _thread  # noqa: PLW0603
+    loop, thread, _loop, _thread = _loop, _thread, None, None
+    if loop is None or thread is None or not thread.is_alive():
+        return
+
+    async def close() -> None:
+        from llmbatch import _litellm  # noqa: PLC0415 - imported by now, or there is nothing to close
+
+        tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await _litellm.close()
+        await asyncio.sleep(0)
+
+    with contextlib.suppress(Exception):
+        asyncio.run_coroutine_threadsafe(close(), loop).result(_CLOSING_SECONDS)
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join(_CLOSING_SECONDS)
+    if not thread.is_alive():
+        loop.close()
+
+
+def _forget() -> None:
+    """In a forked child: the loop's thread is not there."""
+    global _loop, _thread, _lock  # noqa: PLW0603
+    _loop, _thread, _lock = None, None, threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
+
+
+class _Call(Generic[T]):
+    """A coroutine that runs on the background loop, in a copy of the caller's context."""
+
+    def __init__(self, coroutine: Coroutine[Any, Any, T]) -> None:
+        self.done: concurrent.futures.Future[T] = concurrent.futures.Future()
+        self._task: asyncio.Task[T] | None = None
+        self._cancelled = False
+        self._loop = _background()
+        self._loop.call_soon_threadsafe(self._start, coroutine, context=contextvars.copy_context())
+
+    def _start(self, coroutine: Coroutine[Any, Any, T]) -> None:
+        self._task = asyncio.ensure_future(coroutine)
+        self._task.add_done_callback(self._finish)
+        if self._cancelled:
+            self._task.cancel()
+
+    def _finish(self, task: asyncio.Task[T]) -> None:
+        if task.cancelled():
+            self.done.set_exception(concurrent.futures.CancelledError())
+        elif (exc := task.exception()) is not None:
+            self.done.set_exception(exc)
+        else:
+            self.done.set_result(task.result())
+
+    def _cancel(self) -> None:
+        self._cancelled = True
+        if self._task is not None:
+            self._task.cancel()
+
+    def cancel(self) -> None:
+        """Cancel it and wait until it has ended, so that what it finished is kept."""
+        self._loop.call_soon_threadsafe(self._cancel)
+        with contextlib.suppress(BaseException):
+            self.done.result(_CLOSING_SECONDS)
+
+
+def in_background(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine on the background loop and wait for it; Ctrl-C cancels it and is raised."""
+    if threading.current_thread() is _thread:
+        coroutine.close()
+        msg = "a blocking llmbatch function was called from llmbatch's own loop (an on_result callback?); use a thread"
+        raise RuntimeError(msg)
+    call = _Call(coroutine)
+    try:
+        return call.done.result()
+    except concurrent.futures.CancelledError:
+        raise asyncio.CancelledError from None
+    except BaseException:
+        if not call.done.done():
+            call.cancel()
+        raise
+
+
+async def _awaited(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine on the background loop and await it from any loop."""
+    if threading.current_thread() is _thread:
+        return await coroutine
+    call = _Call(coroutine)
+    try:
+        return await asyncio.shield(asyncio.wrap_future(call.done))
+    except asyncio.CancelledError:
+        if not call.done.done():
+            await asyncio.to_thread(call.cancel)
+        raise
+
+
+def bridged(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
+    """The async function, run on the background loop whichever loop awaits it."""
+
+    @functools.wraps(function)
+    async def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
+        return await _awaited(function(*args, **kwargs))
+
+    return wrapper
+
+
+def synchronous(function: Callable[P, Coroutine[Any, Any, T]], name: str | None = None) -> Callable[P, T]:
+    """The blocking twin of an async function: same parameters, same documentation."""
+    function = inspect.unwrap(function)  # type: ignore[assignment]  # of `bridged`, which would bridge twice
+
+    @functools.wraps(function)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
+        return in_background(function(*args, **kwargs))
+
+    wrapper.__name__ = name or function.__name__.removeprefix("a")
+    wrapper.__qualname__ = wrapper.__name__
+    return wrapper
+
+
+class Stream(Generic[T]):
+    """Rows or events as they come: `for … in stream` and `async for … in stream` both work, once.
+
+    Leaving the loop early cancels what is in flight, as `close()` and `await aclose()` do.
+    """
+
+    def __init__(self, source: AsyncIterator[T]) -> None:
+        self._source = source
+
+    def __iter__(self) -> Iterator[T]:
+        try:
+            while True:
+                try:
+                    item = in_background(_next(self._source))
+                except StopAsyncIteration:
+                    return
+                yield item
+        finally:
+            self.close()
+
+    async def __aiter__(self) -> AsyncIterator[T]:
+        try:
+            while True:
+                try:
+                    item = await _awaited(_next(self._source))
+                except StopAsyncIteration:
+                    return
+                yield item
+        finally:
+            await self.aclose()
+
+    def close(self) -> None:
+        """Cancel what is in flight."""
+        in_background(_closed(self._source))
+
+    async def aclose(self) -> None:
+        """Cancel what is in flight."""
+        await _awaited(_closed(self._source))
+
+
+async def _next(source: AsyncIterator[T]) -> T:
+    return await anext(source)
+
+
+async def _closed(source: AsyncIterator[Any]) -> None:
+    close: Callable[[], Awaitable[None]] = source.aclose  # type: ignore[attr-defined]
+    await close()

@@ -1,0 +1,60 @@
+"""The progress bar: tqdm's, with failures, tokens and cost. A leaf."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from llmbatch.results import Row
+
+__all__ = ["ProgressBar"]
+
+
+class ProgressBar:
+    """Counts rows as they finish. `show=None` shows it in a terminal or a notebook and not in a pipe or a file."""
+
+    def __init__(self, total: int | None, show: bool | None, unit: str = "row") -> None:
+        self.failed = 0
+        self.tokens = 0
+        self.cost = 0.0
+        self._bar: Any = None
+        if show if show is not None else _watched():
+            self._bar = _tqdm()(total=total, unit=unit, dynamic_ncols=True, mininterval=0.2)
+
+    def add(self, row: Row) -> None:
+        """One more row is done."""
+        self.failed += "error" in row
+        self.tokens += int((row.get("usage") or {}).get("total_tokens") or 0)
+        self.cost += row.get("cost") or 0.0
+        if self._bar is not None:
+            self._bar.set_postfix_str(
+                f"{self.failed} failed, {self.tokens:,} tokens, ${self.cost:.4f}", refresh=False
+            )
+            self._bar.update(1)
+
+    def close(self) -> None:
+        """Leave the bar as it stands."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+def _in_notebook() -> bool:
+    shell = sys.modules.get("IPython")
+    return shell is not None and type(shell.get_ipython()).__name__ == "ZMQInteractiveShell"
+
+
+def _watched() -> bool:
+    return _in_notebook() or (sys.stderr is not None and sys.stderr.isatty())
+
+
+def _tqdm() -> Any:
+    """The widget where there is one; tqdm.auto warns where a notebook has no ipywidgets, so ask first."""
+    if _in_notebook() and importlib.util.find_spec("ipywidgets"):
+        from tqdm.notebook import tqdm  # noqa: PLC0415 - imports IPython
+
+        return tqdm
+    from tqdm import tqdm  # noqa: PLC0415 - only where a bar is shown
+
+    return tqdm
