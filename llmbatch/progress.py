@@ -29,10 +29,15 @@ class ProgressBar:
         self.tokens += int((row.get("usage") or {}).get("total_tokens") or 0)
         self.cost += row.get("cost") or 0.0
         if self._bar is not None:
-            self._bar.set_postfix_str(
-                f"{self.failed} failed, {self.tokens:,} tokens, ${self.cost:.4f}", refresh=False
-            )
+            self._bar.set_postfix_str(f"{self.failed} failed, {self.tokens:,} tokens, ${self.cost:.4f}", refresh=False)
             self._bar.update(1)
+
+    def reach(self, done: int, note: str) -> None:
+        """So many rows are done, as somebody else counts them."""
+        if self._bar is not None:
+            self._bar.set_postfix_str(note, refresh=False)
+            self._bar.n = done
+            self._bar.refresh()
 
     def close(self) -> None:
         """Leave the bar as it stands."""

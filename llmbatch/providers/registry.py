@@ -35,5 +35,8 @@ def register_provider(provider: T) -> T:
 
 
 def provider_for(name: str) -> Provider:
-    """A new instance for a provider's name; one that takes no batch requests when none is registered for it."""
-    return _providers.get(name, Provider)(name)
+    """A new instance for a provider's name. Raises NotImplementedError when its class takes no batch requests."""
+    provider = _providers.get(name, Provider)(name)
+    if type(provider).render_payload_for_batch_request is Provider.render_payload_for_batch_request:
+        provider.render_payload_for_batch_request({}, "")
+    return provider

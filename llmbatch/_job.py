@@ -1,0 +1,244 @@
+"""A batch job as its user sees it: status, waiting, results, and what to do about the rows that failed."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import tempfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from loguru import logger
+
+from llmbatch import _job_again, _job_submit
+from llmbatch._job_remote import ProviderFailedError, Remote
+from llmbatch._job_results import Join
+from llmbatch._job_state import JobState, Part
+from llmbatch._litellm.files import Access
+from llmbatch._sync import bridged, synchronous
+from llmbatch.errors import BatchJobError
+from llmbatch.progress import ProgressBar
+from llmbatch.providers.registry import provider_for
+from llmbatch.results import BatchResults
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from llmbatch.providers.base import Payload
+
+__all__ = ["BatchJob"]
+
+_FIRST_POLL, _SLOWEST_POLL, _SLOWER = 5.0, 60.0, 1.5
+_PROGRESS = ("validating", "in_progress", "finalizing", "cancelling")
+_ENDS = ("failed", "expired", "cancelled")
+
+PathLike = str | os.PathLike[str]
+
+
+class BatchJob:
+    """A job at a provider's Batch API: one batch for each input file, seen as one.
+
+    Every method that asks the provider has an async twin: `arefresh, await_, acancel, aresults, aresubmit_failed,
+    arun_failed_live`.
+
+    Attributes:
+        state: all that is known of it, as plain data without prompts and keys.
+        path: its state file, None for a job kept in memory only.
+    """
+
+    def __init__(
+        self,
+        state: JobState,
+        *,
+        path: PathLike | None = None,
+        access: Access | None = None,
+        response_format: type[Any] | None = None,
+    ) -> None:
+        self.state = state
+        self.path = None if path is None else Path(path)
+        self._access = access or Access(api_version=state.api_version)
+        self._response_format = response_format
+
+    @property
+    def id(self) -> str:
+        """The id that llmbatch gave it; the provider keeps it in each batch's metadata as `llmbatch_job`."""
+        return self.state.id
+
+    @property
+    def batch_ids(self) -> list[str]:
+        """The provider's ids of its batches."""
+        return [part.batch_id for part in self.state.parts if part.batch_id]
+
+    @property
+    def status(self) -> str:
+        """As last seen: `submitting` until each file has its batch, then OpenAI's words for the slowest part.
+
+        When all parts have ended: `completed`, or else the first of `failed, expired, cancelled` that any part is.
+        """
+        statuses = [part.status for part in self.state.parts]
+        if "" in statuses:
+            return "submitting"
+        return next((status for status in (*_PROGRESS, *_ENDS) if status in statuses), "completed")
+
+    @property
+    def ended(self) -> bool:
+        """Whether the provider does nothing more for it, as last seen."""
+        return all(part.ended for part in self.state.parts)
+
+    @property
+    def request_counts(self) -> dict[str, int]:
+        """The provider's own count of its requests, `total, completed, failed`, as last seen; they may not add up."""
+        counts = (part.request_counts for part in self.state.parts)
+        return {name: sum(count.get(name, 0) for count in counts) for name in ("total", "completed", "failed")}
+
+    def __len__(self) -> int:
+        return len(self.state.custom_ids)
+
+    def __repr__(self) -> str:
+        return f"<BatchJob {self.id}: {self.status}, {len(self)} rows in {len(self.state.parts)} files>"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The state as JSON-serialisable data."""
+        return asdict(self.state)
+
+    def save(self, path: PathLike | None = None) -> None:
+        """Write the state file, to `path` from now on if one is given."""
+        self.path = Path(path) if path is not None else self.path
+        if self.path is not None:
+            self.state.save(self.path)
+
+    @classmethod
+    def load(cls, path: PathLike, *, response_format: type[Any] | None = None, **access: Any) -> BatchJob:
+        """A job from its state file. Keys are not in it: they come from `api_key=` or the environment.
+
+        Raises FileNotFoundError, and BatchJobError for a file that is no state file.
+        """
+        state = JobState.load(path)
+        given = _job_submit.access_from({"api_version": state.api_version, **access})
+        return cls(state, path=path, access=given, response_format=response_format)
+
+    async def _refresh(self) -> BatchJob:
+        """Ask the provider how the job is doing; returns the job itself."""
+        async with self.remote() as remote:
+            for part in self.state.parts:
+                if part.batch_id and not part.ended:
+                    await remote.refresh(part)
+        return self
+
+    async def _wait(
+        self,
+        poll: float = _FIRST_POLL,
+        timeout: float | None = None,
+        *,
+        progress: bool | None = None,  # noqa: ASYNC109
+    ) -> BatchJob:
+        """Look at the job until it has ended, and return it.
+
+        `poll` is the first pause in seconds; pauses grow to a minute. Faults of the network are waited out. Raises
+        TimeoutError after `timeout` seconds (the job goes on), BatchJobError when the provider refuses to tell.
+        """
+        started, pause = time.monotonic(), poll
+        bar = ProgressBar(len(self), progress)
+        try:
+            while True:
+                try:
+                    await self._refresh()
+                except ProviderFailedError as exc:
+                    if not exc.failure.retryable:
+                        raise
+                    logger.warning("Batch job {}: {}; looking again", self.id, exc)
+                counts = self.request_counts
+                bar.reach(counts["completed"] + counts["failed"], f"{self.status}, {counts['failed']} failed")
+                if self.status == "submitting":
+                    msg = f"job {self.id} was not submitted to its end; call submit_batch_job again with its state file"
+                    raise BatchJobError(msg)
+                if self.ended:
+                    return self
+                left = None if timeout is None else timeout - (time.monotonic() - started)
+                if left is not None and left <= 0:
+                    msg = f"job {self.id} is {self.status} after {timeout} s; it goes on, wait() again"
+                    raise TimeoutError(msg)
+                jittered = pause * random.uniform(0.9, 1.1)  # noqa: S311 - no secret
+                await asyncio.sleep(jittered if left is None else min(jittered, left))
+                pause = min(pause * _SLOWER, max(poll, _SLOWEST_POLL))
+        finally:
+            bar.close()
+
+    async def _cancel(self) -> BatchJob:
+        """Ask the provider to end the job, and return it; what is done by then is kept and charged."""
+        async with self.remote() as remote:
+            for part in self.state.parts:
+                if part.batch_id and not part.ended:
+                    await remote.cancel(part)
+        return self
+
+    async def _results(self) -> BatchResults:
+        """The rows, in the order of the input, joined from the provider's output and error files.
+
+        A row that failed, expired, was cancelled, is missing, unreadable or contradicted by a second answer is an error
+        row. Costs are at batch prices. Raises BatchJobError while the job has not ended.
+        """
+        if not self.ended:
+            await self._refresh()
+        if not self.ended:
+            msg = f"job {self.id} is {self.status}; its results come when it has ended, call wait() first"
+            raise BatchJobError(msg)
+        join = Join(self.state, self._response_format)
+        async with self.remote() as remote:
+            with tempfile.TemporaryDirectory(prefix="llmbatch-") as directory:
+                for part in self.state.parts:
+                    files = await self._downloaded(remote, part, Path(directory))
+                    await asyncio.to_thread(join.add, part, files)
+        ends = [part.ended_at for part in self.state.parts if part.ended_at]
+        elapsed = float(max(0, max(ends) - self.state.created_at)) if ends else 0.0
+        return BatchResults(join.rows(), elapsed=elapsed, response_format=self._response_format)
+
+    async def _downloaded(self, remote: Remote, part: Part, directory: Path) -> list[Path]:
+        paths = []
+        for file_id in dict.fromkeys((part.output_file_id, part.error_file_id)):
+            if file_id:
+                paths.append(directory / f"{len(paths)}.jsonl")
+                await remote.download(file_id, paths[-1])
+        return paths
+
+    async def _resubmit_failed(self, payloads: PathLike | Iterable[Payload] | None = None) -> BatchJob:
+        """Submit the failed rows once more, as further batches of this job, and return it: wait() for it again.
+
+        The requests are read back from the provider's copy of the input files, or from `payloads` (a path or a list).
+        `results()` has the new answers in the places of the failures. Rows that could not be sent stay as they are.
+        """
+        failed = [] if self.status == "submitting" else (await self._results()).failed
+        async with self.remote() as remote:
+            await _job_again.resubmit(self.state, remote, [row["custom_id"] for row in failed], payloads, self.save)
+        return self
+
+    async def _run_failed_live(
+        self, *, payloads: PathLike | Iterable[Payload] | None = None, **options: Any
+    ) -> BatchResults:
+        """Send the failed rows now, as live requests at live prices, and return all rows with the new ones in place.
+
+        Takes the options of `create_chat_completions_batch`; `model=` sends them to another model.
+        """
+        results = await self._results()
+        failed = [row["custom_id"] for row in results.failed]
+        async with self.remote() as remote:
+            bodies = await _job_again.bodies(self.state, remote, failed, payloads)
+        rows = {row["custom_id"]: row for row in await _job_again.run_live(self.state, self._access, bodies, options)}
+        results[:] = [rows.get(row["custom_id"], row) for row in results]
+        return results
+
+    def remote(self) -> Remote:
+        """The provider's side of it, to be used in `async with`."""
+        return Remote(self.state, provider_for(self.state.provider).transport, self._access, self.save)
+
+    arefresh, refresh = bridged(_refresh), synchronous(_refresh, "refresh")
+    await_, wait = bridged(_wait), synchronous(_wait, "wait")
+    acancel, cancel = bridged(_cancel), synchronous(_cancel, "cancel")
+    aresults, results = bridged(_results), synchronous(_results, "results")
+    aresubmit_failed = bridged(_resubmit_failed)
+    resubmit_failed = synchronous(_resubmit_failed, "resubmit_failed")
+    arun_failed_live = bridged(_run_failed_live)
+    run_failed_live = synchronous(_run_failed_live, "run_failed_live")

@@ -1,0 +1,157 @@
+"""What to do about a job's failed rows: read their requests back, submit them again, or send them live."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmbatch._job_files import write_input_files
+from llmbatch._job_remote import PART_TAG
+from llmbatch._job_state import JobState, Part, spans_of
+from llmbatch.errors import BatchJobError
+from llmbatch.payloads import read_batch_file
+
+if TYPE_CHECKING:
+    from llmbatch._job_remote import Remote
+    from llmbatch._litellm.files import Access
+    from llmbatch.providers.base import Payload
+    from llmbatch.results import Row
+
+__all__ = ["bodies", "recover", "resubmit", "run_live"]
+
+Payloads = str | os.PathLike[str] | Iterable["Payload"] | None
+
+
+async def bodies(state: JobState, remote: Remote, wanted: Sequence[str], given: Payloads) -> dict[str, Payload]:
+    """The payloads of some rows, in order, by id: from those given, else from the provider's copies of the input files.
+
+    Rows that could not be sent are left out. Raises BatchJobError for a row whose request is nowhere.
+    """
+    left = {custom_id for custom_id in wanted if custom_id not in state.invalid}
+    order = [custom_id for custom_id in wanted if custom_id in left]
+    found: dict[str, Payload] = {}
+
+    def take(payloads: Iterable[Payload]) -> None:
+        for payload in payloads:
+            if payload["custom_id"] in left:
+                left.discard(payload["custom_id"])
+                found[payload["custom_id"]] = payload
+
+    if given is not None:
+        take(read_batch_file(given) if isinstance(given, str | os.PathLike) else given)
+    with tempfile.TemporaryDirectory(prefix="llmbatch-") as directory:
+        for part in state.parts:
+            if part.input_file_id and any(state.custom_ids[position] in left for position in part.positions()):
+                path = Path(directory) / "input.jsonl"
+                await remote.download(part.input_file_id, path)
+                await asyncio.to_thread(take, read_batch_file(path))
+    if left:
+        msg = (
+            f"no input file holds the requests of {len(left)} rows, such as {min(left)}; pass payloads= to this method"
+        )
+        raise BatchJobError(msg)
+    return {custom_id: found[custom_id] for custom_id in order}
+
+
+async def resubmit(
+    state: JobState, remote: Remote, failed: Sequence[str], given: Payloads, save: Callable[[], None]
+) -> None:
+    """Submit the failed rows as further parts; parts that an earlier try left without a batch come first, alone."""
+    with tempfile.TemporaryDirectory(prefix="llmbatch-") as directory:
+        unfinished = [part for part in state.parts if part.batch_id is None]
+        rows = [state.custom_ids[at] for part in unfinished for at in part.positions()] if unfinished else failed
+        payloads = await bodies(state, remote, rows, given)
+        paths = []
+        for number, group in enumerate(_groups(unfinished, payloads, state)):
+            place = Path(directory) / str(number)
+            place.mkdir()
+            files = await asyncio.to_thread(
+                write_input_files, group, place, max_rows=state.max_rows, max_bytes=state.max_bytes
+            )
+            paths += files.paths
+            if not unfinished:
+                _append(state, files.parts, list(payloads))
+                unfinished = state.parts[-len(files.parts) :] if files.parts else []
+        save()
+        for part, path in zip(unfinished, paths, strict=True):
+            await remote.submit(part, path)
+
+
+def _groups(unfinished: list[Part], payloads: Mapping[str, Payload], state: JobState) -> Iterator[list[Payload]]:
+    """The payloads of each unfinished part, or all of them for new parts."""
+    if not unfinished:
+        yield list(payloads.values())
+    for part in list(unfinished):
+        yield [payloads[state.custom_ids[position]] for position in part.positions()]
+
+
+def _append(state: JobState, parts: Sequence[Part], rows: Sequence[str]) -> None:
+    at = {custom_id: position for position, custom_id in enumerate(state.custom_ids)}
+    for part in parts:
+        part.spans = spans_of(sorted(at[rows[position]] for position in part.positions()))
+        part.name = f"{state.id}-{len(state.parts) + 1}.jsonl"
+        state.parts.append(part)
+
+
+async def run_live(
+    state: JobState, access: Access, payloads: Mapping[str, Payload], options: Mapping[str, Any]
+) -> list[Row]:
+    """The rows of live requests with these payloads' bodies."""
+    from llmbatch import completions, embeddings  # noqa: PLC0415 - they know of jobs themselves
+
+    own = {"model": state.model, **vars(access)}
+    if "model" not in options:
+        own |= {k: v for k, v in state.target.arguments().items() if k != "model"}
+    else:
+        own = {}
+    groups: dict[str, dict[str, Any]] = defaultdict(dict)
+    for custom_id, payload in payloads.items():
+        body = dict(payload["body"])
+        body.pop("model")
+        asked = body.pop("messages", None) or body.pop("input")
+        groups[json.dumps(body)][custom_id] = asked
+    rows: list[Row] = []
+    for shared, asked in groups.items():
+        params = json.loads(shared)
+        if state.endpoint.endswith("/embeddings"):
+            texts = [text[0] if isinstance(text, list) else text for text in asked.values()]
+            rows += await embeddings.acreate_embeddings_batch(
+                texts, **{"custom_ids": list(asked), **params, **own, **options}
+            )
+        else:
+            params = {"temperature": None, "max_tokens": None, **params}
+            rows += await completions.acreate_chat_completions_batch(
+                list(asked.values()), **{"custom_ids": list(asked), **params, **own, **options}
+            )
+    return rows
+
+
+async def recover(state: JobState, remote: Remote, ids: Sequence[str]) -> None:
+    """Fill the state of a job of which only ids are known, llmbatch's own or its batches'."""
+    own = len(ids) == 1 and ids[0].startswith("job-")
+    batches = await remote.batches_of(ids[0]) if own else [await remote.batch(batch_id) for batch_id in ids]
+    if not batches:
+        msg = f"the provider has no batch of job {ids[0]}"
+        raise BatchJobError(msg)
+    state.id = ids[0] if own else state.id
+    state.created_at = min(int(batch.get("created_at") or state.created_at) for batch in batches)
+    at: dict[str, int] = {}
+    with tempfile.TemporaryDirectory(prefix="llmbatch-") as directory:
+        for batch in batches:
+            path = Path(directory) / "input.jsonl"
+            await remote.download(batch["input_file_id"], path)
+            positions = []
+            for payload in await asyncio.to_thread(lambda path=path: list(read_batch_file(path))):  # type: ignore[misc]
+                positions.append(at.setdefault(payload["custom_id"], len(at)))
+                state.name, state.endpoint = payload["body"]["model"], batch.get("endpoint") or payload["url"]
+            name = (batch.get("metadata") or {}).get(PART_TAG) or str(batch["id"])
+            part = Part(name, spans_of(sorted(positions)), sha256="", bytes=path.stat().st_size)
+            part.update(batch)
+            state.parts.append(part)
+    state.custom_ids = list(at)

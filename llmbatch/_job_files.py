@@ -1,0 +1,76 @@
+"""Payloads on their way into input files of a size that the provider takes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import IO, TYPE_CHECKING
+
+from llmbatch._job_state import Part, spans_of
+from llmbatch.payloads import BadRow, PayloadChecks
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from llmbatch.providers.base import Payload
+
+__all__ = ["InputFiles", "write_input_files"]
+
+
+@dataclass
+class InputFiles:
+    """Written input files: a `Part` and a path for each, the rows' ids in order, and the rows that cannot be sent."""
+
+    parts: list[Part] = field(default_factory=list)
+    paths: list[Path] = field(default_factory=list)
+    custom_ids: list[str] = field(default_factory=list)
+    invalid: dict[str, str] = field(default_factory=dict)
+    model: str | None = None
+    url: str | None = None
+
+
+def write_input_files(
+    payloads: Iterable[Payload | BadRow], directory: Path, *, max_rows: int, max_bytes: int
+) -> InputFiles:
+    """Write payloads to as few files as the limits allow, in order, one by one.
+
+    Raises ValueError for what the provider would refuse a whole file for.
+    """
+    made, check = InputFiles(), PayloadChecks()
+    positions: list[int] = []
+    size, digest = 0, hashlib.sha256()
+
+    def finish() -> None:
+        if positions:
+            made.parts.append(Part(made.paths[-1].name, spans_of(positions), digest.hexdigest(), size))
+            positions.clear()
+
+    with ExitStack() as opened:
+        file: IO[bytes] | None = None
+        for index, payload in enumerate(payloads):
+            if isinstance(payload, BadRow):
+                made.invalid[payload.custom_id] = str(payload)
+                made.custom_ids.append(payload.custom_id)
+                continue
+            check(payload, f"row {index}")
+            line = json.dumps(payload, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+            made.custom_ids.append(payload["custom_id"])
+            made.model, made.url = payload["body"]["model"], payload["url"]
+            if len(line) > max_bytes:
+                made.invalid[payload["custom_id"]] = f"{len(line)} bytes are more than a file may hold ({max_bytes})"
+                continue
+            if file is None or len(positions) >= max_rows or size + len(line) > max_bytes:
+                finish()
+                opened.close()
+                made.paths.append(directory / f"part-{len(made.paths) + 1}.jsonl")
+                file = opened.enter_context(made.paths[-1].open("wb"))
+                size, digest = 0, hashlib.sha256()
+            file.write(line)
+            digest.update(line)
+            size += len(line)
+            positions.append(index)
+        finish()
+    return made

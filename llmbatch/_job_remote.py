@@ -1,0 +1,202 @@
+"""A job's dealings with its provider: again after faults, never twice."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from loguru import logger
+
+from llmbatch import _retry
+from llmbatch._litellm.files import Access, Files, open_files
+from llmbatch._retry import AttemptFailedError, Failure
+from llmbatch.errors import BatchJobError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+    from pathlib import Path
+
+    from llmbatch._job_state import JobState, Part
+
+__all__ = ["JOB_TAG", "PART_TAG", "ProviderFailedError", "Remote"]
+
+T = TypeVar("T")
+
+JOB_TAG, PART_TAG = "llmbatch_job", "llmbatch_part"
+_RETRIES = 6
+_FIRST_SERVER_ERROR = 500
+_UNLISTED = {404, 405, 501}  # a provider without a list of files or jobs
+_STILL_READING = {"pending", "running"}
+_READING_SECONDS, _READING_POLL = 600.0, 2.0
+_OLDER = 86_400  # seconds by which the provider's clock may be behind
+
+
+class ProviderFailedError(BatchJobError):
+    """The provider refused one operation for good; `failure` says how."""
+
+    def __init__(self, message: str, failure: Failure) -> None:
+        super().__init__(message)
+        self.failure = failure
+
+    def __reduce__(self) -> tuple[type[ProviderFailedError], tuple[str, Failure]]:
+        return type(self), (str(self), self.failure)
+
+
+class Remote:
+    """The provider's side of one job. Use it in `async with`; `save` is called whenever the state has changed."""
+
+    def __init__(self, state: JobState, transport: str, access: Access, save: Callable[[], None]) -> None:
+        self._state = state
+        self._save = save
+        self._files: Files = open_files(transport, state.target, access)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._files.close()
+
+    async def submit(self, part: Part, path: Path) -> None:
+        """Upload a part's file and create its batch, unless an earlier try already did."""
+        if part.input_file_id is None:
+            lost = await self._lost_upload(part) if part.tried else None
+            part.tried = part.tried or "upload"
+            self._save()
+            uploaded = lost or await self._again(
+                lambda: self._files.upload(path, part.name), f"upload {part.name}", lambda: self._lost_upload(part)
+            )
+            part.input_file_id = uploaded["id"]
+            self._save()
+            logger.info("Batch job {}: {} is file {}", self._state.id, part.name, part.input_file_id)
+            await self._read_by_provider(uploaded)
+        if part.batch_id is None:
+            batch = await self._lost_job(part) if part.tried == "create" else None
+            part.tried = "create"
+            self._save()
+            batch = batch or await self._again(
+                lambda: self._create(part), f"create the batch of {part.name}", lambda: self._lost_job(part)
+            )
+            part.update(batch)
+            self._save()
+            logger.info("Batch job {}: {} is batch {}", self._state.id, part.name, part.batch_id)
+
+    async def _create(self, part: Part) -> dict[str, Any]:
+        state = self._state
+        metadata = {JOB_TAG: state.id, PART_TAG: part.name, **state.metadata}
+        assert part.input_file_id is not None  # noqa: S101 - uploaded before
+        return await self._files.create(part.input_file_id, state.endpoint, state.completion_window, metadata)
+
+    async def refresh(self, part: Part) -> None:
+        """Ask how a part is doing."""
+        before = part.status
+        part.update(await self._again(lambda: self._files.retrieve(part.batch_id or ""), f"look at {part.batch_id}"))
+        if part.status != before:
+            logger.info("Batch job {}: batch {} is {}", self._state.id, part.batch_id, part.status)
+            self._save()
+
+    async def cancel(self, part: Part) -> None:
+        """Ask for a part's end; one that has ended meanwhile is left as it is."""
+        try:
+            part.update(await self._again(lambda: self._files.cancel(part.batch_id or ""), f"cancel {part.batch_id}"))
+        except ProviderFailedError:
+            await self.refresh(part)
+            if not part.ended:
+                raise
+        self._save()
+
+    async def download(self, file_id: str, path: Path) -> None:
+        """A file's content into `path`."""
+        await self._again(lambda: self._files.download(file_id, path), f"download {file_id}")
+
+    async def batch(self, batch_id: str) -> dict[str, Any]:
+        """Any batch of the account."""
+        return await self._again(lambda: self._files.retrieve(batch_id), f"look at {batch_id}")
+
+    async def batches_of(self, job_id: str) -> list[dict[str, Any]]:
+        """The batches that carry a job's tag, in the order of its parts."""
+
+        async def look() -> list[dict[str, Any]]:
+            return [job async for job in self._files.jobs() if (job.get("metadata") or {}).get(JOB_TAG) == job_id]
+
+        found = await self._again(look, "list the batches")
+        return sorted(found, key=lambda job: (job.get("created_at") or 0, job["metadata"].get(PART_TAG, "")))
+
+    async def _read_by_provider(self, uploaded: dict[str, Any]) -> None:
+        """Azure refuses a batch of a file that it has not finished reading."""
+        status, waited = str(uploaded.get("status")), 0.0
+        while status in _STILL_READING and waited < _READING_SECONDS:
+            await asyncio.sleep(_READING_POLL)
+            waited += _READING_POLL
+            status = await self._again(lambda: self._files.file_status(uploaded["id"]), f"look at {uploaded['id']}")
+        if status == "error":
+            msg = f"the provider cannot read the uploaded file {uploaded['id']}"
+            raise BatchJobError(msg)
+
+    async def _lost_upload(self, part: Part) -> dict[str, Any] | None:
+        """The file of an upload whose answer was lost. Where files cannot be listed, a second one does no harm."""
+        return await self._found(self._files.uploads, lambda file: file.get("filename") == part.name, harmless=True)
+
+    async def _lost_job(self, part: Part) -> dict[str, Any] | None:
+        """The batch of a creation whose answer was lost."""
+
+        def ours(job: dict[str, Any]) -> bool:
+            metadata = job.get("metadata") or {}
+            tagged = (metadata.get(JOB_TAG), metadata.get(PART_TAG)) == (self._state.id, part.name)
+            return tagged or job.get("input_file_id") == part.input_file_id
+
+        return await self._found(self._files.jobs, ours, harmless=False)
+
+    async def _found(
+        self,
+        listed: Callable[[], AsyncIterator[dict[str, Any]]],
+        ours: Callable[[dict[str, Any]], bool],
+        *,
+        harmless: bool,
+    ) -> dict[str, Any] | None:
+        async def look() -> dict[str, Any] | None:
+            async for item in listed():
+                if ours(item):
+                    return item
+                if (item.get("created_at") or self._state.created_at) < self._state.created_at - _OLDER:
+                    break
+            return None
+
+        try:
+            return await self._again(look, "look for what a lost answer was about")
+        except ProviderFailedError as exc:
+            if exc.failure.status_code not in _UNLISTED and exc.failure.type != "NotImplementedError":
+                raise
+            if harmless:
+                return None
+            msg = (
+                "the connection was lost while the batch was being created, and the provider has no list to look it up "
+                "in; see in its console whether the batch is there before you submit again with a new state file"
+            )
+            raise BatchJobError(msg) from None
+
+    async def _again(
+        self,
+        operation: Callable[[], Awaitable[T]],
+        what: str,
+        lost: Callable[[], Awaitable[Any]] | None = None,
+    ) -> T:
+        """Do it again after faults. `lost` looks for the outcome of a try whose answer did not arrive."""
+        try:
+            async for attempt in _retry.retrying(_RETRIES):
+                with attempt:
+                    try:
+                        return await operation()
+                    except Exception as exc:
+                        failure = _retry.classify(exc, self._state.provider)
+                        code = failure.status_code
+                        unsure = failure.billed is None or (code is not None and code >= _FIRST_SERVER_ERROR)
+                        if lost is not None and unsure and (found := await lost()) is not None:
+                            return found  # type: ignore[no-any-return]  # what the operation would have returned
+                        logger.debug("Batch job {}: could not {}: {}", self._state.id, what, failure.type)
+                        raise AttemptFailedError(failure) from exc
+        except AttemptFailedError as exc:
+            failure = exc.failure
+            status = f" (status {failure.status_code})" if failure.status_code else ""
+            msg = f"{self._state.provider} did not {what}: {failure.type}{status}: {failure.message}"
+            raise ProviderFailedError(msg, failure) from None
+        raise AssertionError  # unreachable: tenacity ends with a result or an exception

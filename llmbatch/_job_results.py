@@ -1,0 +1,175 @@
+"""A job's output and error files joined with its rows: exactly one row for each input, in the order of the input."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from loguru import logger
+
+from llmbatch import _retry
+from llmbatch._litellm import Answer
+from llmbatch._litellm.answers import answer_body
+from llmbatch._litellm.prices import batch_cost
+from llmbatch._requests import ChatPlan
+from llmbatch._run import finished_row
+from llmbatch._sender import Outcome
+from llmbatch.results import Row, answer_row, error_row, row_from_line
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from llmbatch._job_state import JobState, Part
+
+__all__ = ["Join"]
+
+_ID_IN_BROKEN_LINE = re.compile(rb'"custom_id"\s*:\s*"([^"\\]+)"')
+# Codes of error lines for requests that were never run: the provider charges nothing for them.
+_NOT_RUN = {"batch_expired": "BatchExpired", "batch_cancelled": "BatchCancelled"}
+_OK = range(200, 300)
+_UNREAD = "UnparsableResult"
+
+
+class Join:
+    """Takes the files of a job's parts, in the order of the parts, and gives the rows.
+
+    A later part is a resubmission of rows that failed before: its answers take their place, its failures do not.
+    """
+
+    def __init__(self, state: JobState, response_format: type[Any] | None = None) -> None:
+        self._state = state
+        self._plan = ChatPlan(target=state.target, params={}, response_format=response_format)
+        self._known = set(state.custom_ids)
+        self._rows: dict[str, Row] = {
+            custom_id: self._error(custom_id, "InvalidRow", message) for custom_id, message in state.invalid.items()
+        }
+        self.notes: Counter[str] = Counter()
+
+    def rows(self) -> list[Row]:
+        """The rows, in the order of the input."""
+        for note, times in self.notes.items():
+            logger.warning("Batch job {}: {} {}", self._state.id, times, note)
+        return [self._rows.get(custom_id) or self._missing(custom_id, None) for custom_id in self._state.custom_ids]
+
+    def add(self, part: Part, paths: list[Path]) -> None:
+        """Take over a part's files (there may be none) and say of each of its rows that is not in them why."""
+        found: dict[str, Row] = {}
+        for path in paths:
+            with path.open("rb") as file:
+                for line in file:
+                    if line.strip():
+                        self._take(line, found)
+        refusals = self._refusals(part)
+        for position in part.positions():
+            custom_id = self._state.custom_ids[position]
+            row = found.get(custom_id) or refusals.get(custom_id) or self._missing(custom_id, part)
+            before = self._rows.get(custom_id)
+            if before is None or "error" in before:
+                self._rows[custom_id] = row
+
+    def _take(self, text: bytes, found: dict[str, Row]) -> None:
+        try:
+            line = json.loads(text)
+            custom_id = line["custom_id"]
+            row = self._row(line)
+        except (ValueError, TypeError, KeyError):
+            named = _ID_IN_BROKEN_LINE.search(text)
+            custom_id = named.group(1).decode("utf-8", "replace") if named else ""
+            row = self._error(
+                custom_id, _UNREAD, "the provider's line for this request is not JSON", retryable=True, cost=None
+            )
+        if custom_id not in self._known:
+            self.notes["lines belong to no request of the job; they are left out"] += 1
+        elif custom_id not in found:
+            found[custom_id] = row
+        else:
+            self.notes["lines repeat a request's result"] += 1
+            found[custom_id] = self._one_of(found[custom_id], row)
+
+    def _one_of(self, first: Row, second: Row) -> Row:
+        """What to make of two results for one request: an answer is better than an error, two answers must agree."""
+        if "error" in first or "error" in second:
+            return second if "error" in first and "error" not in second else first
+        if _said(first) == _said(second):
+            return first
+        costs = (first["cost"], second["cost"])
+        return self._error(
+            first["custom_id"], "DuplicateResult", "the provider gave two different answers to this one request",
+            retryable=True, cost=None if None in costs else sum(costs),
+        )  # fmt: skip
+
+    def _row(self, line: Mapping[str, Any]) -> Row:
+        response, custom_id = line.get("response") or {}, line["custom_id"]
+        if not isinstance(custom_id, str):
+            raise TypeError
+        if line.get("error") or (response.get("status_code") or 0) not in _OK:
+            return self._failed(line)
+        try:
+            body = answer_body(response["body"])
+        except Exception:  # noqa: BLE001 - whatever LiteLLM makes of a body that is no answer
+            message = "the provider's answer has no known shape"
+            return self._error(custom_id, _UNREAD, message, status_code=200, retryable=True, cost=None)
+        cost = batch_cost(self._state.target, response["body"].get("usage"), response["body"].get("model"))
+        if "choices" not in body:
+            return answer_row(body, custom_id=custom_id, cost=cost)
+        return finished_row(Outcome(Answer(body, {}, cost), None, 1, cost), self._plan, custom_id)
+
+    def _failed(self, line: Mapping[str, Any]) -> Row:
+        """The row of an error line, in whichever of its two places the error is."""
+        row = row_from_line(line)
+        details = row["error_details"]
+        status = details["status_code"]
+        kind = _NOT_RUN.get(details["type"], details["type"])
+        message = _retry.clean(row["error"].partition(": ")[2])
+        return self._error(
+            row["custom_id"], kind, message, status_code=status, attempts=0 if kind in _NOT_RUN.values() else 1,
+            # A line that says neither a status nor why is a provider's slip, not a refusal.
+            retryable=kind in {*_NOT_RUN.values(), "RequestError"} or status in _retry._RETRYABLE_STATUS,  # noqa: SLF001 - one list of them
+        )  # fmt: skip
+
+    def _refusals(self, part: Part) -> dict[str, Row]:
+        """Rows of a part that the provider refused as a whole: each says why, and if it was its own fault."""
+        if part.status != "failed":
+            return {}
+        by_line = {error.get("line"): error for error in part.errors}
+        first = part.errors[0] if part.errors else {"code": None, "message": "the provider gave no reason"}
+        rows = {}
+        for number, position in enumerate(part.positions(), 1):
+            custom_id = self._state.custom_ids[position]
+            own = by_line.get(number)
+            if own:
+                row = self._error(custom_id, str(own.get("code") or "BatchRefused"), str(own.get("message")))
+            else:
+                at = f" (line {first['line']})" if first.get("line") else ""
+                message = (
+                    f"the provider refused the whole file: {first.get('code') or 'error'}{at}: {first.get('message')}"
+                )
+                row = self._error(custom_id, "BatchRefused", message, retryable=bool(first.get("line")))
+            rows[custom_id] = row
+        return rows
+
+    def _missing(self, custom_id: str, part: Part | None) -> Row:
+        status = part.status if part else ""
+        if status == "expired":
+            message = "the completion window ended before the provider got to this request"
+            return self._error(custom_id, "BatchExpired", message, retryable=True)
+        if status == "cancelled":
+            message = "the job was cancelled before the provider got to this request"
+            return self._error(custom_id, "BatchCancelled", message, retryable=True)
+        message = "the provider's files hold no result for this request"
+        return self._error(custom_id, "MissingResult", message, retryable=True, cost=None)
+
+    def _error(self, custom_id: str, kind: str, message: str, **more: Any) -> Row:
+        state = self._state
+        more = {"attempts": 0, **more}
+        return error_row(
+            type=kind, message=_retry.clean(message), model=state.model, custom_id=custom_id, provider=state.provider,
+            **more,
+        )  # fmt: skip
+
+
+def _said(row: Row) -> Any:
+    return row.get("choices") or row.get("data")

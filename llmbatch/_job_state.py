@@ -1,0 +1,153 @@
+"""What llmbatch knows of a batch job, as plain data in a small JSON file: ids and hashes, no prompts and no keys."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import uuid
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmbatch._litellm import Target
+from llmbatch.errors import BatchJobError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+__all__ = ["ENDED", "JobState", "Part", "spans_of"]
+
+ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
+_FORMAT = 1
+
+
+@dataclass
+class Part:
+    """One input file and the provider's batch for it.
+
+    Attributes:
+        name: the file's name at the provider, by which a lost upload is found again.
+        spans: the rows in it, as `[start, stop]` positions in the job's `custom_ids`.
+        sha256: of the input file.
+        tried: the step that was begun ("upload" or "create"): its outcome is unknown while its id is missing.
+        status: the batch's, in OpenAI's words; "" before it was created.
+        errors: why the provider refused the file as a whole, `{code, message, line}`.
+    """
+
+    name: str
+    spans: list[list[int]]
+    sha256: str
+    bytes: int
+    tried: str = ""
+    input_file_id: str | None = None
+    batch_id: str | None = None
+    status: str = ""
+    output_file_id: str | None = None
+    error_file_id: str | None = None
+    request_counts: dict[str, int] = field(default_factory=dict)
+    errors: list[dict[str, Any]] = field(default_factory=list)
+    ended_at: int | None = None
+
+    def positions(self) -> Iterator[int]:
+        """Where its rows are in the job's `custom_ids`."""
+        for start, stop in self.spans:
+            yield from range(start, stop)
+
+    @property
+    def rows(self) -> int:
+        """How many rows it has."""
+        return sum(stop - start for start, stop in self.spans)
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will happen to it."""
+        return self.status in ENDED
+
+    def update(self, batch: dict[str, Any]) -> None:
+        """Take over what the provider says of its batch."""
+        self.batch_id = batch["id"]
+        self.input_file_id = batch.get("input_file_id") or self.input_file_id
+        self.status = str(batch.get("status") or "validating").lower()
+        self.output_file_id = batch.get("output_file_id") or None
+        self.error_file_id = batch.get("error_file_id") or None
+        ends = (batch.get(f"{status}_at") for status in ("completed", "failed", "expired", "cancelled"))
+        self.ended_at = next((int(at) for at in ends if at), None)
+        counts = batch.get("request_counts") or {}
+        self.request_counts = {name: int(counts.get(name) or 0) for name in ("total", "completed", "failed")}
+        problems = batch.get("errors") or {}
+        problems = problems.get("data") or [] if isinstance(problems, dict) else problems
+        self.errors = [{k: e.get(k) for k in ("code", "message", "line")} for e in problems if isinstance(e, dict)]
+
+
+@dataclass
+class JobState:
+    """A job: where it runs, its rows' ids in the order of the input, and its parts.
+
+    Attributes:
+        invalid: rows that could not be sent, by id, with the reason.
+    """
+
+    model: str
+    name: str
+    provider: str
+    api_base: str | None
+    api_version: str | None
+    endpoint: str
+    completion_window: str
+    metadata: dict[str, str]
+    max_rows: int
+    max_bytes: int
+    custom_ids: list[str] = field(default_factory=list)
+    invalid: dict[str, str] = field(default_factory=dict)
+    parts: list[Part] = field(default_factory=list)
+    id: str = field(default_factory=lambda: f"job-{uuid.uuid4().hex[:16]}")
+    created_at: int = field(default_factory=lambda: int(time.time()))
+    format: int = _FORMAT
+
+    @property
+    def target(self) -> Target:
+        """Where it runs."""
+        return Target(self.model, self.name, self.provider, self.api_base)
+
+    def same_input(self, other: JobState) -> bool:
+        """Whether `other`, just made, asks the same of the same place, so that this one may go on where it stopped."""
+        first = self.parts[: len(other.parts)]  # what follows are resubmissions
+        return (self.model, self.endpoint, self.custom_ids, self.invalid, [part.sha256 for part in first]) == (
+            other.model, other.endpoint, other.custom_ids, other.invalid, [part.sha256 for part in other.parts]
+        )  # fmt: skip
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write it so that a crash leaves the old file or the new one."""
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        beside = target.with_name(f"{target.name}.{os.getpid()}.part")
+        with beside.open("w", encoding="utf-8") as file:
+            json.dump({"llmbatch": "batch job", **asdict(self)}, file, ensure_ascii=False, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(target)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> JobState:
+        """Read it back. Raises BatchJobError for a file that is none of ours, FileNotFoundError for no file."""
+        try:
+            data = json.loads(Path(path).read_text("utf-8"))
+            known = {item.name for item in fields(cls)}
+            if data.pop("llmbatch", None) != "batch job" or data.get("format") != _FORMAT or data.keys() - known:
+                raise ValueError  # noqa: TRY301 - said below
+            return cls(**{**data, "parts": [Part(**part) for part in data["parts"]]})
+        except (ValueError, TypeError, KeyError, AttributeError) as exc:
+            msg = f"{os.fspath(path)} is not a batch job's state file of this version of llmbatch; choose another path"
+            raise BatchJobError(msg) from exc
+
+
+def spans_of(positions: Iterable[int]) -> list[list[int]]:
+    """Rising positions as `[start, stop]` spans."""
+    spans: list[list[int]] = []
+    for position in positions:
+        if spans and spans[-1][1] == position:
+            spans[-1][1] += 1
+        else:
+            spans.append([position, position + 1])
+    return spans

@@ -1,0 +1,176 @@
+"""From what a user submits to input files and a job's state."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmbatch._job_files import write_input_files
+from llmbatch._job_state import JobState
+from llmbatch._litellm.files import Access
+from llmbatch._requests import check_messages_list, default_model, plan_chat, without_own_options
+from llmbatch.payloads import read_batch_file, rendered
+from llmbatch.providers.registry import provider_for
+
+if TYPE_CHECKING:
+    from llmbatch import _litellm
+    from llmbatch.payloads import BadRow
+    from llmbatch.providers.base import Payload, Provider
+
+__all__ = ["Submission", "access_from", "check_cost", "known_state", "prepare", "unknown_state"]
+
+_ACCESS = ("api_key", "api_version", "organization", "azure_ad_token", "extra_headers")
+_PLACE = ("api_base", "base_url", "custom_llm_provider")
+_USER_METADATA = 14  # OpenAI's 16, less two of ours
+
+
+@dataclass(frozen=True)
+class Submission:
+    """Checked requests on their way into a job."""
+
+    target: _litellm.Target
+    access: Access
+    provider: Provider
+    payloads: Iterable[Payload | BadRow]
+    response_format: type[Any] | None = None
+
+    def write(
+        self,
+        directory: Path,
+        completion_window: str,
+        metadata: Mapping[str, str],
+        max_rows: int | None,
+        max_bytes: int | None,
+    ) -> tuple[JobState, list[Path]]:
+        """The job's state before anything of it exists at the provider, and its input files."""
+        for name, limit in (("max_rows", max_rows), ("max_bytes", max_bytes)):
+            if limit is not None and (not isinstance(limit, int) or limit < 1):
+                msg = f"{name} must be a whole number from 1, not {limit!r}"
+                raise ValueError(msg)
+        if len(metadata) > _USER_METADATA or not all(isinstance(item, str) for kv in metadata.items() for item in kv):
+            msg = f"metadata must be at most {_USER_METADATA} strings by name"
+            raise ValueError(msg)
+        max_rows, max_bytes = max_rows or self.provider.max_rows, max_bytes or self.provider.max_bytes
+        files = write_input_files(self.payloads, directory, max_rows=max_rows, max_bytes=max_bytes)
+        if files.model is not None and files.model != self.target.name:
+            msg = f"the payloads are for model {files.model!r}, not {self.target.name!r}; pass the model they are for"
+            raise ValueError(msg)
+        state = JobState(
+            model=self.target.model,
+            name=self.target.name,
+            provider=self.target.provider,
+            api_base=self.target.api_base,
+            api_version=self.access.api_version,
+            endpoint=files.url or "/v1/chat/completions",
+            completion_window=completion_window,
+            metadata=dict(metadata),
+            max_rows=max_rows,
+            max_bytes=max_bytes,
+            custom_ids=files.custom_ids,
+            invalid=files.invalid,
+            parts=files.parts,
+        )
+        for number, part in enumerate(state.parts, 1):
+            part.name = f"{state.id}-{number}.jsonl"
+        return state, files.paths
+
+
+def prepare(  # noqa: PLR0917 - the public function's own order
+    requests: Any,
+    model: str | None,
+    temperature: float | None,
+    max_tokens: int | None,
+    custom_ids: Sequence[str] | None,
+    kwargs: Mapping[str, Any],
+) -> Submission:
+    """Check what a user submits. Raises as `plan_chat` does, and NotImplementedError for providers without support."""
+    given = without_own_options(kwargs)
+    if isinstance(requests, str | os.PathLike):
+        return _of_payloads(read_batch_file(requests), model, custom_ids, given)
+    items, _ = check_messages_list(requests) if not _holds_payloads(requests) else (requests, None)
+    iterator = iter(items)
+    first = next(iterator, None)
+    items = iterator if first is None else chain([first], iterator)
+    if isinstance(first, Mapping) and "custom_id" in first:
+        return _of_payloads(items, model, custom_ids, given)
+    plan = plan_chat(model, temperature, max_tokens, given)
+    provider = provider_for(plan.target.provider)
+    payloads = rendered(plan, items, custom_ids, provider)
+    return Submission(plan.target, access_from(given), provider, payloads, plan.response_format)
+
+
+def _holds_payloads(requests: Any) -> bool:
+    return isinstance(requests, Sequence) and bool(requests) and isinstance(requests[0], Mapping)
+
+
+def _of_payloads(
+    payloads: Iterable[Any], model: str | None, custom_ids: Sequence[str] | None, given: Mapping[str, Any]
+) -> Submission:
+    extra = sorted(given.keys() - {*_ACCESS, *_PLACE})
+    if extra or custom_ids is not None:
+        msg = (
+            f"payloads carry their own parameters: leave out {', '.join(extra or ['custom_ids'])}, or render them anew"
+        )
+        raise ValueError(msg)
+    iterator: Iterator[Any] = iter(payloads)
+    first = next(iterator, None)
+    if first is None:
+        msg = "there is no payload to submit"
+        raise ValueError(msg)
+    state, access = unknown_state(model or (first.get("body") or {}).get("model"), given)
+    return Submission(state.target, access, provider_for(state.provider), chain([first], iterator))
+
+
+def access_from(given: Mapping[str, Any]) -> Access:
+    """How to reach the provider, out of LiteLLM's arguments."""
+    return Access(**{name: given.get(name) for name in _ACCESS})
+
+
+def unknown_state(model: str | None, given: Mapping[str, Any]) -> tuple[JobState, Access]:
+    """The state of a job of which only the place is known."""
+    plan = plan_chat(default_model(model), None, None, {k: v for k, v in given.items() if k in {*_ACCESS, *_PLACE}})
+    target, provider = plan.target, provider_for(plan.target.provider)
+    state = JobState(
+        model=target.model, name=target.name, provider=target.provider, api_base=target.api_base,
+        api_version=given.get("api_version"), endpoint="", completion_window="24h", metadata={},
+        max_rows=provider.max_rows, max_bytes=provider.max_bytes,
+    )  # fmt: skip
+    return state, access_from(given)
+
+
+def known_state(path: str | os.PathLike[str] | None, made: JobState) -> JobState:
+    """The state that an earlier call left in `path` for these requests, else the new one.
+
+    Raises ValueError when the file is of other requests.
+    """
+    if path is None or not Path(path).exists():
+        return made
+    known = JobState.load(path)
+    if not known.same_input(made):
+        msg = f"{os.fspath(path)} is the state of a job with other requests; choose another path for this one"
+        raise ValueError(msg)
+    return known
+
+
+def check_cost(  # noqa: PLR0917 - as above
+    messages_list: Sequence[Any],
+    model: str | None,
+    temperature: float | None,
+    max_tokens: int | None,
+    max_cost: float,
+    kwargs: Mapping[str, Any],
+) -> None:
+    """Raise ValueError when the job may cost more than `max_cost` USD, or nobody knows."""
+    from llmbatch.estimate import estimate_batch  # noqa: PLC0415 - rarely needed
+
+    estimate = estimate_batch(messages_list, model, temperature, max_tokens, **without_own_options(kwargs))
+    if estimate.job_cost is None:
+        msg = "max_cost needs a model with a known price and answers of limited length (max_tokens)"
+        raise ValueError(msg)
+    if estimate.job_cost > max_cost:
+        msg = f"the job may cost ${estimate.job_cost:.4f}, more than max_cost=${max_cost:.4f}; nothing was sent"
+        raise ValueError(msg)

@@ -1,0 +1,231 @@
+"""Files and batch jobs at a provider: each operation once, without hidden retries, jobs as plain dicts.
+
+The OpenAI SDK speaks to OpenAI, its clones and Azure: LiteLLM validates replies so strictly that a job's id is lost
+when a clone words a status its own way. LiteLLM speaks to those whose API it translates (Mistral, xAI).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from llmbatch._litellm import Target, load
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+    from pathlib import Path
+
+__all__ = ["Access", "Files", "open_files"]
+
+_SECONDS = 600.0
+_AZURE_VERSION = "2024-10-21"
+
+
+@dataclass(frozen=True)
+class Access:
+    """What a caller gave to reach the provider, by LiteLLM's names; the rest comes from the environment."""
+
+    api_key: str | None = field(default=None, repr=False)
+    api_version: str | None = None
+    organization: str | None = None
+    azure_ad_token: str | None = field(default=None, repr=False)
+    extra_headers: Mapping[str, str] | None = field(default=None, repr=False)
+
+
+class Files(Protocol):
+    """A provider's files and batch jobs. Jobs are dicts of OpenAI's `batch` object."""
+
+    async def upload(self, path: Path, name: str) -> dict[str, Any]:
+        """Upload an input file under a name; OpenAI's `file` object."""
+
+    async def file_status(self, file_id: str) -> str:
+        """How far the provider is with an uploaded file."""
+
+    async def create(self, input_file_id: str, endpoint: str, window: str, metadata: dict[str, str]) -> dict[str, Any]:
+        """Create a job."""
+
+    async def retrieve(self, batch_id: str) -> dict[str, Any]:
+        """A job as it stands."""
+
+    async def cancel(self, batch_id: str) -> dict[str, Any]:
+        """Ask for a job's end."""
+
+    async def download(self, file_id: str, path: Path) -> None:
+        """A file's content into `path`."""
+
+    def jobs(self) -> AsyncIterator[dict[str, Any]]:
+        """All jobs of the account, newest first. Raises NotImplementedError where they cannot be listed."""
+
+    def uploads(self) -> AsyncIterator[dict[str, Any]]:
+        """All batch input files of the account. Raises NotImplementedError where they cannot be listed."""
+
+    async def close(self) -> None:
+        """Close the connections."""
+
+
+def open_files(transport: str, target: Target, access: Access) -> Files:
+    """The files and jobs of the target's account. Raises ValueError, with the mend, when no key is found."""
+    if transport == "litellm":
+        return _Translated(target, access)
+    return _Sdk(_azure_client(target, access) if transport == "azure" else _openai_client(target, access))
+
+
+def _openai_client(target: Target, access: Access) -> Any:
+    litellm = load()
+    import openai  # noqa: PLC0415 - comes with litellm
+
+    prefix = target.provider.upper()
+    _, _, known_key, known_base = litellm.get_llm_provider(
+        target.model, custom_llm_provider=target.provider, api_base=target.api_base
+    )
+    base = target.api_base or known_base or os.environ.get(f"{prefix}_BASE_URL") or os.environ.get(f"{prefix}_API_BASE")
+    key = access.api_key or known_key or os.environ.get(f"{prefix}_API_KEY")
+    if not key and not target.api_base:
+        msg = f"no API key for {target.provider}: set {prefix}_API_KEY, or pass api_key="
+        raise ValueError(msg)
+    return openai.AsyncOpenAI(
+        api_key=key or "none",
+        base_url=base,
+        organization=access.organization,
+        default_headers=access.extra_headers,
+        max_retries=0,
+        timeout=_SECONDS,
+    )
+
+
+def _azure_client(target: Target, access: Access) -> Any:
+    load()
+    import openai  # noqa: PLC0415 - comes with litellm
+
+    base = target.api_base or os.environ.get("AZURE_API_BASE") or os.environ.get("AZURE_OPENAI_ENDPOINT")
+    key = access.api_key or os.environ.get("AZURE_API_KEY") or os.environ.get("AZURE_OPENAI_API_KEY")
+    token = access.azure_ad_token or os.environ.get("AZURE_AD_TOKEN")
+    if not base:
+        msg = "no Azure endpoint: set AZURE_API_BASE, or pass api_base='https://<resource>.openai.azure.com'"
+        raise ValueError(msg)
+    if not (key or token):
+        msg = "no API key for azure: set AZURE_API_KEY, or pass api_key= or azure_ad_token="
+        raise ValueError(msg)
+    return openai.AsyncAzureOpenAI(
+        azure_endpoint=base,
+        api_version=access.api_version or os.environ.get("AZURE_API_VERSION") or _AZURE_VERSION,
+        api_key=key,
+        azure_ad_token=token,
+        default_headers=access.extra_headers,
+        max_retries=0,
+        timeout=_SECONDS,
+    )
+
+
+class _Sdk:
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    async def upload(self, path: Path, name: str) -> dict[str, Any]:
+        with path.open("rb") as file:
+            made = await self._client.files.create(file=(name, file, "application/jsonl"), purpose="batch")
+        return _plain(made)
+
+    async def file_status(self, file_id: str) -> str:
+        return str((await self._client.files.retrieve(file_id)).status)
+
+    async def create(self, input_file_id: str, endpoint: str, window: str, metadata: dict[str, str]) -> dict[str, Any]:
+        return _plain(
+            await self._client.batches.create(
+                input_file_id=input_file_id, endpoint=endpoint, completion_window=window, metadata=metadata
+            )
+        )
+
+    async def retrieve(self, batch_id: str) -> dict[str, Any]:
+        return _plain(await self._client.batches.retrieve(batch_id))
+
+    async def cancel(self, batch_id: str) -> dict[str, Any]:
+        return _plain(await self._client.batches.cancel(batch_id))
+
+    async def download(self, file_id: str, path: Path) -> None:
+        async with self._client.files.with_streaming_response.content(file_id) as answer:
+            with path.open("wb") as file:
+                async for chunk in answer.iter_bytes(1 << 20):
+                    file.write(chunk)
+
+    async def jobs(self) -> AsyncIterator[dict[str, Any]]:
+        async for job in self._client.batches.list(limit=100):
+            yield _plain(job)
+
+    async def uploads(self) -> AsyncIterator[dict[str, Any]]:
+        async for file in self._client.files.list(purpose="batch"):
+            yield _plain(file)
+
+    async def close(self) -> None:
+        await self._client.close()
+
+
+class _Translated:
+    def __init__(self, target: Target, access: Access) -> None:
+        self._litellm = load()
+        given = {"api_base": target.api_base, "api_key": access.api_key}
+        self._provider = target.provider
+        self._common = {k: v for k, v in given.items() if v} | {
+            "custom_llm_provider": target.provider,
+            "model": f"{target.provider}/{target.name}",
+            "max_retries": 0,
+            "num_retries": 0,
+            "timeout": _SECONDS,
+        }
+
+    async def upload(self, path: Path, name: str) -> dict[str, Any]:
+        content = await asyncio.to_thread(path.read_bytes)
+        return _plain(await self._litellm.acreate_file(file=(name, content), purpose="batch", **self._common))
+
+    async def file_status(self, file_id: str) -> str:  # noqa: ARG002 - neither has a file wait
+        return "processed"
+
+    async def create(self, input_file_id: str, endpoint: str, window: str, metadata: dict[str, str]) -> dict[str, Any]:
+        # xAI has a name and no metadata.
+        named = {**metadata, "name": "-".join(metadata.values())} if self._provider == "xai" else metadata
+        return _plain(
+            await self._litellm.acreate_batch(
+                completion_window=window, endpoint=endpoint, input_file_id=input_file_id, metadata=named, **self._common
+            )
+        )
+
+    async def retrieve(self, batch_id: str) -> dict[str, Any]:
+        # Without this mark LiteLLM downloads a finished job's files in the background, at every look.
+        quiet = {"litellm_metadata": {"batch_ignore_default_logging": True}}
+        return _plain(await self._litellm.aretrieve_batch(batch_id=batch_id, **quiet, **self._common))
+
+    async def cancel(self, batch_id: str) -> dict[str, Any]:
+        if self._provider == "mistral":
+            msg = "LiteLLM cannot cancel Mistral's batch jobs; cancel it in Mistral's console"
+            raise NotImplementedError(msg)
+        return _plain(await self._litellm.acancel_batch(batch_id=batch_id, **self._common))
+
+    async def download(self, file_id: str, path: Path) -> None:
+        content = await self._litellm.afile_content(file_id=file_id, **self._common)
+        await asyncio.to_thread(path.write_bytes, content.content)
+
+    async def jobs(self) -> AsyncIterator[dict[str, Any]]:
+        if self._provider == "mistral":
+            msg = "LiteLLM cannot list Mistral's batch jobs"
+            raise NotImplementedError(msg)
+        after = None
+        while True:
+            page = await self._litellm.alist_batches(after=after, limit=100, **self._common)
+            for job in page.data:
+                yield _plain(job)
+            after = getattr(page, "next_page_token", None)
+            if not (page.has_more and after):
+                return
+
+    async def uploads(self) -> AsyncIterator[dict[str, Any]]:
+        for file in await self._litellm.afile_list(purpose="batch", **self._common):
+            yield _plain(file)
+
+    async def close(self) -> None:
+        return None
+
+
+def _plain(made: Any) -> dict[str, Any]:
+    return dict(made.model_dump(mode="json", warnings=False))

@@ -1,0 +1,69 @@
+"""What requests cost, from LiteLLM's price map; None where it knows no price, never 0 for it."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+from llmbatch._litellm import Target, load
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+__all__ = ["batch_cost", "count_tokens", "live_cost"]
+
+
+def batch_cost(target: Target, usage: Mapping[str, Any] | None, answered_by: str | None = None) -> float | None:
+    """USD of one answered request of a batch job; `answered_by` is the answer's own model, for names that are not."""
+    info = _prices(target.name, target.provider) or (answered_by and _prices(answered_by, target.provider))
+    if not info or not usage:
+        return None
+    calculate = load().cost_calculator.batch_cost_calculator
+    try:
+        parts = calculate(
+            usage=_usage_class()(**usage), model=target.name, custom_llm_provider=target.provider, model_info=info
+        )
+    except Exception:  # noqa: BLE001 - a usage or a price of a shape that it does not expect
+        return None
+    return float(sum(parts))
+
+
+def live_cost(target: Target, prompt_tokens: int, completion_tokens: int) -> float | None:
+    """USD of live requests with so many tokens in sum."""
+    info = _prices(target.name, target.provider)
+    if not info:
+        return None
+    return float(
+        prompt_tokens * (info.get("input_cost_per_token") or 0.0)
+        + completion_tokens * (info.get("output_cost_per_token") or 0.0)
+    )
+
+
+def count_tokens(target: Target, request: Mapping[str, Any]) -> int:
+    """Prompt tokens of one request, tools included, by LiteLLM's tokenizer for the model (or a common one)."""
+    counter = load().token_counter
+    if "messages" in request:
+        options = {key: request[key] for key in ("tools", "tool_choice") if request.get(key)}
+        return int(counter(model=target.name, messages=request["messages"], **options))
+    given = request["input"]
+    texts: Sequence[str] = [given] if isinstance(given, str) else given
+    return sum(int(counter(model=target.name, text=text)) for text in texts)
+
+
+@functools.lru_cache(maxsize=256)
+def _prices(model: str, provider: str) -> Any:
+    """LiteLLM's entry for a model if it holds a price."""
+    try:
+        info = load().get_model_info(model=model, custom_llm_provider=provider)
+    except Exception:  # noqa: BLE001 - LiteLLM raises a bare Exception for a model that it does not know
+        return None
+    known = any(value for key, value in info.items() if key.startswith(("input_cost_per", "output_cost_per")))
+    return info if known else None
+
+
+@functools.cache
+def _usage_class() -> Any:
+    load()
+    from litellm.types.utils import Usage  # noqa: PLC0415 - imports litellm
+
+    return Usage

@@ -1,0 +1,158 @@
+"""Batch jobs: the same rows through the provider's own Batch API, at batch prices, within hours.
+
+    job = submit_batch_job(messages_list, model="gpt-4o-mini", state="job.json")
+    results = job.wait().results()          # BatchResults, as create_chat_completions_batch returns them
+
+The state file is written before anything is created at the provider. The same call with the same file goes on where a
+killed one stopped, and `BatchJob.load("job.json")` finds the job again from any process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from llmbatch import _job_again, _job_submit
+from llmbatch._job import BatchJob, PathLike
+from llmbatch._requests import DEFAULT_MAX_TOKENS, DEFAULT_TEMPERATURE
+from llmbatch._sync import bridged, synchronous
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from llmbatch.results import BatchResults, Row
+
+__all__ = [
+    "BatchJob",
+    "aretrieve_batch_job",
+    "arun_batch_job",
+    "asubmit_batch_job",
+    "retrieve_batch_job",
+    "submit_batch_job",
+]
+
+_CANCEL_SECONDS = 600.0
+
+
+@bridged
+async def asubmit_batch_job(
+    requests: Iterable[Any] | PathLike,
+    model: str | None = None,
+    temperature: float | None = DEFAULT_TEMPERATURE,
+    max_tokens: int | None = DEFAULT_MAX_TOKENS,
+    *,
+    completion_window: str = "24h",
+    metadata: dict[str, str] | None = None,
+    state: PathLike | None = None,
+    max_rows: int | None = None,
+    max_bytes: int | None = None,
+    custom_ids: Sequence[str] | None = None,
+    **kwargs: Any,
+) -> BatchJob:
+    """Submit a list of conversations, of payloads, or a batch file, to the provider's Batch API.
+
+    Takes the arguments of `create_chat_completions_batch` and sends the same bodies. Payloads and files carry their own
+    parameters: with them only `model` (LiteLLM's name, for the provider), `api_base`, `api_key` and the like count.
+
+    Args:
+        requests: conversations, payloads of `render_batch_requests` or `render_embeddings_requests`, or a JSONL path.
+        model: LiteLLM's model string.
+        temperature: as in `create_chat_completions_batch`.
+        max_tokens: as in `create_chat_completions_batch`.
+        completion_window: how long the provider may take; most know "24h" only.
+        metadata: up to 14 strings by name to keep with the batches.
+        state: path of the job's state file; the same call with the same file never submits twice.
+        max_rows: lines of an input file, the provider's limit unless given; more rows make more files.
+        max_bytes: bytes of an input file, likewise.
+        custom_ids: one id a row, instead of the ids derived from the requests.
+        kwargs: LiteLLM's, as in `create_chat_completions_batch`.
+
+    Returns a BatchJob. Raises ValueError or TypeError for misuse, NotImplementedError for a provider without support,
+    BatchJobError when the provider refuses; then the state file remembers what was created.
+
+    Example:
+        job = submit_batch_job([[{"role": "user", "content": "Hi"}]], model="gpt-4o-mini", state="job.json")
+        job.wait().results().texts
+    """
+    plan = await asyncio.to_thread(_job_submit.prepare, requests, model, temperature, max_tokens, custom_ids, kwargs)
+    with tempfile.TemporaryDirectory(prefix="llmbatch-") as directory:
+        made, files = await asyncio.to_thread(
+            plan.write, Path(directory), completion_window, metadata or {}, max_rows, max_bytes
+        )
+        known = _job_submit.known_state(state, made)
+        job = BatchJob(known, path=state, access=plan.access, response_format=plan.response_format)
+        job.save()
+        async with job.remote() as remote:
+            for part, path in zip(known.parts, files, strict=False):
+                await remote.submit(part, path)
+    return job
+
+
+@bridged
+async def aretrieve_batch_job(
+    job: PathLike | Sequence[str], *, model: str | None = None, response_format: type[Any] | None = None, **kwargs: Any
+) -> BatchJob:
+    """A job by its state file, by llmbatch's id ("job-…"), or by the provider's batch id or ids ("batch_…").
+
+    Without a state file the rows' ids are read from the provider's copy of the input files, and `model` (LiteLLM's
+    name, for the provider) and `api_base`, `api_key` and the like must be given as at the submission.
+    """
+    if isinstance(job, os.PathLike) or (isinstance(job, str) and os.path.exists(job)):  # noqa: ASYNC240, PTH110 - one look at a local path
+        known = BatchJob.load(job, response_format=response_format, **kwargs)
+        return await known.arefresh()
+    state, access = await asyncio.to_thread(_job_submit.unknown_state, model, kwargs)
+    found = BatchJob(state, access=access, response_format=response_format)
+    async with found.remote() as remote:
+        await _job_again.recover(state, remote, [job] if isinstance(job, str) else list(job))
+    return found
+
+
+@bridged
+async def arun_batch_job(
+    messages_list: Iterable[Any],
+    model: str | None = None,
+    temperature: float | None = DEFAULT_TEMPERATURE,
+    max_tokens: int | None = DEFAULT_MAX_TOKENS,
+    max_workers: int | Literal["auto"] = 10,  # noqa: ARG001 - how fast is the provider's choice
+    *,
+    checkpoint: PathLike | None = None,
+    deadline: float | None = None,
+    max_cost: float | None = None,
+    fallbacks: Sequence[Any] = (),
+    progress: bool | None = None,
+    on_result: Callable[[int, Row], object] | None = None,
+    custom_ids: Sequence[str] | None = None,
+    **kwargs: Any,
+) -> BatchResults:
+    """`create_chat_completions_batch(…, batch_job=True)`: submit, wait, and return the rows.
+
+    `checkpoint` is the job's state file; `deadline` cancels the job, and rows not done by then are error rows.
+    """
+    if fallbacks:
+        msg = (
+            "a batch job stays with its provider: leave fallbacks out, and use job.run_failed_live(model=...) after it"
+        )
+        raise ValueError(msg)
+    if max_cost is not None:
+        messages_list = list(messages_list)
+        _job_submit.check_cost(messages_list, model, temperature, max_tokens, max_cost, kwargs)
+    job = await asubmit_batch_job(
+        messages_list, model, temperature, max_tokens, state=checkpoint, custom_ids=custom_ids, **kwargs
+    )
+    try:
+        await job.await_(timeout=deadline, progress=progress)
+    except TimeoutError:
+        await job.acancel()
+        await job.await_(timeout=_CANCEL_SECONDS, progress=False)
+    results = await job.aresults()
+    if on_result is not None:
+        for index, row in enumerate(results):
+            on_result(index, row)
+    return results
+
+
+submit_batch_job = synchronous(asubmit_batch_job)
+retrieve_batch_job = synchronous(aretrieve_batch_job)

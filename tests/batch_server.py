@@ -1,0 +1,188 @@
+"""OpenAI's /v1/files and /v1/batches on the loopback provider, with scripted ends for jobs and for single requests.
+
+    batches = BatchProvider(server)             # a tests.server.Server; its chats stay as they are
+    batches.polls = 2                           # looks at a job before it has ended
+    batches.end = "expired"                     # how jobs end; or a callable of the input's lines
+    batches.fates["id-7"] = "missing"           # "failed", "twice", "contradicted", "garbled", "expired", "empty"
+    batches.fault("POST", "/v1/batches", Response(503))     # the next such request fails …
+    batches.fault("POST", "/v1/batches", Response(reset=True), done=True)   # … though it was carried out
+    batches.files, batches.jobs                 # what was created, by id
+
+Answers are the chat server's own, so a row can be checked against `answer_to(prompt)`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from tests.replies import reply
+from tests.wire import Request, Response
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.server import Server
+
+_BOUNDARY = re.compile(r"boundary=\"?([^\";]+)")
+_ENDED = {"completed", "failed", "expired", "cancelled"}
+
+
+@dataclass
+class File:
+    id: str
+    name: str
+    content: bytes
+    created_at: int = field(default_factory=lambda: int(time.time()))
+
+    def shown(self) -> dict[str, Any]:
+        return {"id": self.id, "object": "file", "bytes": len(self.content), "created_at": self.created_at,
+                "filename": self.name, "purpose": "batch", "status": "processed"}  # fmt: skip
+
+
+class BatchProvider:
+    """Serves the routes through `server.handler`; everything else goes to the server's usual answers."""
+
+    def __init__(self, server: Server) -> None:
+        self.files: dict[str, File] = {}
+        self.jobs: dict[str, dict[str, Any]] = {}
+        self.polls = 1
+        self.end: str | Callable[[list[bytes]], dict[str, Any]] = "completed"
+        self.fates: dict[str, str] = {}
+        self.reverse = True  # output lines come in another order than the input's
+        self.listed = True
+        self.keep_metadata = True
+        self._faults: list[tuple[str, str, Response, bool]] = []
+        self._looks: dict[str, int] = {}
+        server.handler = self.handle
+
+    def fault(self, method: str, path: str, response: Response, *, done: bool = False) -> None:
+        """Let the next request of this method whose path starts so be answered with `response`."""
+        self._faults.append((method, path, response, done))
+
+    def handle(self, request: Request) -> Response | None:
+        path = request.path.partition("?")[0].replace("/openai/", "/v1/", 1)
+        if not path.startswith(("/v1/files", "/v1/batches")):
+            return None
+        for fault in self._faults:
+            method, prefix, response, done = fault
+            if request.method == method and path.startswith(prefix):
+                self._faults.remove(fault)
+                if done:
+                    self._route(request, path)
+                return response
+        return self._route(request, path)
+
+    def _route(self, request: Request, path: str) -> Response:  # noqa: PLR0911 - one return a route
+        kind, *rest = path.removeprefix("/v1/").split("/")
+        if request.method == "POST" and not rest:
+            return Response(body=self._upload(request) if kind == "files" else self._create(request.json))
+        known: dict[str, Any] = self.files if kind == "files" else self.jobs
+        if not rest:
+            if not self.listed:
+                return Response(404)
+            items = [item.shown() if isinstance(item, File) else item for item in reversed(known.values())]
+            return Response(body={"object": "list", "data": items, "has_more": False})
+        if rest[0] not in known:
+            return Response(404)
+        if kind == "files":
+            file = self.files[rest[0]]
+            return Response(body=file.content if rest[1:] == ["content"] else file.shown())
+        if rest[1:] == ["cancel"]:
+            return Response(body=self._cancel(self.jobs[rest[0]]))
+        return Response(body=self._look(self.jobs[rest[0]]))
+
+    def _upload(self, request: Request) -> dict[str, Any]:
+        found = _BOUNDARY.search(request.headers["content-type"])
+        assert found
+        name, content = "", b""
+        for piece in request.body.split(b"--" + found.group(1).encode()):
+            head, _, body = piece.partition(b"\r\n\r\n")
+            if named := re.search(rb'filename="([^"]+)"', head):
+                name, content = named.group(1).decode(), body.removesuffix(b"\r\n")
+        return self.add_file(name, content).shown()
+
+    def add_file(self, name: str, content: bytes) -> File:
+        file = File(f"file-{len(self.files) + 1}", name, content)
+        self.files[file.id] = file
+        return file
+
+    def _create(self, asked: dict[str, Any]) -> dict[str, Any]:
+        lines = self.files[asked["input_file_id"]].content.splitlines()
+        job = {
+            "id": f"batch_{len(self.jobs) + 1}", "object": "batch", "endpoint": asked["endpoint"],
+            "input_file_id": asked["input_file_id"], "completion_window": asked["completion_window"],
+            "metadata": asked.get("metadata") if self.keep_metadata else None, "status": "validating",
+            "created_at": int(time.time()), "in_progress_at": None, "expires_at": None, "errors": None,
+            "output_file_id": None, "error_file_id": None,
+            "request_counts": {"total": 0, "completed": 0, "failed": 0},
+        }  # fmt: skip
+        self.jobs[job["id"]] = job
+        self._looks[job["id"]] = 0
+        if callable(self.end):
+            job |= self.end(lines)
+        return job
+
+    def _look(self, job: dict[str, Any]) -> dict[str, Any]:
+        self._looks[job["id"]] += 1
+        if job["status"] not in _ENDED:
+            if self._looks[job["id"]] >= self.polls:
+                self._finish(job, "cancelled" if job["status"] == "cancelling" else str(self.end))
+            elif job["status"] == "validating":
+                job["status"] = "in_progress"
+        return job
+
+    def _cancel(self, job: dict[str, Any]) -> dict[str, Any]:
+        if job["status"] not in _ENDED:
+            job["status"] = "cancelling"
+        return job
+
+    def _finish(self, job: dict[str, Any], status: str) -> None:
+        lines = self.files[job["input_file_id"]].content.splitlines()
+        output, errors = [], []
+        for text in reversed(lines) if self.reverse else lines:
+            line = json.loads(text)
+            fate = self.fates.get(line["custom_id"], "")
+            made = self._outcome(line, fate)
+            for outcome in made:
+                (errors if b'"response": null' in outcome or b'"status_code": 4' in outcome else output).append(outcome)
+        job["status"], job[f"{status}_at"] = status, int(time.time())
+        job["request_counts"] = {"total": len(lines), "completed": len(output), "failed": len(errors)}
+        if output:
+            job["output_file_id"] = self.add_file(f"{job['id']}_output.jsonl", b"\n".join(output) + b"\n").id
+        if errors:
+            job["error_file_id"] = self.add_file(f"{job['id']}_error.jsonl", b"\n".join(errors) + b"\n").id
+
+    def _outcome(self, line: dict[str, Any], fate: str) -> list[bytes]:  # noqa: PLR0911 - one return a fate
+        custom_id = line["custom_id"]
+        request = Request("POST", line["url"], {}, json.dumps(line["body"]).encode(), 0.0)
+        body = reply(request).body
+
+        def written(response: Any, error: Any = None) -> bytes:
+            return json.dumps(
+                {"id": f"req_{custom_id}", "custom_id": custom_id, "response": response, "error": error}
+            ).encode()
+
+        answer = {"status_code": 200, "request_id": "r", "body": body}
+        if fate == "missing":
+            return []
+        if fate == "failed":
+            refusal = {"error": {"message": "scripted refusal", "type": "invalid_request_error", "code": "bad_prompt"}}
+            return [written({"status_code": 400, "request_id": "r", "body": refusal})]
+        if fate == "expired":
+            expired = {
+                "code": "batch_expired",
+                "message": "This request could not be executed before the batch expired.",
+            }
+            return [written(None, expired)]
+        if fate == "empty":
+            return [written({"status_code": 0, "request_id": "", "body": {}})]
+        if fate == "garbled":
+            return [written(answer)[:-20]]
+        if fate == "contradicted":
+            other = json.loads(json.dumps(body).replace("answer ", "another "))
+            return [written(answer), written({**answer, "body": other})]
+        return [written(answer)] * (2 if fate == "twice" else 1)
