@@ -19,6 +19,9 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from typing import Any, Generic, ParamSpec, TypeVar
 
+from llmbatch import _litellm
+from llmbatch._litellm.fast import InlineExecutor
+
 __all__ = ["Stream", "bridged", "in_background", "synchronous"]
 
 P = ParamSpec("P")
@@ -35,6 +38,7 @@ def _background() -> asyncio.AbstractEventLoop:
     with _lock:
         if _loop is None:
             _loop = asyncio.new_event_loop()
+            _loop.set_default_executor(InlineExecutor(thread_name_prefix="llmbatch"))
             _thread = threading.Thread(target=_serve, args=(_loop,), name="llmbatch", daemon=True)
             _thread.start()
             atexit.register(_close)
@@ -54,8 +58,6 @@ def _close() -> None:
         return
 
     async def close() -> None:
-        from llmbatch import _litellm  # noqa: PLC0415 - imported by now, or there is nothing to close
-
         tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
         for task in tasks:
             task.cancel()

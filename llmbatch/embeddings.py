@@ -1,0 +1,223 @@
+"""Embeddings for lists: texts are sent in chunks, and every text has a row of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import os
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from llmbatch import _litellm, _retry
+from llmbatch._batch import Batch
+from llmbatch._checkpoint import Checkpoint
+from llmbatch._concurrency import Slots
+from llmbatch._engine import fan_out
+from llmbatch._guards import Budget
+from llmbatch._options import OPTIONS_DOC, Options
+from llmbatch._requests import CustomIds, EmbeddingsPlan, check_texts, fingerprints, plan_embeddings
+from llmbatch._retry import Failure
+from llmbatch._run import failed_row, sender_for
+from llmbatch._sender import Outcome
+from llmbatch._sync import bridged, synchronous
+from llmbatch.errors import CheckpointError
+from llmbatch.results import BatchResults, Row, answer_row, error_row
+
+__all__ = ["acreate_embeddings_batch", "create_embeddings_batch"]
+
+# Texts in one request, where the provider's own limit is known; the seed's 20 elsewhere.
+CHUNK_TEXTS = {"openai": 256, "azure": 256, "mistral": 64, "cohere": 96, "voyage": 128, "gemini": 100, "vertex_ai": 5,
+               "together_ai": 64, "huggingface": 32, "nvidia_nim": 50, "jina_ai": 128}  # fmt: skip
+DEFAULT_CHUNK_TEXTS = 20
+CHUNK_CHARACTERS = 400_000
+_SPLIT_STATUS = {400, 413, 422}
+
+
+@dataclass(slots=True)
+class _Text:
+    """One text to embed: where it goes, and what it is known by."""
+
+    index: int
+    text: str
+    custom_id: str
+    request_id: str
+    prints: dict[str, str]
+
+
+@dataclass(slots=True)
+class _Chunk:
+    """Texts for one request, and rows that need none."""
+
+    texts: list[_Text] = field(default_factory=list)
+    rows: list[tuple[int, Row]] = field(default_factory=list)
+    characters: int = 0
+
+
+class EmbeddingsRun:
+    """One batch of embeddings; `rows()` yields `(index, row)` as they finish, exactly one for each text."""
+
+    def __init__(self, texts: Iterable[Any], plan: EmbeddingsPlan, options: Options) -> None:
+        self.texts, self.plan, self.options = texts, plan, options
+        self.sender = sender_for(plan, options, Budget(options.max_cost))
+        self._chunk_texts = CHUNK_TEXTS.get(plan.target.provider, DEFAULT_CHUNK_TEXTS)
+        if plan.target.api_base is not None:
+            self._chunk_texts = min(self._chunk_texts, DEFAULT_CHUNK_TEXTS)
+        self._checkpoint: Checkpoint | None = None
+        self._deadline: float | None = None
+
+    async def rows(self) -> AsyncIterator[tuple[int, Row]]:
+        """Run it."""
+        options, limiter = self.options, self.sender.limiter
+        if options.deadline is not None:
+            self._deadline = asyncio.get_running_loop().time() + options.deadline
+        slots = Slots(options.max_workers, limiter)
+        with contextlib.ExitStack() as stack:
+            if options.checkpoint is not None:
+                self._checkpoint = Checkpoint(options.checkpoint)
+                stack.callback(self._checkpoint.close)
+            stack.enter_context(limiter.told(options.requests_per_minute, options.tokens_per_minute))
+            async with contextlib.aclosing(fan_out(self._chunks(), self._embedded, slots=slots)) as finished:
+                async for _, rows in finished:
+                    slots.finished()
+                    for index, row in rows:
+                        yield index, row
+
+    def _chunks(self) -> Iterator[_Chunk]:
+        chunk, ids, given = _Chunk(), CustomIds(), self.options.custom_ids
+        for index, text in enumerate(self.texts):
+            try:
+                request = self.plan.request(text)
+            except ValueError as exc:
+                custom_id = f"row-{index}" if given is None else given[index]
+                chunk.rows.append((index, self._refused(custom_id, "InvalidRow", str(exc))))
+            else:
+                request_id = ids(request)
+                custom_id = request_id if given is None else given[index]
+                prints = fingerprints(request) if self._checkpoint is not None else {}
+                done = self._checkpoint and self._checkpoint.found(request_id, prints, custom_id)
+                if done:
+                    chunk.rows.append((index, done))
+                else:
+                    chunk.texts.append(_Text(index, text, custom_id, request_id, prints))
+                    chunk.characters += len(text)
+            full = len(chunk.texts) >= self._chunk_texts or chunk.characters >= CHUNK_CHARACTERS
+            if full or len(chunk.rows) >= self._chunk_texts:
+                yield chunk
+                chunk = _Chunk()
+        if chunk.texts or chunk.rows:
+            yield chunk
+
+    async def _embedded(self, _: int, chunk: _Chunk) -> list[tuple[int, Row]]:
+        rows: list[Row] = []
+        if chunk.texts:
+            try:
+                if self._deadline is not None and self._deadline <= asyncio.get_running_loop().time():
+                    raise TimeoutError
+                async with asyncio.timeout_at(self._deadline):
+                    rows = await self._sent(chunk.texts)
+            except TimeoutError:
+                late = f"not done within deadline={self.options.deadline} s"
+                rows = [self._refused(text.custom_id, "DeadlineExceeded", late, cost=None) for text in chunk.texts]
+        for text, row in zip(chunk.texts, rows, strict=True):
+            if self._checkpoint is not None:
+                try:
+                    self._checkpoint.append(text.request_id, text.prints, row)
+                except CheckpointError as exc:
+                    self.sender.breaker.trip(Failure("CheckpointError", str(exc)), str(exc))
+        return [*chunk.rows, *((text.index, row) for text, row in zip(chunk.texts, rows, strict=True))]
+
+    async def _sent(self, texts: list[_Text]) -> list[Row]:
+        """A row for each text; a chunk that is refused as a whole is halved until only the bad texts fail."""
+        request = self.plan.request([text.text for text in texts])
+        outcome = await self.sender.send(request, texts[0].index, _litellm.embed)
+        failure = outcome.failure
+        if failure is None:
+            return self._shared_out(texts, outcome)
+        if len(texts) > 1 and failure.status_code in _SPLIT_STATUS and not failure.shared:
+            half = len(texts) // 2
+            first, second = await asyncio.gather(self._sent(texts[:half]), self._sent(texts[half:]))
+            return [*first, *second]
+        return [failed_row(outcome, self.plan.target, text.custom_id) for text in texts]
+
+    def _shared_out(self, texts: list[_Text], outcome: Outcome) -> list[Row]:
+        """The rows of an answered chunk, joined by `index`; usage and cost are shared out by length and add up."""
+        assert outcome.answer is not None  # noqa: S101 - the caller has looked
+        body = outcome.answer.body
+        items = {item.get("index", at): item for at, item in enumerate(body["data"])}
+        if len(items) != len(body["data"]):
+            items = dict(enumerate(body["data"])) if len(body["data"]) == len(texts) else {}
+        tokens = (body.get("usage") or {}).get("prompt_tokens") or 0
+        shares = _shares(tokens, [len(text.text) for text in texts])
+        rows = []
+        for at, text in enumerate(texts):
+            cost = None if outcome.cost is None else outcome.cost * (shares[at] / tokens if tokens else 1 / len(texts))
+            if not (items.get(at) or {}).get("embedding"):
+                rows.append(
+                    self._refused(text.custom_id, "EmptyAnswer", "the provider's answer has no vector for this text", cost)
+                )
+                continue
+            usage = {"prompt_tokens": shares[at], "completion_tokens": 0, "total_tokens": shares[at]}
+            one = {**body, "data": [{**items[at], "index": 0}], "usage": usage}
+            rows.append(answer_row(one, custom_id=text.custom_id, cost=cost, attempts=outcome.attempts))
+        return rows
+
+    def _refused(self, custom_id: str, kind: str, message: str, cost: float | None = 0.0) -> Row:
+        target = self.plan.target
+        return error_row(
+            type=kind, message=_retry.clean(message), model=target.model, custom_id=custom_id,
+            provider=target.provider, cost=cost,
+        )  # fmt: skip
+
+
+def _shares(total: int, weights: list[int]) -> list[int]:
+    """`total` shared out by weight in whole numbers that add up to it."""
+    ends = [total * part // (sum(weights) or 1) for part in itertools.accumulate(weights)]
+    return [end - start for start, end in zip([0, *ends], ends, strict=False)]
+
+
+@bridged
+async def acreate_embeddings_batch(
+    texts: Iterable[str],
+    model: str | None = None,
+    max_workers: int | Literal["auto"] = 10,
+    *,
+    requests_per_minute: float | None = None,
+    tokens_per_minute: float | None = None,
+    retries: int = 6,
+    timeout: float | None = 600.0,
+    deadline: float | None = None,
+    max_cost: float | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    progress: bool | None = None,
+    on_result: Callable[[int, Row], object] | None = None,
+    custom_ids: Sequence[str] | None = None,
+    **kwargs: Any,
+) -> BatchResults:
+    """Embed a list of texts concurrently, many in a request; one row for each text, in order, whatever fails.
+
+    Returns BatchResults whose rows hold `data: [{"embedding": [floats]}]`; `results.embeddings` is the list of vectors,
+    None where a row failed. A text that the provider refuses fails alone. Raises ValueError or TypeError for misuse.
+
+    Args:
+        texts: strings; a list or a generator.
+        model: LiteLLM's model string, text-embedding-3-small unless given.
+        max_workers: requests in flight at most, or "auto".
+    """
+    options = Options(
+        max_workers=max_workers, requests_per_minute=requests_per_minute, tokens_per_minute=tokens_per_minute,
+        retries=retries, timeout=timeout, deadline=deadline, max_cost=max_cost, checkpoint=checkpoint,
+        progress=progress, on_result=on_result, custom_ids=custom_ids,
+    )  # fmt: skip
+    given, count = check_texts(texts)
+    await asyncio.to_thread(_litellm.load)
+    plan = plan_embeddings(model, kwargs)
+    run = EmbeddingsRun(given, plan, options)
+    facts = {"model": plan.target.model, "provider": plan.target.provider}
+    return await Batch(rows=run.rows, count=count, options=options, noun="Embedding", facts=facts).collect()
+
+
+create_embeddings_batch = synchronous(acreate_embeddings_batch)
+for _function in (acreate_embeddings_batch, create_embeddings_batch):
+    _function.__doc__ = (_function.__doc__ or "").rstrip() + "\n" + OPTIONS_DOC + "\n"
