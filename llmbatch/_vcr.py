@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import re
@@ -89,9 +90,17 @@ def clean_response(response: dict[str, Any]) -> dict[str, Any]:
 
 
 def request_key(request: Any) -> tuple[str, str, bytes]:
-    """What a request is matched on: method, URI and body; the bytes of a multipart body are random, so not those."""
-    multipart = str(request.headers.get("content-type", "")).startswith("multipart/")
-    return request.method, request.uri, b"" if multipart else _body_bytes(request)
+    """What a request is matched on: method, URI and body. A JSON body counts whatever the order of its keys.
+
+    The boundary in a multipart body is random, so of an upload only method and URI count.
+    """
+    body = _body_bytes(request)
+    if str(request.headers.get("content-type", "")).startswith("multipart/"):
+        body = b""
+    elif body.startswith(b"{"):
+        with contextlib.suppress(ValueError):
+            body = json.dumps(json.loads(body), sort_keys=True).encode()
+    return request.method, request.uri, body
 
 
 def same_request(one: Any, other: Any) -> bool:

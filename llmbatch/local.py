@@ -88,7 +88,7 @@ def local_server(*, n_parallel: int = 4, seed: int | None = None) -> LocalServer
     params.port = 0  # any free one
     params.n_parallel = n_parallel
     params.n_ctx = _CONTEXT * n_parallel
-    params.cpuparams.n_threads = _usable_cpus()
+    params.cpuparams.n_threads = _threads()
     params.verbosity = -1  # the native code writes past sys.stderr
     if seed is not None:
         params.sampling.seed = seed
@@ -107,8 +107,11 @@ def _model_file() -> Path:
     raise ImportError(_INSTALL)
 
 
-def _usable_cpus() -> int:
-    """CPUs that this process may use: more threads than those make llama.cpp many times slower."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def _threads() -> int:
+    """Half of the CPUs that this process may use, at most four.
+
+    llama.cpp's threads wait for each other at every step: one thread too few costs little, one too many makes it ten
+    times slower as soon as anything else runs.
+    """
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(4, max(1, cpus // 2))

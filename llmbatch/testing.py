@@ -10,8 +10,8 @@
 `LLMBATCH_RECORD=1 pytest …` sends the requests and writes the file; without it nothing is ever sent. Needs vcrpy
 (`pip install vcrpy`).
 
-- A request is matched on method, URI and body bytes, so concurrent rows get their own answers. Uploads (multipart,
-  whose boundary is random) are matched on method and URI only. The port of a loopback server does not matter.
+- A request is matched on method, URI and body, so concurrent rows get their own answers. Uploads (multipart, whose
+  boundary is random) are matched on method and URI only. The port of a loopback server does not matter.
 - Each recorded answer is played once: a retried request needs as many recordings as it had attempts.
 - A request that is not in the cassette is a failed row of type `CassetteMiss` and is not retried.
 - Only harmless headers are kept, and whatever looks like a key in a URI or body is replaced. Prompts and answers are
@@ -69,7 +69,7 @@ def cassette(
 def make_vcr(**options: Any) -> Any:
     """A `vcr.VCR` set up as above, for use with its own decorators and plugins; `options` are those of vcrpy.
 
-    Its default `record_mode` is "none". It adds the matcher "request": method, URI and body bytes.
+    Its default `record_mode` is "none". It adds the matcher "request": method, URI and body.
     """
     try:
         import vcr  # noqa: F401, PLC0415 - an optional dependency

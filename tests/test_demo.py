@@ -1,0 +1,51 @@
+"""The demo script as the README runs it: a process of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.server import Response, Server
+
+DEMO = Path(__file__).parent.parent / "examples" / "demo_batch_completions.py"
+
+
+def run_demo(**environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the demo; the tests' environment has no keys in it."""
+    import os
+
+    return subprocess.run(
+        [sys.executable, str(DEMO)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, **environment},
+        check=False,
+    )
+
+
+def test_without_a_key_the_local_model_answers() -> None:
+    """Answers, the one failure and the totals of all four batches are printed, and the log tells what ran."""
+    pytest.importorskip("xllamacpp", reason="the demo without a key needs the extra llmbatch[local]")
+    done = run_demo()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("rows succeeded") == 4
+    assert done.stdout.count("FAILED") == 1
+    assert "Paris" in done.stdout
+    assert "llmbatch" in done.stderr
+
+
+def test_with_a_key_the_provider_answers_and_a_refusal_is_shown(server: Server) -> None:
+    """OPENAI_API_KEY sends the rows to OpenAI's API (here a loopback one); a refused row is printed and exits with 1."""
+    refusal = Response(400, body={"error": {"message": "no telephones, please", "code": "policy"}})
+    server.handler = lambda request: refusal if "telephone" in request.text else None
+    done = run_demo(OPENAI_API_KEY="sk-made-up", OPENAI_API_BASE=server.api_base)
+    assert done.returncode == 1
+    assert len(server.requests) == 12
+    assert {request.headers["authorization"] for request in server.requests} == {"Bearer sk-made-up"}
+    assert done.stdout.count("FAILED") == 2
+    assert "no telephones, please" in done.stdout
+    assert "sk-made-up" not in done.stdout + done.stderr
