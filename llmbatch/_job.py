@@ -131,9 +131,9 @@ class BatchJob:
     async def _wait(
         self,
         poll: float = _FIRST_POLL,
-        timeout: float | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109 - of many looks
         *,
-        progress: bool | None = None,  # noqa: ASYNC109
+        progress: bool | None = None,
     ) -> BatchJob:
         """Look at the job until it has ended, and return it.
 
@@ -197,7 +197,7 @@ class BatchJob:
         return BatchResults(join.rows(), elapsed=elapsed, response_format=self._response_format)
 
     async def _downloaded(self, remote: Remote, part: Part, directory: Path) -> list[Path]:
-        paths = []
+        paths: list[Path] = []
         for file_id in dict.fromkeys((part.output_file_id, part.error_file_id)):
             if file_id:
                 paths.append(directory / f"{len(paths)}.jsonl")

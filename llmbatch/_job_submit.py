@@ -47,7 +47,8 @@ class Submission:
         max_bytes: int | None,
     ) -> tuple[JobState, list[Path]]:
         """The job's state before anything of it exists at the provider, and its input files."""
-        for name, limit in (("max_rows", max_rows), ("max_bytes", max_bytes)):
+        limits: dict[str, Any] = {"max_rows": max_rows, "max_bytes": max_bytes}
+        for name, limit in limits.items():
             if limit is not None and (not isinstance(limit, int) or limit < 1):
                 msg = f"{name} must be a whole number from 1, not {limit!r}"
                 raise ValueError(msg)
@@ -84,7 +85,7 @@ def prepare(  # noqa: PLR0917 - the public function's own order
     model: str | None,
     temperature: float | None,
     max_tokens: int | None,
-    custom_ids: Sequence[str] | None,
+    custom_ids: Iterable[str] | None,
     kwargs: Mapping[str, Any],
 ) -> Submission:
     """Check what a user submits. Raises as `plan_chat` does, and NotImplementedError for providers without support."""
@@ -108,7 +109,7 @@ def _holds_payloads(requests: Any) -> bool:
 
 
 def _of_payloads(
-    payloads: Iterable[Any], model: str | None, custom_ids: Sequence[str] | None, given: Mapping[str, Any]
+    payloads: Iterable[Any], model: str | None, custom_ids: Iterable[str] | None, given: Mapping[str, Any]
 ) -> Submission:
     extra = sorted(given.keys() - {*_ACCESS, *_PLACE})
     if extra or custom_ids is not None:
@@ -169,7 +170,7 @@ def check_cost(  # noqa: PLR0917 - as above
 
     estimate = estimate_batch(messages_list, model, temperature, max_tokens, **without_own_options(kwargs))
     if estimate.job_cost is None:
-        msg = "max_cost needs a model with a known price and answers of limited length (max_tokens)"
+        msg = "max_cost needs a model with a known price, and max_tokens"
         raise ValueError(msg)
     if estimate.job_cost > max_cost:
         msg = f"the job may cost ${estimate.job_cost:.4f}, more than max_cost=${max_cost:.4f}; nothing was sent"

@@ -49,7 +49,7 @@ async def asubmit_batch_job(
     state: PathLike | None = None,
     max_rows: int | None = None,
     max_bytes: int | None = None,
-    custom_ids: Sequence[str] | None = None,
+    custom_ids: Iterable[str] | None = None,
     **kwargs: Any,
 ) -> BatchJob:
     """Submit a list of conversations, of payloads, or a batch file, to the provider's Batch API.
@@ -124,7 +124,7 @@ async def arun_batch_job(
     fallbacks: Sequence[Any] = (),
     progress: bool | None = None,
     on_result: Callable[[int, Row], object] | None = None,
-    custom_ids: Sequence[str] | None = None,
+    custom_ids: Iterable[str] | None = None,
     **kwargs: Any,
 ) -> BatchResults:
     """`create_chat_completions_batch(…, batch_job=True)`: submit, wait, and return the rows.

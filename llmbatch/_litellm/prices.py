@@ -10,7 +10,7 @@ from llmbatch._litellm import Target, load
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["batch_cost", "count_tokens", "live_cost"]
+__all__ = ["batch_cost", "count_tokens", "has_batch_price", "live_cost"]
 
 
 def batch_cost(target: Target, usage: Mapping[str, Any] | None, answered_by: str | None = None) -> float | None:
@@ -33,10 +33,14 @@ def live_cost(target: Target, prompt_tokens: int, completion_tokens: int) -> flo
     info = _prices(target.name, target.provider)
     if not info:
         return None
-    return float(
-        prompt_tokens * (info.get("input_cost_per_token") or 0.0)
-        + completion_tokens * (info.get("output_cost_per_token") or 0.0)
-    )
+    answers = completion_tokens * (info.get("output_cost_per_token") or 0.0)
+    return float(prompt_tokens * (info.get("input_cost_per_token") or 0.0) + answers)
+
+
+def has_batch_price(target: Target) -> bool:
+    """Whether the map holds prices of batch jobs; where it does not, half the live price is taken."""
+    info = _prices(target.name, target.provider)
+    return bool(info and info.get("input_cost_per_token_batches"))
 
 
 def count_tokens(target: Target, request: Mapping[str, Any]) -> int:
@@ -44,7 +48,9 @@ def count_tokens(target: Target, request: Mapping[str, Any]) -> int:
     counter = load().token_counter
     if "messages" in request:
         options = {key: request[key] for key in ("tools", "tool_choice") if request.get(key)}
-        return int(counter(model=target.name, messages=request["messages"], **options))
+        return int(
+            counter(model=target.name, messages=request["messages"], use_default_image_token_count=True, **options)
+        )
     given = request["input"]
     texts: Sequence[str] = [given] if isinstance(given, str) else given
     return sum(int(counter(model=target.name, text=text)) for text in texts)

@@ -1,0 +1,182 @@
+"""A conversation built step by step, to be answered now or rendered as a batch request.
+
+payload = chat("gpt-4o-mini").with_temperature(0.7).for_batch_request().ask("What's 2 + 2?")
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Self
+
+from llmbatch._identity import CustomIds, custom_id_for
+from llmbatch._requests import default_model, plan_chat, without_own_options
+from llmbatch.errors import RequestFailedError
+from llmbatch.providers.registry import provider_for
+
+if TYPE_CHECKING:
+    from llmbatch.providers.base import Payload
+    from llmbatch.results import Row
+
+__all__ = ["Chat", "chat"]
+
+# Ids of payloads are unique in a process, and the same from run to run for the same requests in the same order.
+_ids, _ids_lock = CustomIds(), threading.Lock()
+
+
+def chat(model: str | None = None, provider: str | None = None, **params: Any) -> Chat:
+    """Start a conversation.
+
+    `model` is LiteLLM's model string (MODEL_CHOICE or gpt-4o-mini unless given), `provider` a provider to ask for it,
+    and `params` whatever `create_chat_completion` takes. Every `with_…` method returns the chat, in any order.
+
+    Example:
+        answer = chat("gpt-4o-mini").with_instructions("Answer in one word.").ask("The capital of France?")
+        answer["choices"][0]["message"]["content"]
+    """
+    return Chat(model, provider, params)
+
+
+class Chat:
+    """A conversation with its settings and its history; see `chat`.
+
+    `ask` and `complete` return the answer as a row and add it to the history. After `for_batch_request` they return the
+    payload `{custom_id, method, url, body}` instead: nothing is sent, and `complete` adds nothing to the history.
+    """
+
+    def __init__(self, model: str | None, provider: str | None, params: Mapping[str, Any]) -> None:
+        self._model, self._provider = model, provider
+        self._params: dict[str, Any] = {"temperature": None, "max_tokens": None, **params}
+        self._tools: list[Any] = []
+        self._instructions: list[str] = []
+        self._history: list[dict[str, Any]] = []
+        self._batch_request = False
+        self._custom_id: str | None = None
+        self._own_ids: dict[str, str] = {}
+
+    def with_model(self, model: str, provider: str | None = None) -> Self:
+        """Ask this model."""
+        self._model, self._provider = model, provider
+        return self
+
+    def with_temperature(self, temperature: float | None) -> Self:
+        """0 to 2; None leaves it to the model."""
+        self._params["temperature"] = temperature
+        return self
+
+    def with_tool(self, *tools: Any) -> Self:
+        """Offer tools: typed functions, pydantic models or OpenAI tool dicts. The answer holds the tool calls."""
+        self._tools += tools
+        return self
+
+    def with_schema(self, schema: Any) -> Self:
+        """Ask for JSON of this shape: a pydantic model class, a JSON schema, or a whole response_format dict."""
+        if isinstance(schema, Mapping) and schema.get("type") not in {"json_schema", "json_object", "text"}:
+            name = schema.get("title") or "response"
+            schema = {"type": "json_schema", "json_schema": {"name": name, "schema": dict(schema), "strict": True}}
+        self._params["response_format"] = schema
+        return self
+
+    def with_params(self, **params: Any) -> Self:
+        """Anything else that `create_chat_completion` takes: `max_tokens`, `seed`, `api_base`, `timeout` and so on."""
+        self._params.update(params)
+        return self
+
+    def with_instructions(self, text: str, *, append: bool = False) -> Self:
+        """The system message, in the place of the one before or after it."""
+        self._instructions = [*self._instructions, text] if append else [text]
+        return self
+
+    def add_message(self, message: Mapping[str, Any] | None = None, /, **fields: Any) -> Self:
+        """Add a message: `role=` and `content=`, or a whole message dict (a tool's result, an answer)."""
+        self._history.append({**(message or {}), **fields})
+        return self
+
+    def for_batch_request(self, custom_id: str | None = None) -> Self:
+        """From now on give payloads instead of answers. Ids are derived from the requests unless one is given."""
+        self._batch_request, self._custom_id = True, custom_id
+        return self
+
+    @property
+    def messages(self) -> list[dict[str, Any]]:
+        """What is sent next: the instructions and the history; a copy."""
+        instructions = [{"role": "system", "content": text} for text in self._instructions]
+        return copy.deepcopy([*instructions, *self._history])
+
+    def ask(self, text: str, on_chunk: Callable[[str], object] | None = None) -> Any:
+        """Add a user message and `complete`."""
+        return self.add_message(role="user", content=text).complete(on_chunk)
+
+    def complete(self, on_chunk: Callable[[str], object] | None = None) -> Any:
+        """Get the answer to the history as it stands; `on_chunk` is called with each piece of its text as it arrives.
+
+        Raises RequestFailedError when the request fails for good, and for batch requests NotImplementedError when the
+        provider does not support them and ValueError for `on_chunk`.
+        """
+        if self._batch_request:
+            return self._payload(on_chunk)
+        from llmbatch import completions  # noqa: PLC0415 - payloads do without
+
+        if on_chunk is None:
+            row = completions.create_chat_completion(self.messages, **self._arguments())
+        else:
+            row = self._streamed(on_chunk)
+        return self._remembered(row)
+
+    async def aask(self, text: str) -> Any:
+        """The async twin of `ask`."""
+        return await self.add_message(role="user", content=text).acomplete()
+
+    async def acomplete(self) -> Any:
+        """The async twin of `complete`."""
+        if self._batch_request:
+            return self._payload(None)
+        from llmbatch import completions  # noqa: PLC0415 - payloads do without
+
+        return self._remembered(await completions.acreate_chat_completion(self.messages, **self._arguments()))
+
+    def _arguments(self) -> dict[str, Any]:
+        model = self._model
+        if self._provider is not None:
+            model = f"{self._provider}/{default_model(model).removeprefix(f'{self._provider}/')}"
+        tools = [*(self._params.get("tools") or []), *self._tools]
+        return {"model": model, **self._params, **({"tools": tools} if tools else {})}
+
+    def _payload(self, on_chunk: Any) -> Payload:
+        arguments = without_own_options(self._arguments())
+        if on_chunk is not None or arguments.get("stream"):
+            msg = "Streaming is not supported for batch requests; leave on_chunk and stream out"
+            raise ValueError(msg)
+        model, temperature, max_tokens = (arguments.pop(name) for name in ("model", "temperature", "max_tokens"))
+        plan = plan_chat(model, temperature, max_tokens, arguments)
+        provider = provider_for(plan.target.provider)
+        request = plan.request(self.messages)
+        return provider.render_payload_for_batch_request(request, self._custom_id or self._id_of(request))
+
+    def _id_of(self, request: Mapping[str, Any]) -> str:
+        """The same payload rendered again by this chat keeps its id; another chat's gets another."""
+        plain = custom_id_for(request)
+        if plain not in self._own_ids:
+            with _ids_lock:
+                self._own_ids[plain] = _ids(request)
+        return self._own_ids[plain]
+
+    def _streamed(self, on_chunk: Callable[[str], object]) -> Row:
+        from llmbatch import completions  # noqa: PLC0415 - payloads do without
+
+        row: Row = {}
+        for event in completions.stream_chat_completions_batch([self.messages], progress=False, **self._arguments()):
+            if "delta" in event:
+                on_chunk(event["delta"])
+            else:
+                row = event["row"]
+        if "error" in row:
+            raise RequestFailedError(row)
+        return row
+
+    def _remembered(self, row: Row) -> Row:
+        answer = row["choices"][0]["message"]
+        kept = {name: answer[name] for name in ("content", "tool_calls") if answer.get(name) is not None}
+        self._history.append({"role": "assistant", "content": None, **copy.deepcopy(kept)})
+        return row

@@ -1,0 +1,52 @@
+"""The command group, and how failures become messages and exit codes."""
+
+# ruff: noqa: D301 - click takes \b for "keep these lines as they are"
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+__all__ = ["BAD_END", "FAILED", "MISUSE", "NOT_YET", "Group", "main"]
+
+BAD_END, MISUSE, NOT_YET, FAILED = 1, 2, 3, 4
+
+
+class Group(click.Group):
+    """Says what went wrong in one line, without a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        from llmbatch.errors import LLMBatchError  # noqa: PLC0415 - `--help` needs none of it
+
+        try:
+            return super().invoke(ctx)
+        except LLMBatchError as exc:
+            click.echo(f"Error: {exc}", err=True)
+            sys.exit(FAILED)
+        except (ValueError, TypeError, NotImplementedError, OSError) as exc:
+            # Misuse, which says its mend; an unreadable file says its path.
+            if isinstance(exc, BrokenPipeError):
+                raise
+            click.echo(f"Error: {exc}", err=True)
+            sys.exit(MISUSE)
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("-v", "--verbose", is_flag=True, help="Show the log on stderr.")
+@click.version_option(package_name="llmbatch")
+def main(verbose: bool) -> None:
+    """LLM work that comes in lists: live, or as the provider's own batch jobs.
+
+    Input is JSONL: a conversation a line, as a list of messages, as {"messages": [...]}, or as a plain JSON string.
+    Keys come from the environment (OPENAI_API_KEY and the like).
+
+    \b
+    Exit codes: 0 done; 1 rows failed or the job ended badly; 2 misuse;
+                3 not done yet; 4 the provider or the network failed.
+    """
+    if verbose:
+        import llmbatch  # noqa: PLC0415
+
+        llmbatch.enable_logging()

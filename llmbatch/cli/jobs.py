@@ -1,0 +1,151 @@
+"""`llmbatch submit`, `status`, `wait`, `results`, `cancel`: batch jobs, each known by its state file."""
+
+# ruff: noqa: D301 - click takes \b for "keep these lines as they are"
+
+from __future__ import annotations
+
+import sys
+from itertools import chain
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import click
+
+from llmbatch.cli._io import emit, is_payload, lines_of, request_arguments, request_options, rows_of, written
+from llmbatch.cli._main import BAD_END, NOT_YET
+
+if TYPE_CHECKING:
+    from llmbatch.jobs import BatchJob
+
+__all__ = ["cancel", "results", "status", "submit", "wait"]
+
+_state = click.argument("state", type=click.Path(exists=True, dir_okay=False))
+
+
+@click.command()
+@click.argument("source", type=click.Path(exists=True, dir_okay=False))
+@click.option("-s", "--state", help="The job's state file; SOURCE.job.json unless given.")
+@click.option("--window", default="24h", show_default=True, help="How long the provider may take.")
+@click.option("--max-rows", type=int, help="Lines of an input file at most; the provider's limit unless given.")
+@request_options
+def submit(source: str, state: str | None, window: str, max_rows: int | None, **options: Any) -> None:
+    """Submit conversations, or the lines that `render` wrote, as a batch job.
+
+    The same command with the same files goes on where a killed one stopped, and never submits twice.
+
+    \b
+    Examples:
+      llmbatch submit prompts.jsonl -m gpt-4o-mini
+      llmbatch submit batch.jsonl --state job.json && llmbatch wait job.json
+    """
+    from llmbatch.jobs import submit_batch_job  # noqa: PLC0415 - imports litellm
+
+    arguments = request_arguments(**options) | {"completion_window": window, "max_rows": max_rows}
+    arguments["state"] = state or f"{source}.job.json"
+    with Path(source).open(encoding="utf-8") as file:
+        _, first = next(lines_of(file), (0, None))
+        file.seek(0)
+        if is_payload(first):
+            job = submit_batch_job(source, **arguments)
+        else:
+            conversations, ids = rows_of(file)
+            job = submit_batch_job(conversations, custom_ids=ids, **arguments)
+    emit(_summary(job))
+
+
+@click.command()
+@_state
+def status(state: str) -> None:
+    """Ask how a job is doing.
+
+    Exit code 0 when it has completed, 3 while it goes on, 1 when it failed, expired or was cancelled.
+
+    \b
+    Example:
+      llmbatch status job.json | jq .status
+    """
+    job = _job(state).refresh()
+    emit(_summary(job))
+    sys.exit(_code(job))
+
+
+@click.command()
+@_state
+@click.option("--poll", type=float, default=5.0, show_default=True, help="Seconds before the second look.")
+@click.option("--timeout", type=float, help="Seconds to wait at most; the job goes on.")
+def wait(state: str, poll: float, timeout: float | None) -> None:
+    """Wait until a job has ended, with a bar on a terminal. Exit codes are those of `status`.
+
+    \b
+    Example:
+      llmbatch wait job.json --timeout 3600 && llmbatch results job.json -o answers.jsonl
+    """
+    job = _job(state)
+    try:
+        job.wait(poll, timeout)
+    except TimeoutError as exc:
+        click.echo(f"Error: {exc}", err=True)
+    emit(_summary(job))
+    sys.exit(_code(job))
+
+
+@click.command()
+@_state
+@click.option("-o", "--output", type=click.File("w", encoding="utf-8", lazy=True), default="-", help="Where to write.")
+@click.option("--text", is_flag=True, help="Write the answers' texts as JSON strings, null where a row failed.")
+def results(state: str, output: IO[str], text: bool) -> None:
+    """Write the rows of an ended job, in the order of the input, as OpenAI's batch output lines.
+
+    Exit code 1 when rows failed, 3 while the job goes on.
+
+    \b
+    Examples:
+      llmbatch results job.json -o answers.jsonl
+      llmbatch results job.json --text | head
+    """
+    from llmbatch.results import line_from_row  # noqa: PLC0415 - `--help` needs none of it
+
+    job = _job(state).refresh()
+    if not job.ended:
+        click.echo(f"Error: job {job.id} is {job.status}; `llmbatch wait {state}` waits for its end", err=True)
+        sys.exit(NOT_YET)
+    rows = job.results()
+    written(output, rows.texts if text else (line_from_row(row) for row in rows))
+    click.echo(rows.summary(), err=True)
+    sys.exit(BAD_END if rows.failed else 0)
+
+
+@click.command()
+@_state
+def cancel(state: str) -> None:
+    """Ask the provider to end a job; what is done by then is kept and charged.
+
+    \b
+    Example:
+      llmbatch cancel job.json && llmbatch wait job.json; llmbatch results job.json
+    """
+    emit(_summary(_job(state).cancel()))
+
+
+def _job(state: str) -> BatchJob:
+    from llmbatch.jobs import BatchJob  # noqa: PLC0415 - imports litellm
+
+    return BatchJob.load(state)
+
+
+def _summary(job: BatchJob) -> dict[str, Any]:
+    return {
+        "id": job.id,
+        "status": job.status,
+        "rows": len(job),
+        "request_counts": job.request_counts,
+        "batch_ids": job.batch_ids,
+        "errors": list(chain.from_iterable(part.errors for part in job.state.parts)),
+        "state": str(job.path),
+    }
+
+
+def _code(job: BatchJob) -> int:
+    if not job.ended:
+        return NOT_YET
+    return 0 if job.status == "completed" else BAD_END
