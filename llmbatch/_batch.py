@@ -1,7 +1,7 @@
 """A prepared batch, and the forms in which it can be run: collected into BatchResults, or row by row.
 
-Here is what every form does besides yielding rows: the log, the progress bar, `on_result`, and keeping what is done when
-it is interrupted.
+Here is what every form does besides yielding rows: the log, the progress bar, `on_result`, and keeping what is done
+when it is interrupted.
 """
 
 from __future__ import annotations
@@ -9,16 +9,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from loguru import logger
 
-from llmbatch._options import Options
-from llmbatch._sender import CallFor
 from llmbatch.progress import ProgressBar
 from llmbatch.results import BatchResults, Row, add_usage, error_row
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Mapping
+
+    from llmbatch._options import Options
+    from llmbatch._sender import CallFor
 
 __all__ = ["Batch", "interrupted_results"]
 
@@ -40,14 +43,14 @@ class Batch:
     `rows(call_for)` sends the requests with the functions of the caller's own.
     """
 
-    rows: Callable[..., AsyncIterator[tuple[int, Row]]]
+    rows: Callable[..., AsyncGenerator[tuple[int, Row]]]
     count: int | None
     options: Options
     noun: str
     facts: Mapping[str, Any]
     response_format: type[Any] | None = None
 
-    async def as_completed(self, *call_for: CallFor) -> AsyncIterator[tuple[int, Row]]:
+    async def as_completed(self, *call_for: CallFor) -> AsyncGenerator[tuple[int, Row]]:
         """The rows as they finish, logged, counted and shown."""
         started = time.perf_counter()
         facts = ", ".join(f"{name}: {value}" for name, value in self.facts.items() if value is not None)
@@ -58,7 +61,7 @@ class Batch:
         bar = ProgressBar(self.count, self.options.progress)
         done, usage = 0, dict.fromkeys(("prompt_tokens", "completion_tokens", "total_tokens"), 0)
         try:
-            async with contextlib.aclosing(self.rows(*call_for)) as rows:  # type: ignore[type-var]
+            async with contextlib.aclosing(self.rows(*call_for)) as rows:
                 async for index, row in rows:
                     done += 1
                     bar.add(row)
@@ -84,9 +87,9 @@ class Batch:
         started = time.perf_counter()
         rows: dict[int, Row] = {}
         try:
-            async with contextlib.aclosing(self.as_completed()) as finished:  # type: ignore[type-var]
+            async with contextlib.aclosing(self.as_completed()) as finished:
                 async for index, row in finished:
-                    rows[index] = row
+                    rows[index] = row  # noqa: PERF403 - what is there when it is cancelled counts
         except asyncio.CancelledError:
             _interrupted = self._results(rows, max([self.count or 0, *(index + 1 for index in rows)]), started)
             raise

@@ -1,7 +1,7 @@
 """The journal of finished rows: one line each in OpenAI's batch output shape, appended as they finish.
 
-It holds answers and digests of requests, never prompts or keys. A line survives `kill -9` once it is written; a torn last
-line and superseded failures are dropped when the file is opened again.
+It holds answers and digests of requests, never prompts or keys. A line survives `kill -9` once it is written; a torn
+last line and superseded failures are dropped when the file is opened again.
 """
 
 from __future__ import annotations
@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from llmbatch.errors import CheckpointError
 from llmbatch.results import Row, line_from_row, row_from_line
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 __all__ = ["Checkpoint"]
 
@@ -41,7 +43,7 @@ class Checkpoint:
         try:
             _lock(self._file, self.path)
             if os.fstat(self._file.fileno()).st_ino != self.path.stat().st_ino:
-                raise CheckpointError(_in_use(self.path))  # replaced by its holder in this very moment
+                raise CheckpointError(_in_use(self.path))  # noqa: TRY301 - replaced by its holder in this very moment
             self._size = self._load()
         except BaseException:
             self._file.close()
@@ -126,7 +128,7 @@ class Checkpoint:
                 size += len(data)
             out.flush()
             os.fsync(out.fileno())
-        fresh = temporary.open("ab+")  # noqa: SIM115 - it replaces the open file
+        fresh = temporary.open("ab+")
         _lock(fresh, self.path)
         temporary.replace(self.path)
         self._file.close()

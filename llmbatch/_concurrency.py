@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
 
-from llmbatch._limits import Limiter
+if TYPE_CHECKING:
+    from llmbatch._limits import Limiter
 
 __all__ = ["Slots"]
 

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 __all__ = ["fan_out"]
@@ -19,12 +19,12 @@ _CHUNK_ITEMS, _CHUNK_SECONDS = 64, 0.02
 
 async def fan_out(
     items: Iterable[T], work: Callable[[int, T], Awaitable[R]], *, slots: Callable[[], int]
-) -> AsyncIterator[tuple[int, R]]:
+) -> AsyncGenerator[tuple[int, R]]:
     """Yield `(index, await work(index, item))` for every item, as they finish.
 
-    An item is taken, and its task made, only when one of `slots()` is free; a result that the consumer has not taken yet
-    keeps its slot, so memory is bounded by the slots whatever the number of items. Leaving the iteration early cancels
-    what runs. An exception from `work` or from `items` ends the iteration.
+    An item is taken, and its task made, only when one of `slots()` is free; a result that the consumer has not taken
+    yet keeps its slot, so memory is bounded by the slots whatever the number of items. Leaving the iteration early
+    cancels what runs. An exception from `work` or from `items` ends the iteration.
     """
     source = _taken(items)
     running: set[asyncio.Task[R]] = set()
@@ -65,7 +65,7 @@ async def fan_out(
         await source.aclose()
 
 
-async def _taken(items: Iterable[T]) -> AsyncIterator[T]:  # type: ignore[misc]
+async def _taken(items: Iterable[T]) -> AsyncGenerator[T]:
     """The items; those of a generator are taken in a thread, since it may block (a file, a database)."""
     if isinstance(items, Sequence):
         for item in items:

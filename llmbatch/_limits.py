@@ -15,11 +15,14 @@ import itertools
 import math
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from llmbatch._rate_headers import stated_limits
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
 
 __all__ = ["Limiter", "Permit", "limiter_for"]
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from llmbatch.results import Row
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Sequence
+
+    from llmbatch.results import Row
 
 __all__ = ["OPTIONS_DOC", "Options"]
 
@@ -55,8 +57,9 @@ class Options:
             if value is not None:
                 _check(name, value, (int, float), None, "leave it out (None) for no limit")
         _check("retries", self.retries, int, 0, "0 sends each row once")
-        if isinstance(self.fallbacks, str | dict):
-            msg = f"fallbacks must be a list of models, not one {type(self.fallbacks).__name__}; pass [{self.fallbacks!r}]"
+        fallbacks: object = self.fallbacks
+        if isinstance(fallbacks, str | dict):
+            msg = f"fallbacks must be a list of models, not one {type(fallbacks).__name__}; put it in a list"
             raise TypeError(msg)
         if self.on_result is not None and not callable(self.on_result):
             msg = "on_result must be a function of (index, row)"
@@ -70,6 +73,6 @@ def _check(name: str, value: object, kind: Any, least: float | None, mend: str) 
     if not isinstance(value, kind) or isinstance(value, bool):
         msg = f"{name} must be a number, not {type(value).__name__} ({value!r}); {mend}"
         raise TypeError(msg)
-    if (value < least) if least is not None else (value <= 0):  # type: ignore[operator]  # a number by now
+    if (value < least) if least is not None else (value <= 0):  # a number by now
         msg = f"{name} must be {f'at least {least:g}' if least is not None else 'more than 0'}, not {value!r}; {mend}"
         raise ValueError(msg)

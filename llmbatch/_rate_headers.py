@@ -11,9 +11,11 @@ from __future__ import annotations
 import contextlib
 import re
 import time
-from collections.abc import Mapping
 from datetime import datetime
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 __all__ = ["Stated", "parse_reset", "stated_limits"]
 

@@ -11,14 +11,16 @@ import json
 import random
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_random_exponential
 from tenacity.stop import stop_base
 from tenacity.wait import wait_base
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
 __all__ = ["AttemptFailedError", "Failure", "classify", "clean", "headers_of", "retrying"]
 
@@ -99,7 +101,7 @@ def clean(text: str, secrets: Iterable[str] = ()) -> str:
     return _KEY.sub("[key]", text)[:_LONGEST_MESSAGE]
 
 
-def classify(exc: BaseException, provider: str | None = None) -> Failure:
+def classify(exc: BaseException, provider: str | None = None) -> Failure:  # noqa: PLR0911 - one line a kind of fault
     """Say what an exception from LiteLLM, a provider's SDK or the transport means."""
     chain = list(_chain(exc))
     names = {cls.__name__ for link in chain for cls in type(link).__mro__}

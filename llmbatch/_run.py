@@ -1,7 +1,6 @@
-"""A chat batch on its way: from the caller's rows to finished rows, one for one.
+"""What every run of a batch does around its requests: slots, limits, deadline and checkpoint.
 
-`ChatRun` joins what the other modules do alone: a plan makes each request (`_requests`), the checkpoint may know its row
-(`_checkpoint`), a sender sends it (`_sender`), fallbacks take over, and the row is written, counted and yielded.
+`ChatRun` (`_chat_run`) and `EmbeddingsRun` (`embeddings`) say what one unit of work is and how its rows are made.
 """
 
 from __future__ import annotations
@@ -9,28 +8,37 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import AsyncIterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from loguru import logger
-from pydantic import BaseModel, ValidationError
 
-from llmbatch import _litellm, _retry
+from llmbatch import _retry
 from llmbatch._checkpoint import Checkpoint
 from llmbatch._concurrency import Slots
 from llmbatch._engine import fan_out
-from llmbatch._guards import Breaker, Budget
+from llmbatch._guards import Breaker
 from llmbatch._limits import limiter_for
 from llmbatch._litellm.worst import worst_cost
-from llmbatch._options import Options
-from llmbatch._requests import ChatPlan, CustomIds, EmbeddingsPlan, fingerprints
-from llmbatch._retry import Failure
-from llmbatch._sender import CallFor, Credentials, Outcome, Sender
+from llmbatch._requests import fingerprints
+from llmbatch._sender import Sender
 from llmbatch.errors import CheckpointError
 from llmbatch.providers import copilot
-from llmbatch.results import Row, answer_row, error_row, row_text
+from llmbatch.results import Row, error_row
 
-__all__ = ["ChatRun", "sender_for"]
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
+
+    from llmbatch._guards import Budget
+    from llmbatch._litellm import Target
+    from llmbatch._options import Options
+    from llmbatch._requests import ChatPlan, EmbeddingsPlan
+    from llmbatch._sender import Credentials, Outcome
+
+__all__ = ["Run", "failed_row", "sender_for"]
+
+T = TypeVar("T")
+R = TypeVar("R")
+S = TypeVar("S")
 
 
 def sender_for(
@@ -39,10 +47,9 @@ def sender_for(
     """The sender for a plan's target, on the limiter that the process keeps for that account."""
     key = plan.params.get("api_key")
     digest = hashlib.blake2b(key.encode(), digest_size=8).hexdigest() if isinstance(key, str) else None
-    limiter = limiter_for(plan.target.provider, plan.target.api_base, digest, plan.target.name)
     return Sender(
         target=plan.target,
-        limiter=limiter,
+        limiter=limiter_for(plan.target.provider, plan.target.api_base, digest, plan.target.name),
         breaker=Breaker(),
         budget=budget,
         retries=options.retries,
@@ -54,32 +61,22 @@ def sender_for(
     )
 
 
-class ChatRun:
-    """One batch of chat completions. `plans` holds the model asked for and then its fallbacks.
+class Run(Generic[T, R]):
+    """One batch on its way. `senders` holds the model asked for and then its fallbacks."""
 
-    `rows()` yields `(index, row)` as they finish, exactly one for each input.
-    """
-
-    def __init__(
-        self,
-        conversations: Any,
-        plans: list[tuple[ChatPlan, Credentials | None]],
-        options: Options,
-    ) -> None:
-        self.conversations = conversations
-        self.plans = [plan for plan, _ in plans]
+    def __init__(self, options: Options, senders: list[Sender]) -> None:
         self.options = options
-        budget = Budget(options.max_cost)
-        self.senders = [sender_for(plan, options, budget, credentials) for plan, credentials in plans]
-        self._call_for: CallFor = lambda _: _litellm.chat
-        self._ids = CustomIds()
+        self.senders = senders
         self._checkpoint: Checkpoint | None = None
         self._deadline: float | None = None
-        self._warm: dict[str, asyncio.Event] = {}
 
-    async def rows(self, call_for: CallFor | None = None) -> AsyncIterator[tuple[int, Row]]:
-        """Run it. `call_for(index)` gives the function that sends one request once."""
-        self._call_for = call_for or self._call_for
+    @property
+    def target(self) -> Target:
+        """The target that was asked for."""
+        return self.senders[0].target
+
+    async def _running(self, items: Iterable[T], work: Callable[[int, T], Awaitable[R]]) -> AsyncGenerator[R]:
+        """Fan `work` out over the items, with the checkpoint open and the caller's limits in force."""
         options, limiter = self.options, self.senders[0].limiter
         if options.deadline is not None:
             self._deadline = asyncio.get_running_loop().time() + options.deadline
@@ -89,140 +86,75 @@ class ChatRun:
                 self._checkpoint = Checkpoint(options.checkpoint)
                 stack.callback(self._checkpoint.close)
             stack.enter_context(limiter.told(options.requests_per_minute, options.tokens_per_minute))
-            async with contextlib.aclosing(fan_out(self.conversations, self._row, slots=slots)) as finished:
-                async for index, row in finished:
+            async with contextlib.aclosing(fan_out(items, work, slots=slots)) as finished:
+                async for _, result in finished:
                     slots.finished()
-                    yield index, row
+                    yield result
             if self._checkpoint is not None and self._checkpoint.changes:
                 logger.info("Sent again, since these fields changed: {}", dict(self._checkpoint.changes))
 
-    async def _row(self, index: int, conversation: Any) -> Row:
-        """One input's row, whatever happens."""
-        given = self.options.custom_ids
+    async def _in_time(self, work: Callable[[], Awaitable[S]], late: Callable[[float | None], S]) -> S:
+        """The work's result, or `late(cost)` at the deadline; what has not begun by then is not begun."""
+        if self._deadline is None:
+            return await work()
+        if self._deadline <= asyncio.get_running_loop().time():
+            return late(0.0)
         try:
-            request = self.plans[0].request(conversation)
-            request_id = self._ids(request)
-        except Exception as exc:  # noqa: BLE001 - a row that cannot be sent is that row's error
-            return self._refuse(f"row-{index}" if given is None else given[index], "InvalidRow", str(exc))
-        custom_id = request_id if given is None else given[index]
-        prints = fingerprints(request) if self._checkpoint is not None else {}
-        if self._checkpoint is not None:
-            row = self._checkpoint.found(request_id, prints, custom_id)
-            if row is not None:
-                return row
-        row = await self._in_time(index, conversation, request, custom_id)
-        if self._checkpoint is not None:
-            try:
-                self._checkpoint.append(request_id, prints, row)
-            except CheckpointError as exc:
-                for sender in self.senders:
-                    sender.breaker.trip(Failure("CheckpointError", str(exc)), str(exc))
-        return row
-
-    async def _in_time(self, index: int, conversation: Any, request: dict[str, Any], custom_id: str) -> Row:
-        sent, late = False, f"not done within deadline={self.options.deadline} s"
-        try:
-            if self._deadline is None or self._deadline > asyncio.get_running_loop().time():
-                sent = True
-                async with asyncio.timeout_at(self._deadline):
-                    return await self._sent(index, conversation, request, custom_id)
+            async with asyncio.timeout_at(self._deadline):
+                return await work()
         except TimeoutError:
-            pass
-        return self._refuse(custom_id, "DeadlineExceeded", late, cost=None if sent else 0.0)
+            return late(None)
 
-    async def _sent(self, index: int, conversation: Any, request: dict[str, Any], custom_id: str) -> Row:
-        async with self._turn(request):
-            row = await self._by(0, index, request, custom_id)
-            for at in range(1, len(self.senders)):
-                if "error" not in row or row["error_details"]["type"] in {"CassetteMiss", "BudgetExceeded"}:
-                    break
-                first_error, spent, attempts = row["error"], row["cost"], row["attempts"]
-                logger.warning("{} falls back to {}: {}", custom_id, self.plans[at].target.model, first_error)
-                row = await self._by(at, index, self.plans[at].request(conversation), custom_id)
-                row["fallback"] = {"instead_of": self.plans[0].target.model, "error": first_error}
-                row["attempts"] += attempts
-                row["cost"] = None if None in {spent, row["cost"]} else spent + row["cost"]
-        return row
+    def _known(self, request: Mapping[str, Any], request_id: str, custom_id: str) -> tuple[Row | None, dict[str, str]]:
+        """The row that the checkpoint holds for a request, and the digests to write it with."""
+        if self._checkpoint is None:
+            return None, {}
+        prints = fingerprints(request)
+        return self._checkpoint.found(request_id, prints, custom_id), prints
 
-    async def _by(self, at: int, index: int, request: dict[str, Any], custom_id: str) -> Row:
-        """The row that one of the senders makes of a request."""
-        outcome = await self.senders[at].send(request, index, self._call_for(index))
-        return finished_row(outcome, self.plans[at], custom_id)
-
-    @contextlib.asynccontextmanager
-    async def _turn(self, request: Mapping[str, Any]) -> AsyncIterator[None]:
-        """With warm_prompt_cache, the first row of each shared beginning goes alone; the others wait for it."""
-        if not self.options.warm_prompt_cache:
-            yield
+    def _record(self, request_id: str, prints: dict[str, str], row: Row) -> None:
+        """Write a finished row; when that fails, nothing more is sent, since it could not be kept."""
+        if self._checkpoint is None:
             return
-        beginning = _beginning(request["messages"])
-        leader = self._warm.get(beginning)
-        if leader is not None:
-            await leader.wait()
-            yield
-            return
-        self._warm[beginning] = answered = asyncio.Event()
         try:
-            yield
-        finally:
-            answered.set()
+            self._checkpoint.append(request_id, prints, row)
+        except CheckpointError as exc:
+            for sender in self.senders:
+                sender.breaker.trip(_retry.Failure("CheckpointError", str(exc)), str(exc))
 
-    def _refuse(self, custom_id: str, kind: str, message: str, cost: float | None = 0.0) -> Row:
-        target = self.plans[0].target
+    def _row_id(self, index: int, request_id: str | None) -> str:
+        """The row's id: the caller's, else its request's, else its place."""
+        if self.options.custom_ids is not None:
+            return self.options.custom_ids[index]
+        return request_id or f"row-{index}"
+
+    def _refused(self, custom_id: str, kind: str, message: str, cost: float | None = 0.0) -> Row:
+        """The error row of an input that no provider has answered for."""
         return error_row(
-            type=kind, message=_retry.clean(message), model=target.model, custom_id=custom_id,
-            provider=target.provider, cost=cost,
-        )  # fmt: skip
+            type=kind,
+            message=_retry.clean(message),
+            model=self.target.model,
+            custom_id=custom_id,
+            provider=self.target.provider,
+            cost=cost,
+        )
+
+    def _late(self, custom_id: str, cost: float | None) -> Row:
+        return self._refused(custom_id, "DeadlineExceeded", f"not done within deadline={self.options.deadline} s", cost)
 
 
-def finished_row(outcome: Outcome, plan: ChatPlan, custom_id: str) -> Row:
-    """The row of an outcome; an answer that does not fit the pydantic model asked for is an error row that keeps it."""
-    if outcome.failure is not None:
-        return failed_row(outcome, plan.target, custom_id)
-    assert outcome.answer is not None  # noqa: S101 - one of the two is always there
-    row = answer_row(outcome.answer.body, custom_id=custom_id, cost=outcome.cost, attempts=outcome.attempts)
-    problem = _problem(row, plan.response_format)
-    if problem is None:
-        return row
-    bad = error_row(
-        type=problem[0], message=problem[1], model=row["model"], custom_id=custom_id, status_code=200,
-        provider=plan.target.provider, attempts=outcome.attempts, cost=outcome.cost,
-    )  # fmt: skip
-    bad["choices"], bad["usage"] = row.get("choices") or [], row["usage"]
-    return bad
-
-
-def failed_row(outcome: Outcome, target: _litellm.Target, custom_id: str) -> Row:
+def failed_row(outcome: Outcome, target: Target, custom_id: str) -> Row:
     """The error row of a failed outcome."""
     failure = outcome.failure
     assert failure is not None  # noqa: S101 - the caller has looked
     return error_row(
-        type=failure.type, message=failure.message, model=target.model, custom_id=custom_id,
-        status_code=failure.status_code, provider=failure.provider or target.provider, retryable=failure.retryable,
-        attempts=outcome.attempts, cost=outcome.cost,
-    )  # fmt: skip
-
-
-def _problem(row: Row, model: type[BaseModel] | None) -> tuple[str, str] | None:
-    """What keeps an answer from being a good row, as (type, message)."""
-    if not row.get("choices"):
-        return "EmptyAnswer", "the provider answered without any choice"
-    choice = row["choices"][0]
-    message = choice.get("message") or {}
-    if model is None or message.get("tool_calls"):
-        return None
-    try:
-        model.model_validate_json(row_text(row) or "")
-    except ValidationError as exc:
-        first = exc.errors(include_input=False, include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        cut = "; the answer was cut off, raise max_tokens" if choice.get("finish_reason") == "length" else ""
-        return "ValidationError", f"the answer is no {model.__name__}: {where + ': ' if where else ''}{first['msg']}{cut}"
-    return None
-
-
-def _beginning(messages: list[dict[str, Any]]) -> str:
-    """What providers cache by: everything before the last message, or the start of a lone one."""
-    lone = 4096
-    shared: Any = messages[:-1] or str(messages[0].get("content"))[:lone]
-    return hashlib.blake2b(repr(shared).encode(), digest_size=16).hexdigest()
+        type=failure.type,
+        message=failure.message,
+        model=target.model,
+        custom_id=custom_id,
+        status_code=failure.status_code,
+        provider=failure.provider or target.provider,
+        retryable=failure.retryable,
+        attempts=outcome.attempts,
+        cost=outcome.cost,
+    )

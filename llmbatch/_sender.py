@@ -1,17 +1,19 @@
-"""One request on its way: through limits, budget and breaker, again after faults, until it is answered or has failed."""
+"""One request on its way: through limits, budget and breaker, again after faults, until it has succeeded or failed."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from llmbatch import _retry
-from llmbatch._guards import Breaker, Budget
-from llmbatch._limits import Limiter, Permit
 from llmbatch._litellm import Answer, Target
 from llmbatch._retry import AttemptFailedError, Failure
+
+if TYPE_CHECKING:
+    from llmbatch._guards import Breaker, Budget
+    from llmbatch._limits import Limiter, Permit
 
 __all__ = ["Call", "CallFor", "Credentials", "Outcome", "Sender"]
 
@@ -124,7 +126,9 @@ class Sender:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise
-            return Failure("Cancelled", "the request was cancelled from inside", provider=self.target.provider, billed=None)
+            return Failure(
+                "Cancelled", "the request was cancelled from inside", provider=self.target.provider, billed=None
+            )
         except Exception as exc:  # noqa: BLE001 - a failing request becomes a row, whatever it failed with
             failure = _retry.classify(exc, self.target.provider)
             headers = _retry.headers_of(exc)
@@ -148,7 +152,9 @@ class Sender:
         return self.limiter.estimate(length / _CHARACTERS_PER_TOKEN + 4, most)
 
     def _over_budget(self) -> Failure:
-        message = f"not sent: its worst case would pass max_cost=${self.budget.cap:g} (${self.budget.spent:.6f} are spent)"
+        message = (
+            f"not sent: its worst case would pass max_cost=${self.budget.cap:g} (${self.budget.spent:.6f} are spent)"
+        )
         return Failure("BudgetExceeded", message, provider=self.target.provider, retryable=False)
 
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from llmbatch import _litellm
-from llmbatch._batch import Batch
 from llmbatch._litellm import Answer
-from llmbatch._sender import Call
-from llmbatch.results import Row
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from llmbatch._batch import Batch
+    from llmbatch._sender import Call
+    from llmbatch.results import Row
 
 __all__ = ["Events", "StreamEvent", "assembled"]
 
@@ -65,7 +68,7 @@ class Events:
 
         return call
 
-    async def of(self, batch: Batch) -> AsyncIterator[StreamEvent]:
+    async def of(self, batch: Batch) -> AsyncGenerator[StreamEvent]:
         """Run the batch and yield its events."""
         pump = asyncio.ensure_future(self._pump(batch))
         try:
@@ -80,7 +83,7 @@ class Events:
 
     async def _pump(self, batch: Batch) -> None:
         try:
-            async with contextlib.aclosing(batch.as_completed(self.call_for)) as rows:  # type: ignore[type-var]
+            async with contextlib.aclosing(batch.as_completed(self.call_for)) as rows:
                 async for index, row in rows:
                     del self._attempts[index]
                     self._queue.put_nowait({"index": index, "row": row})

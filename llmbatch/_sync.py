@@ -16,11 +16,13 @@ import functools
 import inspect
 import os
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
-from typing import Any, Generic, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
 from llmbatch import _litellm
 from llmbatch._litellm.fast import InlineExecutor
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 
 __all__ = ["Stream", "bridged", "in_background", "synchronous"]
 
@@ -52,7 +54,7 @@ def _serve(loop: asyncio.AbstractEventLoop) -> None:
 
 def _close() -> None:
     """Cancel what runs, close LiteLLM's clients and the loop: no warning at the interpreter's exit."""
-    global _loop, _thread  # noqa: PLW0603
+    global _loop, _thread
     loop, thread, _loop, _thread = _loop, _thread, None, None
     if loop is None or thread is None or not thread.is_alive():
         return
@@ -75,7 +77,7 @@ def _close() -> None:
 
 def _forget() -> None:
     """In a forked child: the loop's thread is not there."""
-    global _loop, _thread, _lock  # noqa: PLW0603
+    global _loop, _thread, _lock
     _loop, _thread, _lock = None, None, threading.Lock()
 
 
@@ -161,7 +163,7 @@ def bridged(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Corout
 
 def synchronous(function: Callable[P, Coroutine[Any, Any, T]], name: str | None = None) -> Callable[P, T]:
     """The blocking twin of an async function: same parameters, same documentation."""
-    function = inspect.unwrap(function)  # type: ignore[assignment]  # of `bridged`, which would bridge twice
+    function = inspect.unwrap(function)  # of `bridged`, which would bridge twice
 
     @functools.wraps(function)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:

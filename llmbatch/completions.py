@@ -8,12 +8,11 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
-import os
-from collections.abc import Callable, Coroutine, Iterable, Sequence
-from typing import Any, Literal, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
 from llmbatch import _litellm
 from llmbatch._batch import Batch
+from llmbatch._chat_run import ChatRun
 from llmbatch._options import OPTIONS_DOC, Options
 from llmbatch._requests import (
     DEFAULT_MAX_TOKENS,
@@ -21,15 +20,20 @@ from llmbatch._requests import (
     ChatPlan,
     check_messages_list,
     checked_messages,
+    default_model,
     plan_chat,
 )
-from llmbatch._run import ChatRun
-from llmbatch._sender import Credentials
 from llmbatch._streams import Events, StreamEvent, assembled
 from llmbatch._sync import Stream, bridged, synchronous
 from llmbatch.errors import RequestFailedError
 from llmbatch.providers import copilot
-from llmbatch.results import BatchResults, Row
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Coroutine, Iterable, Sequence
+
+    from llmbatch._sender import Credentials
+    from llmbatch.results import BatchResults, Row
 
 __all__ = [
     "acreate_chat_completion",
@@ -121,7 +125,7 @@ def _fallback(
 ) -> tuple[ChatPlan, Credentials | None]:
     """A fallback's plan. The first model's server and key go to no other provider."""
     given = {"model": entry} if isinstance(entry, str) else dict(entry)
-    model = given.pop("model", None)
+    model = given.pop("model", None) or default_model(None)
     own = {k: v for k, v in kwargs.items() if k in _CONNECTION}
     try:
         same = _litellm.resolve(model, api_base=own.get("api_base")).provider == first.provider
@@ -134,14 +138,17 @@ def _fallback(
 
 _CONNECTION = {"api_base", "base_url", "api_key", "api_version", "custom_llm_provider", "extra_headers", "organization"}
 
-_ROWS_DOC = """
+_ROWS_DOC = (
+    """
     Args:
         messages_list: conversations, each a list of `{"role", "content"}` dicts; a list or a generator.
         model: LiteLLM's model string; else the environment's MODEL_CHOICE, else gpt-4o-mini.
         temperature: 0 to 2; None leaves it out. The default is not sent to models that take none.
         max_tokens: tokens of each answer at most; None leaves it out. The default is not sent to reasoning models.
         max_workers: requests in flight at most, or "auto".
-""" + OPTIONS_DOC
+"""
+    + OPTIONS_DOC
+)
 
 
 def _form(name: str, doc: str) -> Callable[[Callable[..., T]], Callable[..., T]]:
@@ -169,8 +176,8 @@ def _collecting(prepare: Callable[P, Batch]) -> Callable[P, Coroutine[Any, Any, 
         "acreate_chat_completions_batch",
         f"""Answer a list of conversations concurrently: one row in, one row out, in order, whatever fails.
 
-    Returns BatchResults, a list of rows in the order of the input. A failed request is a row with `error`; misuse of the
-    call raises ValueError or TypeError before anything is sent.
+    Returns BatchResults, a list of rows in the order of the input. A failed request is a row with `error`; misuse of
+    the call raises ValueError or TypeError before anything is sent.
 {_ROWS_DOC}
         batch_job: True runs it as the provider's own batch job, at batch prices, and waits for it.
 
@@ -183,7 +190,8 @@ def _collecting(prepare: Callable[P, Batch]) -> Callable[P, Coroutine[Any, Any, 
         if kwargs.pop("batch_job", False):
             from llmbatch.jobs import arun_batch_job  # noqa: PLC0415 - only batch jobs need it
 
-            return await arun_batch_job(*args, **kwargs)
+            run: Any = arun_batch_job
+            return await run(*args, **kwargs)  # type: ignore[no-any-return]
         batch = await _ready(prepare, *args, **kwargs)
         return await batch.collect()
 

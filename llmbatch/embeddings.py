@@ -5,25 +5,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import os
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
 
-from llmbatch import _litellm, _retry
+from llmbatch import _litellm
 from llmbatch._batch import Batch
-from llmbatch._checkpoint import Checkpoint
-from llmbatch._concurrency import Slots
-from llmbatch._engine import fan_out
 from llmbatch._guards import Budget
 from llmbatch._options import OPTIONS_DOC, Options
-from llmbatch._requests import CustomIds, EmbeddingsPlan, check_texts, fingerprints, plan_embeddings
-from llmbatch._retry import Failure
-from llmbatch._run import failed_row, sender_for
-from llmbatch._sender import Outcome
+from llmbatch._requests import CustomIds, EmbeddingsPlan, check_texts, plan_embeddings
+from llmbatch._run import Run, failed_row, sender_for
 from llmbatch._sync import bridged, synchronous
-from llmbatch.errors import CheckpointError
-from llmbatch.results import BatchResults, Row, answer_row, error_row
+from llmbatch.results import BatchResults, Row, answer_row
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
+
+    from llmbatch._sender import Outcome
 
 __all__ = ["acreate_embeddings_batch", "create_embeddings_batch"]
 
@@ -55,50 +54,36 @@ class _Chunk:
     characters: int = 0
 
 
-class EmbeddingsRun:
+class EmbeddingsRun(Run[_Chunk, list[tuple[int, Row]]]):
     """One batch of embeddings; `rows()` yields `(index, row)` as they finish, exactly one for each text."""
 
     def __init__(self, texts: Iterable[Any], plan: EmbeddingsPlan, options: Options) -> None:
-        self.texts, self.plan, self.options = texts, plan, options
-        self.sender = sender_for(plan, options, Budget(options.max_cost))
+        super().__init__(options, [sender_for(plan, options, Budget(options.max_cost))])
+        self.texts, self.plan = texts, plan
         self._chunk_texts = CHUNK_TEXTS.get(plan.target.provider, DEFAULT_CHUNK_TEXTS)
         if plan.target.api_base is not None:
             self._chunk_texts = min(self._chunk_texts, DEFAULT_CHUNK_TEXTS)
-        self._checkpoint: Checkpoint | None = None
-        self._deadline: float | None = None
 
-    async def rows(self) -> AsyncIterator[tuple[int, Row]]:
+    async def rows(self) -> AsyncGenerator[tuple[int, Row]]:
         """Run it."""
-        options, limiter = self.options, self.sender.limiter
-        if options.deadline is not None:
-            self._deadline = asyncio.get_running_loop().time() + options.deadline
-        slots = Slots(options.max_workers, limiter)
-        with contextlib.ExitStack() as stack:
-            if options.checkpoint is not None:
-                self._checkpoint = Checkpoint(options.checkpoint)
-                stack.callback(self._checkpoint.close)
-            stack.enter_context(limiter.told(options.requests_per_minute, options.tokens_per_minute))
-            async with contextlib.aclosing(fan_out(self._chunks(), self._embedded, slots=slots)) as finished:
-                async for _, rows in finished:
-                    slots.finished()
-                    for index, row in rows:
-                        yield index, row
+        async with contextlib.aclosing(self._running(self._chunks(), self._embedded)) as finished:
+            async for rows in finished:
+                for index, row in rows:
+                    yield index, row
 
     def _chunks(self) -> Iterator[_Chunk]:
-        chunk, ids, given = _Chunk(), CustomIds(), self.options.custom_ids
+        chunk, ids = _Chunk(), CustomIds()
         for index, text in enumerate(self.texts):
             try:
                 request = self.plan.request(text)
             except ValueError as exc:
-                custom_id = f"row-{index}" if given is None else given[index]
-                chunk.rows.append((index, self._refused(custom_id, "InvalidRow", str(exc))))
+                chunk.rows.append((index, self._refused(self._row_id(index, None), "InvalidRow", str(exc))))
             else:
                 request_id = ids(request)
-                custom_id = request_id if given is None else given[index]
-                prints = fingerprints(request) if self._checkpoint is not None else {}
-                done = self._checkpoint and self._checkpoint.found(request_id, prints, custom_id)
-                if done:
-                    chunk.rows.append((index, done))
+                custom_id = self._row_id(index, request_id)
+                row, prints = self._known(request, request_id, custom_id)
+                if row is not None:
+                    chunk.rows.append((index, row))
                 else:
                     chunk.texts.append(_Text(index, text, custom_id, request_id, prints))
                     chunk.characters += len(text)
@@ -110,28 +95,18 @@ class EmbeddingsRun:
             yield chunk
 
     async def _embedded(self, _: int, chunk: _Chunk) -> list[tuple[int, Row]]:
-        rows: list[Row] = []
-        if chunk.texts:
-            try:
-                if self._deadline is not None and self._deadline <= asyncio.get_running_loop().time():
-                    raise TimeoutError
-                async with asyncio.timeout_at(self._deadline):
-                    rows = await self._sent(chunk.texts)
-            except TimeoutError:
-                late = f"not done within deadline={self.options.deadline} s"
-                rows = [self._refused(text.custom_id, "DeadlineExceeded", late, cost=None) for text in chunk.texts]
+        def late(cost: float | None) -> list[Row]:
+            return [self._late(text.custom_id, cost) for text in chunk.texts]
+
+        rows = await self._in_time(partial(self._sent, chunk.texts), late) if chunk.texts else []
         for text, row in zip(chunk.texts, rows, strict=True):
-            if self._checkpoint is not None:
-                try:
-                    self._checkpoint.append(text.request_id, text.prints, row)
-                except CheckpointError as exc:
-                    self.sender.breaker.trip(Failure("CheckpointError", str(exc)), str(exc))
+            self._record(text.request_id, text.prints, row)
         return [*chunk.rows, *((text.index, row) for text, row in zip(chunk.texts, rows, strict=True))]
 
     async def _sent(self, texts: list[_Text]) -> list[Row]:
         """A row for each text; a chunk that is refused as a whole is halved until only the bad texts fail."""
         request = self.plan.request([text.text for text in texts])
-        outcome = await self.sender.send(request, texts[0].index, _litellm.embed)
+        outcome = await self.senders[0].send(request, texts[0].index, _litellm.embed)
         failure = outcome.failure
         if failure is None:
             return self._shared_out(texts, outcome)
@@ -139,7 +114,7 @@ class EmbeddingsRun:
             half = len(texts) // 2
             first, second = await asyncio.gather(self._sent(texts[:half]), self._sent(texts[half:]))
             return [*first, *second]
-        return [failed_row(outcome, self.plan.target, text.custom_id) for text in texts]
+        return [failed_row(outcome, self.target, text.custom_id) for text in texts]
 
     def _shared_out(self, texts: list[_Text], outcome: Outcome) -> list[Row]:
         """The rows of an answered chunk, joined by `index`; usage and cost are shared out by length and add up."""
@@ -155,20 +130,15 @@ class EmbeddingsRun:
             cost = None if outcome.cost is None else outcome.cost * (shares[at] / tokens if tokens else 1 / len(texts))
             if not (items.get(at) or {}).get("embedding"):
                 rows.append(
-                    self._refused(text.custom_id, "EmptyAnswer", "the provider's answer has no vector for this text", cost)
+                    self._refused(
+                        text.custom_id, "EmptyAnswer", "the provider's answer has no vector for this text", cost
+                    )
                 )
                 continue
             usage = {"prompt_tokens": shares[at], "completion_tokens": 0, "total_tokens": shares[at]}
             one = {**body, "data": [{**items[at], "index": 0}], "usage": usage}
             rows.append(answer_row(one, custom_id=text.custom_id, cost=cost, attempts=outcome.attempts))
         return rows
-
-    def _refused(self, custom_id: str, kind: str, message: str, cost: float | None = 0.0) -> Row:
-        target = self.plan.target
-        return error_row(
-            type=kind, message=_retry.clean(message), model=target.model, custom_id=custom_id,
-            provider=target.provider, cost=cost,
-        )  # fmt: skip
 
 
 def _shares(total: int, weights: list[int]) -> list[int]:
@@ -178,7 +148,7 @@ def _shares(total: int, weights: list[int]) -> list[int]:
 
 
 @bridged
-async def acreate_embeddings_batch(
+async def acreate_embeddings_batch(  # noqa: D417 - the options are documented once, in _options
     texts: Iterable[str],
     model: str | None = None,
     max_workers: int | Literal["auto"] = 10,
@@ -186,7 +156,7 @@ async def acreate_embeddings_batch(
     requests_per_minute: float | None = None,
     tokens_per_minute: float | None = None,
     retries: int = 6,
-    timeout: float | None = 600.0,
+    timeout: float | None = 600.0,  # noqa: ASYNC109 - each attempt's, kept inside
     deadline: float | None = None,
     max_cost: float | None = None,
     checkpoint: str | os.PathLike[str] | None = None,

@@ -1,12 +1,12 @@
 """What llmbatch raises. A failing *request* is never one of these: it becomes a row (see `results`).
 
-    ValueError, TypeError        misuse, raised before anything is sent; the message says what to do instead
-    LLMBatchError
-    ├── RequestFailedError       one request failed for good (`create_chat_completion`, `chat(...).ask`)
-    ├── BatchFailedError         raised by `BatchResults.raise_for_errors()`
-    ├── CheckpointError          the checkpoint file cannot be used (locked by another run, not ours, disk full)
-    ├── CopilotTokenError        no GitHub token that can work with Copilot
-    └── BatchJobError            the provider refused or lost a batch job
+ValueError, TypeError        misuse, raised before anything is sent; the message says what to do instead
+LLMBatchError
+├── RequestFailedError       one request failed for good (`create_chat_completion`, `chat(...).ask`)
+├── BatchFailedError         raised by `BatchResults.raise_for_errors()`
+├── CheckpointError          the checkpoint file cannot be used (locked by another run, not ours, disk full)
+├── CopilotTokenError        no GitHub token that can work with Copilot
+└── BatchJobError            the provider refused or lost a batch job
 """
 
 from __future__ import annotations

@@ -45,9 +45,8 @@ _OWN_KEYS = ("cost", "attempts", "fallback")
 
 def answer_row(body: Mapping[str, Any], *, custom_id: str, cost: float | None, attempts: int = 1) -> Row:
     """A row for an answered request. `cost` in USD, None where no price is known."""
-    row: Any = {**body, "custom_id": custom_id, "cost": cost, "attempts": attempts}
-    row["usage"] = {**NO_USAGE, **(row.get("usage") or {})}
-    return row  # type: ignore[no-any-return]
+    usage = {**NO_USAGE, **(body.get("usage") or {})}
+    return {**body, "usage": usage, "custom_id": custom_id, "cost": cost, "attempts": attempts}  # type: ignore[typeddict-item]
 
 
 def error_row(
@@ -100,7 +99,7 @@ def line_from_row(row: Row, **extra: Any) -> dict[str, Any]:
     else:
         own["error_details"] = row["error_details"]
         own["model"] = row.get("model")
-        body = {k: row[k] for k in ("id", "choices", "usage", "created") if row.get(k)}  # type: ignore[literal-required]
+        body = {k: row[k] for k in ("id", "choices", "usage", "created") if row.get(k)}
         status = row["error_details"].get("status_code")
         response = {"status_code": status, "request_id": None, "body": body} if status or row["choices"] else None
         error = {"code": row["error_details"]["type"], "message": row["error"]}
@@ -115,12 +114,13 @@ def row_from_line(line: Mapping[str, Any]) -> Row:
     error = line.get("error")
     status = response.get("status_code")
     if not error and status is not None and 200 <= status < 300:  # noqa: PLR2004 - HTTP's range of success
-        return {**answer_row(body, custom_id=line["custom_id"], cost=None), **{k: own[k] for k in _OWN_KEYS if k in own}}  # type: ignore[typeddict-item]
+        row = answer_row(body, custom_id=line["custom_id"], cost=None)
+        row.update({k: own[k] for k in _OWN_KEYS if k in own})  # type: ignore[typeddict-item]
+        return row
     if "error_details" in own:
         details = {k: v for k, v in own["error_details"].items() if k != "type"}
-        row = error_row(
-            type=own["error_details"]["type"], message="", model=own.get("model"), custom_id=line["custom_id"], **details
-        )
+        kind = own["error_details"]["type"]
+        row = error_row(type=kind, message="", model=own.get("model"), custom_id=line["custom_id"], **details)
         row["error"] = error["message"] if error else row["error"]
     else:
         problem = error or body.get("error") or body
@@ -144,7 +144,7 @@ def row_text(row: Mapping[str, Any]) -> str | None:
     content = (row["choices"][0].get("message") or {}).get("content")
     if isinstance(content, list):
         return "".join(part.get("text") or "" for part in content if isinstance(part, Mapping))
-    return content  # type: ignore[no-any-return]
+    return content
 
 
 def add_usage(total: dict[str, Any], usage: Mapping[str, Any] | None) -> None:

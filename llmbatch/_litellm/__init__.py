@@ -10,11 +10,13 @@ from __future__ import annotations
 import base64
 import os
 import struct
-from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from functools import cache
-from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+    from types import ModuleType
 
 __all__ = ["Answer", "Target", "chat", "chat_stream", "close", "embed", "load", "resolve", "without_refused_defaults"]
 
@@ -101,9 +103,7 @@ def _accepts(target: Target, **params: Any) -> dict[str, Any] | None:
     """LiteLLM's wire form of the parameters, None where it says that the model takes none such."""
     litellm = load()
     try:
-        return dict(
-            litellm.utils.get_optional_params(model=target.name, custom_llm_provider=target.provider, **params)
-        )
+        return dict(litellm.utils.get_optional_params(model=target.name, custom_llm_provider=target.provider, **params))
     except litellm.exceptions.UnsupportedParamsError:
         return None
     except Exception:  # noqa: BLE001 - providers that need more than a name to say: let the request tell
@@ -116,7 +116,7 @@ async def chat(request: Mapping[str, Any]) -> Answer:
 
     with fast.calling(request):
         response = await load().acompletion(**request, **_ONE_SEND, **fast.logging_arguments(request))
-    return Answer(response.model_dump(), _headers(response), response._hidden_params.get("response_cost"))
+    return Answer(response.model_dump(), _headers(response), _hidden(response).get("response_cost"))
 
 
 async def chat_stream(request: Mapping[str, Any]) -> AsyncIterator[dict[str, Any] | Answer]:
@@ -161,12 +161,17 @@ async def embed(request: Mapping[str, Any]) -> Answer:
         if isinstance(item["embedding"], str):
             raw = base64.b64decode(item["embedding"])
             item["embedding"] = list(struct.unpack(f"<{len(raw) // 4}f", raw))
-    return Answer(body, _headers(response), response._hidden_params.get("response_cost"))
+    return Answer(body, _headers(response), _hidden(response).get("response_cost"))
+
+
+def _hidden(response: Any) -> dict[str, Any]:
+    """What LiteLLM keeps beside an answer: its price, the response's headers."""
+    return getattr(response, "_hidden_params", None) or {}
 
 
 def _headers(response: Any) -> Mapping[str, str]:
     """The provider's response headers, lower-case."""
-    hidden = getattr(response, "_hidden_params", None) or {}
+    hidden = _hidden(response)
     headers = getattr(response, "_response_headers", None) or hidden.get("headers")
     if not headers:
         headers = hidden.get("additional_headers") or {}

@@ -7,15 +7,17 @@ handing the synchronous part of the call to a thread and back. `tests/test_litel
 from __future__ import annotations
 
 import contextvars
-import datetime
+import datetime as dt
 import functools
 import uuid
-from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmbatch._litellm import load
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
 
 __all__ = ["InlineExecutor", "calling", "logging_arguments"]
 
@@ -42,7 +44,7 @@ def _quiet_logging() -> Callable[..., Any] | None:
     except (ImportError, AttributeError):
         return None
 
-    class QuietLogging(Logging):  # type: ignore[misc]  # untyped base
+    class QuietLogging(Logging):
         def claim_async_success_log(self) -> bool:
             return False
 
@@ -77,7 +79,7 @@ def logging_arguments(request: Mapping[str, Any]) -> dict[str, Any]:
             messages=request["messages"],
             stream=False,
             call_type="acompletion",
-            start_time=datetime.datetime.now(),  # noqa: DTZ005 - LiteLLM subtracts naive datetimes
+            start_time=dt.datetime.now(),  # noqa: DTZ005 - LiteLLM subtracts naive datetimes
             litellm_call_id=str(uuid.uuid4()),
             function_id="",
             kwargs={},

@@ -9,13 +9,15 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmbatch import _litellm
 from llmbatch._requests import ChatPlan, default_model, plan_chat
 from llmbatch.errors import CopilotTokenError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 __all__ = ["PREFIX", "PROVIDER", "CopilotToken", "asked_for", "plan", "requests_per_minute"]
 
@@ -30,12 +32,12 @@ HEADERS = {
 API_BASE = "https://api.githubcopilot.com"
 TOKEN_URL = "https://api.github.com/copilot_internal/v2/token"  # noqa: S105 - an address
 REFRESH_BEFORE_SECONDS = 120.0
-_HOW = "set GITHUB_TOKEN to the OAuth token (gho_... or ghu_...) that `gh auth token` or an editor's Copilot login gives"
+_HOW = "set GITHUB_TOKEN to the OAuth token (gho_... or ghu_...) that `gh auth token` or an editor's login gives"
 
 
 def asked_for(model: str | None, kwargs: Mapping[str, Any]) -> bool:
     """Whether these arguments mean Copilot: a `copilot/` model, or USE_COPILOT_CHAT=true and no other server named."""
-    if model is not None and isinstance(model, str) and model.startswith(PREFIX):
+    if model is not None and str(model).startswith(PREFIX):
         return True
     if os.environ.get("USE_COPILOT_CHAT", "").strip().lower() not in {"1", "true", "yes", "on"}:
         return False

@@ -1,0 +1,155 @@
+"""A chat batch on its way: from the caller's conversations to finished rows, one for one."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from loguru import logger
+from pydantic import BaseModel, ValidationError
+
+from llmbatch import _litellm
+from llmbatch._guards import Budget
+from llmbatch._requests import ChatPlan, CustomIds
+from llmbatch._run import Run, failed_row, sender_for
+from llmbatch.results import Row, answer_row, error_row, row_text
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Iterable, Mapping
+
+    from llmbatch._options import Options
+    from llmbatch._sender import CallFor, Credentials, Outcome
+
+__all__ = ["ChatRun"]
+
+_NO_FALLBACK = {"CassetteMiss", "BudgetExceeded", "CheckpointError"}
+_LONE_MESSAGE_BEGINNING = 4096  # characters; providers cache from some 1,024 tokens
+
+
+class ChatRun(Run[Any, tuple[int, Row]]):
+    """One batch of chat completions. `plans` holds the model asked for and then its fallbacks.
+
+    `rows()` yields `(index, row)` as they finish, exactly one for each input.
+    """
+
+    def __init__(
+        self, conversations: Iterable[Any], plans: list[tuple[ChatPlan, Credentials | None]], options: Options
+    ) -> None:
+        budget = Budget(options.max_cost)
+        super().__init__(options, [sender_for(plan, options, budget, credentials) for plan, credentials in plans])
+        self.conversations = conversations
+        self.plans = [plan for plan, _ in plans]
+        self._call_for: CallFor = lambda _: _litellm.chat
+        self._ids = CustomIds()
+        self._warm: dict[str, asyncio.Event] = {}
+
+    async def rows(self, call_for: CallFor | None = None) -> AsyncGenerator[tuple[int, Row]]:
+        """Run it. `call_for(index)` gives the function that sends one request once."""
+        self._call_for = call_for or self._call_for
+        async with contextlib.aclosing(self._running(self.conversations, self._row)) as finished:
+            async for index, row in finished:
+                yield index, row
+
+    async def _row(self, index: int, conversation: Any) -> tuple[int, Row]:
+        """One input's row, whatever happens."""
+        try:
+            request = self.plans[0].request(conversation)
+            request_id = self._ids(request)
+        except Exception as exc:  # noqa: BLE001 - a row that cannot be sent is that row's error
+            return index, self._refused(self._row_id(index, None), "InvalidRow", str(exc))
+        custom_id = self._row_id(index, request_id)
+        known, prints = self._known(request, request_id, custom_id)
+        if known is not None:
+            return index, known
+        send = partial(self._sent, index, conversation, request, custom_id)
+        row = await self._in_time(send, partial(self._late, custom_id))
+        self._record(request_id, prints, row)
+        return index, row
+
+    async def _sent(self, index: int, conversation: Any, request: dict[str, Any], custom_id: str) -> Row:
+        """The row of the first model that answers."""
+        async with self._turn(request):
+            row = await self._by(0, index, request, custom_id)
+            for at in range(1, len(self.senders)):
+                if "error" not in row or row["error_details"]["type"] in _NO_FALLBACK:
+                    break
+                first_error, spent, attempts = row["error"], row["cost"], row["attempts"]
+                logger.warning("{} falls back to {}: {}", custom_id, self.plans[at].target.model, first_error)
+                row = await self._by(at, index, self.plans[at].request(conversation), custom_id)
+                row["fallback"] = {"instead_of": self.target.model, "error": first_error}
+                row["attempts"] += attempts
+                row["cost"] = None if spent is None or row["cost"] is None else spent + row["cost"]
+        return row
+
+    async def _by(self, at: int, index: int, request: dict[str, Any], custom_id: str) -> Row:
+        """The row that one of the senders makes of a request."""
+        outcome = await self.senders[at].send(request, index, self._call_for(index))
+        return _finished(outcome, self.plans[at], custom_id)
+
+    @contextlib.asynccontextmanager
+    async def _turn(self, request: Mapping[str, Any]) -> AsyncGenerator[None]:
+        """With warm_prompt_cache, the first row of each shared beginning goes alone; the others wait for it."""
+        if not self.options.warm_prompt_cache:
+            yield
+            return
+        beginning = _beginning(request["messages"])
+        leader = self._warm.get(beginning)
+        if leader is not None:
+            await leader.wait()
+            yield
+            return
+        self._warm[beginning] = answered = asyncio.Event()
+        try:
+            yield
+        finally:
+            answered.set()
+
+
+def _finished(outcome: Outcome, plan: ChatPlan, custom_id: str) -> Row:
+    """The row of an outcome; an answer that does not fit the pydantic model asked for is an error row that keeps it."""
+    if outcome.answer is None:
+        return failed_row(outcome, plan.target, custom_id)
+    row = answer_row(outcome.answer.body, custom_id=custom_id, cost=outcome.cost, attempts=outcome.attempts)
+    problem = _problem(row, plan.response_format)
+    if problem is None:
+        return row
+    bad = error_row(
+        type=problem[0],
+        message=problem[1],
+        model=row["model"],
+        custom_id=custom_id,
+        status_code=200,
+        provider=plan.target.provider,
+        attempts=outcome.attempts,
+        cost=outcome.cost,
+    )
+    bad["choices"], bad["usage"] = row.get("choices") or [], row["usage"]
+    return bad
+
+
+def _problem(row: Row, model: type[BaseModel] | None) -> tuple[str, str] | None:
+    """What keeps an answer from being a good row, as (type, message)."""
+    if not row.get("choices"):
+        return "EmptyAnswer", "the provider answered without any choice"
+    choice = row["choices"][0]
+    message = choice.get("message") or {}
+    if model is None or message.get("tool_calls"):
+        return None
+    try:
+        model.model_validate_json(row_text(row) or "")
+    except ValidationError as exc:
+        first = exc.errors(include_input=False, include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        cut = "; the answer was cut off, raise max_tokens" if choice.get("finish_reason") == "length" else ""
+        text = f"the answer is no {model.__name__}: {where + ': ' if where else ''}{first['msg']}{cut}"
+        return "ValidationError", text
+    return None
+
+
+def _beginning(messages: list[dict[str, Any]]) -> str:
+    """What providers cache by: everything before the last message, or the start of a lone one."""
+    shared: Any = messages[:-1] or str(messages[0].get("content"))[:_LONE_MESSAGE_BEGINNING]
+    return hashlib.blake2b(repr(shared).encode(), digest_size=16).hexdigest()
