@@ -12,6 +12,8 @@ from loguru import logger
 
 if TYPE_CHECKING:
     from llmbatch._batch import interrupted_results as interrupted_results
+    from llmbatch._chat import Chat as Chat
+    from llmbatch._chat import chat as chat
     from llmbatch.completions import acreate_chat_completion as acreate_chat_completion
     from llmbatch.completions import acreate_chat_completions_batch as acreate_chat_completions_batch
     from llmbatch.completions import acreate_chat_completions_batch_copilot as acreate_chat_completions_batch_copilot
@@ -28,6 +30,22 @@ if TYPE_CHECKING:
     from llmbatch.errors import CopilotTokenError as CopilotTokenError
     from llmbatch.errors import LLMBatchError as LLMBatchError
     from llmbatch.errors import RequestFailedError as RequestFailedError
+    from llmbatch.estimate import Estimate as Estimate
+    from llmbatch.estimate import estimate_batch as estimate_batch
+    from llmbatch.jobs import BatchJob as BatchJob
+    from llmbatch.jobs import aretrieve_batch_job as aretrieve_batch_job
+    from llmbatch.jobs import asubmit_batch_job as asubmit_batch_job
+    from llmbatch.jobs import retrieve_batch_job as retrieve_batch_job
+    from llmbatch.jobs import submit_batch_job as submit_batch_job
+    from llmbatch.payloads import read_batch_file as read_batch_file
+    from llmbatch.payloads import render_batch_requests as render_batch_requests
+    from llmbatch.payloads import render_embeddings_requests as render_embeddings_requests
+    from llmbatch.payloads import stream_batch_requests as stream_batch_requests
+    from llmbatch.payloads import stream_embeddings_requests as stream_embeddings_requests
+    from llmbatch.payloads import write_batch_file as write_batch_file
+    from llmbatch.providers.base import Payload as Payload
+    from llmbatch.providers.base import Provider as Provider
+    from llmbatch.providers.registry import register_provider as register_provider
     from llmbatch.results import BatchResults as BatchResults
     from llmbatch.results import Row as Row
 
@@ -52,6 +70,19 @@ _HOMES = {
         "LLMBatchError",
         "RequestFailedError",
     ),
+    "_chat": ("Chat", "chat"),
+    "estimate": ("Estimate", "estimate_batch"),
+    "jobs": ("BatchJob", "aretrieve_batch_job", "asubmit_batch_job", "retrieve_batch_job", "submit_batch_job"),
+    "payloads": (
+        "read_batch_file",
+        "render_batch_requests",
+        "render_embeddings_requests",
+        "stream_batch_requests",
+        "stream_embeddings_requests",
+        "write_batch_file",
+    ),
+    "providers.base": ("Payload", "Provider"),
+    "providers.registry": ("register_provider",),
     "results": ("BatchResults", "Row"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
