@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from llmbatch._options import Options
     from llmbatch._sender import CallFor, Credentials, Outcome
 
-__all__ = ["ChatRun"]
+__all__ = ["ChatRun", "finished_row"]
 
 _NO_FALLBACK = {"CassetteMiss", "BudgetExceeded", "CheckpointError"}
 _LONE_MESSAGE_BEGINNING = 4096  # characters; providers cache from some 1,024 tokens
@@ -87,7 +87,7 @@ class ChatRun(Run[Any, tuple[int, Row]]):
     async def _by(self, at: int, index: int, request: dict[str, Any], custom_id: str) -> Row:
         """The row that one of the senders makes of a request."""
         outcome = await self.senders[at].send(request, index, self._call_for(index))
-        return _finished(outcome, self.plans[at], custom_id)
+        return finished_row(outcome, self.plans[at], custom_id)
 
     @contextlib.asynccontextmanager
     async def _turn(self, request: Mapping[str, Any]) -> AsyncGenerator[None]:
@@ -108,7 +108,7 @@ class ChatRun(Run[Any, tuple[int, Row]]):
             answered.set()
 
 
-def _finished(outcome: Outcome, plan: ChatPlan, custom_id: str) -> Row:
+def finished_row(outcome: Outcome, plan: ChatPlan, custom_id: str) -> Row:
     """The row of an outcome; an answer that does not fit the pydantic model asked for is an error row that keeps it."""
     if outcome.answer is None:
         return failed_row(outcome, plan.target, custom_id)

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 from loguru import logger
 
 from llmbatch import _retry
+from llmbatch._chat_run import finished_row
 from llmbatch._litellm import Answer
 from llmbatch._litellm.answers import answer_body
 from llmbatch._litellm.prices import batch_cost
 from llmbatch._requests import ChatPlan
-from llmbatch._run import finished_row
 from llmbatch._sender import Outcome
 from llmbatch.results import Row, answer_row, error_row, row_from_line
 
