@@ -59,12 +59,13 @@ class Remote:
     async def submit(self, part: Part, path: Path) -> None:
         """Upload a part's file and create its batch, unless an earlier try already did."""
         if part.input_file_id is None:
-            lost = await self._lost_upload(part) if part.tried else None
+            uploaded = await self._lost_upload(part) if part.tried else None
             part.tried = part.tried or "upload"
             self._save()
-            uploaded = lost or await self._again(
-                lambda: self._files.upload(path, part.name), f"upload {part.name}", lambda: self._lost_upload(part)
-            )
+            if uploaded is None:
+                uploaded = await self._again(
+                    lambda: self._files.upload(path, part.name), f"upload {part.name}", lambda: self._lost_upload(part)
+                )
             part.input_file_id = uploaded["id"]
             self._save()
             logger.info("Batch job {}: {} is file {}", self._state.id, part.name, part.input_file_id)
@@ -73,9 +74,10 @@ class Remote:
             batch = await self._lost_job(part) if part.tried == "create" else None
             part.tried = "create"
             self._save()
-            batch = batch or await self._again(
-                lambda: self._create(part), f"create the batch of {part.name}", lambda: self._lost_job(part)
-            )
+            if batch is None:
+                batch = await self._again(
+                    lambda: self._create(part), f"create the batch of {part.name}", lambda: self._lost_job(part)
+                )
             part.update(batch)
             self._save()
             logger.info("Batch job {}: {} is batch {}", self._state.id, part.name, part.batch_id)
