@@ -8,7 +8,7 @@
         assert "Paris" in results.texts[0]
 
 `LLMBATCH_RECORD=1 pytest …` sends the requests and writes the file; without it nothing is ever sent. Needs vcrpy
-(`pip install vcrpy`).
+(`pip install "vcrpy>=9.4"`).
 
 - A request is matched on method, URI and body, so concurrent rows get their own answers. Uploads (multipart, whose
   boundary is random) are matched on method and URI only. The port of a loopback server does not matter.
@@ -74,7 +74,7 @@ def make_vcr(**options: Any) -> Any:
     try:
         import vcr  # noqa: F401, PLC0415 - an optional dependency
     except ImportError as error:
-        msg = "cassettes need vcrpy: pip install vcrpy"
+        msg = 'cassettes need vcrpy 9.4 or newer: pip install "vcrpy>=9.4"'
         raise ImportError(msg) from error
     from llmbatch._vcr import BatchVCR  # noqa: PLC0415 - needs vcrpy
 

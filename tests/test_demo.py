@@ -39,7 +39,7 @@ def test_without_a_key_the_local_model_answers() -> None:
 
 
 def test_with_a_key_the_provider_answers_and_a_refusal_is_shown(server: Server) -> None:
-    """OPENAI_API_KEY sends the rows to OpenAI's API (here a loopback one); a refused row is printed and exits with 1."""
+    """OPENAI_API_KEY sends the rows to OpenAI (here a loopback server); a refused row is printed, and the exit is 1."""
     refusal = Response(400, body={"error": {"message": "no telephones, please", "code": "policy"}})
     server.handler = lambda request: refusal if "telephone" in request.text else None
     done = run_demo(OPENAI_API_KEY="sk-made-up", OPENAI_API_BASE=server.api_base)

@@ -230,4 +230,4 @@ def test_without_vcrpy_the_error_says_what_to_install() -> None:
         "except ImportError as error: print(error)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "pip install vcrpy" in done.stdout
+    assert 'pip install "vcrpy>=9.4"' in done.stdout
