@@ -57,7 +57,7 @@ class Options:
             if value is not None:
                 _check(name, value, (int, float), None, "leave it out (None) for no limit")
         _check("retries", self.retries, int, 0, "0 sends each row once")
-        fallbacks: object = self.fallbacks
+        fallbacks: Any = self.fallbacks
         if isinstance(fallbacks, str | dict):
             msg = f"fallbacks must be a list of models, not one {type(fallbacks).__name__}; put it in a list"
             raise TypeError(msg)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import os
 import struct
+import warnings
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -30,8 +31,14 @@ def load() -> ModuleType:
     """Import litellm without its start-up downloads and its printed advice."""
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
     os.environ.setdefault("LITELLM_LOCAL_ANTHROPIC_BETA_HEADERS", "True")
-    import litellm  # noqa: PLC0415 - slow to import, so only when needed
+    with warnings.catch_warnings():
+        # Its pydantic models are built when first used, and warn then: here, where nobody has to hear of it.
+        warnings.simplefilter("ignore")
+        import litellm  # noqa: PLC0415 - slow to import, so only when needed
 
+        litellm.ModelResponse(choices=[{"message": {"role": "assistant", "content": ""}}]).model_dump()
+    # The OpenAI SDK types vectors as floats, also where they were asked for in base64.
+    warnings.filterwarnings("ignore", "(?s)Pydantic serializer warnings.*field_name='embedding'", UserWarning)
     litellm.suppress_debug_info = True
     litellm.disable_hf_tokenizer_download = True
     return litellm
@@ -156,12 +163,11 @@ async def embed(request: Mapping[str, Any]) -> Answer:
 
     with fast.calling(request):
         response = await load().aembedding(**{"encoding_format": "float", **request, **_ONE_SEND})
-    body = response.model_dump()
-    for item in body["data"]:
+    for item in response.data:
         if isinstance(item["embedding"], str):
             raw = base64.b64decode(item["embedding"])
             item["embedding"] = list(struct.unpack(f"<{len(raw) // 4}f", raw))
-    return Answer(body, _headers(response), _hidden(response).get("response_cost"))
+    return Answer(response.model_dump(), _headers(response), _hidden(response).get("response_cost"))
 
 
 def _hidden(response: Any) -> dict[str, Any]:

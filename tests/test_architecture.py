@@ -1,0 +1,132 @@
+"""The project's shape: who may import whom, what is public, and what importing costs."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import llmbatch
+
+ROOT = Path(llmbatch.__file__).parent
+MODULES = {
+    ".".join(path.relative_to(ROOT.parent).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted(ROOT.rglob("*.py"))
+}
+
+# Floors of the house: a module imports only from floors below its own (or its own package).
+FLOORS = [
+    {"errors", "results", "_rate_headers", "progress"},
+    {"_retry", "_limits", "_engine", "_identity", "_checks", "_tools"},
+    {"_litellm"},
+    {"_sync", "_requests", "_options", "_guards", "_checkpoint", "_concurrency"},
+    {"_sender", "providers"},
+    {"_run"},
+    {"_chat_run", "_batch"},
+    {"_streams", "payloads"},
+    {"completions", "embeddings"},
+]
+
+
+def imports_of(path: Path) -> set[str]:
+    """Names of the llmbatch modules that a file imports, `llmbatch.` left out."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module == "llmbatch":
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("llmbatch."):
+            found.add(node.module.removeprefix("llmbatch."))
+        elif isinstance(node, ast.Import):
+            found |= {a.name.removeprefix("llmbatch.") for a in node.names if a.name.startswith("llmbatch.")}
+    return found
+
+
+def imported_packages(path: Path) -> set[str]:
+    """Top-level packages that a file imports anywhere."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module.partition(".")[0])
+        elif isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+    return found
+
+
+def test_imports_go_down() -> None:
+    """A module imports only from floors below it."""
+    floor_of = {name: number for number, names in enumerate(FLOORS) for name in names}
+    upward = []
+    for module, path in MODULES.items():
+        own = module.removeprefix("llmbatch.").partition(".")[0]
+        for name in imports_of(path):
+            other = name.partition(".")[0]
+            if own in floor_of and other in floor_of and other != own and floor_of[other] > floor_of[own]:
+                upward.append(f"{module} -> {name}")
+    assert upward == []
+
+
+def test_only_one_package_imports_litellm() -> None:
+    """LiteLLM and the OpenAI SDK are imported in `_litellm/` only."""
+    importers = {m for m, path in MODULES.items() if imported_packages(path) & {"litellm", "openai", "httpx"}}
+    assert {m for m in importers if not m.startswith("llmbatch._litellm")} == set()
+
+
+def test_importing_is_light() -> None:
+    """`import llmbatch` pulls in neither litellm nor openai nor pandas nor ray, and says so of every public name."""
+    code = (
+        "import sys, llmbatch; llmbatch.BatchResults;"
+        "heavy = {'litellm', 'openai', 'pandas', 'ray', 'httpx', 'aiohttp'};"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
+
+
+def test_every_public_name_is_there_and_documented() -> None:
+    """`__all__` is what is visible, and `help()` of each name says something."""
+    assert llmbatch.__all__ == sorted(llmbatch.__all__)
+    assert set(dir(llmbatch)) == set(llmbatch.__all__)
+    for name in llmbatch.__all__:
+        assert (inspect.getdoc(getattr(llmbatch, name)) or "").strip(), name
+    with pytest.raises(AttributeError, match="no_such_name"):
+        _ = llmbatch.no_such_name
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("acreate_chat_completions_batch", "create_chat_completions_batch"),
+        ("as_completed", "create_chat_completions_batch"),
+        ("stream_chat_completions_batch", "create_chat_completions_batch"),
+        ("acreate_chat_completion", "create_chat_completion"),
+        ("acreate_embeddings_batch", "create_embeddings_batch"),
+        ("acreate_chat_completions_batch_copilot", "create_chat_completions_batch_copilot"),
+    ],
+)
+def test_twins_have_the_same_parameters(one: str, other: str) -> None:
+    """Blocking, async and iterating forms cannot drift apart."""
+    first, second = (inspect.signature(getattr(llmbatch, name)) for name in (one, other))
+    assert list(first.parameters.values()) == list(second.parameters.values())
+
+
+def test_the_seeds_signature_is_kept() -> None:
+    """The seed's parameters come first, in its order, with its defaults."""
+    parameters = inspect.signature(llmbatch.create_chat_completions_batch).parameters
+    seed = {name: parameters[name].default for name in list(parameters)[:5]}
+    assert seed == {
+        "messages_list": inspect.Parameter.empty, "model": None, "temperature": 0.3, "max_tokens": 200,
+        "max_workers": 10,
+    }  # fmt: skip
+    copilot = inspect.signature(llmbatch.create_chat_completions_batch_copilot).parameters
+    assert copilot["model"].default == "gpt-4o"
+
+
+def test_files_stay_small() -> None:
+    """Most modules are under 300 lines, none over 400."""
+    sizes = {module: len(path.read_text().splitlines()) for module, path in MODULES.items()}
+    assert {m: n for m, n in sizes.items() if n > 400} == {}
+    assert sum(n > 300 for n in sizes.values()) <= len(sizes) // 10

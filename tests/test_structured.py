@@ -1,0 +1,73 @@
+"""Structured output: answers become instances, and those that do not fit are error rows."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from pydantic import BaseModel
+
+import llmbatch
+from tests.server import Response
+
+if TYPE_CHECKING:
+    from tests.server import Server
+
+
+class City(BaseModel):
+    name: str
+    people: int
+
+
+def answer(content: str, finish_reason: str = "stop") -> Response:
+    message = {"role": "assistant", "content": content}
+    usage = {"prompt_tokens": 7, "completion_tokens": 5, "total_tokens": 12}
+    choices = [{"index": 0, "message": message, "finish_reason": finish_reason}]
+    return Response(
+        body={"id": "x", "object": "chat.completion", "created": 1, "model": "m", "choices": choices, "usage": usage}
+    )
+
+
+def ask(server: Server, *contents: str, **options: Any) -> llmbatch.BatchResults:
+    answers = dict(zip("abcdefgh", contents, strict=False))
+    server.handler = lambda request: answer(answers[request.text], options.pop("finish", "stop"))
+    chats = [[{"role": "user", "content": name}] for name in "abcdefgh"[: len(contents)]]
+    return llmbatch.create_chat_completions_batch(
+        chats, "openai/gpt-4o-mini", response_format=City, api_base=server.api_base, api_key="sk-test"
+    )
+
+
+def test_answers_become_instances(server: Server) -> None:
+    """`.parsed` holds validated instances in order, and the schema was sent."""
+    results = ask(server, '{"name": "Paris", "people": 2}', '{"name": "Rome", "people": 3}')
+    assert results.parsed == [City(name="Paris", people=2), City(name="Rome", people=3)]
+    assert server.requests[0].json["response_format"]["json_schema"]["strict"] is True
+    assert json.dumps(results)
+
+
+def test_an_answer_that_does_not_validate_is_an_error_row_that_keeps_it(server: Server) -> None:
+    """The row says what is wrong, keeps the raw answer, and counts its tokens and cost."""
+    results = ask(server, '{"name": "Paris"}', '{"name": "Rome", "people": 3}', "no JSON")
+    assert ["error" in row for row in results] == [True, False, True]
+    assert results[0]["error"] == "ValidationError: the answer is no City: people: Field required"
+    assert results[0]["choices"][0]["message"]["content"] == '{"name": "Paris"}'
+    assert results[0]["usage"]["total_tokens"] == 12
+    assert results[0]["cost"] > 0
+    assert results.parsed == [None, City(name="Rome", people=3), None]
+    assert results.usage["total_tokens"] == 36
+
+
+def test_an_answer_that_was_cut_off_says_so(server: Server) -> None:
+    """A truncated answer's error names max_tokens."""
+    results = ask(server, '{"name": "Par', finish="length")
+    assert "raise max_tokens" in results[0]["error"]
+
+
+def test_parsed_needs_a_model(server: Server) -> None:
+    """Without a pydantic model, `.parsed` says what to pass."""
+    results = llmbatch.create_chat_completions_batch(
+        [[{"role": "user", "content": "hi"}]], "openai/x", api_base=server.api_base, api_key="sk-test"
+    )
+    with pytest.raises(ValueError, match="response_format=YourModel"):
+        _ = results.parsed
