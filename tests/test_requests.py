@@ -1,0 +1,217 @@
+"""What a caller passes becomes LiteLLM's arguments in one place; misuse says its mend."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+import llmbatch
+from llmbatch._requests import (
+    DEFAULT_MAX_TOKENS,
+    DEFAULT_TEMPERATURE,
+    CustomIds,
+    check_messages_list,
+    checked_messages,
+    custom_id_for,
+    fingerprints,
+    plan_chat,
+)
+
+HELLO = [{"role": "user", "content": "hello"}]
+
+
+def plan(
+    model: str | None = "gpt-4o-mini",
+    temperature: Any = DEFAULT_TEMPERATURE,
+    max_tokens: Any = DEFAULT_MAX_TOKENS,
+    **kwargs: Any,
+) -> Any:
+    return plan_chat(model, temperature, max_tokens, kwargs)
+
+
+def test_the_signature_shows_the_seeds_defaults() -> None:
+    """`help()` says 0.3 and 200."""
+    shown = str(inspect.signature(llmbatch.render_batch_requests))
+    assert "temperature: 'float | None' = 0.3, max_tokens: 'int | None' = 200" in shown
+
+
+@pytest.mark.parametrize(
+    ("model", "sent"),
+    [("gpt-4o-mini", {"temperature": 0.3, "max_tokens": 200}), ("o3-mini", {}), ("gpt-5", {})],
+)
+def test_defaults_are_sent_only_where_they_are_taken(model: str, sent: dict[str, Any]) -> None:
+    """A reasoning model gets neither; an equal value of the caller's own is always sent; None leaves it out."""
+    params = plan(model).params
+    assert {k: v for k, v in params.items() if k in {"temperature", "max_tokens"}} == sent
+    assert plan(model, 0.3, 200).params.items() >= {"temperature": 0.3, "max_tokens": 200}.items()
+    assert not plan(model, None, None).params.keys() & {"temperature", "max_tokens"}
+
+
+def test_a_callers_max_completion_tokens_replaces_the_default_limit() -> None:
+    """Providers refuse both together."""
+    assert "max_tokens" not in plan(max_completion_tokens=50).params
+
+
+def test_the_model_comes_from_the_argument_then_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MODEL_CHOICE is the default's default."""
+    assert plan(None).target.name == "gpt-4o-mini"
+    monkeypatch.setenv("MODEL_CHOICE", "gpt-4o")
+    assert plan(None).target.name == "gpt-4o"
+    assert plan("o1").target.name == "o1"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind", "mend"),
+    [
+        ({"model": 7}, TypeError, "must be a string"),
+        ({"model": " "}, ValueError, "MODEL_CHOICE"),
+        ({"model": "no-such-provider-model"}, ValueError, "put the provider in front"),
+        ({"temperature": "hot"}, TypeError, "a number or None"),
+        ({"temperature": True}, TypeError, "a number"),
+        ({"temperature": 2.5}, ValueError, "between 0 and 2"),
+        ({"max_tokens": 0}, ValueError, "at least 1"),
+        ({"max_tokens": 1.5}, TypeError, "whole number"),
+        ({"max_worker": 3}, ValueError, "max_workers="),
+        ({"request_per_minute": 3}, ValueError, "requests_per_minute="),
+        ({"check_point": "x"}, ValueError, "checkpoint="),
+        ({"num_retries": 3}, ValueError, "use retries="),
+        ({"max_retries": 3}, ValueError, "use retries="),
+        ({"stream": True}, ValueError, "whole answers"),
+        ({"api_base": 7}, TypeError, "api_base must be a string"),
+        ({"tools": [7]}, TypeError, "typed function"),
+    ],
+)
+def test_misuse_raises_and_says_the_mend(arguments: dict[str, Any], kind: type[Exception], mend: str) -> None:
+    """Before anything is sent."""
+    with pytest.raises(kind, match=mend):
+        plan(**arguments)
+
+
+@pytest.mark.parametrize("name", ["top_p", "stop", "seed", "n", "user", "metadata", "max_completion_tokens", "foo"])
+def test_what_litellm_knows_passes_through(name: str) -> None:
+    """And so does what nobody knows, unless it looks like one of llmbatch's own options."""
+    assert plan(**{name: 1}).params[name] == 1
+
+
+def test_no_key_shows_in_a_plan() -> None:
+    """Its repr holds neither keys nor parameters."""
+    made = plan(
+        api_key="sk-very-secret", extra_headers={"Authorization": "Bearer also-secret"}, openai_organization="x"
+    )
+    assert "secret" not in repr(made)
+    assert made.secrets == ("sk-very-secret", "Bearer also-secret")
+
+
+def test_requests_share_nothing_with_the_caller_or_each_other() -> None:
+    """LiteLLM changes what it is given."""
+    metadata, messages = {"a": []}, [{"role": "user", "content": [{"type": "text", "text": "x"}]}]
+    made = plan(metadata=metadata)
+    first, second = made.request(messages), made.request(messages)
+    first["metadata"]["a"].append(1)
+    first["messages"][0]["content"][0]["text"] = "y"
+    assert second["metadata"] == {"a": []} == metadata
+    assert second["messages"] == messages == [{"role": "user", "content": [{"type": "text", "text": "x"}]}]
+
+
+@pytest.mark.parametrize(
+    ("given", "mend"),
+    [
+        ("hello", "must be a list"),
+        ({"role": "user", "content": "hello"}, "must be a list"),
+        (7, "must be a list"),
+        (HELLO, r"pass \[messages\]"),
+        (["hello", "there"], "for text in texts"),
+    ],
+)
+def test_a_call_with_something_else_than_conversations_raises(given: Any, mend: str) -> None:
+    """The call as a whole is misuse; one bad row among good ones is not."""
+    with pytest.raises(TypeError, match=mend):
+        check_messages_list(given)
+    assert check_messages_list([HELLO, "bad"])[1] == 2
+
+
+def test_a_generator_is_taken_from_its_first_item() -> None:
+    """Looking at it loses nothing."""
+    items, count = check_messages_list([{"role": "user", "content": str(i)}] for i in range(5))
+    assert count is None
+    assert [item[0]["content"] for item in items] == ["0", "1", "2", "3", "4"]
+
+
+class Model(BaseModel):
+    role: str
+    content: str | None
+
+
+def test_messages_may_be_objects_and_tuples() -> None:
+    """Pydantic's and LiteLLM's messages become plain dicts."""
+    assert checked_messages((Model(role="user", content="x"),)) == [{"role": "user", "content": "x"}]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        [], "SECRET", None, {"role": "user"}, ["SECRET"], [{"content": "SECRET"}], [{"role": "user"}], [[]],
+        [{"role": "user", "content": {"SECRET"}}], [{"role": "user", "content": float("nan")}],
+        [{"role": "user", "content": "SECRET \ud800"}], [{"role": 7, "content": "SECRET"}], 7, b"SECRET",
+    ],
+)  # fmt: skip
+def test_a_bad_row_is_named_without_its_content(row: Any) -> None:
+    """One line, a ValueError, nothing of the prompt."""
+    with pytest.raises(ValueError, match=r".") as caught:
+        checked_messages(row)
+    assert "SECRET" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_ids_depend_on_what_is_asked_only() -> None:
+    """Not on keys, addresses or timeouts; duplicates are numbered."""
+    here = plan(api_key="a", api_base="http://127.0.0.1:1/v1", metadata={"x": 1}).request(HELLO)
+    there = plan(api_key="b", api_base="http://127.0.0.1:2/v1").request(HELLO)
+    assert custom_id_for(here) == custom_id_for(there)
+    assert custom_id_for(here, 2) == custom_id_for(here) + "-2"
+    ids = CustomIds()
+    assert [ids(here), ids(there), ids(plan(temperature=0.7).request(HELLO)), ids(here)] == [
+        custom_id_for(here), f"{custom_id_for(here)}-2",
+        custom_id_for(plan(temperature=0.7).request(HELLO)), f"{custom_id_for(here)}-3",
+    ]  # fmt: skip
+
+
+def test_fingerprints_tell_which_field_changed() -> None:
+    """One digest a field."""
+    before = fingerprints(plan(seed=1, response_format=Model).request(HELLO))
+    after = fingerprints(plan(seed=2, response_format=Model).request(HELLO))
+    assert {name for name in before if before[name] != after[name]} == {"seed"}
+
+
+def test_ids_are_the_same_in_another_process() -> None:
+    """They do not hang on hash seeds, not even with a pydantic class among the parameters."""
+    code = (
+        "from tests.test_requests import *\n"
+        "print(custom_id_for(plan(seed=1, response_format=Model, tools=[{'a': {'x', 'y'}}]).request(HELLO)))"
+    )
+    ids = {
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+        for _ in range(2)
+    }
+    assert len(ids) == 1
+
+
+def test_a_typed_function_becomes_a_tool() -> None:
+    """Parameters from its annotations, the description from its docstring."""
+
+    def get_weather(city: str, days: int = 1) -> str:
+        """Today's weather."""
+        return city * days
+
+    (tool,) = plan(tools=[get_weather]).params["tools"]
+    assert tool["function"]["name"] == "get_weather"
+    assert tool["function"]["description"] == "Today's weather."
+    assert tool["function"]["parameters"]["required"] == ["city"]
+    (tool,) = plan(tools=[Model]).params["tools"]
+    assert json.loads(json.dumps(tool))["function"]["name"] == "Model"
