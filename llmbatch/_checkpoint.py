@@ -18,7 +18,7 @@ from llmbatch.results import Row, line_from_row, row_from_line
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Checkpoint"]
+__all__ = ["Checkpoint", "lock", "output_line"]
 
 _Fields = frozenset[tuple[str, str]]
 
@@ -41,7 +41,7 @@ class Checkpoint:
             msg = f"cannot open the checkpoint {self.path}: {exc.strerror}"
             raise CheckpointError(msg) from exc
         try:
-            _lock(self._file, self.path)
+            lock(self._file, self.path)
             if os.fstat(self._file.fileno()).st_ino != self.path.stat().st_ino:
                 raise CheckpointError(_in_use(self.path))  # noqa: TRY301 - replaced by its holder in this very moment
             self._size = self._load()
@@ -53,14 +53,19 @@ class Checkpoint:
         return len(self._places)
 
     def found(self, request_id: str, fingerprints: Mapping[str, str], custom_id: str) -> Row | None:
-        """The row that an earlier run finished for this very request, under the `custom_id` of this run."""
+        """The row that an earlier run finished for this very request, under the `custom_id` of this run.
+
+        Raises CheckpointError when the id is another than before and cannot be written.
+        """
         place = self._places.get(request_id)
         if place is None:
             self._note_change(fingerprints)
             return None
         offset, length = place
         row = row_from_line(json.loads(os.pread(self._file.fileno(), length, offset)))
-        row["custom_id"] = custom_id
+        if row["custom_id"] != custom_id:
+            row["custom_id"] = custom_id
+            self.append(request_id, fingerprints, row)
         return row
 
     def append(self, request_id: str, fingerprints: Mapping[str, str], row: Row) -> None:
@@ -87,7 +92,7 @@ class Checkpoint:
         offset = dropped = 0
         interned: dict[_Fields, _Fields] = {}
         for number, data in enumerate(self._file, 1):
-            line = self._line(data, number)
+            line = output_line(data, number, self.path)
             if line is None or "error" in row_from_line(line):
                 dropped += 1
             else:
@@ -100,20 +105,6 @@ class Checkpoint:
                     self._known[prompt] = interned.setdefault(others, others)
             offset += len(data)
         return self._compacted() if dropped else offset
-
-    def _line(self, data: bytes, number: int) -> dict[str, Any] | None:
-        try:
-            line = json.loads(data)
-            if "custom_id" in line and ("response" in line or "error" in line):
-                return line  # type: ignore[no-any-return]
-        except (ValueError, TypeError):
-            if not data.endswith(b"\n"):
-                return None
-        msg = (
-            f"line {number} of {self.path} is not a batch output line; a checkpoint is a file of its own: "
-            "give another path, or remove the line"
-        )
-        raise CheckpointError(msg)
 
     def _compacted(self) -> int:
         """Rewrite the file with the answered rows only, in place of the old one at once."""
@@ -129,7 +120,7 @@ class Checkpoint:
             out.flush()
             os.fsync(out.fileno())
         fresh = temporary.open("ab+")
-        _lock(fresh, self.path)
+        lock(fresh, self.path)
         temporary.replace(self.path)
         self._file.close()
         self._file, self._places = fresh, places
@@ -150,7 +141,23 @@ def _split(fingerprints: Mapping[str, str]) -> tuple[str, _Fields]:
     return prompt, frozenset(fields.items())
 
 
-def _lock(file: IO[bytes], path: Path) -> None:
+def output_line(data: bytes, number: int, path: Path) -> dict[str, Any] | None:
+    """A line of the journal, None for a torn last one. Raises CheckpointError for what is no batch output line."""
+    try:
+        line = json.loads(data)
+        if "custom_id" in line and ("response" in line or "error" in line):
+            return line  # type: ignore[no-any-return]
+    except (ValueError, TypeError):
+        if not data.endswith(b"\n"):
+            return None
+    msg = (
+        f"line {number} of {path} is not a batch output line; a checkpoint is a file of its own: "
+        "give another path, or remove the line"
+    )
+    raise CheckpointError(msg)
+
+
+def lock(file: IO[bytes], path: Path) -> None:
     """Hold the file for this process; the lock goes with the process, however it ends."""
     try:
         import fcntl  # noqa: PLC0415 - not on Windows

@@ -1,13 +1,15 @@
 """The `llmbatch` command: lists of prompts through a model, from the shell.
 
-Exit codes: 0 done; 1 rows failed or the job ended badly; 2 misuse; 3 not done yet; 4 the provider or network failed.
+Exit codes: 0 done; 1 rows failed or the job ended badly; 2 misuse; 3 not done yet; 4 the provider or network failed;
+130 interrupted.
 """
 
 from llmbatch.cli._main import main
 from llmbatch.cli.jobs import cancel, results, status, submit, wait
 from llmbatch.cli.payloads import estimate, render
+from llmbatch.cli.run import run
 
-for _command in (render, estimate, submit, status, wait, results, cancel):
+for _command in (run, render, estimate, submit, status, wait, results, cancel):
     main.add_command(_command)
 
 __all__ = ["main"]

@@ -9,9 +9,9 @@ from typing import Any
 
 import click
 
-__all__ = ["BAD_END", "FAILED", "MISUSE", "NOT_YET", "Group", "main"]
+__all__ = ["BAD_END", "FAILED", "INTERRUPTED", "MISUSE", "NOT_YET", "Group", "main"]
 
-BAD_END, MISUSE, NOT_YET, FAILED = 1, 2, 3, 4
+BAD_END, MISUSE, NOT_YET, FAILED, INTERRUPTED = 1, 2, 3, 4, 130
 
 
 class Group(click.Group):
@@ -31,6 +31,9 @@ class Group(click.Group):
                 raise
             click.echo(f"Error: {exc}", err=True)
             sys.exit(MISUSE)
+        except KeyboardInterrupt:
+            click.echo("Interrupted", err=True)
+            sys.exit(INTERRUPTED)
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -44,7 +47,7 @@ def main(verbose: bool) -> None:
 
     \b
     Exit codes: 0 done; 1 rows failed or the job ended badly; 2 misuse;
-                3 not done yet; 4 the provider or the network failed.
+                3 not done yet; 4 the provider or the network failed; 130 interrupted.
     """
     if verbose:
         import llmbatch  # noqa: PLC0415

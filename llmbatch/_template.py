@@ -1,0 +1,44 @@
+"""Prompts out of a table's columns, as in "Summarise: {text}". A leaf."""
+
+from __future__ import annotations
+
+import string
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["Template"]
+
+
+class _ByName(string.Formatter):
+    """`str.format` whose fields are whole column names: dots, brackets and spaces belong to the name."""
+
+    def get_field(self, field_name: str, args: Any, kwargs: Any) -> Any:  # noqa: ARG002 - Formatter's signature
+        return kwargs[field_name], field_name
+
+
+class Template:
+    """A prompt with `{column}` fields; `{price:.2f}` formats, `{{` is a brace.
+
+    Raises ValueError for a template that names no column.
+
+    Attributes:
+        columns: the columns that it names, in order.
+    """
+
+    def __init__(self, text: str) -> None:
+        try:
+            names = [name for _, name, _, _ in string.Formatter().parse(text) if name is not None]
+        except ValueError as exc:
+            msg = f"the template is not well formed ({exc}); write {{column}} for a column, and {{{{ for a brace"
+            raise ValueError(msg) from None
+        if "" in names or not names:
+            msg = 'the template must name its columns, as in "Summarise: {text}"'
+            raise ValueError(msg)
+        self.text = text
+        self.columns = list(dict.fromkeys(names))
+
+    def fill(self, row: Mapping[str, Any]) -> str:
+        """The prompt of one row of the table, which must have all `columns`."""
+        return _ByName().vformat(self.text, (), row)
