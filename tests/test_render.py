@@ -20,9 +20,6 @@ if TYPE_CHECKING:
 
 from tests.server import Server
 
-# LiteLLM's own types, seen once by pydantic.
-pytestmark = pytest.mark.filterwarnings("ignore:Item .* is using the `ReadOnly` qualifier:UserWarning")
-
 
 class Person(BaseModel):
     name: str

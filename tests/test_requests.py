@@ -192,13 +192,13 @@ def test_fingerprints_tell_which_field_changed() -> None:
 def test_ids_are_the_same_in_another_process() -> None:
     """They do not hang on hash seeds, not even with a pydantic class among the parameters."""
     code = (
-        "from tests.test_requests import *\n"
-        "print(custom_id_for(plan(seed=1, response_format=Model, tools=[{'a': {'x', 'y'}}]).request(HELLO)))"
+        "from pydantic import BaseModel\n"
+        "from llmbatch._identity import custom_id_for\n"
+        "class Model(BaseModel):\n    role: str\n    content: str | None\n"
+        "print(custom_id_for({'model': 'x', 'messages': [], 'response_format': Model, 'tools': [{'a': {'x', 'y'}}]}))"
     )
-    ids = {
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-        for _ in range(2)
-    }
+    command = [sys.executable, "-c", code]
+    ids = {subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(2)}
     assert len(ids) == 1
 
 
