@@ -48,7 +48,7 @@ def complete_column(
     if failed := results.failed:
         message = f"{len(failed)} of {len(results)} rows failed and are missing, the first with {failed[0]['error']}"
         warnings.warn(f"{message}; use complete_frame for all errors", stacklevel=2)
-    return pandas.Series(results.texts, index=frame.index, dtype="str", name="text")
+    return pandas.Series(results.texts, index=frame.index, dtype="string", name="text")
 
 
 def complete_frame(
@@ -109,7 +109,7 @@ def results_frame(results: BatchResults) -> pd.DataFrame:
         "attempts": [row.get("attempts") for row in results],
     }
     frame = pandas.DataFrame(columns)
-    kinds = dict.fromkeys({"custom_id", "text", "error", "model"} & columns.keys(), "str")
+    kinds = dict.fromkeys({"custom_id", "text", "error", "model"} & columns.keys(), "string")
     frame = frame.astype({**kinds, **dict.fromkeys([*_USAGE, "attempts"], "int64"), "cost": "float64"})
     for name in parsed:
         # Whole numbers stay whole next to failed rows.

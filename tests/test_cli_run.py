@@ -1,0 +1,370 @@
+"""`llmbatch run`: a file of prompts in, a file of answers out."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import termios
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from click.testing import CliRunner
+
+from llmbatch.cli import main
+from tests.server import Response, Server, answer_to
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+MODEL = "openai/test-model"
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def write(path: Path, rows: list[Any]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def text_of(line: dict[str, Any]) -> str:
+    return line["response"]["body"]["choices"][0]["message"]["content"]
+
+
+def batch_line(custom_id: str, text: str, **params: Any) -> dict[str, Any]:
+    body = {"model": "test-model", "messages": [{"role": "user", "content": text}], **params}
+    return {"custom_id": custom_id, "method": "POST", "url": "/v1/chat/completions", "body": body}
+
+
+class Shell:
+    """Runs `llmbatch run` on files of one directory against one server, in this process or in one of its own."""
+
+    def __init__(self, server: Server, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.server, self.directory, self.out = server, directory, directory / "out.jsonl"
+        monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
+        monkeypatch.chdir(directory)
+
+    def arguments(self, source: str | Path, *options: str) -> list[str]:
+        where = ["--api-base", self.server.api_base]
+        model = [] if "-m" in options else ["-m", MODEL]
+        return ["run", str(source), "-o", str(self.out), *where, *model, *options]
+
+    def run(self, source: str | Path, *options: str, given: str | None = None) -> Any:
+        return CliRunner().invoke(main, self.arguments(source, *options), input=given)
+
+    def start(self, source: str | Path, *options: str, **how: Any) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", "from llmbatch.cli import main; main()", *self.arguments(source, *options)]
+        how = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | how
+        return subprocess.Popen(command, env=os.environ | {"OPENAI_API_KEY": "sk-test"}, **how)
+
+    def until_answered(self, count: int) -> None:
+        while self.server.stats.ok < count:
+            time.sleep(0.01)
+
+
+@pytest.fixture
+def shell(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shell:
+    return Shell(server, tmp_path, monkeypatch)
+
+
+def test_batch_lines_are_answered_under_their_ids_in_order(shell: Shell, server: Server) -> None:
+    """OUT has the input's ids in the input's order, in OpenAI's batch output shape."""
+    server.handler = lambda request: Response(delay=0.2, body={}) if request.text == "never" else None
+    rows = [batch_line(f"id-{i}", f"question {i}", temperature=0) for i in range(30)]
+    done = shell.run(write(shell.directory / "in.jsonl", rows))
+    assert done.exit_code == 0, done.output
+    out = lines(shell.out)
+    assert [line["custom_id"] for line in out] == [f"id-{i}" for i in range(30)]
+    assert [text_of(line) for line in out] == [answer_to(f"question {i}") for i in range(30)]
+    assert all(line["response"]["status_code"] == 200 and line["error"] is None for line in out)
+
+
+def test_each_batch_line_is_sent_with_its_own_parameters(shell: Shell, server: Server) -> None:
+    """A line's parameters go out as they are, no default is added, and the command line wins over them."""
+    rows = [
+        batch_line("a", "one", temperature=0, top_p=0.5),
+        batch_line("b", "two", max_tokens=7),
+        batch_line("c", "three", temperature=0, top_p=0.5),
+        batch_line("d", "four", guided_choice=["yes", "no"]),
+    ]
+    source = write(shell.directory / "in.jsonl", rows)
+    assert shell.run(source).exit_code == 0
+    sent = {request.text: request.json for request in server.requests}
+    for row in rows:
+        assert sent[row["body"]["messages"][0]["content"]] == row["body"]
+    assert [line["custom_id"] for line in lines(shell.out)] == ["a", "b", "c", "d"]
+    server.reset()
+    assert shell.run(source, "-t", "1", "-m", "openai/other").exit_code == 0
+    assert {(r.json["temperature"], r.json["model"]) for r in server.requests} == {(1.0, "other")}
+    assert {r.text: r.json.get("max_tokens") for r in server.requests}["two"] == 7
+
+
+def test_a_data_file_cannot_redirect_requests(shell: Shell, server: Server, provider: Callable[..., Server]) -> None:
+    """Addresses, keys and llmbatch's own options in a line are data for the server, never options."""
+    elsewhere = provider()
+    row = batch_line("a", "hello", api_base=elsewhere.api_base, api_key="sk-other", fallbacks=["gpt-4o"], retries=0)
+    assert shell.run(write(shell.directory / "in.jsonl", [row])).exit_code == 0
+    assert not elsewhere.requests
+    (request,) = server.requests
+    assert request.headers["authorization"] == "Bearer sk-test"
+
+
+@pytest.mark.parametrize(
+    "row", [{"messages": [{"role": "user", "content": "hi"}], "label": 1}, {"prompt": "hi"}, "hi",
+            [{"role": "user", "content": "hi"}]]
+)  # fmt: skip
+def test_lines_may_be_messages_prompts_or_strings(shell: Shell, server: Server, row: Any) -> None:
+    """Every plain form is one user message with the Python API's defaults; --system goes before it."""
+    done = shell.run(write(shell.directory / "in.jsonl", [row]), "--system", "Be brief.")
+    assert done.exit_code == 0, done.output
+    (request,) = server.requests
+    assert request.json == {
+        "model": "test-model",
+        "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "hi"}],
+        "temperature": 0.3,
+        "max_tokens": 200,
+    }
+
+
+def test_csv_with_a_template_reports_empty_cells_in_their_place(shell: Shell, server: Server) -> None:
+    """A row without a value is an error line in its place, the others are answered, and the exit code is 1."""
+    source = shell.directory / "in.csv"
+    with source.open("w", newline="") as file:
+        csv.writer(file).writerows(
+            [["id", "my text", "n"], ["x", 'Hello, "you"\nthere', 3], ["y", "", 4], ["z", "Bye", 5]]
+        )
+    done = shell.run(source, "--template", "{n:>3} {{{my text}}}")
+    assert done.exit_code == 1
+    out = lines(shell.out)
+    assert [line["custom_id"] for line in out] == ["x", "y", "z"]
+    assert out[1]["error"] == {"code": "InvalidRow", "message": "InvalidRow: column 'my text' has no value"}
+    assert {request.text for request in server.requests} == {'  3 {Hello, "you"\nthere}', "  5 {Bye}"}
+    assert json.loads(done.stdout)["errors"] == {"InvalidRow": 1}
+
+
+def test_parquet_and_piped_csv_give_a_column_to_ask_with(shell: Shell, server: Server) -> None:
+    """--column takes a column as it is; --id-column names the ids; --format says what a pipe holds."""
+    pandas = pytest.importorskip("pandas")
+    source = shell.directory / "in.parquet"
+    pandas.DataFrame({"key": [10, 11], "q": ["one", "two"]}).to_parquet(source)
+    assert shell.run(source, "--column", "q", "--id-column", "key").exit_code == 0
+    assert [line["custom_id"] for line in lines(shell.out)] == ["10", "11"]
+    shell.out.unlink()
+    assert shell.run("-", "--format", "csv", "--column", "q", given="key,q\n7,seven\n").exit_code == 0
+    assert server.requests[-1].text == "seven"
+
+
+def test_rows_without_ids_keep_their_order(shell: Shell) -> None:
+    """Without ids in the input, line n of OUT answers row n of IN."""
+    source = write(shell.directory / "in.jsonl", [{"prompt": f"q{i % 7}"} for i in range(20)])
+    assert shell.run(source).exit_code == 0
+    out = lines(shell.out)
+    assert [text_of(line) for line in out] == [answer_to(f"q{i % 7}") for i in range(20)]
+    assert len({line["custom_id"] for line in out}) == 20
+
+
+def test_a_rerun_sends_only_what_failed(shell: Shell, server: Server) -> None:
+    """Exit code 1 leaves OUT complete, with the error; the same command then sends that row alone."""
+    server.handler = lambda request: Response(400) if request.text == "q3" else None
+    source = write(shell.directory / "in.jsonl", [{"id": i, "prompt": f"q{i}"} for i in range(6)])
+    first = shell.run(source, "--retries", "0")
+    assert first.exit_code == 1
+    assert [bool(line["error"]) for line in lines(shell.out)] == [False, False, False, True, False, False]
+    server.handler = None
+    server.reset()
+    second = shell.run(source, "--retries", "0")
+    assert second.exit_code == 0
+    assert [request.text for request in server.requests] == ["q3"]
+    assert [line["custom_id"] for line in lines(shell.out)] == [str(i) for i in range(6)]
+    assert json.loads(second.stdout)["answered_before"] == 5
+
+
+def test_a_changed_input_is_sent_again_and_paid_answers_are_kept(shell: Shell, server: Server) -> None:
+    """An edited row is asked anew, a moved row is not, and answers to rows that are gone go to OUT.old."""
+    source = shell.directory / "in.jsonl"
+    write(source, [{"id": "a", "prompt": "one"}, {"id": "b", "prompt": "two"}, {"id": "c", "prompt": "three"}])
+    assert shell.run(source).exit_code == 0
+    server.reset()
+    write(source, [{"id": "b", "prompt": "two"}, {"id": "a", "prompt": "one, edited"}, {"id": "d", "prompt": "three"}])
+    done = shell.run(source)
+    assert done.exit_code == 0
+    assert [request.text for request in server.requests] == ["one, edited"]
+    assert [(line["custom_id"], text_of(line)) for line in lines(shell.out)] == [
+        ("b", answer_to("two")), ("a", answer_to("one, edited")), ("d", answer_to("three")),
+    ]  # fmt: skip
+    assert [line["custom_id"] for line in lines(shell.directory / "out.jsonl.old")] == ["c"]
+
+
+def test_an_edit_undone_after_a_kill_is_asked_again(shell: Shell, server: Server) -> None:
+    """Of two answers under one id only the last one counts, so an old prompt's answer never passes for a new one's."""
+    source = write(shell.directory / "in.jsonl", [{"id": "a", "prompt": "one"}])
+    assert shell.run(source).exit_code == 0
+    first = shell.out.read_text()
+    write(source, [{"id": "a", "prompt": "two"}])
+    assert shell.run(source).exit_code == 0
+    shell.out.write_text(first + shell.out.read_text())  # as a kill before the end leaves it
+    write(source, [{"id": "a", "prompt": "one"}])
+    assert shell.run(source).exit_code == 0
+    assert [text_of(line) for line in lines(shell.out)] == [answer_to("one")]
+
+
+def test_schema_and_parameters_go_out(shell: Shell, server: Server) -> None:
+    """--schema becomes a strict response_format, --param any other argument, with JSON values."""
+    schema = {"title": "City", "type": "object", "properties": {"name": {"type": "string"}}}
+    (shell.directory / "schema.json").write_text(json.dumps(schema))
+    source = write(shell.directory / "in.jsonl", [{"prompt": "hi"}])
+    options = [
+        "--schema",
+        "schema.json",
+        "-p",
+        "seed=7",
+        "-p",
+        'stop=["END"]',
+        "-p",
+        "user=me",
+        "-p",
+        "temperature=null",
+    ]
+    assert shell.run(source, *options, "--max-tokens", "9").exit_code == 0
+    body = server.requests[0].json
+    assert body["response_format"]["json_schema"] == {"name": "City", "schema": schema, "strict": True}
+    assert (body["seed"], body["stop"], body["max_tokens"]) == (7, ["END"], 9)
+    assert "temperature" not in body
+
+
+def test_dry_run_shows_payload_and_estimate_and_sends_nothing(shell: Shell, server: Server) -> None:
+    """--dry-run prints the first payload as it would be sent and the price of everything; OUT is not made."""
+    source = write(shell.directory / "in.jsonl", [{"id": f"r{i}", "prompt": "hello there"} for i in range(3)])
+    done = shell.run(source, "-m", "gpt-4o-mini", "--dry-run")
+    assert done.exit_code == 0, done.output
+    shown = json.loads(done.stdout)
+    assert shown["payload"]["custom_id"] == "r0"
+    assert shown["payload"]["body"]["messages"] == [{"role": "user", "content": "hello there"}]
+    (estimate,) = shown["estimates"]
+    assert estimate["rows"] == 3
+    assert estimate["live_cost"] > estimate["live_prompt_cost"] > 0
+    assert not server.requests
+    assert not shell.out.exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "message"),
+    [
+        ("not json\n", [], "line 1 is not JSON"),
+        ('{"text": "x"}\n', [], "--template"),
+        ('{"text": "x"}\n', ["--template", "{tex}"], "line 1 has no column 'tex'; it has text"),
+        ('{"text": "x"}\n', ["--template", "no columns"], "must name its columns"),
+        ('{"text": "x"}\n', ["--template", "{text", "-q"], "not well formed"),
+        ('{"text": "x"}\n', ["--template", "{text}", "--column", "text"], "exclude each other"),
+        ('{"id": 1, "prompt": "x"}\n{"id": 1, "prompt": "y"}\n', [], "line 2: the id '1' is there already"),
+        ('{"id": 1, "prompt": "x"}\n{"prompt": "y"}\n', [], "line 2 has no id"),
+        ('{"custom_id": "a", "url": "/v1/embeddings", "body": {"input": "x"}}\n', [], "/v1/embeddings"),
+        ('{"prompt": "x"}\n', ["--max-workers", "0"], "max_workers"),
+        ('{"prompt": "x"}\n', ["--rpm", "0"], "requests_per_minute"),
+        ('{"prompt": "x"}\n', ["-p", "max_worker=3"], "did you mean max_workers"),
+        ('{"prompt": "x"}\n', ["-m", "no-such-model-anywhere", "--api-base", ""], "cannot tell which provider"),
+        ('{"prompt": "x"}\n', ["--max-cost", "1"], "max_cost needs a price"),
+        ('{"prompt": "x"}\n', ["--no-such-option"], "No such option"),
+    ],
+)
+def test_misuse_exits_2_before_anything_is_sent(
+    shell: Shell, server: Server, content: str, options: list[str], message: str
+) -> None:
+    """Misuse is one line that says what to do, exit code 2, and no request; a bad last line stops the first one too."""
+    source = shell.directory / "in.jsonl"
+    source.write_text(content)
+    done = shell.run(source, *options)
+    assert done.exit_code == 2, done.output
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not server.requests
+
+
+def test_out_must_be_a_file_of_answers(shell: Shell, server: Server) -> None:
+    """A file that holds something else, the input, and a file in use are refused and left as they are."""
+    source = write(shell.directory / "in.jsonl", [{"prompt": "x"}])
+    shell.out.write_text("dear diary\n")
+    assert "not a batch output line" in shell.run(source).stderr
+    assert shell.out.read_text() == "dear diary\n"
+    shell.out = source
+    assert "same file" in shell.run(source).stderr
+    assert not server.requests
+
+
+def test_killed_and_rerun_out_has_every_id_once(shell: Shell, server: Server) -> None:
+    """After kill -9 the same command goes on: every id once, and at most what was in flight is sent twice."""
+    server.set(latency=0.02)
+    count = 400
+    source = write(shell.directory / "in.jsonl", [batch_line(f"id-{i}", f"question {i}") for i in range(count)])
+    with shell.start(source) as process:
+        shell.until_answered(100)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    with shell.start(source) as process:
+        out, err = process.communicate()
+    assert process.returncode == 0, err
+    summary = json.loads(out)
+    assert (summary["rows"], summary["succeeded"]) == (count, count)
+    assert summary["answered_before"] >= 80
+    found = lines(shell.out)
+    assert [line["custom_id"] for line in found] == [f"id-{i}" for i in range(count)]
+    assert [text_of(line) for line in found] == [answer_to(f"question {i}") for i in range(count)]
+    assert server.stats.ok <= count + 20
+    assert err == "", "quiet on a pipe"
+    assert out.count("\n") == 1
+
+
+def test_ctrl_c_exits_130_and_leaves_out_resumable(shell: Shell, server: Server) -> None:
+    """Ctrl-C says how far it got; what was answered is not sent again."""
+    server.set(latency=0.05)
+    source = write(shell.directory / "in.jsonl", [{"id": i, "prompt": f"q{i}"} for i in range(200)])
+    with shell.start(source) as process:
+        shell.until_answered(40)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate()
+    assert process.returncode == 130
+    assert err.startswith("Interrupted: ")
+    assert "the same command goes on" in err
+    kept = {line["custom_id"] for line in lines(shell.out)}
+    assert len(kept) >= 30
+    server.reset()
+    done = shell.run(source)
+    assert done.exit_code == 0
+    assert not kept & {request.text[1:] for request in server.requests}
+    assert len(lines(shell.out)) == 200
+
+
+def test_a_terminal_shows_the_bar_and_a_line_for_people(shell: Shell, server: Server) -> None:
+    """On a terminal the bar has rate, failures, tokens, cost and time left, and the summary is no JSON."""
+    server.handler = lambda request: Response(400) if request.text == "q7" else None
+    server.set(latency=0.1)
+    source = write(shell.directory / "in.jsonl", [{"id": i, "prompt": f"q{i}"} for i in range(60)])
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 160))
+    with shell.start(source, "-w", "4", stdout=theirs, stderr=theirs) as process:
+        os.close(theirs)
+        shown = b""
+        while True:
+            try:
+                piece = os.read(ours, 4096)
+            except OSError:  # how Linux says that the other side has closed
+                break
+            if not piece:
+                break
+            shown += piece
+    os.close(ours)
+    text = shown.decode()
+    assert process.returncode == 1
+    assert "60/60" in text
+    assert "1 failed" in text
+    assert "tokens, $" in text
+    assert "row/s" in text
+    assert "59 of 60 rows answered" in text
