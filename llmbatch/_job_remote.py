@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from loguru import logger
@@ -48,13 +49,18 @@ class Remote:
     def __init__(self, state: JobState, transport: str, access: Access, save: Callable[[], None]) -> None:
         self._state = state
         self._save = save
-        self._files: Files = open_files(transport, state.target, access)
+        self._open = lambda: open_files(transport, state.target, access)
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        await self._files.close()
+        if "_files" in vars(self):
+            await self._files.close()
+
+    @cached_property
+    def _files(self) -> Files:
+        return self._open()
 
     async def submit(self, part: Part, path: Path) -> None:
         """Upload a part's file and create its batch, unless an earlier try already did."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,9 +94,9 @@ def prepare(  # noqa: PLR0917 - the public function's own order
         return _of_payloads(read_batch_file(requests), model, custom_ids, given)
     items, _ = check_messages_list(requests) if not _holds_payloads(requests) else (requests, None)
     iterator = iter(items)
-    first = next(iterator, None)
-    items = iterator if first is None else chain([first], iterator)
-    if isinstance(first, Mapping) and "custom_id" in first:
+    first = list(islice(iterator, 1))
+    items = chain(first, iterator)
+    if first and isinstance(first[0], Mapping) and "custom_id" in first[0]:
         return _of_payloads(items, model, custom_ids, given)
     plan = plan_chat(model, temperature, max_tokens, given)
     provider = provider_for(plan.target.provider)

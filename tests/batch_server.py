@@ -25,10 +25,24 @@ from tests.wire import Request, Response
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from llmbatch import BatchJob
     from tests.server import Server
 
+MODEL = "openai/gpt-4o-mini"
 _BOUNDARY = re.compile(r"boundary=\"?([^\";]+)")
 _ENDED = {"completed", "failed", "expired", "cancelled"}
+
+
+def asked(count: int, word: str = "Question") -> list[list[dict[str, str]]]:
+    """Conversations that differ."""
+    return [[{"role": "user", "content": f"{word} {i}"}] for i in range(count)]
+
+
+def submitted(place: dict[str, Any], count: int = 3, **options: Any) -> BatchJob:
+    """A job of so many conversations, at the place where a server is."""
+    from llmbatch import submit_batch_job
+
+    return submit_batch_job(asked(count), MODEL, **{**place, **options})
 
 
 @dataclass

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.batch_server import BatchProvider
 from tests.server import Server
 
 if TYPE_CHECKING:
@@ -54,3 +55,15 @@ def provider() -> Iterator[Callable[..., Server]]:
 def server(provider: Callable[..., Server]) -> Server:
     """A loopback server that answers at once."""
     return provider()
+
+
+@pytest.fixture
+def batches(server: Server) -> BatchProvider:
+    """The loopback server's files and batch jobs."""
+    return BatchProvider(server)
+
+
+@pytest.fixture
+def place(server: Server) -> dict[str, Any]:
+    """Where the loopback server stands in for OpenAI."""
+    return {"api_base": server.api_base, "api_key": "sk-very-secret-1234"}

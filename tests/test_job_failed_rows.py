@@ -1,0 +1,124 @@
+"""What becomes of a job's failed rows, and jobs run in one call."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import llmbatch
+from llmbatch import BatchJob, BatchJobError, submit_batch_job
+from tests.batch_server import MODEL, asked, submitted
+from tests.replies import answer_to
+from tests.wire import Response
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.batch_server import BatchProvider
+    from tests.server import Server
+
+
+def test_failed_rows_are_submitted_again(batches: BatchProvider, place: dict[str, Any], tmp_path: Path) -> None:
+    """As another batch of the same job, whose results are then whole."""
+    state = tmp_path / "job.json"
+    job = submit_batch_job([*asked(5), "bad"], MODEL, state=state, max_rows=2, **place)
+    batches.fates = {job.state.custom_ids[at]: fate for at, fate in ((0, "missing"), (3, "failed"))}
+    assert len(job.wait(0.01).results().failed) == 3
+    batches.fates.clear()
+    again = BatchJob.load(state, api_key="k").resubmit_failed()
+    assert again.id == job.id
+    assert len(batches.jobs) == 4
+    results = again.wait(0.01).results()
+    assert results.texts == [*(answer_to(f"Question {i}") for i in range(5)), None]
+    assert (
+        submit_batch_job([*asked(5), "bad"], MODEL, state=state, max_rows=2, **place).results().texts == results.texts
+    )
+    assert len(batches.jobs) == 4
+    again.resubmit_failed()
+    assert len(batches.jobs) == 4
+
+
+def test_a_resubmission_that_failed_again_leaves_the_answers(batches: BatchProvider, place: dict[str, Any]) -> None:
+    """Only failures are replaced."""
+    job = submitted(place)
+    batches.fates[job.state.custom_ids[0]] = "failed"
+    job.wait(0.01)
+    results = job.resubmit_failed().wait(0.01).results()
+    assert results.texts == [None, answer_to("Question 1"), answer_to("Question 2")]
+
+
+def test_an_interrupted_resubmission_goes_on(batches: BatchProvider, place: dict[str, Any], tmp_path: Path) -> None:
+    """With the same rows, once."""
+    job = submitted(place, state=tmp_path / "job.json")
+    batches.fates[job.state.custom_ids[1]] = "missing"
+    job.wait(0.01)
+    batches.fates.clear()
+    batches.fault("POST", "/v1/batches", Response(401))
+    with pytest.raises(BatchJobError):
+        job.resubmit_failed()
+    again = BatchJob.load(tmp_path / "job.json", api_key="k")
+    assert again.status == "submitting"
+    assert again.resubmit_failed().wait(0.01).results().texts == [answer_to(f"Question {i}") for i in range(3)]
+    assert len(batches.jobs) == 2
+
+
+def test_failed_rows_are_sent_live(batches: BatchProvider, place: dict[str, Any], server: Server) -> None:
+    """With the very bodies of the job, at live prices, each row in its place."""
+    job = submitted(place, seed=7)
+    batches.fates[job.state.custom_ids[1]] = "missing"
+    job.wait(0.01)
+    results = job.run_failed_live(progress=False)
+    assert results.texts == [answer_to(f"Question {i}") for i in range(3)]
+    assert [row["custom_id"] for row in results] == job.state.custom_ids
+    (live,) = [request.json for request in server.requests if request.path.endswith("/chat/completions")]
+    assert live == json.loads(batches.files["file-1"].content.splitlines()[1])["body"]
+
+
+def test_failed_rows_can_be_given_when_the_provider_has_no_copy(batches: BatchProvider, place: dict[str, Any]) -> None:
+    """`payloads=` takes what `render_batch_requests` made."""
+    job = submitted(place)
+    batches.fates[job.state.custom_ids[1]] = "missing"
+    job.wait(0.01)
+    del batches.files["file-1"]
+    with pytest.raises(BatchJobError, match="download file-1"):
+        job.run_failed_live(progress=False)
+    payloads = llmbatch.render_batch_requests(asked(3), MODEL)
+    assert job.run_failed_live(payloads=payloads, progress=False).texts[1] == answer_to("Question 1")
+
+
+def test_a_batch_can_run_as_a_job(batches: BatchProvider, place: dict[str, Any], tmp_path: Path) -> None:
+    """`batch_job=True` submits, waits and returns; a rerun with its checkpoint submits nothing."""
+    seen: list[int] = []
+    for _ in range(2):
+        results = llmbatch.create_chat_completions_batch(
+            asked(3), MODEL, batch_job=True, checkpoint=tmp_path / "job.json", progress=False,
+            on_result=lambda index, _: seen.append(index), **place,
+        )  # fmt: skip
+        assert results.texts == [answer_to(f"Question {i}") for i in range(3)]
+    assert seen == [0, 1, 2] * 2
+    assert len(batches.jobs) == 1
+
+
+def test_a_deadline_cancels_the_job(batches: BatchProvider, place: dict[str, Any]) -> None:
+    """Rows not done by then are error rows."""
+    batches.polls = 2
+    batches.fates = {payload["custom_id"]: "missing" for payload in llmbatch.render_batch_requests(asked(1), MODEL)}
+    results = llmbatch.create_chat_completions_batch(
+        asked(2), MODEL, batch_job=True, deadline=0.01, progress=False, **place
+    )
+    assert results.failed == [] or results[0]["error_details"]["type"] == "BatchCancelled"
+    assert results.texts[1] == answer_to("Question 1")
+
+
+def test_a_budget_is_checked_before_the_job(batches: BatchProvider, place: dict[str, Any]) -> None:
+    """At the worst case, with batch prices."""
+    for options, why in (
+        ({"max_cost": 1e-6}, "may cost"),
+        ({"max_cost": 1.0, "model": "openai/nobody-knows"}, "known price"),
+        ({"fallbacks": ["gpt-4o"]}, "run_failed_live"),
+    ):
+        with pytest.raises(ValueError, match=why):
+            llmbatch.create_chat_completions_batch(asked(2), **{"model": MODEL, "batch_job": True, **place, **options})
+    assert not batches.files

@@ -1,0 +1,222 @@
+"""Batch jobs under faults: nothing is submitted twice, nothing is forgotten, and waiting goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import llmbatch
+from llmbatch import BatchJob, BatchJobError, retrieve_batch_job
+from tests.batch_server import MODEL, asked, submitted
+from tests.replies import answer_to
+from tests.wire import Response
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.batch_server import BatchProvider
+    from tests.server import Server
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [Response(429, {"retry-after-ms": "10"}), Response(503), Response(500), Response(reset=True)],
+    ids=["429", "503", "500", "reset"],
+)
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("POST", "/v1/files"), ("POST", "/v1/batches"), ("GET", "/v1/batches/"), ("GET", "/v1/files/")],
+    ids=["upload", "create", "poll", "download"],
+)
+def test_a_fault_on_the_way_is_survived(
+    batches: BatchProvider, place: dict[str, Any], method: str, path: str, fault: Response
+) -> None:
+    """Whichever request it hits, each job is created once."""
+    batches.fault(method, path, fault)
+    results = submitted(place).wait(0.01).results()
+    assert results.texts == [answer_to(f"Question {i}") for i in range(3)]
+    assert len(batches.jobs) == 1
+
+
+@pytest.mark.parametrize("metadata", [True, False])
+@pytest.mark.parametrize("path", ["/v1/files", "/v1/batches"])
+def test_a_lost_answer_creates_nothing_twice(
+    batches: BatchProvider, place: dict[str, Any], path: str, metadata: bool
+) -> None:
+    """What was created is found again, by name, tag or input file."""
+    batches.keep_metadata = metadata
+    batches.fault("POST", path, Response(reset=True), done=True)
+    job = submitted(place)
+    assert (len(batches.files), len(batches.jobs)) == (1, 1)
+    assert job.batch_ids == ["batch_1"]
+
+
+def test_a_creation_that_nobody_can_look_up_is_not_tried_again(batches: BatchProvider, place: dict[str, Any]) -> None:
+    """A second job would be a second bill."""
+    batches.listed = False
+    batches.fault("POST", "/v1/batches", Response(reset=True), done=True)
+    with pytest.raises(BatchJobError, match="no list to look it up in"):
+        submitted(place)
+    assert len(batches.jobs) == 1
+
+
+def test_a_refusal_says_what_was_refused_and_shows_no_key(
+    batches: BatchProvider, place: dict[str, Any], tmp_path: Path
+) -> None:
+    """And the state file remembers how far it got."""
+    refusal = {"error": {"message": "Incorrect API key provided: sk-very-secret-1234.", "code": "invalid_api_key"}}
+    batches.fault("POST", "/v1/batches", Response(401, body=refusal))
+    state = tmp_path / "job.json"
+    with pytest.raises(BatchJobError, match=r"openai did not create the batch .* \(status 401\)") as caught:
+        submitted(place, state=state)
+    assert "secret" not in str(caught.value)
+    assert BatchJob.load(state).status == "submitting"
+    with pytest.raises(BatchJobError, match="call submit_batch_job again"):
+        BatchJob.load(state, api_key="x").wait()
+    submitted(place, state=state)
+    assert (len(batches.files), len(batches.jobs)) == (1, 1)
+
+
+def test_a_cancelled_submission_goes_on_where_it_stopped(
+    batches: BatchProvider, place: dict[str, Any], tmp_path: Path
+) -> None:
+    """The uploaded file is used, whether its id was learnt or not."""
+    state = tmp_path / "job.json"
+
+    async def interrupted() -> None:
+        task = asyncio.ensure_future(llmbatch.asubmit_batch_job(asked(3), MODEL, state=state, **place))
+        while not batches.files:  # noqa: ASYNC110 - filled by another thread
+            await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    batches.fault("POST", "/v1/files", Response(delay=30), done=True)
+    asyncio.run(interrupted())
+    assert not batches.jobs
+    job = submitted(place, state=state)
+    assert (len(batches.files), len(batches.jobs)) == (1, 1)
+    assert job.wait(0.01).results().texts == [answer_to(f"Question {i}") for i in range(3)]
+
+
+def test_a_killed_submission_is_found_again(
+    batches: BatchProvider, place: dict[str, Any], server: Server, tmp_path: Path
+) -> None:
+    """SIGKILL after the provider created the job and before its answer: one job remotely, and its rows."""
+    state = tmp_path / "job.json"
+    batches.fault("POST", "/v1/batches", Response(delay=120), done=True)
+    code = (
+        "from llmbatch import submit_batch_job\n"
+        "from tests.batch_server import asked, MODEL\n"
+        f"submit_batch_job(asked(3), MODEL, state={str(state)!r}, api_base={server.api_base!r}, api_key='k')"
+    )
+    with subprocess.Popen([sys.executable, "-c", code]) as process:
+        until = time.monotonic() + 120
+        while not batches.jobs and time.monotonic() < until and process.poll() is None:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGKILL)
+    assert len(batches.jobs) == 1
+    assert BatchJob.load(state).batch_ids == []
+    job = submitted(place, state=state)
+    assert job.batch_ids == ["batch_1"]
+    assert (len(batches.files), len(batches.jobs)) == (1, 1)
+    assert job.wait(0.01).results().texts == [answer_to(f"Question {i}") for i in range(3)]
+
+
+def test_the_state_file_holds_no_prompt_and_no_key(
+    batches: BatchProvider, place: dict[str, Any], tmp_path: Path
+) -> None:
+    """It is written before the first request, and loads in another process."""
+    state = tmp_path / "deep" / "job.json"
+    batches.fault("POST", "/v1/files", Response(401))
+    with pytest.raises(BatchJobError):
+        submitted(place, state=state)
+    assert state.exists()
+    job = submitted(place, state=state, metadata={"team": "blue"})
+    text = state.read_text("utf-8")
+    assert "Question" not in text
+    assert "secret" not in text
+    loaded = BatchJob.load(state, api_key="k")
+    assert loaded.to_dict() == job.to_dict()
+    assert loaded.wait(0.01).results().texts[0] == answer_to("Question 0")
+    assert batches.jobs["batch_1"]["metadata"]["llmbatch_job"] == job.id
+    assert [path.name for path in state.parent.iterdir()] == ["job.json"]
+
+
+def test_the_same_call_with_the_same_state_never_submits_twice(
+    batches: BatchProvider, place: dict[str, Any], tmp_path: Path
+) -> None:
+    """Other requests with it are refused, and so is a file that is none of ours."""
+    state = tmp_path / "job.json"
+    jobs = [submitted(place, state=state) for _ in range(3)]
+    assert len({job.id for job in jobs}) == 1
+    assert len(batches.jobs) == 1
+    with pytest.raises(ValueError, match="other requests"):
+        submitted(place, 4, state=state)
+    state.write_text('{"some": "file"}')
+    with pytest.raises(BatchJobError, match="not a batch job's state file"):
+        submitted(place, state=state)
+
+
+def test_a_job_is_found_by_state_by_its_id_and_by_the_providers(
+    batches: BatchProvider, place: dict[str, Any], tmp_path: Path
+) -> None:
+    """Without the state file, the order is read from the input files."""
+    job = submitted(place, 5, max_rows=2, state=tmp_path / "job.json").wait(0.01)
+    for known in (str(job.path), job.id, job.batch_ids):
+        found = retrieve_batch_job(known, **({} if known == str(job.path) else {"model": MODEL}), **place)  # type: ignore[arg-type]
+        assert found.status == "completed"
+        assert found.results().texts == [answer_to(f"Question {i}") for i in range(5)]
+    with pytest.raises(BatchJobError, match="no batch of job"):
+        retrieve_batch_job("job-0000000000000000", model=MODEL, **place)
+
+
+def test_waiting_downloads_nothing_and_outlives_faults(
+    batches: BatchProvider, place: dict[str, Any], server: Server
+) -> None:
+    """Polls are single requests until the results are asked for."""
+    batches.polls = 4
+    job = submitted(place)
+    batches.fault("GET", "/v1/batches/", Response(503))
+    job.wait(0.01)
+    assert not [request for request in server.requests if request.path.endswith("/content")]
+    job.results()
+    assert [request for request in server.requests if request.path.endswith("/content")]
+
+
+def test_waiting_has_an_end(batches: BatchProvider, place: dict[str, Any]) -> None:
+    """After `timeout` the job goes on without us; its results are not there yet."""
+    batches.polls = 10_000
+    job = submitted(place)
+    with pytest.raises(TimeoutError, match="it goes on"):
+        job.wait(0.01, timeout=0.05)
+    with pytest.raises(BatchJobError, match="call wait"):
+        job.results()
+
+
+def test_a_job_can_be_cancelled(batches: BatchProvider, place: dict[str, Any]) -> None:
+    """Twice, and after its end, is no trouble."""
+    batches.polls = 3
+    job = submitted(place).cancel()
+    assert job.status == "cancelling"
+    assert job.wait(0.01).status == "cancelled"
+    job.cancel()
+
+
+def test_the_async_twins_work_in_a_running_loop(batches: BatchProvider, place: dict[str, Any]) -> None:
+    """Several jobs at once."""
+
+    async def run() -> list[Any]:
+        async def one(word: str) -> Any:
+            job = await llmbatch.asubmit_batch_job(asked(2, word), MODEL, **place)
+            return (await (await job.await_(0.01)).aresults()).texts
+
+        return await asyncio.gather(*(one(word) for word in ("A", "B", "C")))
+
+    assert asyncio.run(run()) == [[answer_to(f"{word} {i}") for i in range(2)] for word in ("A", "B", "C")]
