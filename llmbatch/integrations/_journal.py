@@ -1,0 +1,60 @@
+"""A directory of finished rows that many workers share: each appends to its own file and knows all that came before.
+
+The lines are those of a checkpoint. No locks are needed, so that any shared file system will do.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections import defaultdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llmbatch.results import line_from_row, row_from_line
+
+if TYPE_CHECKING:
+    import os
+
+    from llmbatch.results import Row
+
+__all__ = ["Journal"]
+
+
+class Journal:
+    """The answers in a directory as they were when it was opened, and a new file for more."""
+
+    def __init__(self, directory: str | os.PathLike[str]) -> None:
+        self._directory = Path(directory)
+        self._directory.mkdir(parents=True, exist_ok=True)
+        self._places: defaultdict[str, list[tuple[Path, int]]] = defaultdict(list)
+        for path in sorted(self._directory.glob("*.jsonl")):
+            self._load(path)
+        self._own = self._directory / f"{uuid.uuid4().hex}.jsonl"
+
+    def take(self, key: str) -> Row | None:
+        """An answer under this key, each one once."""
+        places = self._places.get(key)
+        if not places:
+            return None
+        path, offset = places.pop()
+        with path.open("rb") as file:
+            file.seek(offset)
+            return row_from_line(json.loads(file.readline()))
+
+    def append(self, key: str, row: Row) -> None:
+        """Keep a finished row; failed ones are not kept, so that they are sent again."""
+        if "error" in row:
+            return
+        line = json.dumps(line_from_row(row, request=key), separators=(",", ":"), ensure_ascii=False)
+        with self._own.open("ab") as file:
+            file.write(line.encode("utf-8", "replace") + b"\n")
+
+    def _load(self, path: Path) -> None:
+        offset = 0
+        with path.open("rb") as file:
+            for data in file:
+                if data.endswith(b"\n"):  # else torn by the end of its worker
+                    key = json.loads(data)["llmbatch"]["request"]
+                    self._places[key].append((path, offset))
+                offset += len(data)

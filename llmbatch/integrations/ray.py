@@ -1,0 +1,228 @@
+"""Tables too large for one machine: the same engine inside each worker of Ray Data, Dask or Spark.
+
+    import ray
+    from llmbatch.integrations.ray import complete_dataset
+
+    reviews = ray.data.read_parquet("reviews/")
+    answers = complete_dataset(reviews, "Sentiment of: {text}", "gpt-4o-mini", actors=4, requests_per_minute=6000)
+    answers.write_parquet("answers/")
+
+Limits and budget are the account's: each worker gets an equal share, so that together they never exceed them. Keys come
+from the workers' environment. Needs the `ray` extra; `Completions` alone needs pandas only.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+from llmbatch._identity import custom_id_for
+from llmbatch._requests import DEFAULT_MAX_TOKENS, DEFAULT_TEMPERATURE, plan_chat, without_own_options
+from llmbatch._template import Template
+from llmbatch.completions import create_chat_completions_batch
+from llmbatch.integrations._journal import Journal
+from llmbatch.integrations.pandas import results_frame
+from llmbatch.results import BatchResults, error_row
+
+if TYPE_CHECKING:
+    import os
+
+    import pandas as pd
+
+    from llmbatch.results import Row
+
+__all__ = ["Completions", "complete_dataset"]
+
+_LEAST_COST = 1e-12
+
+
+class Completions:
+    """Adds a column of answers to a DataFrame, and columns for what is known of each answer.
+
+    Picklable, for `Dataset.map_batches` (as a class, see `complete_dataset`), Dask's `map_partitions` and Spark's
+    `mapInPandas` (as an object). No row fails the job: errors are in a column.
+
+    Args:
+        template: the prompt over the table's columns ("Summarise: {text}"). A row without a value is an error.
+        model: LiteLLM's model string; else the environment's MODEL_CHOICE, else gpt-4o-mini.
+        output: the answers' column. Beside it are `OUTPUT_error`, `_model`, `_prompt_tokens`, `_completion_tokens`,
+            `_total_tokens`, `_cost` (USD, NaN where unknown), `_attempts`, and the fields of a pydantic
+            `response_format`.
+        system: a system message for every row.
+        workers: how many processes work on the table; each takes that part of the limits and of `max_cost`.
+        requests_per_minute, tokens_per_minute, max_cost: of the account, for all workers together.
+        checkpoint: a directory that all workers reach; answers found there are not asked for again.
+        id_column: tells rows apart that ask the same, so that each keeps its own answer in the checkpoint.
+        kwargs: those of `create_chat_completions_batch`; `max_workers` is per worker.
+
+    Example:
+        add_answers = Completions("Sentiment of: {text}", "gpt-4o-mini", workers=4, requests_per_minute=6000)
+        dask_frame.map_partitions(add_answers, meta=add_answers.meta(dask_frame._meta))
+    """
+
+    def __init__(
+        self,
+        template: str,
+        model: str | None = None,
+        *,
+        output: str = "answer",
+        system: str | None = None,
+        workers: int = 1,
+        requests_per_minute: float | None = None,
+        tokens_per_minute: float | None = None,
+        max_cost: float | None = None,
+        checkpoint: str | os.PathLike[str] | None = None,
+        id_column: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if workers < 1:
+            msg = f"workers must be at least 1, not {workers}; it is the number of processes that share the limits"
+            raise ValueError(msg)
+        self._template, self._system, self._output, self._id_column = Template(template), system, output, id_column
+        self._arguments = {"model": model, "progress": False, **kwargs}
+        shares = {"requests_per_minute": requests_per_minute, "tokens_per_minute": tokens_per_minute}
+        self._arguments |= {name: limit / workers for name, limit in shares.items() if limit is not None}
+        self._left = None if max_cost is None else max_cost / workers
+        self._checkpoint = checkpoint
+        self._open()
+
+    def _open(self) -> None:
+        self._lock = threading.Lock()
+        self._journal: Journal | None = None
+        self._plan: Any = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name not in {"_lock", "_journal", "_plan"}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._open()
+
+    def __call__(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """The frame with the columns added; its index and its own columns are kept.
+
+        Raises ValueError for columns that are not there, and what `create_chat_completions_batch` raises for misuse.
+        """
+        self.meta(frame)  # a name that is taken is told before anything is sent
+        return self._joined(frame, self._rows(frame))
+
+    def meta(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """The empty frame that a call with such a frame would return rows of, for Dask's `meta`."""
+        return self._joined(frame.iloc[:0], [])
+
+    def _joined(self, frame: pd.DataFrame, rows: list[Row]) -> pd.DataFrame:
+        results = BatchResults(rows, response_format=self._arguments.get("response_format"))
+        added = results_frame(results).drop(columns="custom_id")
+        added.columns = [self._output if name == "text" else f"{self._output}_{name}" for name in added.columns]
+        if taken := [name for name in added.columns if name in frame.columns]:
+            msg = f"the table has a column {taken[0]!r} already; choose another output= than {self._output!r}"
+            raise ValueError(msg)
+        return frame.assign(**{name: added[name].set_axis(frame.index) for name in added.columns})
+
+    def _rows(self, frame: pd.DataFrame) -> list[Row]:
+        """One row for each of the frame's, from the checkpoint, from the model, or refused."""
+        columns = [*self._template.columns, *([self._id_column] if self._id_column else [])]
+        if absent := [name for name in columns if name not in frame.columns]:
+            msg = f"no column {', '.join(map(repr, absent))}; the table has {', '.join(map(repr, frame.columns))}"
+            raise ValueError(msg)
+        rows: dict[int, Row] = {}
+        conversations: dict[int, list[dict[str, str]]] = {}
+        empty = frame[self._template.columns].isna()
+        for at, (row, missing) in enumerate(
+            zip(frame[columns].to_dict("records"), empty.to_dict("records"), strict=True)
+        ):
+            absent = [name for name in self._template.columns if missing[name]]
+            if absent:
+                problem = f"column {absent[0]!r} has no value"
+                model = self._arguments["model"]
+                rows[at] = error_row(type="InvalidRow", message=problem, model=model, custom_id=f"row-{at}")
+            else:
+                before = [{"role": "system", "content": self._system}] if self._system is not None else []
+                conversations[at] = [*before, {"role": "user", "content": self._template.fill(row)}]
+        keys: dict[int, str] = {}
+        if self._checkpoint is not None:
+            ids = frame[self._id_column].tolist() if self._id_column else None
+            for at in list(conversations):
+                keys[at] = self._key(conversations[at], None if ids is None else ids[at])
+                if found := self._known().take(keys[at]):
+                    rows[at] = found
+                    del conversations[at]
+        rows |= self._answers(conversations, keys)
+        return [rows[at] for at in range(len(frame))]
+
+    def _answers(self, conversations: dict[int, list[dict[str, str]]], keys: dict[int, str]) -> dict[int, Row]:
+        if not conversations:
+            return {}
+        positions = list(conversations)
+        arguments = dict(self._arguments)
+        if self._left is not None:
+            arguments["max_cost"] = max(self._left, _LEAST_COST)
+        if keys:
+            arguments["on_result"] = lambda index, row: self._known().append(keys[positions[index]], row)
+        results = create_chat_completions_batch(list(conversations.values()), **arguments)
+        with self._lock:
+            if self._left is not None:
+                self._left -= results.cost or 0.0
+        return dict(zip(positions, results, strict=True))
+
+    def _known(self) -> Journal:
+        with self._lock:
+            if self._journal is None:
+                assert self._checkpoint is not None  # noqa: S101 - the callers have looked
+                self._journal = Journal(self._checkpoint)
+            return self._journal
+
+    def _key(self, conversation: list[dict[str, str]], row_id: Any) -> str:
+        """What an answer is kept under: everything that it depends on, and the row's own id."""
+        if self._plan is None:
+            given = without_own_options(self._arguments)
+            model = given.pop("model")
+            temperature = given.pop("temperature", DEFAULT_TEMPERATURE)
+            max_tokens = given.pop("max_tokens", DEFAULT_MAX_TOKENS)
+            self._plan = plan_chat(model, temperature, max_tokens, given)
+        request_id = custom_id_for(self._plan.request(conversation))
+        return request_id if row_id is None else f"{request_id} {row_id}"
+
+
+def complete_dataset(
+    dataset: Any,
+    template: str,
+    model: str | None = None,
+    *,
+    actors: int = 2,
+    batch_size: int = 1024,
+    num_cpus: float = 1.0,
+    **kwargs: Any,
+) -> Any:
+    """A Ray Dataset with a column of answers: `Completions` in so many actors, sharing the account's limits.
+
+    Args:
+        dataset: a `ray.data.Dataset`.
+        template: as in `Completions`.
+        model: as in `Completions`.
+        actors: worker processes, a fixed number, since the limits are divided by it.
+        batch_size: rows that an actor answers at a time; many times its `max_workers`, or it waits for the last ones.
+        num_cpus: CPUs that Ray reserves for an actor. One actor sends some 100 requests a second.
+        kwargs: those of `Completions` and of `create_chat_completions_batch`.
+
+    Returns the lazy Dataset. Raises ImportError without ray.
+
+    Example:
+        complete_dataset(dataset, "Sentiment of: {text}", actors=4, max_cost=20, checkpoint="/shared/answers")
+    """
+    try:
+        from ray.data import ActorPoolStrategy  # noqa: PLC0415 - an optional dependency
+    except ImportError as exc:
+        msg = 'Ray Data needs the "ray" extra: pip install "llmbatch[ray]"'
+        raise ImportError(msg) from exc
+    Completions(template, model, workers=actors, **kwargs)  # misuse is told here, not by an actor
+    return dataset.map_batches(
+        Completions,
+        fn_constructor_args=(template, model),
+        fn_constructor_kwargs={"workers": actors, **kwargs},
+        batch_size=batch_size,
+        batch_format="pandas",
+        zero_copy_batch=False,
+        compute=ActorPoolStrategy(size=actors),
+        num_cpus=num_cpus,
+    )

@@ -1,0 +1,164 @@
+"""Tables in several workers: `Completions` by itself, in Ray's actors, and in Dask's partitions."""
+
+from __future__ import annotations
+
+import contextlib
+import pickle
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from pydantic import BaseModel
+
+from llmbatch.integrations.ray import Completions, complete_dataset
+from tests.server import Response, Server, answer_to, server_process
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pd = pytest.importorskip("pandas")
+
+ADDED = ["answer", "answer_error", "answer_model", "answer_prompt_tokens", "answer_completion_tokens",
+         "answer_total_tokens", "answer_cost", "answer_attempts"]  # fmt: skip
+
+
+class Verdict(BaseModel):
+    """A shape for answers."""
+
+    good: bool
+
+
+def options(server: Any, **more: Any) -> dict[str, Any]:
+    return {"model": "openai/test-model", "api_base": server.api_base, "api_key": "sk-test", **more}
+
+
+def test_a_table_gets_columns_of_answers_and_errors(server: Server) -> None:
+    """Rows that fail or have no value are errors in their row; the table's own columns and index are kept."""
+    server.handler = lambda request: Response(400) if request.text == "Say bad" else None
+    frame = pd.DataFrame({"text": ["a", None, "bad"]}, index=[3, 4, 5])
+    made = pickle.loads(pickle.dumps(Completions("Say {text}", **options(server, retries=0))))(frame)  # noqa: S301 - our own
+    assert list(made.columns) == ["text", *ADDED]
+    assert made.index.tolist() == [3, 4, 5]
+    assert made["answer"].tolist()[0] == answer_to("Say a")
+    assert made["answer"].isna().tolist() == [False, True, True]
+    assert made["answer_error"][4] == "InvalidRow: column 'text' has no value"
+    assert made["answer_error"][5].startswith("BadRequestError")
+    assert list(frame.columns) == ["text"], "the frame given is not changed"
+
+
+def test_the_empty_frame_has_the_columns_of_a_full_one(server: Server) -> None:
+    """`meta` tells Dask the types without a request."""
+    frame = pd.DataFrame({"text": ["a"]})
+    add = Completions("{text}", output="reply", response_format=Verdict, **options(server, retries=0))
+    meta = add.meta(frame)
+    assert not server.requests
+    assert list(meta.columns) == list(add(frame).columns)
+    assert {"reply", "reply_good", "reply_error"} < set(meta.columns)
+
+
+def test_workers_share_limits_and_budget_evenly(server: Server) -> None:
+    """What each worker may do adds up to what was given once; a worker's share of max_cost holds over its batches."""
+    add = Completions("{text}", workers=4, requests_per_minute=6000, tokens_per_minute=80_000, api_key="sk-test")
+    assert add._arguments["requests_per_minute"] == 1500
+    assert add._arguments["tokens_per_minute"] == 20_000
+    add = Completions("{text}", "gpt-4o-mini", workers=2, max_cost=0.0012, api_base=server.api_base, api_key="sk-test")
+    frame = pd.DataFrame({"text": ["x" * 500] * 3})
+    made = [add(frame) for _ in range(8)]
+    assert made[0]["answer_error"].isna().all()
+    assert made[-1]["answer_error"].str.startswith("BudgetExceeded").all()
+    assert sum(part["answer_cost"].sum() for part in made) <= 0.0006
+
+
+def test_misuse_is_told_at_once(server: Server) -> None:
+    """A table without the column, a taken name and a wrong number of workers are errors with their mend."""
+    frame = pd.DataFrame({"text": ["a"]})
+    with pytest.raises(ValueError, match="no column 'txt'; the table has 'text'"):
+        Completions("{txt}", **options(server))(frame)
+    with pytest.raises(ValueError, match="column 'text' already"):
+        Completions("{text}", output="text", **options(server))(frame)
+    with pytest.raises(ValueError, match="workers must be at least 1"):
+        Completions("{text}", workers=0)
+    assert not server.requests
+
+
+def test_answers_in_the_checkpoint_are_not_asked_for_again(server: Server, tmp_path: Path) -> None:
+    """A new worker knows what others have finished, however the rows are cut into batches; failures are sent again."""
+    server.handler = lambda request: Response(400) if request.text == "b" else None
+    frame = pd.DataFrame({"text": ["a", "b", "c", "d"]})
+    given = options(server, retries=0, checkpoint=tmp_path)
+    for part in (frame[:3], frame[3:]):
+        Completions("{text}", **given)(part)
+    torn = next(tmp_path.glob("*.jsonl"))
+    torn.write_bytes(torn.read_bytes() + b'{"custom_id": "torn')
+    server.handler = None
+    server.reset()
+    made = Completions("{text}", **given)(frame[::-1])
+    assert [request.text for request in server.requests] == ["b"]
+    assert made["answer"].to_dict() == {i: answer_to(text) for i, text in enumerate("abcd")}
+    assert Completions("{text}", **given, seed=1)(frame)["answer_error"].isna().all()
+    assert len(server.requests) == 5, "other parameters are another request"
+
+
+def test_rows_that_ask_the_same_keep_their_own_answers(server: Server, tmp_path: Path) -> None:
+    """With an id column each row's answer is its own also after a restart."""
+    frame = pd.DataFrame({"text": ["same"] * 3, "id": [1, 2, 3]})
+    given = options(server, checkpoint=tmp_path, id_column="id")
+    Completions("{text}", **given)(frame)
+    assert len(server.requests) == 3
+    Completions("{text}", **given)(frame[1:])
+    Completions("{text}", **given)(frame.assign(id=[1, 2, 4]))
+    assert len(server.requests) == 4
+
+
+def test_dask_takes_it_for_its_partitions(server: Server) -> None:
+    """The example of the documentation, on Dask's threads: one process, so one worker."""
+    dask_frame = pytest.importorskip("dask.dataframe")
+    frame = dask_frame.from_pandas(pd.DataFrame({"text": [f"t{i}" for i in range(40)]}), npartitions=4)
+    add_answers = Completions("{text}", **options(server))
+    made = frame.map_partitions(add_answers, meta=add_answers.meta(frame._meta)).compute()
+    assert made["answer"].tolist() == [answer_to(f"t{i}") for i in range(40)]
+    assert len(server.requests) == 40
+
+
+def test_without_ray_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only Ray's own function needs it."""
+    monkeypatch.setitem(__import__("sys").modules, "ray.data", None)
+    with pytest.raises(ImportError, match=r"llmbatch\[ray\]"):
+        complete_dataset(None, "{text}")
+
+
+@pytest.fixture(scope="module")
+def ray() -> Iterator[Any]:
+    """A local Ray with room for the read task beside two actors."""
+    ray = pytest.importorskip("ray")
+    path = str(Path(__file__).parent.parent)
+    with contextlib.ExitStack() as stack:
+        ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="error",
+                 runtime_env={"env_vars": {"PYTHONPATH": path}})  # fmt: skip
+        stack.callback(ray.shutdown)
+        ray.data.DataContext.get_current().enable_progress_bars = False
+        yield ray
+
+
+@pytest.mark.filterwarnings("ignore")  # Ray's own
+def test_two_actors_answer_every_row_once_within_one_limit(ray: Any, tmp_path: Path) -> None:
+    """None lost, none twice, none refused at the given limit; a second run takes every answer from the checkpoint."""
+    count, per_minute = 600, 3000
+    given = {"requests_per_minute": per_minute, "actors": 2, "batch_size": 100, "checkpoint": str(tmp_path)}
+    with server_process(rpm=per_minute, burst=0.5, latency=0.05) as server:
+        rows = ray.data.from_items([{"id": i, "text": f"question {i}"} for i in range(count)], override_num_blocks=6)
+
+        def answered() -> list[dict[str, Any]]:
+            return complete_dataset(rows, "{text}", **options(server), **given).take_all()
+
+        made = sorted(answered(), key=lambda row: row["id"])
+        stats = server.stats()
+        assert [row["answer"] for row in made] == [answer_to(f"question {i}") for i in range(count)]
+        assert [row["answer_error"] for row in made] == [None] * count
+        assert (stats["ok"], stats["duplicates"], stats["limited"]) == (count, 0, 0)
+        assert sum(row["answer_total_tokens"] for row in made) == stats["tokens"]
+        assert len(list(tmp_path.iterdir())) == 2, "both actors worked"
+        assert [row["answer"] for row in sorted(answered(), key=lambda row: row["id"])] == [
+            row["answer"] for row in made
+        ]
+        assert server.stats()["ok"] == count
