@@ -10,8 +10,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Slots"]
 
-FIRST, MOST = 8, 512
+FIRST, MOST = 16, 512
 BETTER = 1.1  # a larger number must finish at least this much more rows a second to be kept
+DOUBTS = 2  # epochs in a row without gain, before the number is settled
 SETTLED_EPOCHS = 8  # before a larger number is tried again
 
 
@@ -26,7 +27,7 @@ class Slots:
         self._auto = max_workers == "auto"
         self._slots = FIRST if isinstance(max_workers, str) else max_workers
         self._limiter = limiter
-        self._settled = self._count = 0
+        self._settled = self._doubts = self._count = 0
         self._best = 0.0
         self._since = time.monotonic()
 
@@ -49,8 +50,10 @@ class Slots:
             self._settled -= 1
             self._best = rate
         elif rate > self._best * BETTER:
-            self._best = rate
+            self._best, self._doubts = rate, 0
             self._slots = min(MOST, self._slots * 2)
         else:
-            self._slots = max(FIRST, self._slots // 2)
-            self._settled = SETTLED_EPOCHS
+            self._doubts += 1
+            if self._doubts >= DOUBTS:
+                self._slots = max(FIRST, self._slots // 2)
+                self._settled, self._doubts = SETTLED_EPOCHS, 0
