@@ -58,10 +58,11 @@ class Options:
                 _check(name, value, (int, float), None, "leave it out (None) for no limit")
         _check("retries", self.retries, int, 0, "0 sends each row once")
         fallbacks: Any = self.fallbacks
+        on_result: Any = self.on_result
         if isinstance(fallbacks, str | dict):
             msg = f"fallbacks must be a list of models, not one {type(fallbacks).__name__}; put it in a list"
             raise TypeError(msg)
-        if self.on_result is not None and not callable(self.on_result):
+        if on_result is not None and not callable(on_result):
             msg = "on_result must be a function of (index, row)"
             raise TypeError(msg)
         if self.custom_ids is not None and len(set(self.custom_ids)) != len(self.custom_ids):
