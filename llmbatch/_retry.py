@@ -11,7 +11,7 @@ import json
 import random
 import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
@@ -38,8 +38,14 @@ _RETRYABLE_STATUS = {408, 409, 425, 429, 498, 500, 502, 503, 504, *range(520, 53
 _CUT = {"TransportError", "ClientError", "ConnectionError", "IncompleteRead", "EndOfStream"}
 _UNREACHABLE = {"ConnectError", "ClientConnectorError", "ConnectionRefusedError", "gaierror", "SSLError", "InvalidURL"}
 _TIMED_OUT = {"TimeoutError", "Timeout", "APITimeoutError", "TimeoutException"}
-_GARBLED = {"JSONDecodeError", "UnicodeDecodeError"}
-_GARBLED_WORDS = ("empty or invalid response", "unable to get json response", "error converting to valid response")
+_GARBLED = {"JSONDecodeError", "UnicodeDecodeError", "DecodingError", "RecursionError"}
+_GARBLED_WORDS = (
+    "empty or invalid response",
+    "unable to get json response",
+    "error converting to valid response",
+    "response with no 'choices'",
+    "'choices' that is not a list",
+)
 _QUOTA_WORDS = (
     "insufficient_quota",
     "exceeded your current quota",
@@ -48,6 +54,8 @@ _QUOTA_WORDS = (
     "insufficient credits",
     "billing_hard_limit",
 )
+_ERROR_WORDS = {"invalid_request": 400, "authentication": 401, "rate_limit": 429, "insufficient_quota": 429,
+                "overloaded": 529, "server_error": 500, "api_error": 500}  # fmt: skip
 _TOO_LARGE_WORDS = ("request too large", "tokens_limit_reached", "request_too_large")
 _KEY = re.compile(
     r"(?i)\b(bearer|basic)\s+[a-z0-9._~+/=-]{8,}"
@@ -101,8 +109,17 @@ def clean(text: str, secrets: Iterable[str] = ()) -> str:
     return _KEY.sub("[key]", text)[:_LONGEST_MESSAGE]
 
 
-def classify(exc: BaseException, provider: str | None = None) -> Failure:  # noqa: PLR0911 - one line a kind of fault
-    """Say what an exception from LiteLLM, a provider's SDK or the transport means."""
+def classify(exc: BaseException, provider: str | None = None) -> Failure:
+    """Say what an exception from LiteLLM, a provider's SDK or the transport means; never raises itself."""
+    try:
+        return _classified(exc, provider)
+    except Exception as own:  # noqa: BLE001 - whatever a provider has put into an error, it is that row's error only
+        return Failure(
+            type(exc).__name__, f"its text could not be read ({type(own).__name__})", provider=provider, billed=None
+        )
+
+
+def _classified(exc: BaseException, provider: str | None) -> Failure:  # noqa: C901, PLR0911 - one line a kind of fault
     chain = list(_chain(exc))
     names = {cls.__name__ for link in chain for cls in type(link).__mro__}
     kind, message = type(exc).__name__, _message(exc)
@@ -119,10 +136,17 @@ def classify(exc: BaseException, provider: str | None = None) -> Failure:  # noq
         return Failure("Timeout", message, None, provider, retryable=True, billed=None)
     if names & _UNREACHABLE:
         return Failure("ConnectionError", message, None, provider, retryable=True, shared=True)
+    if "TooManyRedirects" in names:
+        return Failure("TooManyRedirects", f"{message} (check api_base)", None, provider, shared=True)
+    if "AnswerTooLargeError" in names:
+        return Failure("AnswerTooLarge", message, 200, provider, billed=None)
     if names & _CUT:
         return Failure("ConnectionError", message, None, provider, retryable=True, billed=None)
     if names & _GARBLED or any(word in low for word in _GARBLED_WORDS):
         return Failure("UnparsableAnswer", message, 200, provider, retryable=True, billed=None)
+    announced = _announced(exc, chain, message, provider)
+    if announced is not None:
+        return announced
     status = getattr(exc, "status_code", None)
     if isinstance(status, int) and status >= 400 and not _dressed_up(exc):  # noqa: PLR2004 - HTTP's first error status
         # An error object in an answer with status 200, a request that LiteLLM refuses itself, or an SDK's own error.
@@ -133,6 +157,24 @@ def classify(exc: BaseException, provider: str | None = None) -> Failure:  # noq
     if type(root).__name__ not in {kind, "Exception"} and type(root).__name__ not in message:
         message = clean(f"{message} ({type(root).__name__}: {root})")
     return Failure(kind, message, None, provider, billed=None)
+
+
+def _announced(exc: BaseException, chain: list[BaseException], message: str, provider: str | None) -> Failure | None:
+    """A failure that the provider announced in an answer that had begun well, with status 200: an error in a stream."""
+    body = next((found for link in chain if isinstance(found := getattr(link, "body", None), dict)), None)
+    original = getattr(exc, "original_exception", None)
+    if body is None and original is None:
+        return None
+    given = body or {}
+    numbers = [given.get("status_code"), given.get("code"), getattr(original, "status_code", None)]
+    status = next((n for n in numbers if isinstance(n, int) and 400 <= n < 600), None)  # noqa: PLR2004 - HTTP's errors
+    if status in {None, 500}:
+        words = f"{given.get('type')} {given.get('code')}"
+        status = next((number for word, number in _ERROR_WORDS.items() if word in words), None)
+    message = clean(str(given.get("message") or message.partition(" Original exception: ")[0]))
+    if status is None:
+        return Failure("StreamError", message, 200, provider, retryable=True, billed=None)
+    return replace(_refusal("StreamError", message, status, provider, {}), billed=None)
 
 
 def headers_of(exc: BaseException) -> Mapping[str, str]:
@@ -163,7 +205,7 @@ def _message(exc: BaseException) -> str:
     text = re.sub(r"^(?:(?:litellm\.)?\w+(?:Error|Timeout)?: )+(?:\w*Exception - )?", "", text.strip())
     text = re.sub(r"\.? Handle with `litellm\.\w+`\.?$", "", text)
     if (at := text.find("{")) >= 0:
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, RecursionError):
             body = json.loads(text[at:])
             error = body.get("error", body)
             error = error.get("message") if isinstance(error, dict) else error

@@ -119,22 +119,36 @@ def _accepts(target: Target, **params: Any) -> dict[str, Any] | None:
 
 async def chat(request: Mapping[str, Any]) -> Answer:
     """Send one chat completion, once."""
-    from llmbatch._litellm import fast  # noqa: PLC0415 - imports litellm
+    from llmbatch._litellm import answers, fast  # noqa: PLC0415 - imports litellm
 
-    with fast.calling(request):
-        response = await load().acompletion(**request, **_ONE_SEND, **fast.logging_arguments(request))
+    logging = fast.logging_arguments(request)
+    try:
+        with fast.calling(request):
+            response = await load().acompletion(**request, **_one_send(), **logging)
+    except Exception:
+        body = answers.mended(logging.get("litellm_logging_obj"))
+        if body is None:
+            raise
+        return Answer(body, {}, None)
     return Answer(response.model_dump(), _headers(response), _hidden(response).get("response_cost"))
 
 
 async def chat_stream(request: Mapping[str, Any]) -> AsyncIterator[dict[str, Any] | Answer]:
     """Send one chat completion and yield each chunk's delta (`{"index", "content", …}`), then the whole `Answer`.
 
-    Raises IncompleteStreamError when the stream ends before every choice has its finish reason.
+    Raises IncompleteStreamError when the stream ends before its finish reason. Several choices (`n`) come whole, since
+    LiteLLM runs their streams together.
     """
+    if (request.get("n") or 1) > 1:
+        answer = await chat(request)
+        for choice in answer.body["choices"]:
+            yield {"choice": choice["index"], **choice["message"]}
+        yield answer
+        return
     litellm = load()
     given = litellm.get_supported_openai_params(request["model"], request.get("custom_llm_provider")) or []
     options = {"stream_options": {"include_usage": True}} if "stream_options" in given else {}
-    stream = await litellm.acompletion(**{**options, **request, **_ONE_SEND, "stream": True})
+    stream = await litellm.acompletion(**{**options, **request, **_one_send(), "stream": True})
     chunks = []
     async for chunk in stream:
         chunks.append(chunk)
@@ -162,12 +176,18 @@ async def embed(request: Mapping[str, Any]) -> Answer:
     from llmbatch._litellm import fast  # noqa: PLC0415 - imports litellm
 
     with fast.calling(request):
-        response = await load().aembedding(**{"encoding_format": "float", **request, **_ONE_SEND})
+        response = await load().aembedding(**{"encoding_format": "float", **request, **_one_send()})
     for item in response.data:
         if isinstance(item["embedding"], str):
             raw = base64.b64decode(item["embedding"])
             item["embedding"] = list(struct.unpack(f"<{len(raw) // 4}f", raw))
     return Answer(response.model_dump(), _headers(response), _hidden(response).get("response_cost"))
+
+
+def _one_send() -> dict[str, Any]:
+    from llmbatch._litellm import transport  # noqa: PLC0415 - imports aiohttp
+
+    return {**_ONE_SEND, "shared_session": transport.session()}
 
 
 def _hidden(response: Any) -> dict[str, Any]:
@@ -191,6 +211,9 @@ async def close() -> None:
     if "litellm" in sys.modules:
         litellm = load()
         await litellm.close_litellm_async_clients()
+        from llmbatch._litellm import transport  # noqa: PLC0415 - imports aiohttp
+
+        await transport.close()
         litellm.in_memory_llm_clients_cache.flush_cache()
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import copy
 import functools
+import json
 import struct
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +14,7 @@ from llmbatch._litellm import load
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["answer_body"]
+__all__ = ["answer_body", "mended"]
 
 
 def answer_body(body: Mapping[str, Any]) -> dict[str, Any]:
@@ -30,8 +32,33 @@ def answer_body(body: Mapping[str, Any]) -> dict[str, Any]:
     if not body.get("choices"):
         msg = "the answer has no choices"
         raise ValueError(msg)
-    made = convert(response_object=dict(body), model_response_object=chat(), hidden_params={}, _response_headers={})
-    return dict(made.model_dump())
+    # LiteLLM's message takes text only; some models answer with a list of parts.
+    parts, plain = {}, copy.deepcopy(dict(body))
+    for at, choice in enumerate(plain["choices"]):
+        if isinstance(choice["message"].get("content"), list):
+            parts[at], choice["message"]["content"] = choice["message"]["content"], ""
+    made = convert(response_object=plain, model_response_object=chat(), hidden_params={}, _response_headers={})
+    whole = dict(made.model_dump())
+    for at, content in parts.items():
+        whole["choices"][at]["message"]["content"] = content
+    return whole
+
+
+def mended(logging: Any) -> dict[str, Any] | None:
+    """The answer that LiteLLM had received and then failed to read (content in parts, a field missing), if it is whole.
+
+    The provider has been paid for it, and would answer the same again.
+    """
+    try:
+        body = json.loads(logging.model_call_details["original_response"])
+        if isinstance(usage := body.get("usage"), dict):
+            body["usage"] = {
+                k: round(v) if isinstance(v, float) else v for k, v in usage.items() if not isinstance(v, str)
+            }
+        good = body.get("choices") and not body.get("error")
+        return answer_body(body) if good else None
+    except Exception:  # noqa: BLE001 - no logging object, no answer, or none that can be mended: the first fault stands
+        return None
 
 
 @functools.cache

@@ -1,0 +1,78 @@
+"""The HTTP session of the running loop, handed to LiteLLM for each call: no answer may fill the memory.
+
+An error's body is read to `MOST_ERROR_BYTES` only (LiteLLM's search for keys in it takes 2 s for each MB, on the loop),
+an answer's to `MOST_ANSWER_BYTES`. Providers whose code in LiteLLM takes no session are read by LiteLLM's own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from aiohttp.connector import Connection
+
+__all__ = ["AnswerTooLargeError", "close", "session"]
+
+MOST_ERROR_BYTES = 64 * 1024
+MOST_ANSWER_BYTES = 64 * 1024 * 1024
+_KEEP_ALIVE_SECONDS = 60.0
+
+_sessions: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, aiohttp.ClientSession] = weakref.WeakKeyDictionary()
+
+
+class AnswerTooLargeError(aiohttp.ClientPayloadError):
+    """An answer without end, or one that no model gives."""
+
+
+class _Bounded:
+    """A response's content that ends early when it is too long."""
+
+    def __init__(self, content: Any, status: int) -> None:
+        self._content, self._status = content, status
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._content, name)
+
+    async def iter_chunked(self, size: int) -> AsyncIterator[bytes]:
+        failed = self._status >= 400  # noqa: PLR2004 - HTTP's first error status
+        left = MOST_ERROR_BYTES if failed else MOST_ANSWER_BYTES
+        async for piece in self._content.iter_chunked(size):
+            left -= len(piece)
+            if left < 0 and not failed:
+                msg = f"the answer is longer than {MOST_ANSWER_BYTES >> 20} MB"
+                raise AnswerTooLargeError(msg)
+            yield piece
+            if left <= 0:
+                return
+
+
+class _Response(aiohttp.ClientResponse):
+    async def start(self, connection: Connection) -> aiohttp.ClientResponse:
+        await super().start(connection)
+        self.content = _Bounded(self.content, self.status)  # type: ignore[assignment]  # what LiteLLM reads by
+        return self
+
+
+def session() -> aiohttp.ClientSession:
+    """The running loop's session. How many connections it has is for the number of requests in flight to say."""
+    loop = asyncio.get_running_loop()
+    found = _sessions.get(loop)
+    if found is None or found.closed:
+        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE_SECONDS)
+        found = _sessions[loop] = aiohttp.ClientSession(
+            connector=connector, cookie_jar=aiohttp.DummyCookieJar(), response_class=_Response
+        )
+    return found
+
+
+async def close() -> None:
+    """Close the running loop's session."""
+    found = _sessions.pop(asyncio.get_running_loop(), None)
+    if found is not None:
+        await found.close()
