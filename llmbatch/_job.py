@@ -91,7 +91,7 @@ class BatchJob:
     @property
     def request_counts(self) -> dict[str, int]:
         """The provider's own count of its requests, `total, completed, failed`, as last seen; they may not add up."""
-        counts = (part.request_counts for part in self.state.parts)
+        counts = [part.request_counts for part in self.state.parts]
         return {name: sum(count.get(name, 0) for count in counts) for name in ("total", "completed", "failed")}
 
     def __len__(self) -> int:

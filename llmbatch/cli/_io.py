@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import json
 import sys
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from itertools import chain
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import IO, Any, TypeVar
 
 import click
 
 from llmbatch._requests import DEFAULT_MAX_TOKENS, DEFAULT_TEMPERATURE
+from llmbatch.cli._inputs import FORMATS, Input, opened
 
-__all__ = ["emit", "is_payload", "lines_of", "request_arguments", "request_options", "rows_of", "written"]
+__all__ = [
+    "conversations_of",
+    "emit",
+    "input_options",
+    "lines_of",
+    "request_arguments",
+    "request_options",
+    "split_options",
+    "written",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -29,50 +39,39 @@ def lines_of(file: IO[str]) -> Iterator[tuple[int, Any]]:
                 raise ValueError(msg) from None
 
 
-def is_payload(value: Any) -> bool:
-    """Whether a line is a rendered request."""
-    return isinstance(value, Mapping) and {"custom_id", "body"} <= value.keys()
+@contextmanager
+def conversations_of(
+    source: str, kind: str | None, **columns: str | None
+) -> Iterator[tuple[Iterable[Any], list[str] | None]]:
+    """The conversations of an input file, read as they are needed, and their ids where it has some.
 
-
-def rows_of(file: IO[str]) -> tuple[Iterator[Any], Iterator[str] | None]:
-    """The conversations of an input file, one by one, and their ids where the lines have a `custom_id` (or an `id`).
-
-    Each id comes after its conversation. Raises ValueError, with the line's number, on the way.
+    Raises ValueError, with the line's number, for a line that holds none.
     """
-    rows = _rows(file)
-    first = next(rows, None)
-    if first is None:
-        return iter(()), None
-    waiting: deque[str] = deque()
-    have_ids = first[2] is not None
-
-    def conversations() -> Iterator[Any]:
-        for number, conversation, custom_id in chain([first], rows):
-            if (custom_id is not None) != have_ids:
-                msg = f"line {number} has {'no' if have_ids else 'a'} custom_id; give one to each line or to none"
-                raise ValueError(msg)
-            if custom_id is not None:
-                waiting.append(custom_id)
-            yield conversation
-
-    def ids() -> Iterator[str]:
-        while waiting:
-            yield waiting.popleft()
-
-    return conversations(), ids() if have_ids else None
+    with opened(source) as file:
+        rows = Input(file, kind or FORMATS.get(Path(source).suffix.lower(), "jsonl"), **columns)
+        rows.check()
+        for position, _, problem in rows.refused:
+            msg = f"row {position}: {problem}"
+            raise ValueError(msg)
+        if any(group.params is not None for group in rows.groups):
+            msg = "these are batch lines already: `submit` sends them as they are, `run` answers them now"
+            raise ValueError(msg)
+        group = next(iter(rows.groups), None)
+        yield ([], None) if group is None else (group, group.custom_ids or None)
 
 
-def _rows(file: IO[str]) -> Iterator[tuple[int, Any, str | None]]:
-    for number, value in lines_of(file):
-        given, custom_id = value, None
-        if isinstance(given, Mapping):
-            custom_id = given.get("custom_id", given.get("id"))
-            given = given.get("messages", given.get("prompt"))
-        given = [{"role": "user", "content": given}] if isinstance(given, str) else given
-        if not isinstance(given, list):
-            msg = f'line {number}: no conversation; give a list of messages, {{"messages": [...]}}, or a string'
-            raise ValueError(msg)  # noqa: TRY004 - a file's fault
-        yield number, given, None if custom_id is None else str(custom_id)
+def input_options(command: F) -> F:
+    """The options that say how an input file is read."""
+    kinds = click.Choice(["jsonl", "csv", "parquet"])
+    for option in reversed((
+        click.option("--format", "kind", type=kinds, help="Of IN; else by its suffix."),
+        click.option("--template", metavar="TEXT", help='Prompt over columns or fields, as in "Summarise: {text}".'),
+        click.option("--column", metavar="NAME", help="The column that is the prompt."),
+        click.option("--id-column", metavar="NAME", help="The column that is the row's id; else custom_id or id."),
+        click.option("--system", metavar="TEXT", help="System message for conversations that have none."),
+    )):  # fmt: skip
+        command = option(command)
+    return command
 
 
 def request_options(command: F) -> F:
@@ -110,6 +109,12 @@ def request_arguments(
         except ValueError:
             given[name] = text
     return given
+
+
+def split_options(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What `input_options` gave, for `conversations_of`, and the request's arguments out of `request_options`."""
+    columns = {name: options.pop(name) for name in ("kind", "template", "column", "id_column", "system")}
+    return columns, request_arguments(**options)
 
 
 def emit(value: Any) -> None:

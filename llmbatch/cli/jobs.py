@@ -5,13 +5,23 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from llmbatch.cli._io import emit, is_payload, lines_of, request_arguments, request_options, rows_of, written
+from llmbatch.cli._inputs import FORMATS
+from llmbatch.cli._io import (
+    conversations_of,
+    emit,
+    input_options,
+    lines_of,
+    request_options,
+    split_options,
+    written,
+)
 from llmbatch.cli._main import BAD_END, NOT_YET
 
 if TYPE_CHECKING:
@@ -23,13 +33,14 @@ _state = click.argument("state", type=click.Path(exists=True, dir_okay=False))
 
 
 @click.command()
-@click.argument("source", type=click.Path(exists=True, dir_okay=False))
-@click.option("-s", "--state", help="The job's state file; SOURCE.job.json unless given.")
+@click.argument("source", metavar="IN", type=click.Path(exists=True, dir_okay=False))
+@click.option("-s", "--state", help="The job's state file; IN.job.json unless given.")
 @click.option("--window", default="24h", show_default=True, help="How long the provider may take.")
 @click.option("--max-rows", type=int, help="Lines of an input file at most; the provider's limit unless given.")
+@input_options
 @request_options
 def submit(source: str, state: str | None, window: str, max_rows: int | None, **options: Any) -> None:
-    """Submit conversations, or the lines that `render` wrote, as a batch job.
+    """Submit the rows of IN, or the lines that `render` wrote, as a batch job.
 
     The same command with the same files goes on where a killed one stopped, and never submits twice.
 
@@ -40,17 +51,22 @@ def submit(source: str, state: str | None, window: str, max_rows: int | None, **
     """
     from llmbatch.jobs import submit_batch_job  # noqa: PLC0415 - imports litellm
 
-    arguments = request_arguments(**options) | {"completion_window": window, "max_rows": max_rows}
-    arguments["state"] = state or f"{source}.job.json"
-    with Path(source).open(encoding="utf-8") as file:
-        _, first = next(lines_of(file), (0, None))
-        file.seek(0)
-        if is_payload(first):
-            job = submit_batch_job(source, **arguments)
-        else:
-            conversations, ids = rows_of(file)
+    columns, arguments = split_options(options)
+    arguments |= {"completion_window": window, "max_rows": max_rows, "state": state or f"{source}.job.json"}
+    if columns["kind"] in {None, "jsonl"} and _holds_payloads(source):
+        job = submit_batch_job(source, **arguments)
+    else:
+        with conversations_of(source, **columns) as (conversations, ids):
             job = submit_batch_job(conversations, custom_ids=ids, **arguments)
     emit(_summary(job))
+
+
+def _holds_payloads(source: str) -> bool:
+    if Path(source).suffix.lower() in FORMATS:
+        return False
+    with Path(source).open(encoding="utf-8-sig") as file:
+        _, first = next(lines_of(file), (0, None))
+    return isinstance(first, Mapping) and {"custom_id", "body"} <= first.keys()
 
 
 @click.command()

@@ -5,48 +5,69 @@
 from __future__ import annotations
 
 import sys
-from typing import IO, Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from llmbatch.cli._io import emit, lines_of, request_arguments, request_options, rows_of, written
+from llmbatch.cli._io import (
+    conversations_of,
+    emit,
+    input_options,
+    lines_of,
+    request_options,
+    split_options,
+    written,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from llmbatch import Payload
 
 __all__ = ["estimate", "render"]
 
 
 @click.command()
-@click.argument("source", type=click.File("r", encoding="utf-8"))
+@click.argument("source", metavar="IN", type=click.Path(exists=True, dir_okay=False, allow_dash=True))
 @click.option("-o", "--output", type=click.Path(dir_okay=False), help="Where to write, stdout unless given.")
-@click.option("--embeddings", is_flag=True, help="The lines are texts to embed.")
+@click.option("--embeddings", is_flag=True, help="The lines of IN are texts to embed, as JSON strings.")
+@input_options
 @request_options
-def render(source: IO[str], output: str | None, embeddings: bool, **options: Any) -> None:
-    """Write the requests as lines of a batch file, exactly as they would be sent.
+def render(source: str, output: str | None, embeddings: bool, **options: Any) -> None:
+    """Write the rows of IN ("-" is standard input) as lines of a batch file, exactly as they would be sent.
 
     \b
     Examples:
       llmbatch render prompts.jsonl -m gpt-4o-mini -o batch.jsonl
       echo '"What is 2+2?"' | llmbatch render - | jq .body
+      llmbatch render reviews.csv --template "Sentiment of: {review}" --id-column id
       llmbatch render texts.jsonl --embeddings -m text-embedding-3-small
     """
     from llmbatch import payloads  # noqa: PLC0415 - imports litellm
 
-    arguments = request_arguments(**options)
+    columns, arguments = split_options(options)
     if embeddings:
         del arguments["temperature"], arguments["max_tokens"]
-        texts = (value for _, value in lines_of(source))
-        made = payloads.stream_embeddings_requests(texts, **arguments)
+        with click.open_file(source, encoding="utf-8") as file:
+            _write(output, payloads.stream_embeddings_requests((value for _, value in lines_of(file)), **arguments))
     else:
-        conversations, ids = rows_of(source)
-        made = payloads.stream_batch_requests(conversations, custom_ids=ids, **arguments)
-    count = payloads.write_batch_file(output, made) if output else written(sys.stdout, made)
+        with conversations_of(source, **columns) as (conversations, ids):
+            _write(output, payloads.stream_batch_requests(conversations, custom_ids=ids, **arguments))
+
+
+def _write(output: str | None, made: Iterator[Payload]) -> None:
+    from llmbatch.payloads import write_batch_file  # noqa: PLC0415 - imports litellm
+
+    count = write_batch_file(output, made) if output else written(sys.stdout, made)
     click.echo(f"{count} requests rendered", err=True)
 
 
 @click.command()
-@click.argument("source", type=click.File("r", encoding="utf-8"))
+@click.argument("source", metavar="IN", type=click.Path(exists=True, dir_okay=False, allow_dash=True))
+@input_options
 @request_options
-def estimate(source: IO[str], **options: Any) -> None:
-    """Count rows and tokens, and price them, live and as a batch job.
+def estimate(source: str, **options: Any) -> None:
+    """Count rows and tokens of IN, and price them, live and as a batch job. Nothing is sent.
 
     \b
     Example:
@@ -54,5 +75,6 @@ def estimate(source: IO[str], **options: Any) -> None:
     """
     from llmbatch.estimate import estimate_batch  # noqa: PLC0415 - imports litellm
 
-    conversations, _ = rows_of(source)
-    emit(estimate_batch(conversations, **request_arguments(**options)).to_dict())
+    columns, arguments = split_options(options)
+    with conversations_of(source, **columns) as (conversations, _):
+        emit(estimate_batch(conversations, **arguments).to_dict())
