@@ -10,8 +10,12 @@ Needs the `local` extra. The model has 135 million parameters: it is for trying 
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import importlib.util
+import json
 import os
+import time
 from pathlib import Path
 from typing import Any, Self
 
@@ -47,8 +51,13 @@ class LocalServer:
         self.options = {"model": self.model, "api_base": self.api_base, "api_key": self.api_key}
 
     def close(self) -> None:
-        """Stop the server and free the model. Closing twice is fine."""
-        self._native = None  # the native server stops when its last reference goes
+        """Stop the server and free the model, once the requests it is answering are done. Closing twice is fine."""
+        if self._native is not None:
+            # The native server never stops while a client waits for an answer.
+            with contextlib.suppress(OSError):
+                while any(slot["is_processing"] for slot in _slots(self.api_base)):
+                    time.sleep(0.1)
+            self._native = None  # it stops when its last reference goes
 
     def __enter__(self) -> Self:
         return self
@@ -95,7 +104,18 @@ def local_server(*, n_parallel: int = 4, seed: int | None = None) -> LocalServer
     params.embedding = True  # chats are as fast as without
     params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
     params.n_batch = params.n_ubatch = _CONTEXT  # a text to embed must fit into one
-    return LocalServer(xllamacpp.Server(params))
+    params.endpoint_slots = True
+    local = LocalServer(xllamacpp.Server(params))
+    _slots(local.api_base)  # answered by the model's own loop; a server closed before that loop runs would never stop
+    return local
+
+
+def _slots(api_base: str) -> list[dict[str, Any]]:
+    """What the server is doing, one entry for each request it can answer at once."""
+    address = api_base.removeprefix("http://").removesuffix("/v1")
+    with contextlib.closing(http.client.HTTPConnection(address, timeout=600)) as connection:
+        connection.request("GET", "/slots")
+        return json.load(connection.getresponse())  # type: ignore[no-any-return]
 
 
 def _model_file() -> Path:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from llmbatch import create_chat_completion, create_chat_completions_batch, create_embeddings_batch
+from llmbatch import BatchResults, create_chat_completion, create_chat_completions_batch, create_embeddings_batch
 from llmbatch.local import LocalServer, local_server
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def test_a_prompt_beyond_the_context_is_that_rows_error(local: LocalServer) -> N
 
 
 @needs_model
-def test_a_closed_server_is_gone() -> None:
+def test_a_server_can_be_closed_as_soon_as_it_is_there() -> None:
     """Closing frees the port; closing twice is fine."""
     import socket
 
@@ -96,6 +96,30 @@ def test_a_closed_server_is_gone() -> None:
     running.close()
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection((host, int(port)), timeout=5)
+
+
+@needs_model
+def test_closing_waits_for_the_requests_being_answered() -> None:
+    """The close returns although rows are in flight, and every row has an outcome."""
+    import threading
+
+    running = local_server(n_parallel=2)
+    conversations = [[{"role": "user", "content": "What is the capital of France?"}]] * 3
+    results: list[BatchResults] = []
+    first_done = threading.Event()
+
+    def ask() -> None:
+        rows = create_chat_completions_batch(
+            conversations, max_tokens=8, on_result=lambda *_: first_done.set(), **running.options
+        )
+        results.append(rows)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    first_done.wait(120)
+    running.close()
+    asking.join(120)
+    assert len(results[0]) == 3
 
 
 def test_without_the_extra_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
