@@ -67,7 +67,8 @@ class Batch:
                     bar.add(row)
                     add_usage(usage, row.get("usage"))
                     if "error" in row:
-                        logger.debug("Row {} failed: {}", index, row["error"])
+                        with bar.aside():
+                            logger.debug("Row {} failed: {}", index, row["error"])
                     if self.options.on_result is not None:
                         self.options.on_result(index, row)
                     yield index, row

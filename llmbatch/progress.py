@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -38,6 +39,10 @@ class ProgressBar:
             self._bar.set_postfix_str(note, refresh=False)
             self._bar.n = done
             self._bar.refresh()
+
+    def aside(self) -> AbstractContextManager[None]:
+        """Within it other lines may be written to the terminal: the bar is taken away and drawn again."""
+        return nullcontext() if self._bar is None else self._bar.external_write_mode(file=sys.stderr)
 
     def close(self) -> None:
         """Leave the bar as it stands."""
