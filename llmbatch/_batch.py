@@ -77,9 +77,10 @@ class Batch:
             elapsed = time.perf_counter() - started
             logger.info(
                 "{} batch finished: total time: {:.2f}s, success rate: {}/{}, speed: {:.1f} rows/second, "
-                "tokens: prompt {}, completion {}, total {}, cost: ${:.6f}",
+                "tokens: prompt {}, completion {}, total {}, cost: {}",
                 self.noun, elapsed, done - bar.failed, done, done / elapsed if elapsed else 0.0,
-                usage["prompt_tokens"], usage["completion_tokens"], usage["total_tokens"], bar.cost,
+                usage["prompt_tokens"], usage["completion_tokens"], usage["total_tokens"],
+                "unknown" if bar.cost is None else f"${bar.cost:.6f}",
             )  # fmt: skip
 
     async def collect(self) -> BatchResults:

@@ -19,7 +19,7 @@ class ProgressBar:
     def __init__(self, total: int | None, show: bool | None, unit: str = "row") -> None:
         self.failed = 0
         self.tokens = 0
-        self.cost = 0.0
+        self.cost: float | None = None  # USD of the rows with a known price; None until there is one
         self._bar: Any = None
         if show if show is not None else _watched():
             self._bar = _tqdm()(total=total, unit=unit, dynamic_ncols=True, mininterval=0.2)
@@ -28,9 +28,11 @@ class ProgressBar:
         """One more row is done."""
         self.failed += "error" in row
         self.tokens += int((row.get("usage") or {}).get("total_tokens") or 0)
-        self.cost += row.get("cost") or 0.0
+        if row.get("cost") is not None and "error" not in row:
+            self.cost = (self.cost or 0.0) + (row["cost"] or 0.0)
         if self._bar is not None:
-            self._bar.set_postfix_str(f"{self.failed} failed, {self.tokens:,} tokens, ${self.cost:.4f}", refresh=False)
+            cost = "" if self.cost is None else f", ${self.cost:.4f}"
+            self._bar.set_postfix_str(f"{self.failed} failed, {self.tokens:,} tokens{cost}", refresh=False)
             self._bar.update(1)
 
     def reach(self, done: int, note: str) -> None:
