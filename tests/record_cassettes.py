@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
-from llmbatch import BatchResults, create_chat_completions_batch, create_embeddings_batch
+from llmbatch import BatchResults, create_chat_completions_batch, create_embeddings_batch, submit_batch_job
 from llmbatch.local import local_server
 from llmbatch.testing import cassette
 
@@ -92,6 +92,11 @@ def rate_limited(**target: Any) -> BatchResults:
     return create_chat_completions_batch(ask("One?", "Two?", "Three?"), max_workers=1, **target)
 
 
+def batch_job(**target: Any) -> BatchResults:
+    """A whole batch job: upload, creation, polls, download."""
+    return submit_batch_job(ask("One?", "Two?", "Three?"), **target).wait(0.5).results()
+
+
 @dataclass(frozen=True)
 class Scenario:
     """A batch and the kind of server it is recorded against; `refusals` is how many 429s that sends first."""
@@ -109,6 +114,7 @@ SCENARIOS = {
     "tools": Scenario(tools, LLMOCK),
     "several-choices": Scenario(several_choices, LLMOCK),
     "rate-limited": Scenario(rate_limited, LLMOCK, refusals=2),
+    "batch-job": Scenario(batch_job, LLMOCK),
 }
 
 

@@ -75,6 +75,13 @@ def test_several_choices_pass_through_whole() -> None:
     assert [len(row["choices"]) for row in replay("several-choices").raise_for_errors()] == [2, 2]
 
 
+def test_a_batch_job_replays_whole() -> None:
+    """Upload, creation, polls and download; the job's id is another one at each run."""
+    results = replay("batch-job").raise_for_errors()
+    assert all(results.texts)
+    assert results.cost
+
+
 def test_a_rate_limited_row_is_sent_again_and_answered() -> None:
     """Two recorded 429s are waited out; the attempts are on the rows."""
     results = replay("rate-limited").raise_for_errors()

@@ -113,14 +113,15 @@ def _sdk() -> Any:
     import httpx  # noqa: PLC0415 - comes with litellm
     import openai  # noqa: PLC0415 - comes with litellm
 
-    def stop(request: httpx.Request) -> httpx.Response:
+    def stop(request: httpx.Request) -> None:
         raise _SentByUs(request.content)
 
     return openai.OpenAI(
         api_key="unused",
         base_url="https://unused.invalid",
         max_retries=0,
-        http_client=httpx.Client(transport=httpx.MockTransport(stop)),
+        # A hook comes before any transport, also one that a cassette has put in its place.
+        http_client=httpx.Client(event_hooks={"request": [stop]}),
     )
 
 
