@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import sys
 from contextlib import AbstractContextManager, nullcontext
@@ -63,10 +64,5 @@ def _watched() -> bool:
 
 def _tqdm() -> Any:
     """The widget where there is one; tqdm.auto warns where a notebook has no ipywidgets, so ask first."""
-    if _in_notebook() and importlib.util.find_spec("ipywidgets"):
-        from tqdm.notebook import tqdm  # noqa: PLC0415 - imports IPython
-
-        return tqdm
-    from tqdm import tqdm  # noqa: PLC0415 - only where a bar is shown
-
-    return tqdm
+    widget = _in_notebook() and importlib.util.find_spec("ipywidgets")
+    return importlib.import_module("tqdm.notebook" if widget else "tqdm").tqdm
