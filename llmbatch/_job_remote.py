@@ -49,7 +49,7 @@ class Remote:
     def __init__(self, state: JobState, transport: str, access: Access, save: Callable[[], None]) -> None:
         self._state = state
         self._save = save
-        self._open = lambda: open_files(transport, state.target, access)
+        self._open: Callable[[], Files] = lambda: open_files(transport, state.target, access)
 
     async def __aenter__(self) -> Self:
         return self

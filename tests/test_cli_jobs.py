@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -162,14 +161,8 @@ def test_help_has_examples(command: str) -> None:
     assert "Example" in text
 
 
-def test_help_is_quick_and_a_pipe_gets_json_only(batches: BatchProvider, place: dict[str, Any]) -> None:
-    """`--help` imports no litellm; in a real process stdout holds one JSON object."""
+def test_help_is_quick() -> None:
+    """It imports no litellm."""
     code = "import sys; from llmbatch.cli import main; main(standalone_mode=False); print('litellm' in sys.modules)"
     command = [sys.executable, "-c", code, "submit", "--help"]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.endswith("False\n")
-    command = [sys.executable, "-c", "from llmbatch.cli import main; main()", "submit", "prompts.jsonl", "-m", MODEL]
-    result = subprocess.run(
-        [*command, "--api-base", place["api_base"]], capture_output=True, text=True, check=True, env=dict(os.environ)
-    )
-    assert json.loads(result.stdout)["batch_ids"] == ["batch_1"]
-    assert len(batches.jobs) == 1
