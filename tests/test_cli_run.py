@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import pty
+import shlex
 import signal
 import subprocess
 import sys
@@ -253,6 +254,19 @@ def test_dry_run_shows_payload_and_estimate_and_sends_nothing(shell: Shell, serv
     assert estimate["live_cost"] > estimate["live_prompt_cost"] > 0
     assert not server.requests
     assert not shell.out.exists()
+
+
+def test_the_examples_of_the_help_run(shell: Shell, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `llmbatch run --help` shows can be pasted."""
+    monkeypatch.setenv("OPENAI_BASE_URL", server.api_base)
+    write(shell.directory / "prompts.jsonl", [{"prompt": "hi"}])
+    (shell.directory / "reviews.csv").write_text("review\nfine\n")
+    shown = CliRunner().invoke(main, ["run", "--help"]).output
+    commands = [shlex.split(line)[1:] for line in shown.splitlines() if line.strip().startswith("llmbatch run")]
+    assert len(commands) == 2
+    for command in commands:
+        done = CliRunner().invoke(main, command)
+        assert (done.exit_code, json.loads(done.stdout)["succeeded"]) == (0, 1), done.output
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,11 @@
-"""Tables in several workers: `Completions` by itself, in Ray's actors, and in Dask's partitions."""
+"""Tables in several workers: `Completions` by itself, in Ray's actors, and in Dask's and Spark's partitions."""
 
 from __future__ import annotations
 
 import contextlib
 import pickle
+import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -120,9 +122,31 @@ def test_dask_takes_it_for_its_partitions(server: Server) -> None:
     assert len(server.requests) == 40
 
 
+@pytest.mark.filterwarnings("ignore")  # Spark's own
+@pytest.mark.skipif(shutil.which("java") is None, reason="Spark needs Java")
+def test_spark_takes_it_for_its_partitions(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The example of the documentation, on a local Spark with two Python workers."""
+    pyspark = pytest.importorskip("pyspark")
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyspark.sql.pandas.types import from_arrow_schema
+
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent.parent))
+    monkeypatch.setenv("PYSPARK_PYTHON", sys.executable)
+    spark = pyspark.sql.SparkSession.builder.master("local[2]").config("spark.ui.enabled", "false").getOrCreate()
+    try:
+        frame = spark.createDataFrame(pd.DataFrame({"text": [f"t{i}" for i in range(40)]})).repartition(2)
+        add_answers = Completions("{text}", workers=2, requests_per_minute=6000, **options(server))
+        schema = pyarrow.Schema.from_pandas(add_answers.meta(frame.limit(0).toPandas()), preserve_index=False)
+        made = frame.mapInPandas(lambda frames: map(add_answers, frames), from_arrow_schema(schema)).toPandas()
+    finally:
+        spark.stop()
+    assert dict(zip(made["text"], made["answer"], strict=True)) == {f"t{i}": answer_to(f"t{i}") for i in range(40)}
+    assert len(server.requests) == 40
+
+
 def test_without_ray_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only Ray's own function needs it."""
-    monkeypatch.setitem(__import__("sys").modules, "ray.data", None)
+    monkeypatch.setitem(sys.modules, "ray.data", None)
     with pytest.raises(ImportError, match=r"llmbatch\[ray\]"):
         complete_dataset(None, "{text}")
 

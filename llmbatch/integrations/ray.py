@@ -57,7 +57,8 @@ class Completions:
 
     Example:
         add_answers = Completions("Sentiment of: {text}", "gpt-4o-mini", workers=4, requests_per_minute=6000)
-        dask_frame.map_partitions(add_answers, meta=add_answers.meta(dask_frame._meta))
+        dask_frame.map_partitions(add_answers, meta=add_answers.meta(dask_frame._meta))    # Dask
+        spark_frame.mapInPandas(lambda frames: map(add_answers, frames), schema)           # Spark
     """
 
     def __init__(
