@@ -15,8 +15,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from llmbatch import _job_again, _job_submit
-from llmbatch._job import BatchJob, PathLike
+from llmbatch._jobs import again, submit
+from llmbatch._jobs.job import BatchJob, PathLike
 from llmbatch._requests import DEFAULT_MAX_TOKENS, DEFAULT_TEMPERATURE
 from llmbatch._sync import bridged, synchronous
 
@@ -77,12 +77,12 @@ async def asubmit_batch_job(
         job = submit_batch_job([[{"role": "user", "content": "Hi"}]], model="gpt-4o-mini", state="job.json")
         job.wait().results().texts
     """
-    plan = await asyncio.to_thread(_job_submit.prepare, requests, model, temperature, max_tokens, custom_ids, kwargs)
+    plan = await asyncio.to_thread(submit.prepare, requests, model, temperature, max_tokens, custom_ids, kwargs)
     with tempfile.TemporaryDirectory(prefix="llmbatch-") as directory:
         made, files = await asyncio.to_thread(
             plan.write, Path(directory), completion_window, metadata or {}, max_rows, max_bytes
         )
-        known = _job_submit.known_state(state, made)
+        known = submit.known_state(state, made)
         job = BatchJob(known, path=state, access=plan.access, response_format=plan.response_format)
         job.save()
         async with job.remote() as remote:
@@ -103,10 +103,10 @@ async def aretrieve_batch_job(
     if isinstance(job, os.PathLike) or (isinstance(job, str) and os.path.exists(job)):  # noqa: ASYNC240, PTH110 - one look at a local path
         known = BatchJob.load(job, response_format=response_format, **kwargs)
         return await known.arefresh()
-    state, access = await asyncio.to_thread(_job_submit.unknown_state, model, kwargs)
+    state, access = await asyncio.to_thread(submit.unknown_state, model, kwargs)
     found = BatchJob(state, access=access, response_format=response_format)
     async with found.remote() as remote:
-        await _job_again.recover(state, remote, [job] if isinstance(job, str) else list(job))
+        await again.recover(state, remote, [job] if isinstance(job, str) else list(job))
     return found
 
 
@@ -138,7 +138,7 @@ async def arun_batch_job(
         raise ValueError(msg)
     if max_cost is not None:
         messages_list = list(messages_list)
-        _job_submit.check_cost(messages_list, model, temperature, max_tokens, max_cost, kwargs)
+        submit.check_cost(messages_list, model, temperature, max_tokens, max_cost, kwargs)
     job = await asubmit_batch_job(
         messages_list, model, temperature, max_tokens, state=checkpoint, custom_ids=custom_ids, **kwargs
     )

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from loguru import logger
 
-from llmbatch import _job_again, _job_submit
-from llmbatch._job_remote import ProviderFailedError, Remote
-from llmbatch._job_results import Join
-from llmbatch._job_state import JobState, Part
+from llmbatch._jobs import again, submit
+from llmbatch._jobs.remote import ProviderFailedError, Remote
+from llmbatch._jobs.results import Join
+from llmbatch._jobs.state import JobState, Part
 from llmbatch._litellm.files import Access
 from llmbatch._sync import bridged, synchronous
 from llmbatch.errors import BatchJobError
@@ -117,7 +117,7 @@ class BatchJob:
         Raises FileNotFoundError, and BatchJobError for a file that is no state file.
         """
         state = JobState.load(path)
-        given = _job_submit.access_from({"api_version": state.api_version, **access})
+        given = submit.access_from({"api_version": state.api_version, **access})
         return cls(state, path=path, access=given, response_format=response_format)
 
     async def _refresh(self) -> BatchJob:
@@ -212,7 +212,7 @@ class BatchJob:
         """
         failed = [] if self.status == "submitting" else (await self._results()).failed
         async with self.remote() as remote:
-            await _job_again.resubmit(self.state, remote, [row["custom_id"] for row in failed], payloads, self.save)
+            await again.resubmit(self.state, remote, [row["custom_id"] for row in failed], payloads, self.save)
         return self
 
     async def _run_failed_live(
@@ -225,8 +225,8 @@ class BatchJob:
         results = await self._results()
         failed = [row["custom_id"] for row in results.failed]
         async with self.remote() as remote:
-            bodies = await _job_again.bodies(self.state, remote, failed, payloads)
-        rows = {row["custom_id"]: row for row in await _job_again.run_live(self.state, self._access, bodies, options)}
+            bodies = await again.bodies(self.state, remote, failed, payloads)
+        rows = {row["custom_id"]: row for row in await again.run_live(self.state, self._access, bodies, options)}
         results[:] = [rows.get(row["custom_id"], row) for row in results]
         return results
 

@@ -9,8 +9,8 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmbatch._job_files import write_input_files
-from llmbatch._job_state import JobState
+from llmbatch._jobs.files import write_input_files
+from llmbatch._jobs.state import JobState
 from llmbatch._litellm.files import Access
 from llmbatch._requests import check_messages_list, default_model, plan_chat, without_own_options
 from llmbatch.payloads import read_batch_file, rendered

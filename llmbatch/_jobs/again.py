@@ -11,14 +11,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmbatch._job_files import write_input_files
-from llmbatch._job_remote import PART_TAG
-from llmbatch._job_state import JobState, Part, spans_of
+from llmbatch._jobs.files import write_input_files
+from llmbatch._jobs.remote import PART_TAG
+from llmbatch._jobs.state import JobState, Part, spans_of
 from llmbatch.errors import BatchJobError
 from llmbatch.payloads import read_batch_file
 
 if TYPE_CHECKING:
-    from llmbatch._job_remote import Remote
+    from llmbatch._jobs.remote import Remote
     from llmbatch._litellm.files import Access
     from llmbatch.providers.base import Payload
     from llmbatch.results import Row

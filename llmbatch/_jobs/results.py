@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from llmbatch._job_state import JobState, Part
+    from llmbatch._jobs.state import JobState, Part
 
 __all__ = ["Join"]
 

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING
 
-from llmbatch._job_state import Part, spans_of
+from llmbatch._jobs.state import Part, spans_of
 from llmbatch.payloads import BadRow, PayloadChecks
 
 if TYPE_CHECKING:

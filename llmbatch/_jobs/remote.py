@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
-    from llmbatch._job_state import JobState, Part
+    from llmbatch._jobs.state import JobState, Part
 
 __all__ = ["JOB_TAG", "PART_TAG", "ProviderFailedError", "Remote"]
 
