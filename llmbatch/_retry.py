@@ -45,6 +45,7 @@ _GARBLED_WORDS = (
     "error converting to valid response",
     "response with no 'choices'",
     "'choices' that is not a list",
+    "'str' object has no attribute 'model_dump'",  # LiteLLM on embeddings that are no JSON
 )
 _QUOTA_WORDS = (
     "insufficient_quota",
@@ -138,6 +139,9 @@ def _classified(exc: BaseException, provider: str | None) -> Failure:  # noqa: C
         return Failure("ConnectionError", message, None, provider, retryable=True, shared=True)
     if "TooManyRedirects" in names:
         return Failure("TooManyRedirects", f"{message} (check api_base)", None, provider, shared=True)
+    if "BrokenStreamError" in names:
+        broken = next(str(link) for link in chain if type(link).__name__ == "BrokenStreamError")
+        return Failure("ConnectionError", broken, None, provider, retryable=True, billed=None)
     if "AnswerTooLargeError" in names:
         return Failure("AnswerTooLarge", message, 200, provider, billed=None)
     if names & _CUT:

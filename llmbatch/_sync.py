@@ -138,13 +138,21 @@ def in_background(coroutine: Coroutine[Any, Any, T]) -> T:
         raise
 
 
+def _seen(done: asyncio.Future[Any]) -> None:
+    """Nobody may be left to take the outcome: asyncio is not to complain of that."""
+    if not done.cancelled():
+        done.exception()
+
+
 async def _awaited(coroutine: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine on the background loop and await it from any loop."""
     if threading.current_thread() is _thread:
         return await coroutine
     call = _Call(coroutine)
+    done = asyncio.wrap_future(call.done)
+    done.add_done_callback(_seen)
     try:
-        return await asyncio.shield(asyncio.wrap_future(call.done))
+        return await asyncio.shield(done)
     except asyncio.CancelledError:
         if not call.done.done():
             await asyncio.to_thread(call.cancel)

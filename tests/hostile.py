@@ -28,8 +28,7 @@ __all__ = ["GOOD", "Gauge", "body", "dripped", "endless_headers", "hostile", "hu
 
 GOOD = "GOOD"
 _PIECE = b"x" * 65_536
-
-Script = "Callable[[socket.socket], None]"
+_TLS_HELLO = b"\x16\x03"
 
 
 class _Handler(socketserver.BaseRequestHandler):
@@ -72,6 +71,9 @@ def _read(sock: socket.socket) -> Request | None:
         if not piece:
             return None
         data += piece
+        if data.startswith(_TLS_HELLO):
+            sock.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+            return None
     head, _, rest = data.partition(b"\r\n\r\n")
     first, *lines = head.decode("latin-1").split("\r\n")
     headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}

@@ -124,7 +124,7 @@ async def chat(request: Mapping[str, Any]) -> Answer:
     logging = fast.logging_arguments(request)
     try:
         with fast.calling(request):
-            response = await load().acompletion(**request, **_one_send(), **logging)
+            response = await load().acompletion(**request, **_one_send(request), **logging)
     except Exception:
         body = answers.mended(logging.get("litellm_logging_obj"))
         if body is None:
@@ -148,7 +148,7 @@ async def chat_stream(request: Mapping[str, Any]) -> AsyncIterator[dict[str, Any
     litellm = load()
     given = litellm.get_supported_openai_params(request["model"], request.get("custom_llm_provider")) or []
     options = {"stream_options": {"include_usage": True}} if "stream_options" in given else {}
-    stream = await litellm.acompletion(**{**options, **request, **_one_send(), "stream": True})
+    stream = await litellm.acompletion(**{**options, **request, **_one_send(request), "stream": True})
     chunks = []
     async for chunk in stream:
         chunks.append(chunk)
@@ -176,7 +176,10 @@ async def embed(request: Mapping[str, Any]) -> Answer:
     from llmbatch._litellm import fast  # noqa: PLC0415 - imports litellm
 
     with fast.calling(request):
-        response = await load().aembedding(**{"encoding_format": "float", **request, **_one_send()})
+        response = await load().aembedding(**{"encoding_format": "float", **request, **_one_send(request)})
+    if not isinstance(getattr(response, "data", None), list):
+        msg = "empty or invalid response: no list of embeddings"
+        raise TypeError(msg)
     for item in response.data:
         if isinstance(item["embedding"], str):
             raw = base64.b64decode(item["embedding"])
@@ -184,10 +187,10 @@ async def embed(request: Mapping[str, Any]) -> Answer:
     return Answer(response.model_dump(), _headers(response), _hidden(response).get("response_cost"))
 
 
-def _one_send() -> dict[str, Any]:
+def _one_send(request: Mapping[str, Any]) -> dict[str, Any]:
     from llmbatch._litellm import transport  # noqa: PLC0415 - imports aiohttp
 
-    return {**_ONE_SEND, "shared_session": transport.session()}
+    return {**_ONE_SEND, "shared_session": transport.hand_over(request)}
 
 
 def _hidden(response: Any) -> dict[str, Any]:

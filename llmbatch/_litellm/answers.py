@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = ["answer_body", "mended"]
 
+_UNDECODED = "\N{REPLACEMENT CHARACTER}"
+
 
 def answer_body(body: Mapping[str, Any]) -> dict[str, Any]:
     """The body as a live call would return it. Raises for a body that is no answer."""
@@ -50,7 +52,10 @@ def mended(logging: Any) -> dict[str, Any] | None:
     The provider has been paid for it, and would answer the same again.
     """
     try:
-        body = json.loads(logging.model_call_details["original_response"])
+        received = logging.model_call_details["original_response"]
+        if _UNDECODED in received:
+            return None
+        body = json.loads(received)
         if isinstance(usage := body.get("usage"), dict):
             body["usage"] = {
                 k: round(v) if isinstance(v, float) else v for k, v in usage.items() if not isinstance(v, str)

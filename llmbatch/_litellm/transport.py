@@ -1,23 +1,26 @@
-"""The HTTP session of the running loop, handed to LiteLLM for each call: no answer may fill the memory.
+"""The HTTP session of the running loop, handed to LiteLLM for each call: no answer may fill the memory, or lose a part.
 
 An error's body is read to `MOST_ERROR_BYTES` only (LiteLLM's search for keys in it takes 2 s for each MB, on the loop),
-an answer's to `MOST_ANSWER_BYTES`. Providers whose code in LiteLLM takes no session are read by LiteLLM's own.
+an answer's to `MOST_ANSWER_BYTES`. Where LiteLLM's code for a provider takes no session, it reads by its own.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import weakref
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
 
+from llmbatch._litellm.sse import StreamWatch
+
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Mapping
 
     from aiohttp.connector import Connection
 
-__all__ = ["AnswerTooLargeError", "close", "session"]
+__all__ = ["AnswerTooLargeError", "close", "hand_over"]
 
 MOST_ERROR_BYTES = 64 * 1024
 MOST_ANSWER_BYTES = 64 * 1024 * 1024
@@ -31,10 +34,10 @@ class AnswerTooLargeError(aiohttp.ClientPayloadError):
 
 
 class _Bounded:
-    """A response's content that ends early when it is too long."""
+    """A response's content that ends early when it is too long, and watched when it is a stream of events."""
 
-    def __init__(self, content: Any, status: int) -> None:
-        self._content, self._status = content, status
+    def __init__(self, content: Any, status: int, watch: StreamWatch | None) -> None:
+        self._content, self._status, self._watch = content, status, watch
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._content, name)
@@ -47,15 +50,21 @@ class _Bounded:
             if left < 0 and not failed:
                 msg = f"the answer is longer than {MOST_ANSWER_BYTES >> 20} MB"
                 raise AnswerTooLargeError(msg)
+            if self._watch is not None:
+                self._watch.feed(piece)
             yield piece
             if left <= 0:
                 return
+        if self._watch is not None:
+            self._watch.end()
 
 
 class _Response(aiohttp.ClientResponse):
     async def start(self, connection: Connection) -> aiohttp.ClientResponse:
         await super().start(connection)
-        self.content = _Bounded(self.content, self.status)  # type: ignore[assignment]  # what LiteLLM reads by
+        plain = "content-encoding" not in self.headers
+        streams = self.status == 200 and plain and self.content_type == "text/event-stream"  # noqa: PLR2004 - HTTP's OK
+        self.content = _Bounded(self.content, self.status, StreamWatch() if streams else None)  # type: ignore[assignment]  # what LiteLLM reads by
         return self
 
 
@@ -69,6 +78,20 @@ def session() -> aiohttp.ClientSession:
             connector=connector, cookie_jar=aiohttp.DummyCookieJar(), response_class=_Response
         )
     return found
+
+
+def hand_over(request: Mapping[str, Any]) -> aiohttp.ClientSession:
+    """The session, given also to the clients that LiteLLM keeps for this request's provider."""
+    from litellm.llms.custom_httpx.http_handler import get_async_httpx_client  # noqa: PLC0415 - imports litellm
+    from litellm.types.utils import LlmProviders  # noqa: PLC0415
+
+    mine = session()
+    with contextlib.suppress(ValueError, TypeError):  # a provider of the user's own, another LiteLLM
+        name = request.get("custom_llm_provider") or str(request["model"]).partition("/")[0]
+        provider = LlmProviders.VERTEX_AI if name == "gemini" else LlmProviders(name)
+        for params in (None, {"ssl_verify": request.get("ssl_verify")}):
+            get_async_httpx_client(llm_provider=provider, params=params, shared_session=mine)
+    return mine
 
 
 async def close() -> None:

@@ -1,0 +1,128 @@
+"""llmock breaks the provider and judges the client: every verdict is without a warning."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import llmbatch
+from tests.talk import KEY, chats
+
+if TYPE_CHECKING:
+    from llmock.pytest_plugin import LLMock
+
+
+def ask(llmock: LLMock, count: int = 1, **options: Any) -> llmbatch.BatchResults:
+    given = {
+        "model": "openai/gpt-4o-mini",
+        "api_base": llmock.base_url("openai"),
+        "api_key": KEY,
+        "retries": 4,
+        **options,
+    }
+    return llmbatch.create_chat_completions_batch(chats(count), **given)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_refusals_with_retry_after_are_waited_out(llmock: LLMock, stream: bool) -> None:
+    """Every row is answered, none before the time that it was told."""
+    llmock.rate_limit(times=4, retry_after=0.7)
+    assert not ask(llmock, 6, stream=stream).failed
+    llmock.assert_resilient(strict=True)
+
+
+def test_refusals_without_retry_after_are_backed_off_from(llmock: LLMock) -> None:
+    """No hint at all: the waits grow."""
+    llmock.fail(429, times=3)
+    assert not ask(llmock, 2, max_workers=1).failed
+    llmock.assert_resilient(strict=True)
+
+
+@pytest.mark.parametrize("status", [500, 502, 503, 529])
+def test_a_short_outage_costs_no_row(llmock: LLMock, status: int) -> None:
+    """Server faults are retried with backoff."""
+    llmock.fail(status, times=3)
+    assert not ask(llmock, 5).failed
+    llmock.assert_resilient(strict=True)
+
+
+def test_an_outage_ends_the_batch_without_a_storm(llmock: LLMock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few rows are sent, none more often than asked, and all rows say why."""
+    monkeypatch.setattr("llmbatch._retry.BACKOFF_FIRST", 0.1)
+    llmock.outage()
+    results = ask(llmock, 40, retries=2, max_workers=4)
+    assert len(results.failed) == 40
+    assert len(llmock.requests) <= 3 * 9
+    assert not [finding for finding in llmock.verdict().findings if finding.code != "no_backoff"]
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 422])
+def test_what_no_retry_mends_is_sent_once(llmock: LLMock, status: int) -> None:
+    """A refusal for good is that row's error; the rows beside it are answered."""
+    llmock.fail(status)
+    results = ask(llmock, 3)
+    assert [row["error_details"]["status_code"] for row in results.failed] == [status]
+    llmock.assert_resilient(strict=True)
+
+
+def test_a_prompt_that_is_too_long_fails_alone(llmock: LLMock) -> None:
+    """The provider's own limit is a failed row."""
+    llmock.context_overflow()
+    assert len(ask(llmock, 3).failed) == 1
+    llmock.assert_resilient(strict=True)
+
+
+def test_a_slow_answer_is_sent_again_after_its_timeout(llmock: LLMock) -> None:
+    """An attempt ends with its own timeout, whatever the server does."""
+    ask(llmock)
+    llmock.delay(20)
+    assert not ask(llmock, 2, timeout=1.5).failed
+    llmock.assert_resilient(strict=True)
+
+
+@pytest.mark.parametrize("fault", ["disconnect", "truncate", "corrupt"])
+@pytest.mark.parametrize("route", ["openai", "hosted_vllm"])
+def test_a_broken_stream_is_never_an_answer(llmock: LLMock, fault: str, route: str) -> None:
+    """Cut off, ended early or with a corrupt chunk: sent again, and the whole answer is the row."""
+    whole = ask(llmock, 3).texts
+    llmock.pace(20)  # so that the server notices when its client has left
+    getattr(llmock, fault)(after_chunks=2, times=2)
+    results = ask(llmock, 3, stream=True, model=f"{route}/gpt-4o-mini")
+    assert results.texts == whole
+    llmock.assert_resilient(strict=True)
+
+
+def test_a_stalled_stream_is_given_up_and_sent_again(llmock: LLMock) -> None:
+    """A stream that hangs ends with the attempt's timeout."""
+    ask(llmock)
+    llmock.stall(after_chunks=1, seconds=20)
+    assert not ask(llmock, 1, stream=True, timeout=1.5).failed
+    llmock.assert_resilient(strict=True)
+
+
+def test_quotas_are_paced_for_and_every_row_is_answered(llmock: LLMock) -> None:
+    """Real requests-per-minute quotas with headers: all rows, with hardly a refusal."""
+    llmock.limits(rpm=600)
+    results = ask(llmock, 640, max_workers=32, max_tokens=1)
+    assert not results.failed
+    assert sum(record.status == 429 for record in llmock.requests) <= 12
+    llmock.assert_resilient(strict=True)
+
+
+@pytest.mark.parametrize("route", ["anthropic", "gemini", "mistral", "xai"])
+def test_other_dialects_meet_the_same_faults(llmock: LLMock, route: str) -> None:
+    """Refusals and server faults in each provider's own shape cost no row."""
+    models = {
+        "anthropic": "claude-sonnet-4-5",
+        "gemini": "gemini-2.5-flash",
+        "mistral": "mistral-small",
+        "xai": "grok-4",
+    }
+    base = llmock.base_url(route)
+    llmock.rate_limit(times=1, retry_after=0.4)
+    llmock.fail(503, times=1)
+    options = {"api_base": base if route != "gemini" else f"{base}/v1beta"}
+    results = ask(llmock, 4, model=f"{route}/{models[route]}", **options)
+    assert not results.failed
+    llmock.assert_resilient(strict=True)

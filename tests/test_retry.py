@@ -1,0 +1,213 @@
+"""What is sent again and what is not, as the server counts it."""
+
+from __future__ import annotations
+
+import time
+from email.utils import formatdate
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from llmbatch import _retry
+from tests.server import Response
+from tests.talk import answered, batch, chats, quick_backoff
+
+if TYPE_CHECKING:
+    from tests.server import Server
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    quick_backoff(monkeypatch)
+
+
+def error(message: str, **more: Any) -> dict[str, Any]:
+    return {"error": {"message": message, "type": "x", "param": None, "code": None, **more}}
+
+
+@pytest.mark.parametrize("status", [408, 409, 429, 500, 502, 503, 504, 529])
+def test_what_may_pass_is_sent_again(server: Server, status: int) -> None:
+    """Timeouts, conflicts, refusals and server faults are retried, and the attempts are counted on the row."""
+    server.enqueue(Response(status), Response(status))
+    (row,) = batch(server.api_base, chats(1))
+    assert answered(row, 0)
+    assert row["attempts"] == len(server.requests) == 3
+
+
+@pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 405, 413, 418, 422, 451])
+def test_what_will_not_pass_is_not_sent_again(server: Server, status: int) -> None:
+    """A refusal for good is one attempt, with its status on the row."""
+    server.handler = lambda request: Response(status)
+    (row,) = batch(server.api_base, chats(1))
+    assert len(server.requests) == row["attempts"] == 1
+    assert (row["error_details"]["status_code"], row["error_details"]["retryable"]) == (status, False)
+
+
+def test_retries_counts_faults_and_zero_sends_once(server: Server) -> None:
+    """`retries=2` is three attempts; 0 is one; the row says that it could be retried."""
+    server.handler = lambda request: Response(503)
+    for retries in (0, 2):
+        server.reset()
+        (row,) = batch(server.api_base, chats(1), retries=retries)
+        assert len(server.requests) == row["attempts"] == retries + 1
+        assert row["error_details"]["retryable"]
+
+
+def test_refusals_for_a_rate_limit_do_not_use_up_the_retries(server: Server) -> None:
+    """A row outlives more 429s than it has retries."""
+    server.enqueue(*(Response(429, {"retry-after-ms": "20"}) for _ in range(5)))
+    (row,) = batch(server.api_base, chats(1), retries=1)
+    assert answered(row, 0)
+    assert row["attempts"] == len(server.requests) == 6
+
+
+SOON = {
+    "seconds": ({"retry-after": "1"}, 1.0),
+    "a fraction": ({"retry-after": "0.3"}, 0.3),
+    "milliseconds": ({"retry-after-ms": "300"}, 0.3),
+    "milliseconds before seconds": ({"retry-after": "9", "retry-after-ms": "300"}, 0.3),
+    "Azure's zero milliseconds": ({"retry-after": "1", "retry-after-ms": "0"}, 1.0),
+    "zero": ({"retry-after": "0"}, 0.0),
+    "nonsense": ({"retry-after": "soon"}, 0.0),
+    "negative": ({"retry-after": "-5"}, 0.0),
+}
+
+
+@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize(("headers", "least"), SOON.values(), ids=SOON)
+def test_retry_after_is_waited_for(server: Server, status: int, headers: dict[str, str], least: float) -> None:
+    """No attempt comes before the time that the provider asked for, in each form of saying it."""
+    server.enqueue(Response(status, headers))
+    (row,) = batch(server.api_base, chats(1))
+    first, second = server.requests
+    assert answered(row, 0)
+    assert second.at - first.at >= least * 0.99
+
+
+def test_retry_after_as_a_date_is_waited_for(server: Server) -> None:
+    """An HTTP date counts from now."""
+    server.enqueue(Response(503, {"retry-after": formatdate(time.time() + 2, usegmt=True)}))
+    (row,) = batch(server.api_base, chats(1))
+    first, second = server.requests
+    assert answered(row, 0)
+    assert second.at - first.at >= 0.9
+
+
+@pytest.mark.parametrize("message", ["Please retry in 0.4s.", "Rate limit reached. Please try again in 400ms."])
+def test_a_wait_named_in_the_text_is_kept(server: Server, message: str) -> None:
+    """Gemini has no header and names the wait in its message."""
+    server.enqueue(Response(429, body=error(message)))
+    (row,) = batch(server.api_base, chats(1))
+    first, second = server.requests
+    assert answered(row, 0)
+    assert second.at - first.at >= 0.39
+
+
+def test_a_wait_of_a_day_fails_the_row(server: Server) -> None:
+    """`retry-after: 73192` is a spent quota, not a pause."""
+    server.handler = lambda request: Response(429, {"retry-after": "73192"})
+    (row,) = batch(server.api_base, chats(1))
+    assert len(server.requests) == 1
+    assert "73192" in row["error"]
+    assert not row["error_details"]["retryable"]
+
+
+def test_retry_after_on_a_success_means_nothing(server: Server) -> None:
+    """Some providers send it with every answer."""
+    server.handler = lambda request: None
+    server.enqueue(Response(200, {"retry-after": "60"}, {"choices": [{"index": 0, "finish_reason": "stop", "message": {
+        "role": "assistant", "content": "x"}}]}))  # fmt: skip
+    rows = batch(server.api_base, chats(3), max_workers=1, deadline=30)
+    assert not rows.failed
+
+
+def test_x_should_retry_overrules_the_status(server: Server) -> None:
+    """`false` ends a 500 and a 429 at once; `true` retries a 400."""
+    for status in (500, 429):
+        server.reset()
+        server.enqueue(Response(status, {"x-should-retry": "false"}))
+        (row,) = batch(server.api_base, chats(1))
+        assert (len(server.requests), row["error_details"]["retryable"]) == (1, False)
+    server.reset()
+    server.enqueue(Response(400, {"x-should-retry": "true"}))
+    (row,) = batch(server.api_base, chats(1))
+    assert answered(row, 0)
+    assert len(server.requests) == 2
+
+
+HOPELESS = {
+    "OpenAI's quota": error("You exceeded your current quota, please check your plan.", code="insufficient_quota"),
+    "too large": error("Request too large for gpt-4o in organization org-x on tokens per min (TPM): Limit 10, Requested 20."),
+    "no balance": error("Insufficient Balance"),
+    "no credit": error("Your credit balance is too low to access the API."),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", HOPELESS.values(), ids=HOPELESS)
+def test_a_429_that_waiting_does_not_mend_is_not_sent_again(server: Server, shape: Any) -> None:
+    """A spent quota and a request that is too large are failures at once."""
+    server.handler = lambda request: Response(429, body=shape)
+    (row,) = batch(server.api_base, chats(1))
+    assert (len(server.requests), row["error_details"]["retryable"]) == (1, False)
+
+
+def test_geminis_quota_words_with_a_wait_are_a_rate_limit(server: Server) -> None:
+    """It says "exceeded your current quota" for a full minute, and when to come back."""
+    text = "You exceeded your current quota, please check your plan. Please retry in 0.2s."
+    server.enqueue(Response(429, body=error(text, status="RESOURCE_EXHAUSTED")))
+    (row,) = batch(server.api_base, chats(1))
+    assert answered(row, 0)
+    assert len(server.requests) == 2
+
+
+def test_a_request_that_cannot_be_built_is_not_sent_again(server: Server) -> None:
+    """A fault on this side that LiteLLM dresses up as a server error is one attempt and no request."""
+    (row,) = batch(server.api_base, chats(1), tools=[{"type": "function", "function": {"name": object}}])
+    assert "error" in row
+    assert not row["error_details"]["retryable"]
+    assert row["attempts"] <= 1
+    assert not server.requests
+
+
+@pytest.mark.parametrize("fault", [ImportError, AttributeError, TypeError, KeyError])
+def test_local_bugs_dressed_as_a_500_are_told_apart(fault: type[Exception]) -> None:
+    """The chain of causes tells; the classifier never raises, whatever it is given."""
+
+    class InternalServerError(Exception):
+        status_code = 500
+
+    outer = InternalServerError("litellm.InternalServerError: it broke")
+    outer.__cause__ = fault("inner")
+    failure = _retry.classify(outer, "openai")
+    assert (failure.retryable, failure.status_code) == (False, None)
+
+
+def test_a_lost_connection_is_sent_again(server: Server) -> None:
+    """A reset without an answer is a fault like a 5xx."""
+    server.enqueue(Response(reset=True), Response(reset=True))
+    (row,) = batch(server.api_base, chats(1))
+    assert answered(row, 0)
+
+
+def test_each_retry_waits_longer_on_the_whole() -> None:
+    """The waits are drawn from the full range up to an exponential bound, and never beyond the cap."""
+    policy = _retry.retrying(50)
+
+    class State:
+        def __init__(self, attempt: int, failure: _retry.Failure) -> None:
+            self.attempt_number = attempt
+            self.outcome = self
+            self._failure = failure
+
+        def exception(self) -> Exception:
+            return _retry.AttemptFailedError(self._failure)
+
+    fault = _retry.Failure("x", "x", 500, retryable=True)
+    drawn = [[policy.wait(State(n, fault)) for _ in range(300)] for n in (1, 4, 20)]  # type: ignore[arg-type]
+    assert [
+        max(waits) <= bound
+        for waits, bound in zip(drawn, (_retry.BACKOFF_FIRST * 2, 1e9, _retry.BACKOFF_CAP), strict=True)
+    ]
+    assert max(drawn[2]) <= _retry.BACKOFF_CAP
+    assert min(drawn[2]) < max(drawn[2]) / 4
+    assert sum(drawn[0]) < sum(drawn[1]) < sum(drawn[2])
