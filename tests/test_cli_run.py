@@ -322,18 +322,17 @@ def test_killed_and_rerun_out_has_every_id_once(shell: Shell, server: Server) ->
         shell.until_answered(100)
         process.kill()
     assert process.returncode == -signal.SIGKILL
-    with shell.start(source) as process:
-        out, err = process.communicate()
-    assert process.returncode == 0, err
-    summary = json.loads(out)
+    done = shell.run(source)
+    assert done.exit_code == 0, done.output
+    summary = json.loads(done.stdout)
     assert (summary["rows"], summary["succeeded"]) == (count, count)
     assert summary["answered_before"] >= 80
     found = lines(shell.out)
     assert [line["custom_id"] for line in found] == [f"id-{i}" for i in range(count)]
     assert [text_of(line) for line in found] == [answer_to(f"question {i}") for i in range(count)]
     assert server.stats.ok <= count + 20
-    assert err == "", "quiet on a pipe"
-    assert out.count("\n") == 1
+    assert (done.stderr, done.stdout.count("\n")) == ("", 1), "quiet on a pipe, and one line of JSON"
+    assert (summary["cost"], summary["unpriced"]) == (None, count), "unknown, not 0"
 
 
 def test_ctrl_c_exits_130_and_leaves_out_resumable(shell: Shell, server: Server) -> None:
@@ -363,7 +362,7 @@ def test_a_terminal_shows_the_bar_and_a_line_for_people(shell: Shell, server: Se
     source = write(shell.directory / "in.jsonl", [{"id": i, "prompt": f"q{i}"} for i in range(60)])
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (24, 160))
-    with shell.start(source, "-w", "4", stdout=theirs, stderr=theirs) as process:
+    with shell.start(source, "-w", "4", "-m", "gpt-4o-mini", stdout=theirs, stderr=theirs) as process:
         os.close(theirs)
         shown = b""
         while True:

@@ -193,7 +193,8 @@ class _Tally:
         self.done = 0
         self.errors: Counter[str] = Counter()
         self.tokens: Counter[str] = Counter()
-        self.cost, self.unpriced = 0.0, 0
+        self.cost: float | None = None
+        self.unpriced = 0
         self._started = time.perf_counter()
         for position, custom_id, problem in rows.refused:
             self.add(position, error_row(type="InvalidRow", message=problem, model=None, custom_id=custom_id))
@@ -212,8 +213,10 @@ class _Tally:
                 self.unsent.append(row)
         for name in ("prompt_tokens", "completion_tokens", "total_tokens"):
             self.tokens[name] += row["usage"].get(name) or 0
-        self.cost += row["cost"] or 0.0
-        self.unpriced += row["cost"] is None
+        if row["cost"] is None:
+            self.unpriced += 1
+        elif row["cost"] or "error" not in row:
+            self.cost = (self.cost or 0.0) + row["cost"]
 
     def report(self, output: Path, before: int) -> None:
         """Print the summary: JSON on a pipe, a line on a terminal."""
@@ -227,13 +230,15 @@ class _Tally:
                 "errors": dict(self.errors),
                 "answered_before": before,
                 **self.tokens,
-                "cost": None if self.unpriced == self.done and self.done else self.cost,
+                "cost": self.cost,
                 "unpriced": self.unpriced,
                 "seconds": round(seconds, 3),
             })  # fmt: skip
             return
         errors = "".join(f", {count} {kind}" for kind, count in self.errors.most_common())
-        price = f"${self.cost:.4f}" + (f" ({self.unpriced} rows without a known price)" if self.unpriced else "")
+        price = "cost unknown" if self.cost is None else f"${self.cost:.4f}"
+        if self.cost is not None and self.unpriced:
+            price += f" ({self.unpriced} rows without a known price)"
         click.echo(
             f"{self.done - self.failed:,} of {self.done:,} rows answered in {seconds:.1f} s{errors}; "
             f"{self.tokens['total_tokens']:,} tokens; {price}; {output}"
