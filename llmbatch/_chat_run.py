@@ -81,7 +81,10 @@ class ChatRun(Run[Any, tuple[int, Row]]):
                 row = await self._by(at, index, self.plans[at].request(conversation), custom_id)
                 row["fallback"] = {"instead_of": self.target.model, "error": first_error}
                 row["attempts"] += attempts
-                row["cost"] = None if spent is None or row["cost"] is None else spent + row["cost"]
+                if spent is None and "error" in row:
+                    row["cost"] = None
+                elif row["cost"] is not None:
+                    row["cost"] += spent or 0.0
         return row
 
     async def _by(self, at: int, index: int, request: dict[str, Any], custom_id: str) -> Row:

@@ -37,13 +37,17 @@ class Credentials(Protocol):
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of one request: an answer or a failure, after how many attempts, for how many USD (None: unknown)."""
+    """What became of one request: an answer or a failure, after how many attempts, for how many USD (None: unknown).
+
+    `uncertain` says that the provider may also have charged for an attempt whose answer was lost.
+    """
 
     answer: Answer | None
     failure: Failure | None
     attempts: int
     cost: float | None
     renewed: bool = False
+    uncertain: bool = False
 
 
 @dataclass(kw_only=True)
@@ -71,10 +75,12 @@ class Sender:
             outcome.answer = await _retry.retrying(self.retries, _no_wait)(self._attempt, request, order, call, outcome)
         except AttemptFailedError as exc:
             outcome.failure = exc.failure
+            outcome.cost = None if outcome.uncertain else outcome.cost
             if outcome.attempts:
                 self.breaker.failed(exc.failure)
         else:
             self.breaker.succeeded()
+            outcome.cost = None if outcome.answer.cost is None else outcome.cost
         return outcome
 
     async def _attempt(self, request: dict[str, Any], order: int, call: Call, outcome: Outcome) -> Answer:
@@ -95,7 +101,8 @@ class Sender:
             cost = result.cost if isinstance(result, Answer) else (None if result.billed is None else 0.0)
         finally:
             self.budget.settle(worst, worst if cost is None else cost)
-            outcome.cost = None if cost is None or outcome.cost is None else outcome.cost + cost
+            outcome.uncertain |= cost is None
+            outcome.cost = (outcome.cost or 0.0) + (cost or 0.0)
         if isinstance(result, Answer):
             return result
         if result.status_code == 401 and self.credentials is not None and not outcome.renewed:  # noqa: PLR2004

@@ -19,6 +19,7 @@ import threading
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
 from llmbatch import _litellm
+from llmbatch._limits import limiter_for
 from llmbatch._litellm.fast import InlineExecutor
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ T = TypeVar("T")
 _lock = threading.Lock()
 _loop: asyncio.AbstractEventLoop | None = None
 _thread: threading.Thread | None = None
+_orphans: list[Any] = []
 _CLOSING_SECONDS = 5.0
 
 
@@ -76,9 +78,12 @@ def _close() -> None:
 
 
 def _forget() -> None:
-    """In a forked child: the loop's thread is not there."""
+    """In a forked child: the loop's thread is not there, and what waited on it waits for nobody."""
     global _loop, _thread, _lock
+    # The old loop is kept: its clients are known by its id, and must be neither met again nor finalised.
+    _orphans.append(_loop)
     _loop, _thread, _lock = None, None, threading.Lock()
+    limiter_for.cache_clear()
 
 
 if hasattr(os, "register_at_fork"):

@@ -232,3 +232,14 @@ def test_the_async_twins_are_awaited(server: Server) -> None:
 
     asyncio.run(main())
     assert asyncio.run(_both()) == [[], []]
+
+
+def test_a_lost_attempt_does_not_make_an_answers_cost_unknown(server: Server) -> None:
+    """A row that was answered after a reset has its answer's cost; one that was never answered has none."""
+    server.enqueue(Response(reset=True))
+    (row,) = batch(server, chats(1))
+    assert row["attempts"] == 2
+    assert row["cost"] > 0
+    server.enqueue(Response(reset=True), Response(reset=True))
+    (lost,) = batch(server, chats(1), retries=1)
+    assert lost["cost"] is None
