@@ -72,7 +72,7 @@ class Sender:
         """
         outcome = Outcome(None, None, 0, 0.0)
         try:
-            outcome.answer = await _retry.retrying(self.retries, _no_wait)(self._attempt, request, order, call, outcome)
+            answer = await _retry.retrying(self.retries, _no_wait)(self._attempt, request, order, call, outcome)
         except AttemptFailedError as exc:
             outcome.failure = exc.failure
             outcome.cost = None if outcome.uncertain else outcome.cost
@@ -80,7 +80,8 @@ class Sender:
                 self.breaker.failed(exc.failure)
         else:
             self.breaker.succeeded()
-            outcome.cost = None if outcome.answer.cost is None else outcome.cost
+            outcome.answer = answer
+            outcome.cost = None if answer.cost is None else outcome.cost
         return outcome
 
     async def _attempt(self, request: dict[str, Any], order: int, call: Call, outcome: Outcome) -> Answer:
