@@ -72,7 +72,7 @@ class Sender:
         """
         outcome = Outcome(None, None, 0, 0.0)
         try:
-            answer = await _retry.retrying(self.retries, _no_wait)(self._attempt, request, order, call, outcome)
+            answer: Answer = await _retry.retrying(self.retries, _no_wait)(self._attempt, request, order, call, outcome)
         except AttemptFailedError as exc:
             outcome.failure = exc.failure
             outcome.cost = None if outcome.uncertain else outcome.cost
