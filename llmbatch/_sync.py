@@ -35,6 +35,7 @@ _loop: asyncio.AbstractEventLoop | None = None
 _thread: threading.Thread | None = None
 _orphans: list[Any] = []
 _CLOSING_SECONDS = 5.0
+_LOOK_SECONDS = 0.2
 
 
 def _background() -> asyncio.AbstractEventLoop:
@@ -62,6 +63,7 @@ def _close() -> None:
         return
 
     async def close() -> None:
+        await _litellm.callbacks_heard()
         tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
         for task in tasks:
             task.cancel()
@@ -75,6 +77,13 @@ def _close() -> None:
     thread.join(_CLOSING_SECONDS)
     if not thread.is_alive():
         loop.close()
+
+
+@functools.cache
+def _close_before_litellm() -> None:
+    """LiteLLM, imported by now, drops what it has not told callbacks at exit; registered last, ours comes first."""
+    atexit.unregister(_close)
+    atexit.register(_close)
 
 
 def _forget() -> None:
@@ -107,6 +116,7 @@ class _Call(Generic[T]):
             self._task.cancel()
 
     def _finish(self, task: asyncio.Task[T]) -> None:
+        _close_before_litellm()
         if task.cancelled():
             self.done.set_exception(concurrent.futures.CancelledError())
         elif (exc := task.exception()) is not None:
@@ -134,13 +144,27 @@ def in_background(coroutine: Coroutine[Any, Any, T]) -> T:
         raise RuntimeError(msg)
     call = _Call(coroutine)
     try:
-        return call.done.result()
+        return _result(call)
     except concurrent.futures.CancelledError:
         raise asyncio.CancelledError from None
     except BaseException:
         if not call.done.done():
             call.cancel()
         raise
+
+
+def _result(call: _Call[T]) -> T:
+    """The call's outcome. `asyncio.run` takes Ctrl-C for itself and only cancels its task, which waits right here."""
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:
+        task = None
+    before = task.cancelling() if task is not None else 0
+    while task is not None and not call.done.done():
+        if task.cancelling() > before:
+            raise asyncio.CancelledError
+        concurrent.futures.wait([call.done], timeout=_LOOK_SECONDS)
+    return call.done.result()
 
 
 def _seen(done: asyncio.Future[Any]) -> None:

@@ -42,8 +42,14 @@ def quick_backoff(monkeypatch: Any) -> None:
     monkeypatch.setattr(_retry, "BACKOFF_FIRST", 0.01)
 
 
+class _Process(subprocess.Popen[str]):
+    def __exit__(self, *exc: Any) -> None:
+        self.kill()  # a test that fails waits for nobody
+        super().__exit__(*exc)
+
+
 def script(code: str, *arguments: str, flags: tuple[str, ...] = ("-W", "error"), **how: Any) -> subprocess.Popen[str]:
     """A Python process of its own that runs `code`; its output is piped."""
     command = [sys.executable, *flags, "-c", code, *arguments]
     given: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **how}
-    return subprocess.Popen(command, env={**os.environ, "PYTHONPATH": "."}, **given)
+    return _Process(command, env={**os.environ, "PYTHONPATH": "."}, **given)
