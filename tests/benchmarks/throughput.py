@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     given = parser.parse_args()
     litellm.suppress_debug_info = True
-    loop = asyncio.new_event_loop()
+    runner = asyncio.Runner()
     for model in ("openai/gpt-4o-mini", "hosted_vllm/gpt-4o-mini"):
         with server_process(log=False) as server:
             chats = [[{"role": "user", "content": f"Question {i}?"}] for i in range(given.rows)]
@@ -51,7 +51,7 @@ def main() -> None:
                 await asyncio.gather(*(worker() for _ in range(given.workers)))
 
             def bare(rows: list[Any], bare_loop: Any = bare_loop) -> None:
-                loop.run_until_complete(bare_loop(rows))
+                runner.run(bare_loop(rows))
 
             def ours(rows: list[Any], options: dict[str, Any] = options) -> None:
                 results = llmbatch.create_chat_completions_batch(
@@ -64,7 +64,7 @@ def main() -> None:
             ratios = [_round(bare, ours, chats) for _ in range(given.rounds)]
             cpu, speed = (statistics.median(column) for column in zip(*ratios, strict=True))
             print(f"{model}: median CPU a row {cpu:.2f}x, rows a second {speed:.2f}x of the bare loop\n", flush=True)
-    loop.close()
+    runner.close()
 
 
 def _round(bare: Callable[[Any], None], ours: Callable[[Any], None], chats: list[Any]) -> tuple[float, float]:
