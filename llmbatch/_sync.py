@@ -243,12 +243,14 @@ class Stream(Generic[T]):
             await self.aclose()
 
     def close(self) -> None:
-        """Cancel what is in flight."""
-        in_background(_closed(self._source))
+        """Cancel what is in flight; nothing is once the loop has ended, at the interpreter's exit."""
+        if _loop is not None:
+            in_background(_closed(self._source))
 
     async def aclose(self) -> None:
-        """Cancel what is in flight."""
-        await _awaited(_closed(self._source))
+        """Cancel what is in flight; nothing is once the loop has ended, at the interpreter's exit."""
+        if _loop is not None:
+            await _awaited(_closed(self._source))
 
 
 async def _next(source: AsyncIterator[T]) -> T:
