@@ -22,7 +22,7 @@ from tenacity.wait import wait_base
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-__all__ = ["AttemptFailedError", "Failure", "classify", "clean", "headers_of", "retrying"]
+__all__ = ["AttemptFailedError", "Failure", "NotSentError", "classify", "clean", "headers_of", "retrying"]
 
 # Waits in seconds. A provider's hint below the floor is still a refusal a moment later; one above the cap is honoured
 # up to the cap, unless it is so long (a daily quota) that waiting for it is not what a batch should do.
@@ -98,6 +98,10 @@ class AttemptFailedError(Exception):
         super().__init__(failure.type)
         self.failure = failure
         self.answer = answer
+
+
+class NotSentError(AttemptFailedError):
+    """The request was not sent and will not be: there is nothing to try again."""
 
 
 def clean(text: str, secrets: Iterable[str] = ()) -> str:
@@ -270,11 +274,15 @@ def retrying(retries: int, waited: Callable[[Failure], float] | None = None) -> 
     pacing mends them, and `waited` says how long the limiter already holds everybody back for one.
     """
     return AsyncRetrying(
-        retry=retry_if_exception(lambda exc: isinstance(exc, AttemptFailedError) and exc.failure.retryable),
+        retry=retry_if_exception(_may_pass),
         stop=_Stop(retries),
         wait=_Wait(waited),
         reraise=True,
     )
+
+
+def _may_pass(exc: BaseException) -> bool:
+    return isinstance(exc, AttemptFailedError) and not isinstance(exc, NotSentError) and exc.failure.retryable
 
 
 class _Stop(stop_base):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from llmbatch import _retry
 from llmbatch._litellm import Answer, Target
-from llmbatch._retry import AttemptFailedError, Failure
+from llmbatch._retry import AttemptFailedError, Failure, NotSentError
 
 if TYPE_CHECKING:
     from llmbatch._guards import Breaker, Budget
@@ -88,14 +88,14 @@ class Sender:
         """One attempt, with its worst case reserved while it runs. Counts itself and its cost in `outcome`."""
         worst = self.worst_cost(request) if self.worst_cost else 0.0
         if not await self.budget.reserve(worst):
-            raise AttemptFailedError(self._over_budget())
+            raise NotSentError(self._over_budget())
         cost: float | None = 0.0
         try:
             arguments = await self._arguments()
             permit = await self.limiter.admit(order, self._tokens(request))
             if self.breaker.stopped is not None:
                 self.limiter.faulted(permit)
-                raise AttemptFailedError(self.breaker.stopped)
+                raise NotSentError(self.breaker.stopped)
             outcome.attempts += 1
             cost = None  # unknown, should it be cancelled from here on
             result = await self._once({**request, **arguments}, permit, call)
@@ -114,7 +114,7 @@ class Sender:
 
     async def _arguments(self) -> dict[str, Any]:
         if self.breaker.stopped is not None:
-            raise AttemptFailedError(self.breaker.stopped)
+            raise NotSentError(self.breaker.stopped)
         if self.credentials is None:
             return {}
         try:

@@ -1,0 +1,107 @@
+"""A fault that every row would meet stops the sending after a few; a fault of one row never does."""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.server import Response
+from tests.talk import answered, batch, chats, question, quick_backoff
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.server import Server
+
+FEW = 5 + 4  # in a row, and those in flight beside the last of them
+
+FAULTS = {
+    "bad key": Response(401, body={"error": {"message": "Incorrect API key provided", "code": "invalid_api_key"}}),
+    "forbidden": Response(403),
+    "no such model": Response(404, body={"error": {"message": "The model `x` does not exist", "code": "model_not_found"}}),
+    "quota spent": Response(429, body={"error": {"message": "You exceeded your current quota", "code": "insufficient_quota"}}),
+    "no credit": Response(402, body={"error": {"message": "Insufficient credits"}}),
+    "a day's wait": Response(429, {"retry-after": "73192"}),
+    "xAI's bad key": Response(400, body={"code": "x", "error": "Incorrect API key provided: sk***"}),
+}
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    quick_backoff(monkeypatch)
+
+
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
+def test_a_fault_of_all_rows_stops_after_a_few(server: Server, fault: Response) -> None:
+    """Each row has a row; the few sent ones have the provider's words, the others say why and what to do."""
+    server.handler = lambda request: fault
+    rows = batch(server.api_base, chats(200), max_workers=4)
+    assert len(server.requests) <= FEW
+    assert len(rows.failed) == 200
+    unsent = [row for row in rows if row["error_details"]["type"] == "NotSent"]
+    assert len(unsent) >= 200 - FEW
+    assert all(row["attempts"] == 0 and row["cost"] == 0 and row["error_details"]["retryable"] for row in unsent)
+    assert "run again" in unsent[0]["error"]
+
+
+def test_an_outage_stops_the_sending(server: Server) -> None:
+    """A provider that stays down for all the retries of a few rows gets no more."""
+    server.handler = lambda request: Response(503)
+    rows = batch(server.api_base, chats(200), max_workers=4, retries=2)
+    assert len(server.requests) <= FEW * 3
+    assert len(rows.failed) == 200
+
+
+def test_nobody_at_the_address_stops_the_sending() -> None:
+    """A wrong base URL is found out after a few rows."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        base = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
+    rows = batch(base, chats(100), max_workers=4, retries=1)
+    assert sum(row["attempts"] > 0 for row in rows) <= FEW
+    assert "api_base" in rows[-1]["error"]
+
+
+def test_a_page_instead_of_an_api_stops_the_sending(server: Server) -> None:
+    """A base URL that answers 404 with HTML for everything is as wrong as one that does not answer."""
+    server.handler = lambda request: Response(404, {"content-type": "text/html"}, "<html>no such page</html>")
+    rows = batch(server.api_base, chats(100), max_workers=4)
+    assert len(server.requests) <= FEW
+    assert "api_base" in rows[-1]["error"]
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
+def test_bad_rows_never_stop_the_good_ones(server: Server, status: int) -> None:
+    """Any number of rows that the provider refuses for themselves, even all in a row at the start."""
+    server.handler = lambda request: Response(status) if int(request.text.split()[2].rstrip("?")) < 30 else None
+    rows = batch(server.api_base, chats(40), max_workers=4)
+    assert [answered(row, i) for i, row in enumerate(rows)] == [False] * 30 + [True] * 10
+    assert len(server.requests) == 40
+
+
+def test_a_single_shared_fault_among_answers_stops_nothing(server: Server) -> None:
+    """One 403 here and there is one failed row."""
+    server.handler = lambda request: Response(403) if request.text in {question(3), question(20)} else None
+    rows = batch(server.api_base, chats(40), max_workers=4)
+    assert [i for i, row in enumerate(rows) if "error" in row] == [3, 20]
+
+
+def test_the_rerun_takes_up_where_it_stopped(server: Server, tmp_path: Path) -> None:
+    """With a checkpoint the rows not sent are sent by the next run, the answered ones are not."""
+    seen: list[Any] = []
+
+    def quota(request: Any) -> Response | None:
+        seen.append(request)
+        return FAULTS["quota spent"] if len(seen) > 50 else None
+
+    server.handler = quota
+    first = batch(server.api_base, chats(200), max_workers=4, checkpoint=tmp_path / "run.jsonl")
+    assert len(first.succeeded) == 50
+    assert len(server.requests) < 50 + 25
+    server.handler = None
+    server.reset()
+    second = batch(server.api_base, chats(200), max_workers=4, checkpoint=tmp_path / "run.jsonl")
+    assert all(answered(row, i) for i, row in enumerate(second))
+    assert len(server.requests) == 150
