@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any
@@ -132,6 +135,27 @@ def test_streams_are_reported(litellm: Any, options: dict[str, Any]) -> None:
     by_logger(litellm, events)
     create_chat_completions_batch(chats(["one"]), stream=True, **options)
     assert settled(events, 1) == Counter({("ok", "one"): 1})
+
+
+def test_a_script_that_ends_at_once_loses_no_callback(server: Server) -> None:
+    """Slow callbacks of the last requests are waited for at the interpreter's exit."""
+    script = """
+import asyncio, atexit, os
+heard = []
+atexit.register(lambda: print(len(heard)))
+from llmbatch import create_chat_completions_batch
+import litellm
+async def slow(kwargs, response, start, end):
+    await asyncio.sleep(0.3)
+    heard.append(1)
+litellm.success_callback = [slow]
+create_chat_completions_batch([[{"role": "user", "content": f"Say {i}."}] for i in range(20)])
+"""
+    given = {"OPENAI_API_KEY": "sk-test", "OPENAI_BASE_URL": server.api_base, "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=os.environ | given, capture_output=True, text=True, check=False
+    )
+    assert (done.stdout, done.stderr) == ("20\n", "")
 
 
 def test_opentelemetry_spans_come_from_litellm(

@@ -7,9 +7,12 @@ Requests are plain dicts of LiteLLM's own keyword arguments.
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import contextlib
 import os
 import struct
+import sys
 import warnings
 from dataclasses import dataclass
 from functools import cache
@@ -24,6 +27,7 @@ __all__ = ["Answer", "Target", "chat", "chat_stream", "close", "embed", "load", 
 # The attempt's own timeout is kept by asyncio around the whole call: LiteLLM's is per socket read, and each distinct
 # value would make a new client with a pool of its own.
 _ONE_SEND = {"num_retries": 0, "max_retries": 0, "timeout": 86_400.0}
+_CALLBACK_SECONDS = 3.0
 
 
 @cache
@@ -209,8 +213,6 @@ def _headers(response: Any) -> Mapping[str, str]:
 
 async def close() -> None:
     """Close the clients that LiteLLM keeps for the running loop."""
-    import sys  # noqa: PLC0415
-
     if "litellm" in sys.modules:
         litellm = load()
         await litellm.close_litellm_async_clients()
@@ -218,6 +220,18 @@ async def close() -> None:
 
         await transport.close()
         litellm.in_memory_llm_clients_cache.flush_cache()
+
+
+async def callbacks_heard() -> None:
+    """Wait a moment until callbacks that a user has registered with LiteLLM have heard of the last requests."""
+    if "litellm" not in sys.modules:
+        return
+    with contextlib.suppress(Exception):  # LiteLLM's internals; the interpreter is ending
+        from litellm.litellm_core_utils.logging_worker import GLOBAL_LOGGING_WORKER  # noqa: PLC0415 - imports litellm
+
+        await asyncio.sleep(0)
+        async with asyncio.timeout(_CALLBACK_SECONDS):
+            await GLOBAL_LOGGING_WORKER.flush()
 
 
 async def get_json(url: str, headers: Mapping[str, str]) -> dict[str, Any]:
