@@ -43,9 +43,9 @@ def quick_backoff(monkeypatch: Any) -> None:
 
 
 class _Process(subprocess.Popen[str]):
-    def __exit__(self, *exc: Any) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.kill()  # a test that fails waits for nobody
-        super().__exit__(*exc)
+        super().__exit__(*exc)  # type: ignore[arg-type]
 
 
 def script(code: str, *arguments: str, flags: tuple[str, ...] = ("-W", "error"), **how: Any) -> subprocess.Popen[str]:

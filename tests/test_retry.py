@@ -137,7 +137,7 @@ def test_x_should_retry_overrules_the_status(server: Server) -> None:
 
 HOPELESS = {
     "OpenAI's quota": error("You exceeded your current quota, please check your plan.", code="insufficient_quota"),
-    "too large": error("Request too large for gpt-4o in organization org-x on tokens per min (TPM): Limit 10, Requested 20."),
+    "too large": error("Request too large for gpt-4o on tokens per min (TPM): Limit 10, Requested 20."),
     "no balance": error("Insufficient Balance"),
     "no credit": error("Your credit balance is too low to access the API."),
 }  # fmt: skip

@@ -6,20 +6,21 @@ handing the synchronous part of the call to a thread and back. `tests/test_litel
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import datetime as dt
 import functools
 import uuid
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from llmbatch._litellm import load
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable, Iterator, Mapping
+    from concurrent.futures import Executor
 
-__all__ = ["InlineExecutor", "calling", "logging_arguments"]
+__all__ = ["calling", "inline_requests", "logging_arguments"]
 
 # Providers whose synchronous part only builds the request: no token exchange that would block the loop.
 _ONLY_BUILDS = {"openai", "azure", "hosted_vllm", "groq", "mistral", "deepseek", "openrouter", "together_ai", "xai",
@@ -89,7 +90,7 @@ def logging_arguments(request: Mapping[str, Any]) -> dict[str, Any]:
     return {"litellm_logging_obj": made}
 
 
-@contextmanager
+@contextlib.contextmanager
 def calling(request: Mapping[str, Any]) -> Iterator[None]:
     """Within it, LiteLLM's synchronous part of a call may run on the loop's own thread."""
     provider = request.get("custom_llm_provider") or str(request["model"]).partition("/")[0]
@@ -100,18 +101,25 @@ def calling(request: Mapping[str, Any]) -> Iterator[None]:
         _may_inline.reset(token)
 
 
-class InlineExecutor(ThreadPoolExecutor):
-    """A loop's default executor that runs LiteLLM's request building at once and everything else in its threads."""
+def inline_requests(loop: asyncio.AbstractEventLoop) -> None:
+    """Let the loop run LiteLLM's request building at once, and everything else that goes to its executor in threads.
 
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        if not (_may_inline.get() and _builds_a_request(fn)):
-            return super().submit(fn, *args, **kwargs)
-        future: Future[Any] = Future()
+    The future is done when it is returned, so that no cancellation can come between it and the coroutine in it.
+    """
+    in_thread = loop.run_in_executor
+
+    def run(executor: Executor | None, fn: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
+        if executor is not None or not (_may_inline.get() and _builds_a_request(fn)):
+            return in_thread(executor, fn, *args)
+        future = loop.create_future()
         try:
-            future.set_result(fn(*args, **kwargs))
-        except BaseException as exc:  # noqa: BLE001 - as the executor itself does
+            future.set_result(fn(*args))
+        except Exception as exc:  # noqa: BLE001 - raised where the future is awaited
             future.set_exception(exc)
         return future
+
+    with contextlib.suppress(AttributeError):  # a loop that is not Python's own
+        loop.run_in_executor = run  # type: ignore[method-assign,assignment]
 
 
 def _builds_a_request(fn: Any) -> bool:

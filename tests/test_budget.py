@@ -1,0 +1,83 @@
+"""A budget is never passed, as the server's own count of tokens shows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+import llmbatch
+from tests.server import Response
+from tests.talk import KEY, batch, chats, quick_backoff
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.server import Server
+
+PRICE_IN, PRICE_OUT = 0.15e-6, 0.60e-6  # of gpt-4o-mini, USD a token
+
+
+@pytest.mark.parametrize("workers", [1, 16])
+def test_the_cap_is_never_passed(server: Server, workers: int) -> None:
+    """Rows are sent while their worst case fits; the others say that they were not sent and cost nothing."""
+    server.set(latency=0.005)
+    cap = 0.001
+    rows = batch(server.api_base, chats(200), max_cost=cap, max_tokens=50, max_workers=workers)
+    assert 0 < rows.cost <= cap
+    answered = [row for row in rows if "error" not in row]
+    assert sum(row["cost"] for row in answered) <= cap
+    counted = sum(
+        r["usage"]["prompt_tokens"] * PRICE_IN + r["usage"]["completion_tokens"] * PRICE_OUT for r in answered
+    )
+    assert counted == pytest.approx(rows.cost)
+    assert len(server.requests) == len(answered) < 200
+    assert {row["error_details"]["type"] for row in rows.failed} == {"BudgetExceeded"}
+    assert {(row["attempts"], row["cost"]) for row in rows.failed} == {(0, 0.0)}
+    assert cap - rows.cost < 2 * (50 * PRICE_OUT + 100 * PRICE_IN), (
+        "what was left was less than one request's worst case"
+    )
+
+
+def test_rows_wait_for_reservations_in_flight(server: Server) -> None:
+    """A cap with room for one worst case at a time still answers all rows whose real price fits."""
+    worst = 50 * PRICE_OUT + 100 * PRICE_IN
+    rows = batch(server.api_base, chats(5), max_cost=worst * 4, max_tokens=50, max_workers=5)
+    assert not rows.failed
+
+
+def test_a_lost_answer_counts_as_its_worst_case(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever does not know whether an attempt was charged must take it as charged."""
+    quick_backoff(monkeypatch)
+    server.handler = lambda request: Response(200, body=b'{"choices": [', cut=5)
+    rows = batch(server.api_base, chats(20), max_cost=0.0002, max_tokens=50, max_workers=2)
+    assert len(rows.failed) == 20
+    assert len(server.requests) * 50 * PRICE_OUT <= 0.0002
+
+
+def test_an_unknown_price_is_an_error_before_sending(server: Server) -> None:
+    """No price, no cap: said at once, with the mend."""
+    with pytest.raises(ValueError, match="price"):
+        batch(server.api_base, chats(3), model="openai/nobody-knows-this", max_cost=1.0)
+    assert not server.requests
+
+
+def test_embeddings_hold_the_cap(server: Server) -> None:
+    """Each chunk's worst case is reserved too."""
+    given = {"model": "openai/text-embedding-3-small", "api_base": server.api_base, "api_key": KEY}
+    texts = [f"some text of number {i} " * 20 for i in range(200)]
+    rows = llmbatch.create_embeddings_batch(texts, max_cost=0.0004, **given)
+    assert 0 < rows.cost <= 0.0004
+    assert {row["error_details"]["type"] for row in rows.failed} == {"BudgetExceeded"}
+    assert server.stats.tokens * 0.02e-6 <= 0.0004
+
+
+def test_the_rerun_with_more_money_sends_the_rest(server: Server, tmp_path: Path) -> None:
+    """With a checkpoint a second cap pays only for what is missing."""
+    path = tmp_path / "run.jsonl"
+    first = batch(server.api_base, chats(60), max_cost=0.0003, max_tokens=50, checkpoint=path)
+    done = len(first.succeeded)
+    assert 0 < done < 60
+    server.reset()
+    assert not batch(server.api_base, chats(60), max_cost=1.0, max_tokens=50, checkpoint=path).failed
+    assert len(server.requests) == 60 - done

@@ -1,0 +1,207 @@
+"""What is done is kept: through kill -9, a torn line, a full disk, another order of rows, another process."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from loguru import logger
+
+import llmbatch
+from tests.server import Response, vector_for
+from tests.talk import KEY, answered, batch, chats, question, script
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.server import Server
+
+RUN = """
+import sys, llmbatch
+from tests.talk import batch, chats
+base, path, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
+rows = batch(base, (chat for chat in chats(count)), max_workers=8, checkpoint=path)
+print(len(rows.failed), flush=True)
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "run.jsonl"
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_five_kills_lose_nothing_and_send_at_most_what_was_in_flight_twice(server: Server, path: Path) -> None:
+    """A run killed with -9 five times and started again: every row once in the file, few sent twice."""
+    server.set(latency=0.02)
+    count, kills = 600, 5
+    for turn in range(kills):
+        with script(RUN, server.api_base, str(path), str(count)) as process:
+            goal = (turn + 1) * 80
+            while not path.exists() or path.read_bytes().count(b"\n") < goal:
+                assert process.poll() is None, process.stderr.read()  # type: ignore[union-attr]
+                time.sleep(0.01)
+            process.send_signal(signal.SIGKILL)
+    with script(RUN, server.api_base, str(path), str(count)) as process:
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out.strip(), err) == (0, "0", "")
+    kept = lines(path)
+    assert len(kept) == len({line["custom_id"] for line in kept}) == count
+    assert count <= len(server.requests) <= count + kills * 8
+    server.reset()
+    rows = batch(server.api_base, chats(count), checkpoint=path)
+    assert all(answered(row, i) for i, row in enumerate(rows))
+    assert not server.requests
+
+
+def test_the_file_has_openais_output_shape_and_neither_prompt_nor_key(server: Server, path: Path) -> None:
+    """One line a row: custom_id, response with status and body, error; digests, not texts, tell the request."""
+    batch(server.api_base, chats(3), checkpoint=path)
+    for line in lines(path):
+        assert line["response"]["status_code"] == 200
+        assert line["response"]["body"]["choices"]
+        assert line["error"] is None
+    requests = [line["llmbatch"] for line in lines(path)]
+    assert KEY not in path.read_text()
+    assert not any(question(i) in json.dumps(requests) for i in range(3))
+
+
+def test_a_torn_last_line_is_repaired(server: Server, path: Path) -> None:
+    """Half a line at the end is dropped, and its row sent again."""
+    batch(server.api_base, chats(4), checkpoint=path)
+    path.write_bytes(path.read_bytes()[:-50])
+    server.reset()
+    rows = batch(server.api_base, chats(4), checkpoint=path)
+    assert all(answered(row, i) for i, row in enumerate(rows))
+    assert len(server.requests) == 1
+    assert len(lines(path)) == 4
+
+
+def test_a_file_that_is_no_journal_is_not_touched(server: Server, path: Path) -> None:
+    """Somebody's notes are an error, not a checkpoint to write into."""
+    path.write_text("my notes\nmore notes\n")
+    with pytest.raises(llmbatch.CheckpointError, match=r"run\.jsonl"):
+        batch(server.api_base, chats(1), checkpoint=path)
+    assert path.read_text() == "my notes\nmore notes\n"
+    assert not server.requests
+
+
+FULL = """
+import resource, signal, sys
+import llmbatch
+from tests.talk import batch, chats
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000))
+rows = batch(sys.argv[1], chats(60), checkpoint=sys.argv[2], max_workers=2)
+good = [row for row in rows if "error" not in row]
+why = {row["error_details"]["type"] for row in rows.failed}
+print(len(rows), len(good), why, rows.failed[-1]["error"])
+"""
+
+
+def test_a_full_disk_leaves_a_whole_file_and_rows_that_say_so(server: Server, path: Path) -> None:
+    """When a row cannot be written no more is sent; what is there can be read, and the rerun goes on."""
+    with script(FULL, server.api_base, str(path), flags=()) as process:
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    count, good = map(int, out.split()[:2])
+    assert count == 60
+    assert good < 20
+    assert "checkpoint" in out
+    assert "make room" in out
+    kept = sum(line["error"] is None for line in lines(path))
+    assert 0 < kept <= good
+    assert len(server.requests) <= good + 2
+    server.reset()
+    assert not batch(server.api_base, chats(60), checkpoint=path).failed
+    assert len(server.requests) == 60 - kept
+
+
+def test_a_changed_field_is_sent_again_and_named(server: Server, path: Path) -> None:
+    """Another model or parameter is another request; the log says which field it was."""
+    batch(server.api_base, chats(3), checkpoint=path)
+    server.reset()
+    said: list[str] = []
+    handler = logger.add(said.append, level="INFO", format="{message}")
+    logger.enable("llmbatch")
+    try:
+        batch(server.api_base, chats(3), checkpoint=path, temperature=0.9)
+        batch(server.api_base, chats(3), checkpoint=path, model="openai/gpt-4o")
+    finally:
+        logger.disable("llmbatch")
+        logger.remove(handler)
+    assert len(server.requests) == 6
+    changes = [line for line in said if "changed" in line]
+    assert "temperature" in changes[0]
+    assert "model" in changes[1]
+
+
+def test_another_order_and_more_rows_send_only_what_is_new(server: Server, path: Path) -> None:
+    """Rows are known by what they ask, not by where they stand; another key or server changes nothing."""
+    batch(server.api_base, chats(6), checkpoint=path)
+    server.reset()
+    rows = batch(server.api_base, [*reversed(chats(6)), *chats(2, start=6)], checkpoint=path, api_key="sk-another")
+    assert [answered(row, i) for row, i in zip(rows, [5, 4, 3, 2, 1, 0, 6, 7], strict=True)] == [True] * 8
+    assert sorted(request.text for request in server.requests) == [question(6), question(7)]
+
+
+def test_duplicates_are_rows_of_their_own(server: Server, path: Path) -> None:
+    """The same question three times is asked three times, and found three times."""
+    rows = batch(server.api_base, chats(1) * 3, checkpoint=path, temperature=1.0)
+    assert len({row["custom_id"] for row in rows}) == len(server.requests) == 3
+    server.reset()
+    assert not batch(server.api_base, chats(1) * 4, checkpoint=path, temperature=1.0).failed
+    assert len(server.requests) == 1
+
+
+def test_failed_rows_are_sent_again(server: Server, path: Path) -> None:
+    """A failure is written, and tried anew by the next run; the answer replaces it in the file."""
+    server.handler = lambda request: Response(400) if request.text == question(1) else None
+    assert len(batch(server.api_base, chats(3), checkpoint=path).failed) == 1
+    server.handler = None
+    server.reset()
+    assert not batch(server.api_base, chats(3), checkpoint=path).failed
+    assert len(server.requests) == 1
+    batch(server.api_base, chats(3), checkpoint=path)
+    assert len(lines(path)) == 3
+
+
+def test_embeddings_resume_too(server: Server, path: Path) -> None:
+    """Each text is a row in the file, however the texts were sent together."""
+    options = {"model": "openai/e", "api_base": server.api_base, "api_key": KEY, "checkpoint": path}
+    texts = [f"text {i}" for i in range(30)]
+    first = llmbatch.create_embeddings_batch(texts[:20], **options)
+    server.reset()
+    both = llmbatch.create_embeddings_batch(texts, **options)
+    assert both[:20] == first
+    assert both.embeddings == [vector_for(text) for text in texts]
+    assert [text for request in server.requests for text in request.json["input"]] == texts[20:]
+
+
+def test_a_second_process_on_the_file_is_told(server: Server, path: Path) -> None:
+    """Two runs never write into one file: the second gets an error that says what to do, and sends nothing."""
+    server.handler = lambda request: Response(200, delay=30)
+    with script(RUN, server.api_base, str(path), "8") as process:
+        while len(server.requests) < 8:
+            assert process.poll() is None
+            time.sleep(0.01)
+        with pytest.raises(llmbatch.CheckpointError, match="in use"):
+            batch(server.api_base, chats(8), checkpoint=path)
+        process.kill()
+    assert len(server.requests) == 8
+    server.handler = None
+    assert not batch(server.api_base, chats(8), checkpoint=path).failed
+
+
+def test_a_place_that_cannot_be_written_is_an_error_before_sending(server: Server, tmp_path: Path) -> None:
+    """A directory in the place of the file is misuse of the call, not of each row."""
+    with pytest.raises(llmbatch.CheckpointError):
+        batch(server.api_base, chats(1), checkpoint=tmp_path)
+    assert not server.requests
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,90 @@
+"""Another model answers only where it was named, and the row says so."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from loguru import logger
+
+from tests.server import Response, Server
+from tests.talk import KEY, batch, chats, question, quick_backoff
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    quick_backoff(monkeypatch)
+
+
+def failing(*models: str) -> Callable[[Any], Response | None]:
+    return lambda request: Response(400) if request.json["model"] in models else None
+
+
+def test_nothing_falls_back_unless_named(server: Server) -> None:
+    """A failed row stays failed; no other model is asked."""
+    server.handler = failing("gpt-4o-mini")
+    assert len(batch(server.api_base, chats(3)).failed) == 3
+    assert {request.json["model"] for request in server.requests} == {"gpt-4o-mini"}
+
+
+def test_the_row_names_who_answered_and_why_the_first_did_not(server: Server) -> None:
+    """Tried in order, after the first has finally failed; each is logged."""
+    server.handler = failing("gpt-4o-mini", "gpt-4o")
+    said: list[str] = []
+    handler = logger.add(said.append, level="WARNING", format="{message}")
+    logger.enable("llmbatch")
+    try:
+        (row,) = batch(server.api_base, chats(1), fallbacks=["openai/gpt-4o", "openai/gpt-4.1-mini"])
+    finally:
+        logger.disable("llmbatch")
+        logger.remove(handler)
+    assert "error" not in row
+    assert row["model"] == "gpt-4.1-mini"
+    assert row["fallback"]["instead_of"] == "openai/gpt-4o-mini"
+    assert row["fallback"]["error"].startswith("BadRequestError")
+    assert row["attempts"] == 3
+    assert len(said) == 2
+    assert not any(question(0) in line or KEY in line for line in said)
+
+
+def test_only_failed_rows_are_asked_again(server: Server) -> None:
+    """Rows that the first model answered stay its own."""
+    server.handler = lambda request: (
+        Response(400) if request.text == question(1) and request.json["model"] == "gpt-4o-mini" else None
+    )
+    rows = batch(server.api_base, chats(3), fallbacks=["openai/gpt-4o"])
+    assert [row["model"] for row in rows] == ["gpt-4o-mini", "gpt-4o", "gpt-4o-mini"]
+    assert ["fallback" in row for row in rows] == [False, True, False]
+
+
+def test_a_fallback_on_another_server_gets_its_own_key_only(server: Server, provider: Callable[..., Server]) -> None:
+    """The first provider's key goes nowhere else."""
+    other = provider()
+    server.handler = failing("gpt-4o-mini")
+    entry = {"model": "hosted_vllm/m", "api_base": other.api_base, "api_key": "sk-the-other"}
+    (row,) = batch(server.api_base, chats(1), fallbacks=[entry])
+    assert "error" not in row
+    assert KEY not in str(other.requests[0].headers)
+    assert "sk-the-other" not in str(server.requests[0].headers)
+
+
+def test_a_fallback_answers_when_the_first_provider_is_down(server: Server, provider: Callable[..., Server]) -> None:
+    """After the breaker has stopped the sending to the first, the second answers all rows."""
+    other = provider()
+    server.handler = lambda request: Response(401)
+    entry = {"model": "openai/gpt-4o", "api_base": other.api_base, "api_key": "sk-x"}
+    rows = batch(server.api_base, chats(60), fallbacks=[entry], max_workers=4)
+    assert not rows.failed
+    assert len(server.requests) <= 9
+    assert len(other.requests) == 60
+
+
+def test_when_all_fail_the_row_says_so(server: Server) -> None:
+    """The last model's error is the row's, the first one's is beside it."""
+    server.handler = failing("gpt-4o-mini", "gpt-4o")
+    (row,) = batch(server.api_base, chats(1), fallbacks=["openai/gpt-4o"])
+    assert "error" in row
+    assert row["fallback"]["instead_of"] == "openai/gpt-4o-mini"

@@ -1,0 +1,153 @@
+"""Limits are held as the server counts them, shared by everyone who meets them, and remembered."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import llmbatch
+from tests.server import Response
+from tests.talk import KEY, answered, batch, chats, quick_backoff
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.server import Server
+
+JITTER = 0.05  # seconds by which an arrival may differ from its sending on a busy machine
+
+
+def most_in(times: list[float], seconds: float) -> int:
+    """The largest number of arrivals in any window of so many seconds."""
+    times = sorted(times)
+    return max(sum(start <= at < start + seconds for at in times) for start in times)
+
+
+@pytest.fixture(autouse=True)
+def _warm(server: Server) -> None:
+    batch(server.api_base, chats(1), model="openai/warm")
+    server.reset()
+
+
+@pytest.mark.parametrize("workers", [2, 50, "auto"])
+def test_requests_per_minute_are_never_passed(server: Server, workers: Any) -> None:
+    """In no second are there more than a sixtieth of a minute's, whatever the number of workers."""
+    rows = batch(
+        server.api_base, chats(40), requests_per_minute=600, max_workers=workers, model=f"openai/rpm-{workers}"
+    )
+    assert not rows.failed
+    times = [request.at for request in server.requests]
+    for seconds in (0.5, 1.0, 2.0):
+        assert most_in(times, seconds - JITTER) <= 10 * seconds + 1
+    assert max(times) - min(times) >= 39 / 10 - JITTER
+
+
+def test_tokens_per_minute_are_never_passed(server: Server) -> None:
+    """As the server counts prompt and answer tokens, from the second second on and over the whole run."""
+    rows = batch(server.api_base, chats(60), tokens_per_minute=6000, max_tokens=20, max_workers=20, model="openai/tpm")
+    assert not rows.failed
+    times = [request.at for request in server.requests]
+    tokens = server.stats.tokens
+    assert tokens <= 6000 / 60 * (max(times) - min(times)) + 2 * 100 + 20
+
+
+def test_two_batches_in_two_threads_share_the_limit(server: Server) -> None:
+    """The limit is the account's, not the call's."""
+
+    def one(number: int) -> llmbatch.BatchResults:
+        return batch(server.api_base, chats(15, start=number * 15), requests_per_minute=600, model="openai/shared")
+
+    with ThreadPoolExecutor(2) as pool:
+        assert not any(rows.failed for rows in pool.map(one, range(2)))
+    times = [request.at for request in server.requests]
+    assert len(times) == 30
+    assert most_in(times, 1.0 - JITTER) <= 11
+    assert max(times) - min(times) >= 29 / 10 - JITTER
+
+
+def test_thirty_small_calls_share_the_limit(server: Server) -> None:
+    """One row at a time, call after call: the pace goes on where the last call left it."""
+    for i in range(30):
+        assert not batch(server.api_base, chats(1, start=i), requests_per_minute=600, model="openai/small").failed
+    times = [request.at for request in server.requests]
+    assert max(times) - min(times) >= 29 / 10 - JITTER
+    assert most_in(times, 1.0 - JITTER) <= 11
+
+
+def test_retries_count_against_the_limit(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An attempt that failed was a request too."""
+    quick_backoff(monkeypatch)
+    server.enqueue(*(Response(503) for _ in range(10)))
+    assert not batch(server.api_base, chats(20), requests_per_minute=600, retries=12, model="openai/retries").failed
+    times = [request.at for request in server.requests]
+    assert len(times) == 30
+    assert most_in(times, 1.0 - JITTER) <= 11
+
+
+def test_embeddings_are_paced_by_request(server: Server) -> None:
+    """A chunk of texts is one request."""
+    texts = [f"text {i}" for i in range(400)]
+    given = {"model": "openai/e", "api_base": server.api_base, "api_key": KEY, "requests_per_minute": 600}
+    assert not llmbatch.create_embeddings_batch(texts, **given).failed
+    times = [request.at for request in server.requests]
+    assert len(times) == 20
+    assert max(times) - min(times) >= 19 / 10 - JITTER
+
+
+def test_a_retry_after_holds_everybody_back(server: Server) -> None:
+    """After a refusal nobody on the account sends before the time that one of them was told."""
+    server.enqueue(Response(429, {"retry-after-ms": "1500"}))
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(batch, server.api_base, chats(5), model="openai/told", max_workers=1)
+        while not server.requests:
+            time.sleep(0.005)
+        time.sleep(0.1)
+        second = pool.submit(batch, server.api_base, chats(5, start=5), model="openai/told", max_workers=1)
+        assert not first.result().failed
+        assert not second.result().failed
+    refused, *others = [request.at for request in server.requests]
+    assert min(others) - refused >= 1.5 * 0.99
+
+
+def test_server_faults_do_not_slow_the_others_down(
+    provider: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """5xx and resets say nothing about limits: no cut, hardly a longer run."""
+    quick_backoff(monkeypatch)
+    server = provider(error_rate=0.15, reset_rate=0.15, latency=0.3)
+    rows = batch(server.api_base, chats(200), max_workers=32, retries=12, model="openai/faults")
+    assert all(answered(row, i) for i, row in enumerate(rows))
+    assert server.stats.peak_in_flight > 16, "as much is in flight as without the faults"
+
+
+def test_a_limit_in_the_headers_is_learnt_and_kept(provider: Callable[..., Server]) -> None:
+    """The first batch learns it; the second one starts with it: hardly a refusal in either."""
+    server = provider(rpm=1200)
+    for start in (0, 80):
+        rows = batch(server.api_base, chats(80, start=start), max_workers=32, model="openai/headers")
+        assert not rows.failed
+    assert server.stats.limited <= 4
+
+
+def test_a_limit_without_headers_is_learnt_from_refusals(provider: Callable[..., Server]) -> None:
+    """No headers, no Retry-After: all rows, and the second batch is refused less than the first."""
+    server = provider(rpm=1200, limit_headers=False, retry_after=False)
+    refused = []
+    for start in (0, 120):
+        before = server.stats.limited
+        rows = batch(server.api_base, chats(120, start=start), max_workers=32, model="openai/no-headers")
+        assert not rows.failed
+        refused.append(server.stats.limited - before)
+    assert sum(refused) <= 30
+    assert refused[1] <= max(refused[0], 3)
+
+
+def test_other_accounts_are_not_held_back(server: Server) -> None:
+    """Another key, model or server has a limit of its own."""
+    server.handler = lambda request: Response(429, {"retry-after": "60"}) if request.json["model"] == "slow" else None
+    held = batch(server.api_base, chats(3), model="openai/slow", deadline=0.5)
+    assert len(held.failed) == 3
+    assert not batch(server.api_base, chats(20), model="openai/other", deadline=30).failed

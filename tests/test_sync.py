@@ -1,0 +1,158 @@
+"""The blocking functions work wherever they are called, and leave nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+import llmbatch
+from tests.talk import KEY, answered, batch, chats, script
+
+if TYPE_CHECKING:
+    from tests.server import Server
+
+
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_inside_a_running_loop(server: Server) -> None:
+    """As in a notebook's cell and in `async def` code."""
+
+    async def cell() -> None:
+        assert answered(batch(server.api_base, chats(2))[1], 1)
+        assert answered(await asyncio.to_thread(lambda: batch(server.api_base, chats(1))[0]), 0)
+
+    asyncio.run(cell())
+
+
+def test_from_four_threads_at_once(server: Server) -> None:
+    """Each thread gets its own rows."""
+
+    def one(number: int) -> bool:
+        rows = batch(server.api_base, chats(10, start=number * 10), max_workers=3)
+        return all(answered(row, number * 10 + i) for i, row in enumerate(rows))
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(one, range(12)))
+
+
+def test_two_hundred_calls_leave_no_sockets_and_no_threads(server: Server) -> None:
+    """Connections are kept and used again; nothing grows with the number of calls."""
+    batch(server.api_base, chats(2))
+    descriptors, threads = open_files(), threading.active_count()
+    for i in range(200):
+        assert answered(batch(server.api_base, chats(1, start=i))[0], i)
+    assert open_files() <= descriptors + 2
+    assert threading.active_count() <= threads + 2
+    assert server.stats.connections_made < 10
+
+
+def test_repeated_asyncio_run_of_the_async_forms(server: Server) -> None:
+    """A new loop for each call never meets a client of a dead one."""
+    descriptors = 0
+    for i in range(40):
+        given = {"model": "openai/gpt-4o-mini", "api_base": server.api_base, "api_key": KEY}
+        rows = asyncio.run(llmbatch.acreate_chat_completions_batch(chats(2, start=i), **given))
+        assert all(answered(row, i + at) for at, row in enumerate(rows))
+        descriptors = descriptors or open_files()
+    assert open_files() <= descriptors + 2
+    assert server.stats.connections_made < 10
+
+
+def test_many_awaited_batches_share_one_loop(server: Server) -> None:
+    """`asyncio.gather` over the async form gives each its own rows."""
+
+    async def run() -> list[llmbatch.BatchResults]:
+        given = {"model": "openai/gpt-4o-mini", "api_base": server.api_base, "api_key": KEY}
+        calls = [llmbatch.acreate_chat_completions_batch(chats(3, start=i * 3), **given) for i in range(8)]
+        return await asyncio.gather(*calls)
+
+    for number, rows in enumerate(asyncio.run(run())):
+        assert all(answered(row, number * 3 + i) for i, row in enumerate(rows))
+
+
+def test_a_blocking_call_from_a_callback_is_refused_with_the_mend(server: Server) -> None:
+    """It would wait for itself forever."""
+    with pytest.raises(RuntimeError, match="thread"):
+        batch(server.api_base, chats(1), on_result=lambda index, row: batch(server.api_base, chats(1)))
+
+
+FORKED = """
+import multiprocessing, os, sys
+from tests.talk import answered, batch, chats
+assert answered(batch(sys.argv[1], chats(1))[0], 0)
+child = os.fork()
+if child == 0:
+    ok = all(answered(row, i) for i, row in enumerate(batch(sys.argv[1], chats(5))))
+    sys.stdout.write("child " + str(ok)); sys.stdout.flush(); os._exit(0)
+os.waitpid(child, 0)
+assert answered(batch(sys.argv[1], chats(1))[0], 0)
+"""
+
+
+def test_after_a_fork(server: Server) -> None:
+    """A forked worker has a loop of its own."""
+    with script(FORKED, server.api_base, flags=()) as process:
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (0, "child True"), err
+
+
+EVERYTHING = """
+import asyncio, sys, threading, llmbatch
+from tests.talk import KEY, batch, chats
+base = sys.argv[1]
+given = {"model": "openai/gpt-4o-mini", "api_base": base, "api_key": KEY}
+batch(base, chats(3))
+batch(base, chats(3), stream=True)
+batch(base, chats(2), model="hosted_vllm/m")
+batch("http://127.0.0.1:9/v1", chats(1), retries=0)
+llmbatch.create_embeddings_batch(["a", "b"], **{**given, "model": "openai/e"})
+for _ in range(3):
+    asyncio.run(llmbatch.acreate_chat_completions_batch(chats(2), **given))
+for index, row in llmbatch.as_completed(chats(9), **given):
+    break
+for event in llmbatch.stream_chat_completions_batch(chats(9), **given):
+    break
+thread = threading.Thread(target=lambda: batch(base, chats(2)))
+thread.start()
+thread.join()
+async def cancelled():
+    task = asyncio.ensure_future(llmbatch.acreate_chat_completions_batch(chats(50), **given))
+    await asyncio.sleep(0.02)
+    task.cancel()
+    try:
+        await task
+    except asyncio.CancelledError:
+        pass
+asyncio.run(cancelled())
+print("done")
+"""
+
+
+def test_a_script_that_uses_everything_ends_without_a_word(server: Server) -> None:
+    """No "unclosed session", no "event loop is closed", no task destroyed, with warnings as errors."""
+    server.set(latency=0.005)
+    with script(EVERYTHING, server.api_base) as process:
+        out, err = process.communicate(timeout=90)
+    assert (process.returncode, out.strip(), err) == (0, "done", "")
+
+
+def test_an_abandoned_iterator_ends_without_a_word(server: Server) -> None:
+    """A generator that is never finished or closed does not hang or complain at the interpreter's exit."""
+    code = """
+import sys, llmbatch
+from tests.talk import KEY, chats
+rows = iter(llmbatch.as_completed(chats(50), model="openai/gpt-4o-mini", api_base=sys.argv[1], api_key=KEY))
+next(rows)
+print("done")
+"""
+    server.set(latency=0.01)
+    with script(code, server.api_base) as process:
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out.strip(), err) == (0, "done", "")
