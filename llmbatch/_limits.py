@@ -31,6 +31,7 @@ BURST_SECONDS = 2.0  # of a stated limit that may be sent at once where the prov
 CUT = 0.85  # of the rate that was accepted just before a refusal
 GROWTH_PER_SECOND = 0.03
 RECENT_SECONDS = 2.0  # over which the accepted rate is measured
+TOLD_BURST_SECONDS = 0.1  # that may be caught up with after a late moment; well within the margin over a minute
 TOLD_MARGIN = 0.995  # of a limit never to exceed: requests sent evenly may arrive a little closer
 LONGEST_PAUSE = 30.0
 LONGEST_HINT = 120.0
@@ -102,7 +103,7 @@ class Limiter:
             return
         told = self._told_before.setdefault((requests_per_minute, tokens_per_minute), (_Bucket(), _Bucket()))
         for bucket, per_minute, burst_seconds in zip(
-            told, (requests_per_minute, tokens_per_minute), (0.0, 1.0), strict=True
+            told, (requests_per_minute, tokens_per_minute), (TOLD_BURST_SECONDS, 1.0), strict=True
         ):
             if per_minute and bucket.rate == math.inf:
                 bucket.rate = per_minute / 60 * TOLD_MARGIN
