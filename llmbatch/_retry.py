@@ -78,6 +78,7 @@ class Failure:
         hint: seconds that the provider asks to wait before the next attempt.
         shared: whether the other rows would meet the same fault (bad key, no such model, provider down).
         billed: whether the provider may have charged for it (None: unknown).
+        mended: whether its cause is gone (a new token), so that the next attempt is not counted as a retry.
     """
 
     type: str
@@ -89,6 +90,7 @@ class Failure:
     hint: float | None = None
     shared: bool = False
     billed: bool | None = False
+    mended: bool = False
 
 
 class AttemptFailedError(Exception):
@@ -295,6 +297,8 @@ class _Stop(stop_base):
 
     def __call__(self, retry_state: RetryCallState) -> bool:
         failure = _failure_of(retry_state)
+        if failure.mended:
+            return False
         now = time.monotonic()
         if self.first_failure is None:
             self.first_failure = now

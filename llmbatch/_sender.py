@@ -76,7 +76,7 @@ class Sender:
         except AttemptFailedError as exc:
             outcome.failure = exc.failure
             outcome.cost = None if outcome.uncertain else outcome.cost
-            if outcome.attempts:
+            if not isinstance(exc, NotSentError):
                 self.breaker.failed(exc.failure)
         else:
             self.breaker.succeeded()
@@ -109,7 +109,7 @@ class Sender:
         if result.status_code == 401 and self.credentials is not None and not outcome.renewed:  # noqa: PLR2004
             self.credentials.renew(arguments)
             outcome.renewed = True
-            result = replace(result, retryable=True, hint=0.0)
+            result = replace(result, retryable=True, hint=0.0, mended=True)
         raise AttemptFailedError(result)
 
     async def _arguments(self) -> dict[str, Any]:

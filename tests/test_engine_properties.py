@@ -73,12 +73,12 @@ def expected(script: list[str], retries: int) -> tuple[bool, int]:
         if outcome == "good" or outcome in FINAL:
             return outcome == "good", attempt
         faults += outcome in FAULTS
-        if faults > retries:
+        if faults > retries or not retries:  # retries=0 sends each row once, refused or not
             return False, attempt
     raise AssertionError
 
 
-@settings(max_examples=25, **RELAXED)
+@settings(max_examples=15, **RELAXED)
 @given(
     outcomes=st.lists(
         st.lists(st.sampled_from(sorted(OUTCOMES.keys() - {"slow", "limited, no hint"})), max_size=3), max_size=25

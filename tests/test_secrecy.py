@@ -68,7 +68,7 @@ ECHOES = {
 
 @pytest.mark.parametrize("handler", ECHOES.values(), ids=ECHOES)
 @pytest.mark.parametrize("route", ["openai", "hosted_vllm"])
-def test_no_secret_leaves_the_request(
+def test_no_secret_leaves_the_request(  # noqa: PLR0917 - fixtures
     server: Server,
     log: list[str],
     tmp_path: Path,

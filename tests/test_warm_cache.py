@@ -1,0 +1,59 @@
+"""With warm_prompt_cache one row of each shared beginning is answered before the others are sent."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tests.server import Response
+from tests.talk import batch
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.server import Server
+
+
+def row(beginning: int, number: int) -> list[dict[str, str]]:
+    return [
+        {"role": "system", "content": f"Long context {beginning}"},
+        {"role": "user", "content": f"{beginning}-{number}"},
+    ]
+
+
+def test_one_row_of_each_beginning_goes_first(server: Server) -> None:
+    """The others follow when it has answered; different beginnings do not wait for each other."""
+    server.set(latency=0.2)
+    rows = [row(beginning, number) for number in range(6) for beginning in range(3)]
+    assert not batch(server.api_base, rows, max_workers=18, warm_prompt_cache=True).failed
+    for beginning in range(3):
+        first, *others = sorted(request.at for request in server.requests if request.text.startswith(f"{beginning}-"))
+        assert len(others) == 5
+        assert min(others) - first >= 0.2 * 0.99
+    assert server.stats.peak_in_flight > 3
+
+
+def test_a_leader_that_fails_does_not_hold_the_others(server: Server) -> None:
+    """The cache is then cold, but every row is sent."""
+    server.handler = lambda request: Response(400) if request.text == "0-0" else None
+    results = batch(server.api_base, [row(0, number) for number in range(5)], warm_prompt_cache=True)
+    assert ["error" in made for made in results] == [True, False, False, False, False]
+
+
+def test_without_it_nobody_waits(server: Server) -> None:
+    """The default sends all rows as the workers allow."""
+    server.set(latency=0.3)
+    rows = [row(0, number) for number in range(6)]
+    batch(server.api_base, rows, max_workers=6)
+    assert server.stats.peak_in_flight > 1
+
+
+def test_rows_known_from_a_checkpoint_warm_nothing(server: Server, tmp_path: Path) -> None:
+    """The first row that is really sent leads."""
+    path: Any = tmp_path / "run.jsonl"
+    batch(server.api_base, [row(0, 0)], checkpoint=path)
+    server.reset()
+    server.set(latency=0.2)
+    batch(server.api_base, [row(0, number) for number in range(5)], checkpoint=path, warm_prompt_cache=True)
+    first, *others = sorted(request.at for request in server.requests)
+    assert len(others) == 3
+    assert min(others) - first >= 0.2 * 0.99
