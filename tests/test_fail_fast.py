@@ -20,8 +20,12 @@ FEW = 5 + 4  # in a row, and those in flight beside the last of them
 FAULTS = {
     "bad key": Response(401, body={"error": {"message": "Incorrect API key provided", "code": "invalid_api_key"}}),
     "forbidden": Response(403),
-    "no such model": Response(404, body={"error": {"message": "The model `x` does not exist", "code": "model_not_found"}}),
-    "quota spent": Response(429, body={"error": {"message": "You exceeded your current quota", "code": "insufficient_quota"}}),
+    "no such model": Response(
+        404, body={"error": {"message": "The model `x` does not exist", "code": "model_not_found"}}
+    ),
+    "quota spent": Response(
+        429, body={"error": {"message": "You exceeded your current quota", "code": "insufficient_quota"}}
+    ),
     "no credit": Response(402, body={"error": {"message": "Insufficient credits"}}),
     "a day's wait": Response(429, {"retry-after": "73192"}),
     "xAI's bad key": Response(400, body={"code": "x", "error": "Incorrect API key provided: sk***"}),
