@@ -55,13 +55,13 @@ def streamed(rows: int) -> None:
             yield [{"role": "user", "content": f"Question {i}: " + "x" * 2000}]
 
     with server_process(log=False) as server, tempfile.TemporaryDirectory() as folder:
-        base, done, highest = 0.0, 0, 0.0
-        for _, row in llmbatch.as_completed(
+        base, highest = 0.0, 0.0
+        stream = llmbatch.as_completed(
             chats(), "hosted_vllm/m", api_base=server.api_base, checkpoint=Path(folder) / "run.jsonl", max_workers=32,
             api_key="x", progress=False,
-        ):  # fmt: skip
+        )  # fmt: skip
+        for done, (_, row) in enumerate(stream, 1):
             assert "error" not in row
-            done += 1
             if done == min(5000, rows // 2):
                 base = resident()
             elif done % 1000 == 0:
