@@ -39,14 +39,15 @@ class Credentials(Protocol):
 class Outcome:
     """What became of one request: an answer or a failure, after how many attempts, for how many USD (None: unknown).
 
-    `uncertain` says that the provider may also have charged for an attempt whose answer was lost.
+    `renewed` is the refusal after which the credentials were renewed, once. `uncertain` says that the provider may also
+    have charged for an attempt whose answer was lost.
     """
 
     answer: Answer | None
     failure: Failure | None
     attempts: int
     cost: float | None
-    renewed: bool = False
+    renewed: Failure | None = None
     uncertain: bool = False
 
 
@@ -91,7 +92,7 @@ class Sender:
             raise NotSentError(self._over_budget())
         cost: float | None = 0.0
         try:
-            arguments = await self._arguments()
+            arguments = await self._arguments(outcome)
             permit = await self.limiter.admit(order, self._tokens(request))
             if self.breaker.stopped is not None:
                 self.limiter.faulted(permit)
@@ -106,13 +107,13 @@ class Sender:
             outcome.cost = (outcome.cost or 0.0) + (cost or 0.0)
         if isinstance(result, Answer):
             return result
-        if result.status_code == 401 and self.credentials is not None and not outcome.renewed:  # noqa: PLR2004
+        if result.status_code == 401 and self.credentials is not None and outcome.renewed is None:  # noqa: PLR2004
             self.credentials.renew(arguments)
-            outcome.renewed = True
+            outcome.renewed = result
             result = replace(result, retryable=True, hint=0.0, mended=True)
         raise AttemptFailedError(result)
 
-    async def _arguments(self) -> dict[str, Any]:
+    async def _arguments(self, outcome: Outcome) -> dict[str, Any]:
         if self.breaker.stopped is not None:
             raise NotSentError(self.breaker.stopped)
         if self.credentials is None:
@@ -120,7 +121,7 @@ class Sender:
         try:
             return await self.credentials.arguments()
         except Exception as exc:  # noqa: BLE001 - whatever it is, it is this row's failure
-            failure = replace(_retry.classify(exc, self.target.provider), shared=True)
+            failure = outcome.renewed or replace(_retry.classify(exc, self.target.provider), shared=True)
         raise AttemptFailedError(failure)
 
     async def _once(self, request: dict[str, Any], permit: Permit, call: Call) -> Answer | Failure:

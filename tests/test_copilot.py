@@ -100,6 +100,17 @@ def test_a_token_that_stays_refused_fails_the_rows(copilot: Copilot) -> None:
     assert len(sent) <= 8
 
 
+def test_a_direct_token_that_cannot_be_renewed_keeps_its_401(copilot: Copilot, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The exchange that gho_ tokens are refused by is tried, and does not hide why the row failed."""
+    monkeypatch.setenv("GITHUB_TOKEN", "gho_expired")
+    monkeypatch.delenv("GITHUB_COPILOT_API_KEY_URL")
+    monkeypatch.setattr("llmbatch.providers.copilot.TOKEN_URL", f"{copilot.server.url}/token")
+    copilot.refuse_exchange = Response(404)
+    (row,) = ask(1)
+    assert (row["error_details"]["status_code"], row["error_details"]["retryable"]) == (401, False)
+    assert (len(copilot.chats), len(copilot.exchanges)) == (1, 1)
+
+
 def test_a_refused_exchange_says_why(copilot: Copilot) -> None:
     """A 403 for the plan is the rows' error, and few exchanges are tried."""
     copilot.refuse_exchange = Response(403, body={"message": "Resource not accessible", "documentation_url": "x"})

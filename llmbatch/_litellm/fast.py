@@ -61,10 +61,15 @@ def _quiet_logging() -> Callable[..., Any] | None:
     return QuietLogging
 
 
+def _asked_for(hooks: Any) -> bool:
+    """Whether anybody but LiteLLM is in the list: its first Gemini call enters its own cache, checked apart."""
+    return any(hook != "cache" for hook in hooks or ())
+
+
 def logging_arguments(request: Mapping[str, Any]) -> dict[str, Any]:
     """`litellm_logging_obj` for a call that no callback, cache, rule or hook wants to hear of; else nothing."""
     litellm = load()
-    if any(getattr(litellm, name, None) for name in _HOOKS) or any(request.get(name) for name in _DYNAMIC):
+    if any(_asked_for(getattr(litellm, name, None)) for name in _HOOKS) or any(request.get(name) for name in _DYNAMIC):
         return {}
     if litellm.cache is not None or litellm.max_budget or litellm.model_fallbacks:
         return {}
