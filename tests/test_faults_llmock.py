@@ -13,6 +13,12 @@ if TYPE_CHECKING:
     from llmock.pytest_plugin import LLMock
 
 
+@pytest.fixture(autouse=True)
+def most_jitter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waits are drawn at their upper end: a verdict on two of them must not hang on chance."""
+    monkeypatch.setattr("tenacity.wait.random.uniform", lambda _, high: high)
+
+
 def ask(llmock: LLMock, count: int = 1, **options: Any) -> llmbatch.BatchResults:
     given = {
         "model": "openai/gpt-4o-mini",
