@@ -8,10 +8,8 @@ Requests are plain dicts of LiteLLM's own keyword arguments.
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
 import os
-import struct
 import sys
 import warnings
 from dataclasses import dataclass
@@ -177,17 +175,14 @@ class IncompleteStreamError(ConnectionError):
 
 async def embed(request: Mapping[str, Any]) -> Answer:
     """Send one embeddings request, once; vectors come back as lists of floats, whatever the wire form."""
-    from llmbatch._litellm import fast  # noqa: PLC0415 - imports litellm
+    from llmbatch._litellm import answers, fast  # noqa: PLC0415 - they import this module
 
     with fast.calling(request):
         response = await load().aembedding(**{"encoding_format": "float", **request, **_one_send(request)})
     if not isinstance(getattr(response, "data", None), list):
         msg = "empty or invalid response: no list of embeddings"
         raise TypeError(msg)
-    for item in response.data:
-        if isinstance(item["embedding"], str):
-            raw = base64.b64decode(item["embedding"])
-            item["embedding"] = list(struct.unpack(f"<{len(raw) // 4}f", raw))
+    answers.decode_vectors(response.data)
     return Answer(response.model_dump(), _headers(response), _hidden(response).get("response_cost"))
 
 

@@ -14,7 +14,7 @@ from llmbatch._litellm import load
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["answer_body", "mended"]
+__all__ = ["answer_body", "decode_vectors", "mended"]
 
 _UNDECODED = "\N{REPLACEMENT CHARACTER}"
 
@@ -26,10 +26,7 @@ def answer_body(body: Mapping[str, Any]) -> dict[str, Any]:
         made = convert(
             response_object=dict(body), model_response_object=embedding(), response_type="embedding", hidden_params={}
         ).model_dump()
-        for item in made["data"]:
-            if isinstance(item["embedding"], str):
-                raw = base64.b64decode(item["embedding"])
-                item["embedding"] = list(struct.unpack(f"<{len(raw) // 4}f", raw))
+        decode_vectors(made["data"])
         return dict(made)
     if not body.get("choices"):
         msg = "the answer has no choices"
@@ -64,6 +61,14 @@ def mended(logging: Any) -> dict[str, Any] | None:
         return answer_body(body) if good else None
     except Exception:  # noqa: BLE001 - no logging object, no answer, or none that can be mended: the first fault stands
         return None
+
+
+def decode_vectors(items: list[Any]) -> None:
+    """Turn base64 vectors into lists of floats, in place."""
+    for item in items:
+        if isinstance(item["embedding"], str):
+            raw = base64.b64decode(item["embedding"])
+            item["embedding"] = list(struct.unpack(f"<{len(raw) // 4}f", raw))
 
 
 @functools.cache
