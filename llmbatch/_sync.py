@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
 from llmbatch import _litellm
 from llmbatch._limits import limiter_for
-from llmbatch._litellm.fast import inline_requests
+from llmbatch._litellm.inline import inline_requests
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator

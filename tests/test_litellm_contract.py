@@ -1,16 +1,59 @@
-"""LiteLLM's internals are as the fast path expects; where they are not, it has switched itself off and this says so."""
+"""LiteLLM's internals are as the short cuts expect; where they are not, those have switched off and this says so."""
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 import llmbatch
-from llmbatch._litellm import fast
+from llmbatch._litellm import inline, load, prices, quiet
+from tests.replies import reply
+from tests.server import Request, Response
 
 if TYPE_CHECKING:
-    import pytest
-
     from tests.server import Server
+
+TOOL = {"type": "function", "function": {"name": "now", "parameters": {"type": "object", "properties": {}}}}
+PARAMETERS: list[dict[str, Any]] = [
+    {},
+    {"temperature": None, "max_tokens": None},
+    {"top_p": 0.5, "stop": ["END"], "n": 2, "seed": 1, "logit_bias": {"50256": -100}, "user": "me"},
+    {"tools": [TOOL], "tool_choice": "auto"},
+    {"extra_body": {"min_p": 0.1, "seed": 3}, "response_format": {"type": "json_object"}},
+]
+USAGES: dict[str, dict[str, Any]] = {
+    "plain": {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18},
+    "reasoning": {
+        "prompt_tokens": 1000, "completion_tokens": 700, "total_tokens": 1700,
+        "completion_tokens_details": {"reasoning_tokens": 600}, "prompt_tokens_details": {"cached_tokens": 0},
+    },
+    "cached": {
+        "prompt_tokens": 2000, "completion_tokens": 10, "total_tokens": 2010,
+        "prompt_tokens_details": {"cached_tokens": 1800},
+    },
+    "audio": {
+        "prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110,
+        "prompt_tokens_details": {"audio_tokens": 90},
+    },
+    "long": {"prompt_tokens": 250_000, "completion_tokens": 10, "total_tokens": 250_010},
+    "costed by the provider": {"prompt_tokens": 5, "completion_tokens": 5, "total_tokens": 10, "cost": 0.25},
+}  # fmt: skip
+MODELS = [
+    "openai/gpt-4o-mini", "openai/gpt-4.1", "openai/gpt-5", "openai/gpt-4o-audio-preview", "openai/o3",
+    "cerebras/llama3.1-8b", "mistral/mistral-small-latest", "deepseek/deepseek-chat", "xai/grok-4",
+    "openrouter/openai/gpt-4o", "together_ai/meta-llama/Llama-3.3-70B-Instruct-Turbo", "hosted_vllm/unpriced",
+    "perplexity/sonar",
+]  # fmt: skip
+
+
+def place(server: Server) -> dict[str, Any]:
+    return {"api_base": server.api_base, "api_key": "sk-test"}
+
+
+def chats(count: int) -> list[list[dict[str, str]]]:
+    return [[{"role": "user", "content": f"Question {i}?"}] for i in range(count)]
 
 
 def test_requests_are_built_on_the_loop_without_payloads_for_callbacks(
@@ -18,23 +61,100 @@ def test_requests_are_built_on_the_loop_without_payloads_for_callbacks(
 ) -> None:
     """Each row is built inline once, with the quiet logging object."""
     inlined: list[bool] = []
-    quiet: list[Any] = []
-    builds, logging = fast._builds_a_request, fast.logging_arguments
+    silent: list[Any] = []
+    builds, logging = inline._builds_a_request, quiet.logging_arguments
 
     def seen_building(fn: Any) -> bool:
         inlined.append(builds(fn))
         return inlined[-1]
 
     def seen_logging(request: Any) -> Any:
-        quiet.append(logging(request))
-        return quiet[-1]
+        silent.append(logging(request))
+        return silent[-1]
 
-    monkeypatch.setattr(fast, "_builds_a_request", seen_building)
-    monkeypatch.setattr(fast, "logging_arguments", seen_logging)
-    chats = [[{"role": "user", "content": f"Question {i}?"}] for i in range(4)]
-    results = llmbatch.create_chat_completions_batch(
-        chats, "openai/gpt-4o-mini", api_base=server.api_base, api_key="sk-test"
-    )
-    assert not results.failed
+    monkeypatch.setattr(inline, "_builds_a_request", seen_building)
+    monkeypatch.setattr(quiet, "logging_arguments", seen_logging)
+    assert not llmbatch.create_chat_completions_batch(chats(4), "openai/gpt-4o-mini", **place(server)).failed
     assert inlined.count(True) == 4
-    assert [list(given) for given in quiet] == [["litellm_logging_obj"]] * 4
+    assert [list(given) for given in silent] == [["litellm_logging_obj"]] * 4
+
+
+@pytest.mark.parametrize("parameters", PARAMETERS)
+def test_the_sdk_sends_the_very_bytes_that_a_bare_call_sends(server: Server, parameters: dict[str, Any]) -> None:
+    """The SDK is spared to look through the request, and the wire does not show it."""
+    messages = [
+        {"role": "system", "content": "Be brièf."},
+        {"role": "user", "content": [{"type": "text", "text": "☃"}, {"type": "image_url", "image_url": {"url": "x"}}]},
+        {"role": "assistant", "content": None, "refusal": "no", "name": "me"},
+        {"role": "user", "content": "Go on."},
+    ]
+    given = {"temperature": 0.3, "max_tokens": 200, **parameters, **place(server)}
+    asyncio.run(load().acompletion("openai/gpt-4o-mini", messages, **{k: v for k, v in given.items() if v is not None}))
+    assert not llmbatch.create_chat_completions_batch([messages], "openai/gpt-4o-mini", **given).failed
+    bare, ours = server.requests
+    assert ours.body == bare.body
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_row_costs_what_litellm_says(server: Server, model: str) -> None:
+    """To the last digit, whatever there is to price besides plain tokens."""
+
+    def answer(request: Request) -> Response:
+        usage, _, tier = request.text.partition(" at ")
+        body = {**reply(request).body, "usage": USAGES[usage], **({"service_tier": tier} if tier else {})}
+        return Response(body=body)
+
+    server.handler = answer
+    texts = [f"{usage}{tier}" for usage in USAGES for tier in ("", " at default", " at priority", " at flex")] * 2
+    asked = [[{"role": "user", "content": text}] for text in texts]
+    rows = llmbatch.create_chat_completions_batch(asked, model, max_workers=1, **place(server))
+
+    async def bare() -> list[float | None]:
+        given = {"max_tokens": 200, **place(server)}
+        answers = [await load().acompletion(model, messages, **given) for messages in asked[: len(asked) // 2]]
+        return [answer._hidden_params.get("response_cost") for answer in answers] * 2
+
+    expected = asyncio.run(bare())
+    for text, row, cost in zip(texts, rows, expected, strict=True):
+        assert row["cost"] == (pytest.approx(cost, rel=1e-12) if cost is not None else None), text
+
+
+def test_plain_tokens_are_priced_without_litellms_calculation_once_it_has_agreed(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It runs for the first answer only; a price that changes meanwhile counts."""
+    litellm = load()
+    calculated: list[Any] = []
+    calculate = litellm.response_cost_calculator
+    monkeypatch.setattr(litellm, "response_cost_calculator", lambda **given: calculated.append(0) or calculate(**given))
+    monkeypatch.setitem(litellm.model_cost, "gpt-4o", dict(litellm.model_cost["gpt-4o"]))
+    first = llmbatch.create_chat_completions_batch(chats(5), "openai/gpt-4o", max_workers=1, **place(server))
+    assert len(calculated) <= 1
+    litellm.model_cost["gpt-4o"]["input_cost_per_token"] *= 2
+    litellm.model_cost["gpt-4o"]["output_cost_per_token"] *= 2
+    second = llmbatch.create_chat_completions_batch(chats(5), "openai/gpt-4o", max_workers=1, **place(server))
+    assert second.cost == pytest.approx(2 * first.cost)
+
+
+def test_prices_of_the_callers_own_count(server: Server) -> None:
+    """After rows at the map's price, too."""
+    usual = llmbatch.create_chat_completions_batch(chats(2), "openai/gpt-4o-mini", **place(server))
+    own = {"input_cost_per_token": 1.0, "output_cost_per_token": 2.0}
+    dear = llmbatch.create_chat_completions_batch(chats(2), "openai/gpt-4o-mini", **own, **place(server))
+    usage = dear.usage
+    assert dear.cost == pytest.approx(usage["prompt_tokens"] + 2 * usage["completion_tokens"])
+    assert usual.cost < 1
+
+
+def test_another_litellm_is_left_to_itself(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without what the short cuts build on, rows are answered and priced all the same."""
+    monkeypatch.setattr(quiet, "_USED", ("no_such_method",))
+    quiet._quiet_logging.cache_clear()
+    monkeypatch.setattr(prices.LinearPrices, "_key", lambda *_: None)
+    try:
+        results = llmbatch.create_chat_completions_batch(chats(3), "openai/gpt-4o-mini", **place(server))
+        assert quiet.logging_arguments({"model": "m", "messages": []}) == {}
+    finally:
+        quiet._quiet_logging.cache_clear()
+    assert not results.failed
+    assert results.cost

@@ -1,7 +1,7 @@
 """The only package that imports litellm, and only when the first call needs it (2-4 s, 2,600 modules).
 
 Here are the calls: where a model goes (`resolve`), one chat or embeddings request (`chat`, `chat_stream`, `embed`), and
-closing. `fast` saves CPU by leaning on LiteLLM's internals, `render` gives a request's body without sending it.
+closing. `quiet` and `inline` save CPU by leaning on LiteLLM's internals, `render` gives a request's body without sending it.
 Requests are plain dicts of LiteLLM's own keyword arguments.
 """
 
@@ -121,11 +121,11 @@ def _accepts(target: Target, **params: Any) -> dict[str, Any] | None:
 
 async def chat(request: Mapping[str, Any]) -> Answer:
     """Send one chat completion, once."""
-    from llmbatch._litellm import answers, fast  # noqa: PLC0415 - imports litellm
+    from llmbatch._litellm import answers, inline, quiet  # noqa: PLC0415 - imports litellm
 
-    logging = fast.logging_arguments(request)
+    logging = quiet.logging_arguments(request)
     try:
-        with fast.calling(request):
+        with inline.calling(request):
             response = await load().acompletion(**request, **_one_send(request), **logging)
     except Exception:
         body = answers.mended(logging.get("litellm_logging_obj"))
@@ -175,9 +175,9 @@ class IncompleteStreamError(ConnectionError):
 
 async def embed(request: Mapping[str, Any]) -> Answer:
     """Send one embeddings request, once; vectors come back as lists of floats, whatever the wire form."""
-    from llmbatch._litellm import answers, fast  # noqa: PLC0415 - they import this module
+    from llmbatch._litellm import answers, inline  # noqa: PLC0415 - they import this module
 
-    with fast.calling(request):
+    with inline.calling(request):
         response = await load().aembedding(**{"encoding_format": "float", **request, **_one_send(request)})
     if not isinstance(getattr(response, "data", None), list):
         msg = "empty or invalid response: no list of embeddings"

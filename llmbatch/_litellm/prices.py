@@ -8,9 +8,15 @@ from typing import TYPE_CHECKING, Any
 from llmbatch._litellm import Target, load
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
-__all__ = ["batch_cost", "count_tokens", "has_batch_price", "live_cost"]
+# Prices for long prompts begin at 128,000 tokens.
+_LONG = 100_000
+_PLAIN_DETAILS = {"text_tokens", "reasoning_tokens"}
+_EXTRAS = {"tools", "web_search_options", "service_tier", "extra_body"}
+_OTHER_PRICES = ("off_peak", "per_request", "per_second", "tiered", "reasoning")
+
+__all__ = ["LinearPrices", "batch_cost", "count_tokens", "has_batch_price", "live_cost"]
 
 
 def batch_cost(target: Target, usage: Mapping[str, Any] | None, answered_by: str | None = None) -> float | None:
@@ -54,6 +60,60 @@ def count_tokens(target: Target, request: Mapping[str, Any]) -> int:
     given = request["input"]
     texts: Sequence[str] = [given] if isinstance(given, str) else given
     return sum(int(counter(model=target.name, text=text)) for text in texts)
+
+
+class LinearPrices:
+    """Costs of chats that are just tokens times price, by two multiplications; LiteLLM's own calculation takes 1 ms.
+
+    A model's price is trusted to be that once LiteLLM has come to the same cost for an answer of it; answers with
+    anything else to price (cached or audio tokens, tools, service tiers, prices of the caller's own) are LiteLLM's.
+    """
+
+    def __init__(self) -> None:
+        self._entries: dict[tuple[Any, ...], str | None] = {}
+
+    def cost(self, logging: Any, result: Any, whole: Callable[[], float | None]) -> float | None:
+        """USD of an answer; `whole` is LiteLLM's calculation of it."""
+        try:
+            key = self._key(logging, result)
+            name = key and self._entries.get(key)
+            if name:
+                return _linear(name, result.usage)
+        except (AttributeError, KeyError, TypeError):  # another LiteLLM
+            key = None
+        cost = whole()
+        if key and cost and key not in self._entries:
+            candidates = (result.model, logging.model, f"{key[1]}/{logging.model}")
+            self._entries[key] = next((name for name in candidates if _agrees(name, result.usage, cost)), None)
+        return cost
+
+    @staticmethod
+    def _key(logging: Any, result: Any) -> tuple[Any, ...] | None:
+        """What the price depends on besides the tokens; None where it may depend on more."""
+        litellm, usage, told = load(), result.usage, logging.model_call_details
+        if usage.total_tokens > _LONG or litellm.cost_discount_config or litellm.cost_margin_config:
+            return None
+        details = (usage.prompt_tokens_details, usage.completion_tokens_details)
+        if any(value for part in details if part for name, value in part if name not in _PLAIN_DETAILS):
+            return None
+        if any(logging.optional_params.get(name) for name in _EXTRAS) or logging.custom_pricing_for(result):
+            return None
+        tier = getattr(result, "service_tier", None)
+        return (logging.model, told.get("custom_llm_provider"), result.model, tier, getattr(usage, "cost", None))
+
+
+def _agrees(name: str, usage: Any, cost: float) -> bool:
+    """Whether the price map's entry gives this cost, and holds no price that depends on something else."""
+    entry = load().model_cost.get(name) or {}
+    if any(word in key for key in entry for word in _OTHER_PRICES):
+        return False
+    return abs(_linear(name, usage) - cost) <= 1e-9 * cost if "input_cost_per_token" in entry else False
+
+
+def _linear(name: str, usage: Any) -> float:
+    entry = load().model_cost[name]
+    prompt = usage.prompt_tokens * entry["input_cost_per_token"]
+    return float(prompt + usage.completion_tokens * entry.get("output_cost_per_token", 0.0))
 
 
 @functools.lru_cache(maxsize=256)
