@@ -20,6 +20,20 @@ if TYPE_CHECKING:
 __all__ = ["Stated", "parse_reset", "stated_limits"]
 
 _MINUTE = 60.0
+# A form of the headers, with "{}" for limit, remaining and reset, and the seconds that its limit is for where it says.
+_FORMS = {
+    "requests": [
+        ("x-ratelimit-{}-requests", None),
+        ("x-ratelimit-{}-req-minute", _MINUTE),
+        ("anthropic-ratelimit-requests-{}", None),
+    ],
+    "tokens": [
+        ("x-ratelimit-{}-tokens", None),
+        ("x-ratelimit-{}-tokens-minute", _MINUTE),
+        ("anthropic-ratelimit-input-tokens-{}", None),
+        ("anthropic-ratelimit-tokens-{}", None),
+    ],
+}
 
 
 class Stated(NamedTuple):
@@ -32,20 +46,9 @@ class Stated(NamedTuple):
 def stated_limits(headers: Mapping[str, str]) -> dict[str, Stated]:
     """The limits by unit (`"requests"`, `"tokens"`); empty where the provider states none."""
     found: dict[str, Stated] = {}
-    forms = {
-        "requests": [
-            ("x-ratelimit-{}-requests", None),
-            ("x-ratelimit-{}-req-minute", _MINUTE),
-            ("anthropic-ratelimit-requests-{}", None),
-        ],
-        "tokens": [
-            ("x-ratelimit-{}-tokens", None),
-            ("x-ratelimit-{}-tokens-minute", _MINUTE),
-            ("anthropic-ratelimit-input-tokens-{}", None),
-            ("anthropic-ratelimit-tokens-{}", None),
-        ],
-    }
-    for unit, templates in forms.items():
+    if not any("ratelimit" in name for name in headers):
+        return found
+    for unit, templates in _FORMS.items():
         for template, window in templates:
             limit = _number(headers.get(template.format("limit")))
             remaining = _number(headers.get(template.format("remaining")))

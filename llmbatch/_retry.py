@@ -1,284 +1,50 @@
-"""What went wrong with one attempt, and whether to send it again: the one classifier and the one retry policy.
-
-The classifier reads exceptions by class name and attributes, so that it needs no provider library to be imported.
-A `Failure` holds no exception: those keep request headers (keys) and prompts alive.
-"""
+"""Whether and when a failed attempt is made again: the one retry policy, around tenacity."""
 
 from __future__ import annotations
 
-import contextlib
-import json
 import random
-import re
 import time
-from dataclasses import dataclass, replace
-from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_random_exponential
 from tenacity.stop import stop_base
 from tenacity.wait import wait_base
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from llmbatch._failures import Failure
 
-__all__ = ["AttemptFailedError", "Failure", "NotSentError", "classify", "clean", "headers_of", "retrying"]
+__all__ = ["AttemptFailedError", "NotSentError", "retrying"]
 
 # Waits in seconds. A provider's hint below the floor is still a refusal a moment later; one above the cap is honoured
-# up to the cap, unless it is so long (a daily quota) that waiting for it is not what a batch should do.
-HINT_FLOOR, HINT_CAP, HINT_HOPELESS = 0.05, 120.0, 900.0
+# up to the cap.
+HINT_FLOOR, HINT_CAP = 0.05, 120.0
 BACKOFF_FIRST, BACKOFF_CAP = 0.5, 30.0
 # A row that keeps failing for this long after its first failure is given up, whatever its attempts.
 FAULT_SECONDS, REFUSED_SECONDS = 600.0, 3600.0
 
-_LONGEST_MESSAGE = 500
-# Providers quote a prompt's beginning; a text shorter than this is no more telling than the words of the error.
-_SHOWN_BEGINNING, _SHORTEST_SECRET = 40, 6
-_RETRYABLE_STATUS = {408, 409, 425, 429, 498, 500, 502, 503, 504, *range(520, 530)}
-_CUT = {"TransportError", "ClientError", "ConnectionError", "IncompleteRead", "EndOfStream"}
-_UNREACHABLE = {"ConnectError", "ClientConnectorError", "ConnectionRefusedError", "gaierror", "SSLError", "InvalidURL"}
-_TIMED_OUT = {"TimeoutError", "Timeout", "APITimeoutError", "TimeoutException"}
-_GARBLED = {"JSONDecodeError", "UnicodeDecodeError", "DecodingError", "RecursionError"}
-_GARBLED_WORDS = (
-    "empty or invalid response",
-    "unable to get json response",
-    "error converting to valid response",
-    "response with no 'choices'",
-    "'choices' that is not a list",
-    "'str' object has no attribute 'model_dump'",  # LiteLLM on embeddings that are no JSON
-)
-_QUOTA_WORDS = (
-    "insufficient_quota",
-    "exceeded your current quota",
-    "credit balance is too low",
-    "insufficient balance",
-    "insufficient credits",
-    "billing_hard_limit",
-)
-_ERROR_WORDS = {"invalid_request": 400, "authentication": 401, "rate_limit": 429, "insufficient_quota": 429,
-                "overloaded": 529, "server_error": 500, "api_error": 500}  # fmt: skip
-_TOO_LARGE_WORDS = ("request too large", "tokens_limit_reached", "request_too_large")
-_KEY = re.compile(
-    r"(?i)\b(bearer|basic)\s+[a-z0-9._~+/=-]{8,}"
-    r"|\b(?:sk|pk|rk|gsk|xai|pplx|hf|ghp|gho|ghu|ghs|ghr|github_pat|AIza|AKIA)[-_]?[A-Za-z0-9*._-]{8,}"
-)
-_HINT_IN_TEXT = re.compile(r"(?i)\b(?:try again|retry)(?: again)? (?:in|after) (?:(\d+)m)?(\d+(?:\.\d+)?) ?(ms|s)")
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """One failed attempt, in words that a row can carry.
-
-    Attributes:
-        type: short name, as in `RateLimitError`.
-        message: one line without keys.
-        status_code: the provider's HTTP status, None when it did not answer.
-        retryable: whether sending the same request again may succeed.
-        refused: whether the provider refused for its rate limit, which pacing mends.
-        hint: seconds that the provider asks to wait before the next attempt.
-        shared: whether the other rows would meet the same fault (bad key, no such model, provider down).
-        billed: whether the provider may have charged for it (None: unknown).
-        mended: whether its cause is gone (a new token), so that the next attempt is not counted as a retry.
-    """
-
-    type: str
-    message: str
-    status_code: int | None = None
-    provider: str | None = None
-    retryable: bool = False
-    refused: bool = False
-    hint: float | None = None
-    shared: bool = False
-    billed: bool | None = False
-    mended: bool = False
-
 
 class AttemptFailedError(Exception):
-    """Carries a `Failure` through tenacity. `answer` is the paid-for answer that was not acceptable, if any."""
+    """Carries a `Failure` through tenacity."""
 
-    def __init__(self, failure: Failure, answer: Any = None) -> None:
+    def __init__(self, failure: Failure) -> None:
         super().__init__(failure.type)
         self.failure = failure
-        self.answer = answer
 
 
 class NotSentError(AttemptFailedError):
     """The request was not sent and will not be: there is nothing to try again."""
 
 
-def clean(text: str, secrets: Iterable[str] = ()) -> str:
-    """One line of at most 500 characters, without anything that looks like a key and without the `secrets` given."""
-    text = " ".join(text[: 16 * _LONGEST_MESSAGE].split())
-    for secret in secrets:
-        for part in (" ".join(secret.split()), secret[:_SHOWN_BEGINNING]):
-            if len(part) >= _SHORTEST_SECRET:
-                text = text.replace(part, "[removed]")
-    return _KEY.sub("[key]", text)[:_LONGEST_MESSAGE]
+def retrying(retries: int, *, paced: bool = False) -> AsyncRetrying:
+    """Tenacity around the attempts of one row, or of one call to a provider's administration.
 
-
-def classify(exc: BaseException, provider: str | None = None) -> Failure:
-    """Say what an exception from LiteLLM, a provider's SDK or the transport means; never raises itself."""
-    try:
-        return _classified(exc, provider)
-    except Exception as own:  # noqa: BLE001 - whatever a provider has put into an error, it is that row's error only
-        return Failure(
-            type(exc).__name__, f"its text could not be read ({type(own).__name__})", provider=provider, billed=None
-        )
-
-
-def _classified(exc: BaseException, provider: str | None) -> Failure:  # noqa: C901, PLR0911 - one line a kind of fault
-    chain = list(_chain(exc))
-    names = {cls.__name__ for link in chain for cls in type(link).__mro__}
-    kind, message = type(exc).__name__, _message(exc)
-    low = message.lower()
-    provider = getattr(exc, "llm_provider", None) or provider
-
-    if "CannotOverwriteExistingCassetteException" in names:
-        text = "this request is not in the cassette; record it anew, or use the inputs it was recorded with"
-        return Failure("CassetteMiss", text, provider=provider)
-    answer = next((link.response for link in chain if type(link).__name__ == "HTTPStatusError"), None)  # type: ignore[attr-defined]  # httpx's
-    if answer is not None:
-        return _refusal(kind, message, answer.status_code, provider, answer.headers)
-    if kind in _TIMED_OUT:
-        return Failure("Timeout", message, None, provider, retryable=True, billed=None)
-    if names & _UNREACHABLE:
-        return Failure("ConnectionError", message, None, provider, retryable=True, shared=True)
-    if "TooManyRedirects" in names:
-        return Failure("TooManyRedirects", f"{message} (check api_base)", None, provider, shared=True)
-    if "BrokenStreamError" in names:
-        broken = next(str(link) for link in chain if type(link).__name__ == "BrokenStreamError")
-        return Failure("ConnectionError", broken, None, provider, retryable=True, billed=None)
-    if "AnswerTooLargeError" in names:
-        return Failure("AnswerTooLarge", message, 200, provider, billed=None)
-    if names & _CUT:
-        return Failure("ConnectionError", message, None, provider, retryable=True, billed=None)
-    if names & _GARBLED or any(word in low for word in _GARBLED_WORDS):
-        return Failure("UnparsableAnswer", message, 200, provider, retryable=True, billed=None)
-    announced = _announced(exc, chain, message, provider)
-    if announced is not None:
-        return announced
-    status = getattr(exc, "status_code", None)
-    if isinstance(status, int) and status >= 400 and not _dressed_up(exc):  # noqa: PLR2004 - HTTP's first error status
-        # An error object in an answer with status 200, a request that LiteLLM refuses itself, or an SDK's own error.
-        headers = getattr(getattr(exc, "response", None), "headers", None) or {}
-        return _refusal(kind, message, status, provider, headers)
-    # A bug or a missing module on this side, or an answer of an unknown shape: sending it again mends neither.
-    root = chain[-1]
-    if type(root).__name__ not in {kind, "Exception"} and type(root).__name__ not in message:
-        message = clean(f"{message} ({type(root).__name__}: {root})")
-    return Failure(kind, message, None, provider, billed=None)
-
-
-def _announced(exc: BaseException, chain: list[BaseException], message: str, provider: str | None) -> Failure | None:
-    """A failure that the provider announced in an answer that had begun well, with status 200: an error in a stream."""
-    body = next((found for link in chain if isinstance(found := getattr(link, "body", None), dict)), None)
-    original = getattr(exc, "original_exception", None)
-    if body is None and original is None:
-        return None
-    given = body or {}
-    numbers = [given.get("status_code"), given.get("code"), getattr(original, "status_code", None)]
-    status = next((n for n in numbers if isinstance(n, int) and 400 <= n < 600), None)  # noqa: PLR2004 - HTTP's errors
-    if status in {None, 500}:
-        words = f"{given.get('type')} {given.get('code')}"
-        status = next((number for word, number in _ERROR_WORDS.items() if word in words), None)
-    message = clean(str(given.get("message") or message.partition(" Original exception: ")[0]))
-    if status is None:
-        return Failure("StreamError", message, 200, provider, retryable=True, billed=None)
-    return replace(_refusal("StreamError", message, status, provider, {}), billed=None)
-
-
-def headers_of(exc: BaseException) -> Mapping[str, str]:
-    """The headers that a provider refused a request with, if it answered at all."""
-    for link in _chain(exc):
-        if type(link).__name__ == "HTTPStatusError":
-            return link.response.headers  # type: ignore[attr-defined,no-any-return]
-    return {}
-
-
-def _chain(exc: BaseException | None) -> Iterator[BaseException]:
-    seen: set[int] = set()
-    while exc is not None and id(exc) not in seen:
-        seen.add(id(exc))
-        yield exc
-        exc = exc.__cause__ or exc.__context__
-
-
-def _dressed_up(exc: BaseException) -> bool:
-    """Whether the status is LiteLLM's own: it gives 500 to whatever it cannot place, its own bugs included."""
-    return getattr(exc, "status_code", None) == 500 or type(exc).__name__ == "APIConnectionError"  # noqa: PLR2004
-
-
-def _message(exc: BaseException) -> str:
-    """The provider's own words, out of the prefixes, JSON and advice that LiteLLM and the SDKs put around them."""
-    text = str(exc)[: 16 * _LONGEST_MESSAGE].partition(" Traceback (most recent call last)")[0]
-    text = text.partition("\nTraceback (most recent call last)")[0]
-    text = re.sub(r"^(?:(?:litellm\.)?\w+(?:Error|Timeout)?: )+(?:\w*Exception - )?", "", text.strip())
-    text = re.sub(r"\.? Handle with `litellm\.\w+`\.?$", "", text)
-    if (at := text.find("{")) >= 0:
-        with contextlib.suppress(ValueError, RecursionError):
-            body = json.loads(text[at:])
-            error = body.get("error", body)
-            error = error.get("message") if isinstance(error, dict) else error
-            text = str(error or body.get("message") or body.get("detail") or text)
-    return clean(text) or "no message"
-
-
-def _refusal(kind: str, message: str, status: int, provider: str | None, headers: Mapping[str, str]) -> Failure:
-    """A failure that the provider itself answered with."""
-    low = message.lower()
-    hint = _hint(headers, message)
-    too_large = any(word in low for word in _TOO_LARGE_WORDS)
-    # Gemini words an ordinary rate limit as a spent quota, but says when to come back.
-    out_of_quota = status == 402 or (any(word in low for word in _QUOTA_WORDS) and hint is None)  # noqa: PLR2004
-    hopeless = hint is not None and hint > HINT_HOPELESS
-    wish = headers.get("x-should-retry", "").lower()
-    retryable = (status in _RETRYABLE_STATUS or wish == "true") and wish != "false"
-    retryable = retryable and not (too_large or out_of_quota or hopeless)
-    shared = out_of_quota or hopeless or status in {401, 403, 404} or status >= 500 or "api key" in low  # noqa: PLR2004
-    if hopeless:
-        message = f"{message} (the provider asks to wait {hint:.0f} s)"
-    return Failure(
-        kind,
-        message,
-        status,
-        provider,
-        retryable=retryable,
-        refused=retryable and status == 429,  # noqa: PLR2004
-        hint=hint,
-        shared=shared and not too_large,
-        # A 5xx may come after the work was done, but no provider is known to bill one.
-        billed=False,
-    )
-
-
-def _hint(headers: Mapping[str, str], message: str) -> float | None:
-    """Seconds to wait: Retry-After-Ms unless 0, else Retry-After (seconds or a date), else what the text says."""
-    hints = []
-    for name, scale in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
-        if value := headers.get(name):
-            with contextlib.suppress(ValueError):
-                hints.append(float(value) * scale)
-                continue
-            with contextlib.suppress(ValueError, TypeError):
-                hints.append(parsedate_to_datetime(value).timestamp() - time.time())
-    if hints:
-        return next((hint for hint in hints if hint > 0), 0.0)
-    if found := _HINT_IN_TEXT.search(message):
-        minutes, amount, unit = found.groups()
-        return int(minutes or 0) * 60 + float(amount) * (0.001 if unit == "ms" else 1.0)
-    return None
-
-
-def retrying(retries: int, waited: Callable[[Failure], float] | None = None) -> AsyncRetrying:
-    """The one retry policy: tenacity around one row's attempts.
-
-    `retries` counts the faults (5xx, resets, timeouts) that a row survives. Refusals for a rate limit do not count:
-    pacing mends them, and `waited` says how long the limiter already holds everybody back for one.
+    `retries` counts the faults (5xx, resets, timeouts) that are survived. Refusals for a rate limit do not count. What
+    is `paced` goes straight back to its limiter after one, which holds everybody back for as long as it takes.
     """
     return AsyncRetrying(
         retry=retry_if_exception(_may_pass),
         stop=_Stop(retries),
-        wait=_Wait(waited),
+        wait=_Wait(paced=paced),
         reraise=True,
     )
 
@@ -312,14 +78,14 @@ class _Stop(stop_base):
 class _Wait(wait_base):
     """Full jitter on an exponential for faults; the provider's own hint, floored and capped, where it gives one."""
 
-    def __init__(self, waited: Callable[[Failure], float] | None) -> None:
-        self.waited = waited
+    def __init__(self, *, paced: bool) -> None:
+        self.paced = paced
         self.backoff = wait_random_exponential(multiplier=BACKOFF_FIRST, max=BACKOFF_CAP)
 
     def __call__(self, retry_state: RetryCallState) -> float:
         failure = _failure_of(retry_state)
-        if failure.refused and self.waited is not None:
-            return self.waited(failure)
+        if failure.refused and self.paced:
+            return 0.0
         if failure.hint is not None:
             return min(max(failure.hint, HINT_FLOOR), HINT_CAP) + random.uniform(0, BACKOFF_FIRST)  # noqa: S311 - jitter
         return self.backoff(retry_state)

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from loguru import logger
 
-from llmbatch import _retry
 from llmbatch._checkpoint import Checkpoint
 from llmbatch._concurrency import Slots
 from llmbatch._engine import fan_out
+from llmbatch._failures import Failure, clean
 from llmbatch._guards import Breaker
 from llmbatch._limits import limiter_for
 from llmbatch._litellm.worst import worst_cost
@@ -120,7 +120,7 @@ class Run(Generic[T, R]):
             self._checkpoint.append(request_id, prints, row)
         except CheckpointError as exc:
             for sender in self.senders:
-                sender.breaker.trip(_retry.Failure("CheckpointError", str(exc)), str(exc))
+                sender.breaker.trip(Failure("CheckpointError", str(exc)), str(exc))
 
     def _row_id(self, index: int, request_id: str | None) -> str:
         """The row's id: the caller's, else its request's, else its place."""
@@ -132,7 +132,7 @@ class Run(Generic[T, R]):
         """The error row of an input that no provider has answered for."""
         return error_row(
             type=kind,
-            message=_retry.clean(message),
+            message=clean(message),
             model=self.target.model,
             custom_id=custom_id,
             provider=self.target.provider,

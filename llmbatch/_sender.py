@@ -7,9 +7,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
-from llmbatch import _retry
+from llmbatch import _failures
+from llmbatch._failures import Failure
 from llmbatch._litellm import Answer, Target
-from llmbatch._retry import AttemptFailedError, Failure, NotSentError
+from llmbatch._retry import AttemptFailedError, NotSentError, retrying
 
 if TYPE_CHECKING:
     from llmbatch._guards import Breaker, Budget
@@ -73,7 +74,7 @@ class Sender:
         """
         outcome = Outcome(None, None, 0, 0.0)
         try:
-            answer: Answer = await _retry.retrying(self.retries, _no_wait)(self._attempt, request, order, call, outcome)
+            answer = await self._attempts(request, order, call, outcome)
         except AttemptFailedError as exc:
             outcome.failure = exc.failure
             outcome.cost = None if outcome.uncertain else outcome.cost
@@ -84,6 +85,22 @@ class Sender:
             outcome.answer = answer
             outcome.cost = None if answer.cost is None else outcome.cost
         return outcome
+
+    async def _attempts(self, request: dict[str, Any], order: int, call: Call, outcome: Outcome) -> Answer:
+        """The first attempt, and what the retry policy makes of its failure: most rows need no policy."""
+        try:
+            return await self._attempt(request, order, call, outcome)
+        except AttemptFailedError as exc:
+            first: AttemptFailedError | None = exc
+
+        async def again() -> Answer:
+            nonlocal first
+            if first is not None:
+                failed, first = first, None
+                raise failed
+            return await self._attempt(request, order, call, outcome)
+
+        return await retrying(self.retries, paced=True)(again)
 
     async def _attempt(self, request: dict[str, Any], order: int, call: Call, outcome: Outcome) -> Answer:
         """One attempt, with its worst case reserved while it runs. Counts itself and its cost in `outcome`."""
@@ -121,7 +138,7 @@ class Sender:
         try:
             return await self.credentials.arguments()
         except Exception as exc:  # noqa: BLE001 - whatever it is, it is this row's failure
-            failure = outcome.renewed or replace(_retry.classify(exc, self.target.provider), shared=True)
+            failure = outcome.renewed or replace(_failures.classify(exc, self.target.provider), shared=True)
         raise AttemptFailedError(failure)
 
     async def _once(self, request: dict[str, Any], permit: Permit, call: Call) -> Answer | Failure:
@@ -139,8 +156,8 @@ class Sender:
                 "Cancelled", "the request was cancelled from inside", provider=self.target.provider, billed=None
             )
         except Exception as exc:  # noqa: BLE001 - a failing request becomes a row, whatever it failed with
-            failure = _retry.classify(exc, self.target.provider)
-            headers = _retry.headers_of(exc)
+            failure = _failures.classify(exc, self.target.provider)
+            headers = _failures.headers_of(exc)
         else:
             answer = answer if self.priced else replace(answer, cost=None)
             usage = answer.body.get("usage") or {}
@@ -153,7 +170,7 @@ class Sender:
             self.limiter.refused(permit, headers, failure.hint)
         else:
             self.limiter.faulted(permit)
-        return replace(failure, message=_retry.clean(failure.message, (*self.secrets, *_prompts(request))))
+        return replace(failure, message=_failures.clean(failure.message, (*self.secrets, *_prompts(request))))
 
     def _tokens(self, request: Mapping[str, Any]) -> float:
         length = sum(len(text) for text in _prompts(request))
@@ -165,11 +182,6 @@ class Sender:
             f"not sent: its worst case would pass max_cost=${self.budget.cap:g} (${self.budget.spent:.6f} are spent)"
         )
         return Failure("BudgetExceeded", message, provider=self.target.provider, retryable=False)
-
-
-def _no_wait(_: Failure) -> float:
-    """A refused row goes back to the limiter, which holds everybody back for as long as it takes."""
-    return 0.0
 
 
 def _prompts(request: Mapping[str, Any]) -> list[str]:

@@ -21,7 +21,7 @@ MODULES = {
 # Floors of the house: a module imports only from floors below its own (or its own package).
 FLOORS = [
     {"errors", "results", "_rate_headers", "progress"},
-    {"_retry", "_limits", "_engine", "_identity", "_checks", "_tools"},
+    {"_failures", "_retry", "_limits", "_engine", "_identity", "_checks", "_tools"},
     {"_litellm"},
     {"_sync", "_requests", "_options", "_guards", "_checkpoint", "_concurrency"},
     {"_sender", "providers"},

@@ -127,23 +127,25 @@ def test_plain_tokens_are_priced_without_litellms_calculation_once_it_has_agreed
     calculated: list[Any] = []
     calculate = litellm.response_cost_calculator
     monkeypatch.setattr(litellm, "response_cost_calculator", lambda **given: calculated.append(0) or calculate(**given))
-    monkeypatch.setitem(litellm.model_cost, "gpt-4o", dict(litellm.model_cost["gpt-4o"]))
-    first = llmbatch.create_chat_completions_batch(chats(5), "openai/gpt-4o", max_workers=1, **place(server))
-    assert len(calculated) <= 1
-    litellm.model_cost["gpt-4o"]["input_cost_per_token"] *= 2
-    litellm.model_cost["gpt-4o"]["output_cost_per_token"] *= 2
-    second = llmbatch.create_chat_completions_batch(chats(5), "openai/gpt-4o", max_workers=1, **place(server))
-    assert second.cost == pytest.approx(2 * first.cost)
+
+    def cost(price: float) -> float | None:
+        entry = {"input_cost_per_token": price, "output_cost_per_token": 2 * price}
+        litellm.register_model({"my-priced-model": {**entry, "litellm_provider": "openai", "mode": "chat"}})
+        model = "openai/my-priced-model"
+        return llmbatch.create_chat_completions_batch(chats(5), model, max_workers=1, **place(server)).cost
+
+    first, second = cost(1.0), cost(2.0)
+    assert len(calculated) == 1
+    assert first
+    assert second == pytest.approx(2 * first)
 
 
 def test_prices_of_the_callers_own_count(server: Server) -> None:
-    """After rows at the map's price, too."""
-    usual = llmbatch.create_chat_completions_batch(chats(2), "openai/gpt-4o-mini", **place(server))
+    """LiteLLM's arguments for a price hold for a model that has none."""
     own = {"input_cost_per_token": 1.0, "output_cost_per_token": 2.0}
-    dear = llmbatch.create_chat_completions_batch(chats(2), "openai/gpt-4o-mini", **own, **place(server))
-    usage = dear.usage
-    assert dear.cost == pytest.approx(usage["prompt_tokens"] + 2 * usage["completion_tokens"])
-    assert usual.cost < 1
+    results = llmbatch.create_chat_completions_batch(chats(3), "openai/my-unpriced-model", **own, **place(server))
+    usage = results.usage
+    assert results.cost == pytest.approx(usage["prompt_tokens"] + 2 * usage["completion_tokens"])
 
 
 def test_another_litellm_is_left_to_itself(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from llmbatch import _retry
+from llmbatch import _failures, _retry
 from tests.server import Response
 from tests.talk import answered, batch, chats, quick_backoff
 
@@ -178,7 +178,7 @@ def test_local_bugs_dressed_as_a_500_are_told_apart(fault: type[Exception]) -> N
 
     outer = InternalServerError("litellm.InternalServerError: it broke")
     outer.__cause__ = fault("inner")
-    failure = _retry.classify(outer, "openai")
+    failure = _failures.classify(outer, "openai")
     assert (failure.retryable, failure.status_code) == (False, None)
 
 
@@ -194,7 +194,7 @@ def test_each_retry_waits_longer_on_the_whole() -> None:
     policy = _retry.retrying(50)
 
     class State:
-        def __init__(self, attempt: int, failure: _retry.Failure) -> None:
+        def __init__(self, attempt: int, failure: _failures.Failure) -> None:
             self.attempt_number = attempt
             self.outcome = self
             self._failure = failure
@@ -202,7 +202,7 @@ def test_each_retry_waits_longer_on_the_whole() -> None:
         def exception(self) -> Exception:
             return _retry.AttemptFailedError(self._failure)
 
-    fault = _retry.Failure("x", "x", 500, retryable=True)
+    fault = _failures.Failure("x", "x", 500, retryable=True)
     drawn = [[policy.wait(State(n, fault)) for _ in range(300)] for n in (1, 4, 20)]  # type: ignore[arg-type]
     assert [
         max(waits) <= bound

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from loguru import logger
 
-from llmbatch import _retry
+from llmbatch._failures import Failure, classify
 from llmbatch._litellm.files import Access, Files, open_files
-from llmbatch._retry import AttemptFailedError, Failure
+from llmbatch._retry import AttemptFailedError, retrying
 from llmbatch.errors import BatchJobError
 
 if TYPE_CHECKING:
@@ -190,12 +190,12 @@ class Remote:
     ) -> T:
         """Do it again after faults. `lost` looks for the outcome of a try whose answer did not arrive."""
         try:
-            async for attempt in _retry.retrying(_RETRIES):
+            async for attempt in retrying(_RETRIES):
                 with attempt:
                     try:
                         return await operation()
                     except Exception as exc:
-                        failure = _retry.classify(exc, self._state.provider)
+                        failure = classify(exc, self._state.provider)
                         code = failure.status_code
                         unsure = failure.billed is None or (code is not None and code >= _FIRST_SERVER_ERROR)
                         if lost is not None and unsure and (found := await lost()) is not None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from loguru import logger
 
-from llmbatch import _retry
+from llmbatch import _failures
 from llmbatch._chat_run import finished_row
 from llmbatch._litellm import Answer
 from llmbatch._litellm.answers import answer_body
@@ -123,11 +123,11 @@ class Join:
         details = row["error_details"]
         status = details["status_code"]
         kind = _NOT_RUN.get(details["type"], details["type"])
-        message = _retry.clean(row["error"].partition(": ")[2])
+        message = _failures.clean(row["error"].partition(": ")[2])
         return self._error(
             row["custom_id"], kind, message, status_code=status, attempts=0 if kind in _NOT_RUN.values() else 1,
             # A line that says neither a status nor why is a provider's slip, not a refusal.
-            retryable=kind in {*_NOT_RUN.values(), "RequestError"} or status in _retry._RETRYABLE_STATUS,  # noqa: SLF001 - one list of them
+            retryable=kind in {*_NOT_RUN.values(), "RequestError"} or status in _failures.RETRYABLE_STATUS,
         )  # fmt: skip
 
     def _refusals(self, part: Part) -> dict[str, Row]:
@@ -166,8 +166,8 @@ class Join:
         state = self._state
         more = {"attempts": 0, **more}
         return error_row(
-            type=kind, message=_retry.clean(message), model=state.model, custom_id=custom_id, provider=state.provider,
-            **more,
+            type=kind, message=_failures.clean(message), model=state.model, custom_id=custom_id,
+            provider=state.provider, **more,
         )  # fmt: skip
 
 

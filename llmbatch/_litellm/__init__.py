@@ -1,7 +1,7 @@
 """The only package that imports litellm, and only when the first call needs it (2-4 s, 2,600 modules).
 
 Here are the calls: where a model goes (`resolve`), one chat or embeddings request (`chat`, `chat_stream`, `embed`), and
-closing. `quiet` and `inline` save CPU by leaning on LiteLLM's internals, `render` gives a request's body without sending it.
+closing. `quiet` and `inline` save CPU by leaning on LiteLLM's internals; `render` gives a body without sending it.
 Requests are plain dicts of LiteLLM's own keyword arguments.
 """
 

@@ -55,7 +55,7 @@ def _quiet_logging() -> Callable[..., Any] | None:
             return None
 
         def pre_call(self, *args: Any, **kwargs: Any) -> None:
-            super().pre_call(*args, **kwargs)
+            super().pre_call(*args, **kwargs)  # type: ignore[no-untyped-call]
             told = kwargs.get("additional_args") or {}
             if told.get("openai_sdk"):
                 _spare_the_sdk(told.get("complete_input_dict"))
@@ -68,7 +68,7 @@ def _quiet_logging() -> Callable[..., Any] | None:
 
 
 def _spare_the_sdk(data: Any) -> None:
-    """Let the OpenAI SDK merge plain JSON into the body, in its own order, instead of matching each value to its types."""
+    """Let the OpenAI SDK merge plain JSON into the body, in its own order, instead of matching values to its types."""
     if not isinstance(data, dict) or data.get("stream") or not data.get("messages"):
         return
     plain = {name: data.pop(name) for name in _sdk_fields() if name in data}

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import time
 import weakref
 from typing import TYPE_CHECKING, Any
 
@@ -82,16 +84,22 @@ def session() -> aiohttp.ClientSession:
 
 def hand_over(request: Mapping[str, Any]) -> aiohttp.ClientSession:
     """The session, given also to the clients that LiteLLM keeps for this request's provider."""
+    mine = session()
+    name = request.get("custom_llm_provider") or str(request["model"]).partition("/")[0]
+    # Anew each minute, since LiteLLM's clients expire.
+    _hand_over(mine, name, request.get("ssl_verify"), int(time.monotonic() // 60))
+    return mine
+
+
+@functools.lru_cache(maxsize=32)
+def _hand_over(mine: aiohttp.ClientSession, name: str, ssl_verify: Any, minute: int) -> None:  # noqa: ARG001 - the cache's key
     from litellm.llms.custom_httpx.http_handler import get_async_httpx_client  # noqa: PLC0415 - imports litellm
     from litellm.types.utils import LlmProviders  # noqa: PLC0415
 
-    mine = session()
     with contextlib.suppress(ValueError, TypeError):  # a provider of the user's own, another LiteLLM
-        name = request.get("custom_llm_provider") or str(request["model"]).partition("/")[0]
         provider = LlmProviders.VERTEX_AI if name == "gemini" else LlmProviders(name)
-        for params in (None, {"ssl_verify": request.get("ssl_verify")}):
+        for params in (None, {"ssl_verify": ssl_verify}):
             get_async_httpx_client(llm_provider=provider, params=params, shared_session=mine)
-    return mine
 
 
 async def close() -> None:
