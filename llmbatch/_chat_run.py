@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from llmbatch import _litellm
 from llmbatch._guards import Budget
-from llmbatch._requests import ChatPlan, CustomIds
+from llmbatch._identity import CustomIds
 from llmbatch._run import Run, failed_row, sender_for
 from llmbatch.results import Row, answer_row, error_row, row_text
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable, Mapping
 
     from llmbatch._options import Options
+    from llmbatch._requests import ChatPlan
     from llmbatch._sender import CallFor, Credentials, Outcome
 
 __all__ = ["ChatRun", "finished_row"]

@@ -52,21 +52,20 @@ class Checkpoint:
     def __len__(self) -> int:
         return len(self._places)
 
-    def found(self, request_id: str, fingerprints: Mapping[str, str], custom_id: str) -> Row | None:
-        """The row that an earlier run finished for this very request, under the `custom_id` of this run.
-
-        Raises CheckpointError when the id is another than before and cannot be written.
-        """
+    def found(self, request_id: str) -> Row | None:
+        """The row that an earlier run finished for this very request."""
         place = self._places.get(request_id)
         if place is None:
-            self._note_change(fingerprints)
             return None
         offset, length = place
-        row = row_from_line(json.loads(os.pread(self._file.fileno(), length, offset)))
-        if row["custom_id"] != custom_id:
-            row["custom_id"] = custom_id
-            self.append(request_id, fingerprints, row)
-        return row
+        return row_from_line(json.loads(os.pread(self._file.fileno(), length, offset)))
+
+    def note_change(self, fingerprints: Mapping[str, str]) -> None:
+        """Count which fields keep a row from being found, where its prompt is known."""
+        prompt, others = _split(fingerprints)
+        known = self._known.get(prompt)
+        if known is not None:
+            self.changes.update({name for name, _ in known ^ others})
 
     def append(self, request_id: str, fingerprints: Mapping[str, str], row: Row) -> None:
         """Write one finished row. Raises CheckpointError when it cannot be written; the file stays whole."""
@@ -125,13 +124,6 @@ class Checkpoint:
         self._file.close()
         self._file, self._places = fresh, places
         return size
-
-    def _note_change(self, fingerprints: Mapping[str, str]) -> None:
-        """Count which fields keep a row from being found, where its prompt is known."""
-        prompt, others = _split(fingerprints)
-        known = self._known.get(prompt)
-        if known is not None:
-            self.changes.update({name for name, _ in known ^ others})
 
 
 def _split(fingerprints: Mapping[str, str]) -> tuple[str, _Fields]:

@@ -15,8 +15,7 @@ from itertools import chain
 from typing import Any
 
 from llmbatch import _litellm
-from llmbatch._checks import check_messages_list, check_texts, checked_messages, checked_text, copied
-from llmbatch._identity import CustomIds, custom_id_for, fingerprints
+from llmbatch._checks import checked_messages, checked_text, copied
 
 __all__ = [
     "DEFAULT_EMBEDDING_MODEL",
@@ -25,15 +24,8 @@ __all__ = [
     "DEFAULT_TEMPERATURE",
     "OWN_OPTIONS",
     "ChatPlan",
-    "CustomIds",
     "EmbeddingsPlan",
-    "check_messages_list",
-    "check_texts",
-    "checked_messages",
-    "checked_text",
-    "custom_id_for",
     "default_model",
-    "fingerprints",
     "plan_chat",
     "plan_embeddings",
     "without_own_options",
@@ -128,15 +120,9 @@ def plan_chat(
     temperature: float | None,
     max_tokens: int | None,
     kwargs: Mapping[str, Any],
-    *,
-    stream: bool = False,
 ) -> ChatPlan:
-    """Check the arguments of a chat batch and find its target.
-
-    `stream` says whether the calling function streams by itself; a `stream=True` among `kwargs` never works.
-    Raises ValueError and TypeError, with the mend.
-    """
-    kwargs = _checked_kwargs(kwargs, stream=stream)
+    """Check the arguments of a chat batch and find its target. Raises ValueError and TypeError, with the mend."""
+    kwargs = _checked_kwargs(kwargs)
     _check_number("temperature", temperature, float, 0, _HOTTEST)
     _check_number("max_tokens", max_tokens, int, 1, math.inf)
     target, connection = _target(default_model(_checked_model(model)), kwargs)
@@ -165,7 +151,7 @@ def plan_chat(
 
 def plan_embeddings(model: str | None, kwargs: Mapping[str, Any]) -> EmbeddingsPlan:
     """Check the arguments of an embeddings batch and find its target; raises as `plan_chat` does."""
-    kwargs = _checked_kwargs(kwargs, stream=False)
+    kwargs = _checked_kwargs(kwargs)
     target, connection = _target(_checked_model(model) or DEFAULT_EMBEDDING_MODEL, kwargs)
     return EmbeddingsPlan(target=target, params={**target.arguments(), **connection, **kwargs})
 
@@ -210,15 +196,14 @@ def _check_number(name: str, value: Any, kind: type, low: float, high: float) ->
         raise ValueError(msg)
 
 
-def _checked_kwargs(kwargs: Mapping[str, Any], *, stream: bool) -> dict[str, Any]:
+def _checked_kwargs(kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """LiteLLM's arguments among `kwargs`, those that are None left out. Misspelt options of llmbatch raise."""
     for name, value in kwargs.items():
         if name in _INSTEAD:
             msg = f"{name}= is not for batches: {_INSTEAD[name]}"
             raise ValueError(msg)
         if name == "stream" and value:
-            mend = "the function streams by itself, leave it out" if stream else "a batch returns whole answers"
-            msg = f"stream=True is not supported here: {mend}"
+            msg = "stream=True is not supported here: what is asked for comes whole"
             raise ValueError(msg)
         close = difflib.get_close_matches(name, OWN_OPTIONS - {name}, 1, _ALIKE)
         if close and name not in OWN_OPTIONS | _KNOWN_TO_LITELLM:

@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from loguru import logger
 
+from llmbatch import _litellm
 from llmbatch._checkpoint import Checkpoint
 from llmbatch._concurrency import Slots
 from llmbatch._engine import fan_out
 from llmbatch._failures import Failure, clean
 from llmbatch._guards import Breaker
+from llmbatch._identity import fingerprints
 from llmbatch._limits import limiter_for
 from llmbatch._litellm.worst import worst_cost
-from llmbatch._requests import fingerprints
 from llmbatch._sender import Sender
 from llmbatch.errors import CheckpointError
 from llmbatch.providers import copilot
@@ -45,6 +46,7 @@ def sender_for(
     plan: ChatPlan | EmbeddingsPlan, options: Options, budget: Budget, credentials: Credentials | None = None
 ) -> Sender:
     """The sender for a plan's target, on the limiter that the process keeps for that account."""
+    _litellm.warm_up(plan.target)
     key = plan.params.get("api_key")
     digest = hashlib.blake2b(key.encode(), digest_size=8).hexdigest() if isinstance(key, str) else None
     return Sender(
@@ -110,7 +112,13 @@ class Run(Generic[T, R]):
         if self._checkpoint is None:
             return None, {}
         prints = fingerprints(request)
-        return self._checkpoint.found(request_id, prints, custom_id), prints
+        row = self._checkpoint.found(request_id)
+        if row is None:
+            self._checkpoint.note_change(prints)
+        elif row["custom_id"] != custom_id:
+            row["custom_id"] = custom_id
+            self._record(request_id, prints, row)
+        return row, prints
 
     def _record(self, request_id: str, prints: dict[str, str], row: Row) -> None:
         """Write a finished row; when that fails, nothing more is sent, since it could not be kept."""

@@ -13,16 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 from llmbatch import _litellm
 from llmbatch._batch import Batch
 from llmbatch._chat_run import ChatRun
+from llmbatch._checks import check_messages_list, checked_messages
 from llmbatch._options import OPTIONS_DOC, Options
-from llmbatch._requests import (
-    DEFAULT_MAX_TOKENS,
-    DEFAULT_TEMPERATURE,
-    ChatPlan,
-    check_messages_list,
-    checked_messages,
-    default_model,
-    plan_chat,
-)
+from llmbatch._requests import DEFAULT_MAX_TOKENS, DEFAULT_TEMPERATURE, ChatPlan, default_model, plan_chat
 from llmbatch._streams import Events, StreamEvent, assembled
 from llmbatch._sync import Stream, bridged, synchronous
 from llmbatch.errors import RequestFailedError

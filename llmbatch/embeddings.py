@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from llmbatch import _litellm
 from llmbatch._batch import Batch
+from llmbatch._checks import check_texts
 from llmbatch._guards import Budget
+from llmbatch._identity import CustomIds
 from llmbatch._options import OPTIONS_DOC, Options
-from llmbatch._requests import CustomIds, EmbeddingsPlan, check_texts, plan_embeddings
+from llmbatch._requests import EmbeddingsPlan, plan_embeddings
 from llmbatch._run import Run, failed_row, sender_for
 from llmbatch._sync import bridged, synchronous
 from llmbatch.results import BatchResults, Row, answer_row

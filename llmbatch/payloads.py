@@ -11,15 +11,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from llmbatch._identity import SeenIds
+from llmbatch._checks import check_messages_list, check_texts
+from llmbatch._identity import CustomIds, SeenIds
 from llmbatch._requests import (
     DEFAULT_MAX_TOKENS,
     DEFAULT_TEMPERATURE,
     ChatPlan,
-    CustomIds,
     EmbeddingsPlan,
-    check_messages_list,
-    check_texts,
     plan_chat,
     plan_embeddings,
     without_own_options,

@@ -123,6 +123,29 @@ def test_a_full_disk_leaves_a_whole_file_and_rows_that_say_so(server: Server, pa
     assert len(server.requests) == 60 - kept
 
 
+RENAMED = """
+import resource, signal, sys
+from pathlib import Path
+from tests.talk import batch, chats
+path = Path(sys.argv[2])
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size,) * 2)
+ids = [f"mine-{i}" for i in range(5)]
+rows = batch(sys.argv[1], chats(5), checkpoint=path, custom_ids=ids, max_workers=1)
+print([row["custom_id"] for row in rows] == ids, ["error" in row for row in rows])
+"""
+
+
+def test_a_full_disk_does_not_lose_what_an_earlier_run_has_answered(server: Server, path: Path) -> None:
+    """Answers under new ids are given back though the ids cannot be written; what is missing is not sent."""
+    batch(server.api_base, chats(4), checkpoint=path)
+    server.reset()
+    with script(RENAMED, server.api_base, str(path), flags=()) as process:
+        out, err = process.communicate(timeout=60)
+    assert out.strip() == "True [False, False, False, False, True]", err
+    assert not server.requests
+
+
 def test_a_changed_field_is_sent_again_and_named(server: Server, path: Path) -> None:
     """Another model or parameter is another request; the log says which field it was."""
     batch(server.api_base, chats(3), checkpoint=path)

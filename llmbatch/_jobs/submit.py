@@ -9,10 +9,11 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llmbatch._checks import check_messages_list
 from llmbatch._jobs.files import write_input_files
 from llmbatch._jobs.state import JobState
 from llmbatch._litellm.files import Access
-from llmbatch._requests import check_messages_list, default_model, plan_chat, without_own_options
+from llmbatch._requests import default_model, plan_chat, without_own_options
 from llmbatch.payloads import read_batch_file, rendered
 from llmbatch.providers.registry import provider_for
 

@@ -20,12 +20,14 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
     from types import ModuleType
 
-__all__ = ["Answer", "Target", "chat", "chat_stream", "close", "embed", "load", "resolve", "without_refused_defaults"]
+__all__ = ["Answer", "Target", "chat", "chat_stream", "close", "embed", "load", "resolve", "warm_up",
+           "without_refused_defaults"]  # fmt: skip
 
 # The attempt's own timeout is kept by asyncio around the whole call: LiteLLM's is per socket read, and each distinct
 # value would make a new client with a pool of its own.
 _ONE_SEND = {"num_retries": 0, "max_retries": 0, "timeout": 86_400.0}
 _CALLBACK_SECONDS = 3.0
+_BY_SDK = {"openai", "azure"}
 
 
 @cache
@@ -92,6 +94,12 @@ def resolve(model: str, *, api_base: str | None = None, custom_llm_provider: str
         f"'ollama/{model}', ...), or pass api_base='http://.../v1' for an OpenAI-compatible server"
     )
     raise ValueError(msg)
+
+
+def warm_up(target: Target) -> None:
+    """Import what the first request to this target would import within its timeout (the OpenAI SDK: a second)."""
+    if target.provider in _BY_SDK:
+        import openai.resources  # noqa: F401, PLC0415 - comes with litellm
 
 
 def without_refused_defaults(target: Target, temperature: float, max_tokens: int) -> dict[str, Any]:

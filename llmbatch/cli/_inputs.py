@@ -22,7 +22,7 @@ from typing import IO, Any
 
 from llmbatch._template import Template
 
-__all__ = ["FORMATS", "Group", "Input", "opened"]
+__all__ = ["FORMATS", "Group", "Input", "json_lines", "opened"]
 
 Records = Generator[tuple[int, Any], None, None]
 
@@ -47,6 +47,7 @@ def opened(source: str) -> Iterator[IO[bytes]]:
         return
     with tempfile.TemporaryFile() as file:
         shutil.copyfileobj(sys.stdin.buffer, file)
+        file.seek(0)
         yield file
 
 
@@ -138,7 +139,7 @@ class Input:
 
     def __iter__(self) -> Iterator[Row]:
         self.file.seek(0)
-        with closing({"csv": _csv, "parquet": _parquet, "jsonl": _jsonl}[self.kind](self.file)) as records:
+        with closing({"csv": _csv, "parquet": _parquet, "jsonl": json_lines}[self.kind](self.file)) as records:
             for number, record in records:
                 yield self._row(number, record)
 
@@ -215,7 +216,8 @@ def _is_missing(value: Any) -> bool:
     return value is None or (isinstance(value, str) and not value) or (isinstance(value, float) and math.isnan(value))
 
 
-def _jsonl(file: IO[bytes]) -> Records:
+def json_lines(file: IO[bytes]) -> Records:
+    """Each line's number and value. Raises ValueError, with the number, for a line that is not JSON."""
     for number, line in enumerate(file, 1):
         text = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
         if text.strip():

@@ -18,7 +18,6 @@ __all__ = [
     "conversations_of",
     "emit",
     "input_options",
-    "lines_of",
     "request_arguments",
     "request_options",
     "split_options",
@@ -26,17 +25,6 @@ __all__ = [
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-
-def lines_of(file: IO[str]) -> Iterator[tuple[int, Any]]:
-    """Each line's number and value. Raises ValueError, with the number, for a line that is not JSON."""
-    for number, line in enumerate(file, 1):
-        if line.strip():
-            try:
-                yield number, json.loads(line)
-            except ValueError as exc:
-                msg = f"{getattr(file, 'name', 'input')}, line {number}: not JSON ({exc})"
-                raise ValueError(msg) from None
 
 
 @contextmanager

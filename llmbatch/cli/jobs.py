@@ -12,12 +12,11 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from llmbatch.cli._inputs import FORMATS
+from llmbatch.cli._inputs import FORMATS, json_lines
 from llmbatch.cli._io import (
     conversations_of,
     emit,
     input_options,
-    lines_of,
     request_options,
     split_options,
     written,
@@ -64,8 +63,8 @@ def submit(source: str, state: str | None, window: str, max_rows: int | None, **
 def _holds_payloads(source: str) -> bool:
     if Path(source).suffix.lower() in FORMATS:
         return False
-    with Path(source).open(encoding="utf-8-sig") as file:
-        _, first = next(lines_of(file), (0, None))
+    with Path(source).open("rb") as file:
+        _, first = next(json_lines(file), (0, None))
     return isinstance(first, Mapping) and {"custom_id", "body"} <= first.keys()
 
 

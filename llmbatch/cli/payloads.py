@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from llmbatch.cli._inputs import json_lines, opened
 from llmbatch.cli._io import (
     conversations_of,
     emit,
     input_options,
-    lines_of,
     request_options,
     split_options,
     written,
@@ -48,8 +48,8 @@ def render(source: str, output: str | None, embeddings: bool, **options: Any) ->
     columns, arguments = split_options(options)
     if embeddings:
         del arguments["temperature"], arguments["max_tokens"]
-        with click.open_file(source, encoding="utf-8") as file:
-            _write(output, payloads.stream_embeddings_requests((value for _, value in lines_of(file)), **arguments))
+        with opened(source) as file:
+            _write(output, payloads.stream_embeddings_requests((value for _, value in json_lines(file)), **arguments))
     else:
         with conversations_of(source, **columns) as (conversations, ids):
             _write(output, payloads.stream_batch_requests(conversations, custom_ids=ids, **arguments))

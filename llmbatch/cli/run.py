@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llmbatch.cli._inputs import FORMATS, Input, opened
-from llmbatch.cli._io import emit, request_arguments, request_options
+from llmbatch.cli._io import emit, input_options, request_arguments, request_options
 from llmbatch.cli._main import BAD_END, INTERRUPTED
 
 if TYPE_CHECKING:
@@ -34,13 +34,7 @@ __all__ = ["run"]
     type=click.Path(dir_okay=False, path_type=Path),
     help="Where the answers go; needed unless --dry-run.",
 )
-@click.option("--format", "kind", type=click.Choice(["jsonl", "csv", "parquet"]), help="Of IN; else by its suffix.")
-@click.option("--template", metavar="TEXT", help='Prompt over columns or fields, as in "Summarise: {text}".')
-@click.option("--column", metavar="NAME", help="The column that is the prompt.")
-@click.option(
-    "--id-column", metavar="NAME", help="The column that is the row's id; else custom_id or id, if there is one."
-)
-@click.option("--system", metavar="TEXT", help="System message for conversations that have none.")
+@input_options
 @request_options
 @click.option(
     "--schema",
