@@ -31,6 +31,7 @@ BURST_SECONDS = 2.0  # of a stated limit that may be sent at once where the prov
 CUT = 0.85  # of the rate that was accepted just before a refusal
 GROWTH_PER_SECOND = 0.03
 RECENT_SECONDS = 2.0  # over which the accepted rate is measured
+EPISODE_SECONDS = 1.0  # in which a cut shows what it has done
 TOLD_BURST_SECONDS = 0.1  # that may be caught up with after a late moment; well within the margin over a minute
 TOLD_MARGIN = 0.995  # of a limit never to exceed: requests sent evenly may arrive a little closer
 LONGEST_PAUSE = 30.0
@@ -85,7 +86,8 @@ class Limiter:
         self._ticket = itertools.count()
         self._timer: asyncio.TimerHandle | None = None
         self._accepted: deque[float] = deque(maxlen=4096)
-        self._last_cut = self._last_growth = now
+        self._last_refusal = self._last_cut = self._last_growth = now
+        self._passes = False  # whether anything sent since the last cut was accepted
         self._not_before = 0.0
         self._streak = 0
         self._tokens_per_answer = 0.0
@@ -133,8 +135,9 @@ class Limiter:
         """The request was answered: learn what the headers state, and what it really used."""
         now = time.monotonic()
         self._close(permit, now)
-        if permit.sent_at > self._last_cut:
+        if permit.sent_at > self._last_refusal:
             self._streak = 0
+        self._passes |= permit.sent_at > self._last_cut
         self._accepted.append(now)
         if used_tokens is not None and permit.tokens:
             for bucket in (self.tokens, *(tokens for _, tokens in self._told)):
@@ -149,11 +152,14 @@ class Limiter:
         self.refusals += 1
         self._close(permit, now)
         self._read(headers, permit)
-        if permit.sent_at >= self._last_cut:
+        fresh = permit.sent_at >= self._last_refusal
+        if fresh:
             self._streak += 1
-            if self._streak == 1:
-                self._cut(now)
-            self._last_cut = now
+            self._last_refusal = now
+        # Some accepted and some refused: the rate is too high still. All refused: a window is spent, whatever the rate.
+        too_fast = permit.sent_at >= self._last_cut and self._passes and now - self._last_cut > EPISODE_SECONDS
+        if too_fast or (fresh and self._streak == 1):
+            self._cut(now)
         pause = 0.0
         if hint is not None:
             pause = min(hint, LONGEST_HINT)
@@ -216,7 +222,8 @@ class Limiter:
         if self.ceiling == math.inf:
             self.requests.burst = max(1.0, 0.05 * self.requests.rate)
         self.requests.level = min(self.requests.level, 0.0)
-        self._last_growth = now
+        self._last_cut = self._last_growth = now
+        self._passes = False
 
     def _grow(self, now: float) -> None:
         if self.window < math.inf:

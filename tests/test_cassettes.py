@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from llmbatch import BatchResults
 
+pytestmark = pytest.mark.cassettes
+
 FILES = sorted(CASSETTES.glob("*.yaml"))
 
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from tests.server import Server
 
+pytestmark = pytest.mark.processes
+
 RUN = """
 import sys, llmbatch
 from tests.talk import batch, chats

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from tests.server import Server
 
+pytestmark = pytest.mark.processes
+
 
 def slow_after(count: int) -> Any:
     """Answers the first questions at once, the others never."""

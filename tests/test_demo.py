@@ -10,6 +10,8 @@ import pytest
 
 from tests.server import Response, Server
 
+pytestmark = pytest.mark.processes
+
 DEMO = Path(__file__).parent.parent / "examples" / "demo_batch_completions.py"
 
 

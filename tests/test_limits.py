@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -95,6 +96,17 @@ def test_embeddings_are_paced_by_request(server: Server) -> None:
     times = [request.at for request in server.requests]
     assert len(times) == 20
     assert max(times) - min(times) >= 19 / 10 - JITTER
+
+
+def test_a_limit_that_falls_is_learnt_anew(provider: Callable[..., Server]) -> None:
+    """When slow answers and quick refusals come side by side, the pace goes down until refusals are rare."""
+    server = provider(rpm=3600, latency=1.0, sigma=0.3, limit_headers=False)
+    asked = threading.Timer(3, lambda: server.set(rpm=1200))
+    asked.start()
+    rows = batch(server.api_base, chats(300), max_workers=64, model="openai/falling")
+    asked.join()
+    assert all(answered(row, i) for i, row in enumerate(rows))
+    assert server.stats.limited < 75
 
 
 def test_a_retry_after_holds_everybody_back(server: Server) -> None:

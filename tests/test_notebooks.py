@@ -12,6 +12,8 @@ from nbclient import NotebookClient
 from tests.batch_server import BatchProvider
 from tests.server import Server, answer_to
 
+pytestmark = pytest.mark.processes
+
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 needs_local_model = pytest.mark.skipif(

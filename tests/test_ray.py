@@ -164,6 +164,7 @@ def ray() -> Iterator[Any]:
         yield ray
 
 
+@pytest.mark.processes
 @pytest.mark.filterwarnings("ignore")  # Ray's own
 def test_two_actors_answer_every_row_once_within_one_limit(ray: Any, tmp_path: Path) -> None:
     """None lost, none twice, none refused at the given limit; a second run takes every answer from the checkpoint."""

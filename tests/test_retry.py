@@ -10,7 +10,7 @@ import pytest
 
 from llmbatch import _failures, _retry
 from tests.server import Response
-from tests.talk import answered, batch, chats, quick_backoff
+from tests.talk import answered, batch, chats, quick_backoff, script
 
 if TYPE_CHECKING:
     from tests.server import Server
@@ -211,3 +211,17 @@ def test_each_retry_waits_longer_on_the_whole() -> None:
     assert max(drawn[2]) <= _retry.BACKOFF_CAP
     assert min(drawn[2]) < max(drawn[2]) / 4
     assert sum(drawn[0]) < sum(drawn[1]) < sum(drawn[2])
+
+
+def test_the_first_attempts_time_is_not_spent_on_imports(server: Server) -> None:
+    """The OpenAI SDK, a second's import, is there before anything is sent."""
+    code = """
+import sys, llmbatch
+from tests.talk import KEY, chats
+rows = llmbatch.as_completed(chats(1), "openai/gpt-4o-mini", api_base=sys.argv[1], api_key=KEY)
+print("openai.resources.chat" in sys.modules)
+"""
+    with script(code, server.api_base) as process:
+        out, err = process.communicate(timeout=60)
+    assert (out.strip(), err) == ("True", "")
+    assert not server.requests

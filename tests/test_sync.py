@@ -16,6 +16,8 @@ from tests.talk import KEY, answered, batch, chats, script
 if TYPE_CHECKING:
     from tests.server import Server
 
+pytestmark = pytest.mark.processes
+
 
 def open_files() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))

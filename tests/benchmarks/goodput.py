@@ -1,7 +1,7 @@
 """Rows that get through a provider with real limits: llmbatch and its peers, in one run, with no limit told to any.
 
     uv run python -m tests.benchmarks.goodput [--rows 600] [--only headers,blind] [--peers llmbatch,openai,litellm]
-    uv run --with langchain-openai --with infermesh python -m tests.benchmarks.goodput   # all peers
+    uv run --python 3.13 --with langchain-openai --with infermesh python -m tests.benchmarks.goodput   # all peers
 
 Each contender runs in a process of its own against the same loopback provider. Columns: rows answered; refusals (429)
 that the provider had to give; share of the ideal time (what the limits allow, over the time from the provider's first
@@ -152,9 +152,10 @@ def main() -> None:
                     halve.cancel()
                 stats = server.stats()
             if used:
-                share = stats["ideal_seconds"] / (stats["last"] - stats["first"])
+                share = f"{stats['ideal_seconds'] / (stats['last'] - stats['first']):.2f}"
                 print(
-                    f"{name:10} {used['good']:>5} of {given.rows:<4} {stats['limited']:>9} {share:>9.2f} "
+                    f"{name:10} {used['good']:>5} of {given.rows:<4} {stats['limited']:>9} "
+                    f"{'-' if scenario == 'halved' else share:>9} "
                     f"{stats['duplicates']:>6} {used['cpu'] * 1000:>7.1f} {used['memory']:>5.0f}",
                     flush=True,
                 )
