@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import functools
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llmbatch._litellm import Target, load
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 # Prices for long prompts begin at 128,000 tokens.
 _LONG = 100_000
 _PLAIN_DETAILS = {"text_tokens", "reasoning_tokens"}
-_EXTRAS = {"tools", "web_search_options", "service_tier", "extra_body"}
+_EXTRAS = ("tools", "web_search_options", "service_tier", "extra_body")
 _OTHER_PRICES = ("off_peak", "per_request", "per_second", "tiered", "reasoning")
 
 __all__ = ["LinearPrices", "batch_cost", "count_tokens", "has_batch_price", "live_cost"]
@@ -65,33 +66,36 @@ def count_tokens(target: Target, request: Mapping[str, Any]) -> int:
 class LinearPrices:
     """Costs of chats that are just tokens times price, by two multiplications; LiteLLM's own calculation takes 1 ms.
 
-    A model's price is trusted to be that once LiteLLM has come to the same cost for an answer of it; answers with
-    anything else to price (cached or audio tokens, tools, service tiers, prices of the caller's own) are LiteLLM's.
+    A model's price is trusted to be that, or to be unknown, once LiteLLM has come to the same for an answer of it and
+    for as long as its entries in the price map stay as they are. Answers with anything else to price (cached or audio
+    tokens, tools, prices of the caller's own) are LiteLLM's.
     """
 
     def __init__(self) -> None:
-        self._entries: dict[tuple[Any, ...], str | None] = {}
+        self._known: dict[tuple[Any, ...], tuple[list[Any], _Linear | None]] = {}
 
     def cost(self, logging: Any, result: Any, whole: Callable[[], float | None]) -> float | None:
         """USD of an answer; `whole` is LiteLLM's calculation of it."""
         try:
             key = self._key(logging, result)
-            name = key and self._entries.get(key)
-            if name:
-                return _linear(name, result.usage)
-        except (AttributeError, KeyError, TypeError):  # another LiteLLM
+        except (AttributeError, TypeError):  # another LiteLLM
             key = None
+        if key is None:
+            return whole()
+        prices = load().model_cost
+        entries = [len(prices), *(prices.get(name) for name in (result.model, logging.model, f"{key[1]}/{key[0]}"))]
+        before, linear = self._known.get(key, (None, None))
+        if linear is not None and before == entries:
+            return linear.cost(result.usage)
         cost = whole()
-        if key and cost and key not in self._entries:
-            candidates = (result.model, logging.model, f"{key[1]}/{logging.model}")
-            self._entries[key] = next((name for name in candidates if _agrees(name, result.usage, cost)), None)
+        self._known[key] = (copy.deepcopy(entries), _agreeing(entries[1:], result.usage, cost))
         return cost
 
     @staticmethod
     def _key(logging: Any, result: Any) -> tuple[Any, ...] | None:
         """What the price depends on besides the tokens; None where it may depend on more."""
         litellm, usage, told = load(), result.usage, logging.model_call_details
-        if usage.total_tokens > _LONG or litellm.cost_discount_config or litellm.cost_margin_config:
+        if not 0 < usage.total_tokens < _LONG or litellm.cost_discount_config or litellm.cost_margin_config:
             return None
         details = (usage.prompt_tokens_details, usage.completion_tokens_details)
         if any(value for part in details if part for name, value in part if name not in _PLAIN_DETAILS):
@@ -102,18 +106,31 @@ class LinearPrices:
         return (logging.model, told.get("custom_llm_provider"), result.model, tier, getattr(usage, "cost", None))
 
 
-def _agrees(name: str, usage: Any, cost: float) -> bool:
-    """Whether the price map's entry gives this cost, and holds no price that depends on something else."""
-    entry = load().model_cost.get(name) or {}
-    if any(word in key for key in entry for word in _OTHER_PRICES):
-        return False
-    return abs(_linear(name, usage) - cost) <= 1e-9 * cost if "input_cost_per_token" in entry else False
+class _Linear(NamedTuple):
+    """USD a token; None where there is no price."""
+
+    prompt: float | None
+    completion: float
+
+    def cost(self, usage: Any) -> float | None:
+        return (
+            None
+            if self.prompt is None
+            else self.prompt * usage.prompt_tokens + self.completion * usage.completion_tokens
+        )
 
 
-def _linear(name: str, usage: Any) -> float:
-    entry = load().model_cost[name]
-    prompt = usage.prompt_tokens * entry["input_cost_per_token"]
-    return float(prompt + usage.completion_tokens * entry.get("output_cost_per_token", 0.0))
+def _agreeing(entries: list[Any], usage: Any, cost: float | None) -> _Linear | None:
+    """Prices by the token that give this cost; None where no entry has them, or prices that depend on more."""
+    if not cost:
+        return _Linear(cost, 0.0)
+    for entry in entries:
+        if not entry or "input_cost_per_token" not in entry or any(word in k for k in entry for word in _OTHER_PRICES):
+            continue
+        linear = _Linear(entry["input_cost_per_token"], entry.get("output_cost_per_token") or 0.0)
+        if abs((linear.cost(usage) or 0.0) - cost) <= 1e-9 * cost:
+            return linear
+    return None
 
 
 @functools.lru_cache(maxsize=256)
