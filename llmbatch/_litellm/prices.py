@@ -113,21 +113,19 @@ class _Linear(NamedTuple):
     completion: float
 
     def cost(self, usage: Any) -> float | None:
-        return (
-            None
-            if self.prompt is None
-            else self.prompt * usage.prompt_tokens + self.completion * usage.completion_tokens
-        )
+        if self.prompt is None:
+            return None
+        return self.prompt * usage.prompt_tokens + self.completion * usage.completion_tokens
 
 
 def _agreeing(entries: list[Any], usage: Any, cost: float | None) -> _Linear | None:
     """Prices by the token that give this cost; None where no entry has them, or prices that depend on more."""
     if not cost:
         return _Linear(cost, 0.0)
-    for entry in entries:
-        if not entry or "input_cost_per_token" not in entry or any(word in k for k in entry for word in _OTHER_PRICES):
+    for entry in filter(None, entries):
+        if any(word in name for name, value in entry.items() if value for word in _OTHER_PRICES):
             continue
-        linear = _Linear(entry["input_cost_per_token"], entry.get("output_cost_per_token") or 0.0)
+        linear = _Linear(entry.get("input_cost_per_token") or 0.0, entry.get("output_cost_per_token") or 0.0)
         if abs((linear.cost(usage) or 0.0) - cost) <= 1e-9 * cost:
             return linear
     return None
