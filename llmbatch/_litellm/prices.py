@@ -115,7 +115,7 @@ class _Linear(NamedTuple):
     def cost(self, usage: Any) -> float | None:
         if self.prompt is None:
             return None
-        return self.prompt * usage.prompt_tokens + self.completion * usage.completion_tokens
+        return float(self.prompt * usage.prompt_tokens + self.completion * usage.completion_tokens)
 
 
 def _agreeing(entries: list[Any], usage: Any, cost: float | None) -> _Linear | None:
