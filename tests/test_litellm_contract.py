@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import llmbatch
 from llmbatch._litellm import inline, load, prices, quiet
+from llmbatch._sync import in_background
 from tests.replies import reply
 from tests.server import Request, Response
 
@@ -89,7 +89,8 @@ def test_the_sdk_sends_the_very_bytes_that_a_bare_call_sends(server: Server, par
         {"role": "user", "content": "Go on."},
     ]
     given = {"temperature": 0.3, "max_tokens": 200, **parameters, **place(server)}
-    asyncio.run(load().acompletion("openai/gpt-4o-mini", messages, **{k: v for k, v in given.items() if v is not None}))
+    bare_call = load().acompletion("openai/gpt-4o-mini", messages, **{k: v for k, v in given.items() if v is not None})
+    in_background(bare_call)
     assert not llmbatch.create_chat_completions_batch([messages], "openai/gpt-4o-mini", **given).failed
     bare, ours = server.requests
     assert ours.body == bare.body
@@ -114,7 +115,7 @@ def test_a_row_costs_what_litellm_says(server: Server, model: str) -> None:
         answers = [await load().acompletion(model, messages, **given) for messages in asked[: len(asked) // 2]]
         return [answer._hidden_params.get("response_cost") for answer in answers] * 2
 
-    expected = asyncio.run(bare())
+    expected = in_background(bare())
     for text, row, cost in zip(texts, rows, expected, strict=True):
         assert row["cost"] == (pytest.approx(cost, rel=1e-12) if cost is not None else None), text
 

@@ -12,16 +12,9 @@ import pytest
 from pydantic import BaseModel
 
 import llmbatch
-from llmbatch._requests import (
-    DEFAULT_MAX_TOKENS,
-    DEFAULT_TEMPERATURE,
-    CustomIds,
-    check_messages_list,
-    checked_messages,
-    custom_id_for,
-    fingerprints,
-    plan_chat,
-)
+from llmbatch._checks import check_messages_list, checked_messages
+from llmbatch._identity import CustomIds, custom_id_for, fingerprints
+from llmbatch._requests import DEFAULT_MAX_TOKENS, DEFAULT_TEMPERATURE, plan_chat
 
 HELLO = [{"role": "user", "content": "hello"}]
 

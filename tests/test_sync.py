@@ -110,11 +110,11 @@ import asyncio, sys, threading, llmbatch
 from tests.talk import KEY, batch, chats
 base = sys.argv[1]
 given = {"model": "openai/gpt-4o-mini", "api_base": base, "api_key": KEY}
-batch(base, chats(3))
-batch(base, chats(3), stream=True)
-batch(base, chats(2), model="hosted_vllm/m")
+assert not batch(base, chats(3)).failed
+assert not batch(base, chats(3), stream=True).failed
+assert not batch(base, chats(2), model="hosted_vllm/m").failed
 batch("http://127.0.0.1:9/v1", chats(1), retries=0)
-llmbatch.create_embeddings_batch(["a", "b"], **{**given, "model": "openai/e"})
+assert not llmbatch.create_embeddings_batch(["a", "b"], **{**given, "model": "openai/e"}).failed
 for _ in range(3):
     asyncio.run(llmbatch.acreate_chat_completions_batch(chats(2), **given))
 for index, row in llmbatch.as_completed(chats(9), **given):
@@ -140,7 +140,8 @@ print("done")
 def test_a_script_that_uses_everything_ends_without_a_word(server: Server) -> None:
     """No "unclosed session", no "event loop is closed", no task destroyed, with warnings as errors."""
     server.set(latency=0.005)
-    with script(EVERYTHING, server.api_base) as process:
+    litellms = "ignore:Accessing the 'model_:DeprecationWarning"  # of each streamed piece
+    with script(EVERYTHING, server.api_base, flags=("-W", "error", "-W", litellms)) as process:
         out, err = process.communicate(timeout=90)
     assert (process.returncode, out.strip(), err) == (0, "done", "")
 

@@ -41,6 +41,7 @@ def load() -> ModuleType:
         import litellm  # noqa: PLC0415 - slow to import, so only when needed
 
         litellm.ModelResponse(choices=[{"message": {"role": "assistant", "content": ""}}]).model_dump()
+        litellm.ModelResponseStream(choices=[{"index": 0, "delta": {"content": ""}}]).model_dump()
     # The OpenAI SDK types vectors as floats, also where they were asked for in base64.
     warnings.filterwarnings("ignore", "(?s)Pydantic serializer warnings.*field_name='embedding'", UserWarning)
     litellm.suppress_debug_info = True
