@@ -7,14 +7,14 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 import llmbatch
 from llmbatch._options import Options
 from tests.batch_server import BatchProvider
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    import pytest
 
     from tests.server import Request, Server
 
@@ -52,6 +52,41 @@ def test_every_block_runs(provider: Callable[..., Server], monkeypatch: pytest.M
         exec(compile(block, f"README.md, Python block {number + 1}", "exec"), namespace)  # noqa: S102 - it is our own
         if "results" in namespace:
             assert not namespace["results"].failed, f"block {number + 1}"
+
+
+class Table:
+    """Stands for a dataset of Ray or a frame of Spark, and works on its one block at once."""
+
+    def __init__(self, frame: Any) -> None:
+        self.frame = frame
+
+    def map_batches(self, cls: Any, *, fn_constructor_args: Any, fn_constructor_kwargs: Any, **_: Any) -> Table:
+        return Table(cls(*fn_constructor_args, **fn_constructor_kwargs)(self.frame))
+
+    def mapInPandas(self, function: Any, schema: Any) -> None:  # noqa: N802 - Spark's name
+        (made,) = function(iter([self.frame]))
+        assert made["answer"].notna().all()
+
+    def write_parquet(self, path: str) -> None:
+        assert self.frame["answer"].notna().all()
+        self.frame.to_parquet(path)
+
+
+def test_the_block_about_clusters_runs(server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """With Dask as it is; for Ray and Spark a table stands in, which `test_ray.py` puts in its place."""
+    import pandas as pd
+
+    frame = pd.DataFrame({"text": ["good", "bad"]})
+    dask = pytest.importorskip("dask.dataframe").from_pandas(frame, npartitions=1)
+    pytest.importorskip("ray")
+    monkeypatch.setattr("ray.data.read_parquet", lambda path: Table(frame))
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
+    monkeypatch.setenv("OPENAI_API_BASE", server.api_base)
+    monkeypatch.chdir(tmp_path)
+    (block,) = re.findall(r"```py\n(.*?)```", README, re.DOTALL)
+    block = block.replace("/shared/answers", "shared").replace('write_parquet("answers/")', 'write_parquet("answers")')
+    exec(block, {"dask_frame": dask, "spark_frame": Table(frame), "schema": None})  # noqa: S102 - it is our own
+    assert len(server.requests) == 4, "Dask waits for compute()"
 
 
 def test_every_public_name_and_option_is_in_the_reference() -> None:

@@ -50,7 +50,8 @@ class Completions:
             `response_format`.
         system: a system message for every row.
         workers: how many processes work on the table; each takes that part of the limits and of `max_cost`.
-        requests_per_minute, tokens_per_minute, max_cost: of the account, for all workers together.
+        requests_per_minute, tokens_per_minute, max_cost: of the account, for all workers together. A worker that is
+            started anew after a crash begins its share of max_cost anew.
         checkpoint: a directory that all workers reach; answers found there are not asked for again.
         id_column: tells rows apart that ask the same, so that each keeps its own answer in the checkpoint.
         kwargs: those of `create_chat_completions_batch`; `max_workers` is per worker.
