@@ -11,13 +11,13 @@ from llmbatch._litellm import Target, load
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-# Prices for long prompts begin at 128,000 tokens.
+__all__ = ["LinearPrices", "batch_cost", "count_tokens", "has_batch_price", "live_cost"]
+
+# What else than its tokens an answer's price may depend on; prices for long prompts begin at 128,000 tokens.
 _LONG = 100_000
 _PLAIN_DETAILS = {"text_tokens", "reasoning_tokens"}
 _EXTRAS = ("tools", "web_search_options", "service_tier", "extra_body")
 _OTHER_PRICES = ("off_peak", "per_request", "per_second", "tiered", "reasoning")
-
-__all__ = ["LinearPrices", "batch_cost", "count_tokens", "has_batch_price", "live_cost"]
 
 
 def batch_cost(target: Target, usage: Mapping[str, Any] | None, answered_by: str | None = None) -> float | None:

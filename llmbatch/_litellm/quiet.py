@@ -69,7 +69,7 @@ def _quiet_logging() -> Callable[..., Any] | None:
 
 def _spare_the_sdk(data: Any) -> None:
     """Let the OpenAI SDK merge plain JSON into the body, in its own order, instead of matching values to its types."""
-    if not isinstance(data, dict) or data.get("stream") or not data.get("messages"):
+    if not isinstance(data, dict) or data.get("stream") or not (data.get("messages") and data.get("model")):
         return
     plain = {name: data.pop(name) for name in _sdk_fields() if name in data}
     data |= {"messages": [], "model": plain["model"], "extra_body": plain | (data.get("extra_body") or {})}
