@@ -94,7 +94,11 @@ logger.disable("llmbatch")
 
 
 def enable_logging() -> None:
-    """Show llmbatch's log through loguru (to stderr unless the application has configured loguru otherwise)."""
+    """Show llmbatch's log through loguru (to stderr unless the application has configured loguru otherwise).
+
+    Example:
+        enable_logging()
+    """
     logger.enable("llmbatch")
 
 

@@ -32,6 +32,12 @@ def interrupted_results() -> BatchResults | None:
     """What the last interrupted batch of this process had finished, None if there was none.
 
     A list of as many rows as that batch had got to; those not done are error rows of type `Cancelled`.
+
+    Example:
+        try:
+            results = create_chat_completions_batch(chats, "gpt-4o-mini")
+        except KeyboardInterrupt:
+            results = interrupted_results()
     """
     return _interrupted
 

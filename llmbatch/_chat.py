@@ -43,6 +43,11 @@ class Chat:
 
     `ask` and `complete` return the answer as a row and add it to the history. After `for_batch_request` they return the
     payload `{custom_id, method, url, body}` instead: nothing is sent, and `complete` adds nothing to the history.
+
+    Example:
+        talk = chat("gpt-4o-mini").with_instructions("Answer in one word.")
+        talk.ask("The capital of France?")
+        talk.ask("And of Italy?")
     """
 
     def __init__(self, model: str | None, provider: str | None, params: Mapping[str, Any]) -> None:

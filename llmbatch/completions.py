@@ -138,7 +138,6 @@ _ROWS_DOC = (
         model: LiteLLM's model string; else the environment's MODEL_CHOICE, else gpt-4o-mini.
         temperature: 0 to 2; None leaves it out. The default is not sent to models that take none.
         max_tokens: tokens of each answer at most; None leaves it out. The default is not sent to reasoning models.
-        max_workers: requests in flight at most, or "auto".
 """
     + OPTIONS_DOC
 )
@@ -199,6 +198,10 @@ def _completing(prepare: Callable[P, Batch]) -> Callable[P, Stream[tuple[int, Ro
     Both `for index, row in as_completed(…)` and `async for` work. Memory does not grow with the number of rows: a slow
     consumer slows the sending. Leaving the loop early cancels what is in flight.
 {_ROWS_DOC}
+
+    Example:
+        for index, row in as_completed(chats, "gpt-4o-mini", checkpoint="run.jsonl"):
+            print(index, row["cost"])
     """,
     )
     def as_completed(*args: P.args, **kwargs: P.kwargs) -> Stream[tuple[int, Row]]:
@@ -216,6 +219,10 @@ def _streaming(prepare: Callable[P, Batch]) -> Callable[P, Stream[StreamEvent]]:
     `"choice"`), and at each row's end `{{"index", "row"}}` with the whole row, usage and cost included. When `attempt`
     rises, the pieces before are void: the row is being sent again. A stream cut short is a failed row.
 {_ROWS_DOC}
+
+    Example:
+        for event in stream_chat_completions_batch(chats, "gpt-4o-mini"):
+            print(event["index"], event.get("delta", "\\n"))
     """,
     )
     def stream(*args: P.args, **kwargs: P.kwargs) -> Stream[StreamEvent]:
@@ -243,6 +250,9 @@ async def acreate_chat_completions_batch_copilot(
 
     Takes the options of `create_chat_completions_batch`. Requests are paced evenly at COPILOT_REQUESTS_PER_MINUTE (60).
     Costs are None: Copilot is paid by subscription. Returns BatchResults.
+
+    Example:
+        results = create_chat_completions_batch_copilot(chats, "gpt-4o")
     """
     model = model if model.startswith(copilot.PREFIX) else copilot.PREFIX + model
     batch = await _ready(_prepared, messages_list, model, temperature, max_tokens, max_workers, **kwargs)
@@ -260,6 +270,10 @@ async def acreate_chat_completion(
     """Answer one conversation; returns its row, and raises RequestFailedError when it fails for good.
 
     Takes the options of `create_chat_completions_batch`. Raises ValueError or TypeError for misuse.
+
+    Example:
+        row = create_chat_completion([{"role": "user", "content": "Capital of France?"}], "gpt-4o-mini")
+        print(row["choices"][0]["message"]["content"], row["usage"], row["cost"])
     """
     checked_messages(messages)
     kwargs.setdefault("progress", False)

@@ -175,7 +175,9 @@ async def acreate_embeddings_batch(  # noqa: D417 - the options are documented o
     Args:
         texts: strings; a list or a generator.
         model: LiteLLM's model string, text-embedding-3-small unless given.
-        max_workers: requests in flight at most, or "auto".
+
+    Example:
+        vectors = create_embeddings_batch(["a cat", "a dog"], "text-embedding-3-small").embeddings
     """
     options = Options(
         max_workers=max_workers, requests_per_minute=requests_per_minute, tokens_per_minute=tokens_per_minute,
@@ -192,4 +194,4 @@ async def acreate_embeddings_batch(  # noqa: D417 - the options are documented o
 
 create_embeddings_batch = synchronous(acreate_embeddings_batch)
 for _function in (acreate_embeddings_batch, create_embeddings_batch):
-    _function.__doc__ = (_function.__doc__ or "").rstrip() + "\n" + OPTIONS_DOC + "\n"
+    _function.__doc__ = (_function.__doc__ or "").replace("\n    Example:", f"{OPTIONS_DOC}\n\n    Example:")

@@ -99,6 +99,10 @@ async def aretrieve_batch_job(
 
     Without a state file the rows' ids are read from the provider's copy of the input files, and `model` (LiteLLM's
     name, for the provider) and `api_base`, `api_key` and the like must be given as at the submission.
+
+    Example:
+        job = retrieve_batch_job("job.json")
+        print(job.status, job.request_counts)
     """
     if isinstance(job, os.PathLike) or (isinstance(job, str) and os.path.exists(job)):  # noqa: ASYNC240, PTH110 - one look at a local path
         known = BatchJob.load(job, response_format=response_format, **kwargs)

@@ -52,12 +52,13 @@ def render_batch_requests(
 ) -> list[Payload]:
     """The payloads that `create_chat_completions_batch` with the same arguments would send; nothing is sent.
 
-        payloads = render_batch_requests([[{"role": "user", "content": "Hi"}]], model="gpt-4o-mini")
-        payloads[0]["body"]   # {"messages": […], "model": "gpt-4o-mini", "max_tokens": 200, "temperature": 0.3}
-
     Ids are given (`custom_ids`) or derived from the requests, the same from run to run. No key is needed. Raises
     NotImplementedError when the provider's batch endpoint takes no such lines, and ValueError, with the row's number,
     for a row that cannot be sent.
+
+    Example:
+        payloads = render_batch_requests([[{"role": "user", "content": "Hi"}]], model="gpt-4o-mini")
+        payloads[0]["body"]  # {"messages": […], "model": "gpt-4o-mini", "max_tokens": 200, "temperature": 0.3}
     """
     return list(stream_batch_requests(messages_list, model, temperature, max_tokens, custom_ids=custom_ids, **kwargs))
 
@@ -71,7 +72,11 @@ def stream_batch_requests(
     custom_ids: Iterable[str] | None = None,
     **kwargs: Any,
 ) -> Iterator[Payload]:
-    """As `render_batch_requests`, one by one: `messages_list` may be a generator of any length."""
+    """As `render_batch_requests`, one by one: `messages_list` may be a generator of any length.
+
+    Example:
+        write_batch_file("batch.jsonl", stream_batch_requests(iter(chats), "gpt-4o-mini"))
+    """
     plan = plan_chat(model, temperature, max_tokens, without_own_options(kwargs))
     items, _ = check_messages_list(messages_list)
     return _raising(rendered(plan, items, custom_ids))
@@ -80,14 +85,22 @@ def stream_batch_requests(
 def render_embeddings_requests(
     texts: Iterable[str], model: str | None = None, *, custom_ids: Sequence[str] | None = None, **kwargs: Any
 ) -> list[Payload]:
-    """The payloads that embed each text by itself, for `write_batch_file` and `submit_batch_job`."""
+    """The payloads that embed each text by itself, for `write_batch_file` and `submit_batch_job`.
+
+    Example:
+        payloads = render_embeddings_requests(["a cat", "a dog"], "text-embedding-3-small")
+    """
     return list(stream_embeddings_requests(texts, model, custom_ids=custom_ids, **kwargs))
 
 
 def stream_embeddings_requests(
     texts: Iterable[str], model: str | None = None, *, custom_ids: Iterable[str] | None = None, **kwargs: Any
 ) -> Iterator[Payload]:
-    """As `render_embeddings_requests`, one by one."""
+    """As `render_embeddings_requests`, one by one.
+
+    Example:
+        write_batch_file("texts.jsonl", stream_embeddings_requests(iter(["a cat"]), "text-embedding-3-small"))
+    """
     plan = plan_embeddings(model, without_own_options(kwargs))
     items, _ = check_texts(texts)
     return _raising(rendered(plan, items, custom_ids))
@@ -151,6 +164,9 @@ def write_batch_file(path: str | os.PathLike[str], payloads: Iterable[Payload]) 
     """Write payloads as JSONL, one by one, and return their number; the file appears only when all are written.
 
     Raises ValueError for what a provider would refuse the whole file for: an id twice, two models, two urls.
+
+    Example:
+        write_batch_file("batch.jsonl", render_batch_requests(chats, "gpt-4o-mini"))
     """
     lines = 0
     beside = f"{os.fspath(path)}.{os.getpid()}.part"
@@ -179,6 +195,9 @@ def read_batch_file(path: str | os.PathLike[str]) -> Iterator[Payload]:
     """The payloads of a JSONL file, one by one; blank lines are skipped.
 
     Raises ValueError, with the line's number, for a line that is no payload, an id twice, two models, two urls.
+
+    Example:
+        models = {payload["body"]["model"] for payload in read_batch_file("batch.jsonl")}
     """
     check = PayloadChecks()
     with open(path, "rb") as file:  # noqa: PTH123 - any path-like

@@ -162,6 +162,10 @@ class BatchResults(list[Row]):
     Attributes:
         elapsed: wall time of the run in seconds.
         response_format: the pydantic model that `parsed` validates with, if one was given.
+
+    Example:
+        results = create_chat_completions_batch(chats, "gpt-4o-mini")
+        print(results.texts, [row["error"] for row in results.failed], results.usage, results.cost)
     """
 
     def __init__(

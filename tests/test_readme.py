@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import shutil
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from loguru import logger
 
 import llmbatch
 from llmbatch._options import Options
+from llmbatch.providers import registry
 from tests.batch_server import BatchProvider
 
 if TYPE_CHECKING:
@@ -52,6 +56,26 @@ def test_every_block_runs(provider: Callable[..., Server], monkeypatch: pytest.M
         exec(compile(block, f"README.md, Python block {number + 1}", "exec"), namespace)  # noqa: S102 - it is our own
         if "results" in namespace:
             assert not namespace["results"].failed, f"block {number + 1}"
+
+
+def test_help_of_every_function_has_an_example_that_runs(
+    server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As it stands in `help()`, given `chats`; a few leave behind what others read."""
+    BatchProvider(server)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(registry, "_providers", dict(registry._providers))
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
+    monkeypatch.setenv("OPENAI_API_BASE", server.api_base)
+    monkeypatch.setenv("GITHUB_TOKEN", "gho_test")
+    monkeypatch.setenv("GITHUB_COPILOT_API_BASE", server.api_base)
+    names = {name: getattr(llmbatch, name) for name in llmbatch.__all__}
+    namespace = {**names, "chats": [[{"role": "user", "content": text}] for text in ("Hi", "Ho")]}
+    for name in dict.fromkeys(["write_batch_file", "submit_batch_job", "Provider", *names]):
+        example = (inspect.getdoc(names[name]) or "").partition("Example:\n")[2]
+        assert example or inspect.isclass(names[name]), f"{name} has no example"
+        exec(textwrap.dedent(example), namespace)  # noqa: S102 - it is our own
+    logger.disable("llmbatch")
 
 
 class Table:

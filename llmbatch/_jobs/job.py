@@ -47,6 +47,10 @@ class BatchJob:
     Attributes:
         state: all that is known of it, as plain data without prompts and keys.
         path: its state file, None for a job kept in memory only.
+
+    Example:
+        job = submit_batch_job(chats, "gpt-4o-mini", state="chats.job.json")
+        results = job.wait().results()
     """
 
     def __init__(

@@ -24,20 +24,22 @@ class Payload(TypedDict):
 class Provider:
     """A provider as batch requests see it; one instance serves one batch.
 
-    Subclass it and `register_provider` the class to let a provider's models be rendered and submitted:
-
-        class Parasail(Provider):
-            name = "parasail"
-
-            def render_payload_for_batch_request(self, request, custom_id):
-                return {"custom_id": custom_id, "method": "POST", "url": "/v1/chat/completions",
-                        "body": self.render_body(request)}
+    Subclass it and `register_provider` the class to let a provider's models be rendered and submitted.
 
     Attributes:
         name: as LiteLLM writes it before the slash of a model.
         max_rows, max_bytes: what one input file may hold.
         transport: how files and jobs travel: "openai" (the OpenAI SDK), "azure" (its Azure client), or "litellm" for
             an API that LiteLLM translates.
+
+    Example:
+        @register_provider
+        class Parasail(Provider):
+            name = "parasail"
+
+            def render_payload_for_batch_request(self, request, custom_id):
+                body = self.render_body(request)
+                return {"custom_id": custom_id, "method": "POST", "url": "/v1/chat/completions", "body": body}
     """
 
     name: ClassVar[str] = ""

@@ -22,6 +22,9 @@ def register_provider(provider: T) -> T:
     """Let a `Provider` subclass speak for LiteLLM's provider of its `name`; also works as a class decorator.
 
     Raises TypeError and ValueError for what is no such class.
+
+    Example:
+        register_provider(Parasail)  # see `Provider`
     """
     given: Any = provider
     if not (isinstance(given, type) and issubclass(given, Provider)):
