@@ -191,6 +191,10 @@ def _has_media(message: Mapping[str, Any]) -> bool:
 
 
 def _range(least: float | None, most: float | None) -> str:
-    if most is None:
-        return "cost unknown" if least is None else f"${least:.4f} for the prompts, and the answers"
-    return f"${least:.4f} to ${most:.4f}"
+    if least is None:
+        return "cost unknown"
+    return f"{_usd(least)} for the prompts, and the answers" if most is None else f"{_usd(least)} to {_usd(most)}"
+
+
+def _usd(cost: float) -> str:
+    return f"${cost:,.2f}" if cost >= 1 else f"${cost:.6f}"
