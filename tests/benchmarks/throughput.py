@@ -1,9 +1,9 @@
 """What llmbatch adds to LiteLLM, or saves: CPU and rows a second against a bare loop over `litellm.acompletion`.
 
-    uv run python -m tests.benchmarks.throughput [--rows 1500] [--workers 32] [--rounds 5]
+    uv run python -m tests.benchmarks.throughput [--rows 300] [--workers 32] [--rounds 15]
 
-Both run in turn in this process against an instant loopback server in another one; the ratios are medians over the
-rounds. CPU below 1.00 and rows a second above 1.00 are better than the bare loop.
+They, and the plain OpenAI SDK, run in turn in this process against an instant loopback server in another one; the
+ratios are medians over the rounds. CPU below 1.00 and rows a second above 1.00 are better than the bare loop.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
 
 import litellm
+import openai
 
 import llmbatch
 from tests.server import server_process
@@ -29,52 +30,64 @@ from tests.server import server_process
 def main() -> None:
     """Print a line a round and the medians."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=1500)
+    parser.add_argument("--rows", type=int, default=300)
     parser.add_argument("--workers", type=int, default=32)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=15)
     given = parser.parse_args()
     litellm.suppress_debug_info = True
     runner = asyncio.Runner()
-    for model in ("openai/gpt-4o-mini", "hosted_vllm/gpt-4o-mini"):
+    for model in ("openai/gpt-4o-mini", "hosted_vllm/local-model"):
         with server_process(log=False) as server:
+            contenders = _contenders(runner, model, server.api_base, given.workers)
             chats = [[{"role": "user", "content": f"Question {i}?"}] for i in range(given.rows)]
-            options: dict[str, Any] = {"model": model, "api_base": server.api_base, "api_key": "sk-x"}
-            options |= {"temperature": 0.3, "max_tokens": 200}
-
-            async def bare_loop(rows: list[Any], options: dict[str, Any] = options) -> None:
-                waiting = iter(rows)
-
-                async def worker() -> None:
-                    for messages in waiting:
-                        await litellm.acompletion(messages=messages, num_retries=0, max_retries=0, **options)
-
-                await asyncio.gather(*(worker() for _ in range(given.workers)))
-
-            def bare(rows: list[Any], bare_loop: Any = bare_loop) -> None:
-                runner.run(bare_loop(rows))
-
-            def ours(rows: list[Any], options: dict[str, Any] = options) -> None:
-                results = llmbatch.create_chat_completions_batch(
-                    rows, max_workers=given.workers, progress=False, **options
-                )
-                assert not results.failed
-
-            bare(chats[:50])
-            ours(chats[:50])
-            ratios = [_round(bare, ours, chats) for _ in range(given.rounds)]
-            cpu, speed = (statistics.median(column) for column in zip(*ratios, strict=True))
-            print(f"{model}: median CPU a row {cpu:.2f}x, rows a second {speed:.2f}x of the bare loop\n", flush=True)
+            for run in contenders.values():
+                run(chats[:50])
+            rounds = [_round(contenders, chats) for _ in range(given.rounds)]
+            for name in list(contenders)[1:]:
+                cpu, speed = (statistics.median(round_[name][i] for round_ in rounds) for i in (0, 1))
+                print(f"{model}: {name}: median CPU a row {cpu:.2f}x, rows a second {speed:.2f}x of the bare loop")
+            print(flush=True)
     runner.close()
 
 
-def _round(bare: Callable[[Any], None], ours: Callable[[Any], None], chats: list[Any]) -> tuple[float, float]:
-    (bare_cpu, bare_rate), (our_cpu, our_rate) = _measured(bare, chats), _measured(ours, chats)
-    print(
-        f"  bare {bare_cpu:.2f} ms {bare_rate:4.0f}/s   llmbatch {our_cpu:.2f} ms {our_rate:4.0f}/s   "
-        f"CPU {our_cpu / bare_cpu:.2f}x  rate {our_rate / bare_rate:.2f}x",
-        flush=True,
-    )
-    return our_cpu / bare_cpu, our_rate / bare_rate
+def _contenders(runner: asyncio.Runner, model: str, base: str, workers: int) -> dict[str, Callable[[Any], None]]:
+    """The bare loop first, each a function of conversations."""
+    options: dict[str, Any] = {"temperature": 0.3, "max_tokens": 200}
+    place = {"model": model, "api_base": base, "api_key": "sk-x"}
+    client = openai.AsyncOpenAI(base_url=base, api_key="sk-x", max_retries=0)
+
+    async def fan_out(ask: Callable[[Any], Any], rows: list[Any]) -> None:
+        waiting = iter(rows)
+
+        async def worker() -> None:
+            for messages in waiting:
+                await ask(messages)
+
+        await asyncio.gather(*(worker() for _ in range(workers)))
+
+    def bare(messages: Any) -> Any:
+        return litellm.acompletion(messages=messages, num_retries=0, max_retries=0, **place, **options)
+
+    def sdk(messages: Any) -> Any:
+        return client.chat.completions.create(model=model.partition("/")[2], messages=messages, **options)
+
+    def ours(rows: list[Any]) -> None:
+        made = llmbatch.create_chat_completions_batch(rows, max_workers=workers, progress=False, **place, **options)
+        assert not made.failed
+
+    return {
+        "bare": lambda rows: runner.run(fan_out(bare, rows)),
+        "llmbatch": ours,
+        "openai SDK": lambda rows: runner.run(fan_out(sdk, rows)),
+    }
+
+
+def _round(contenders: dict[str, Callable[[Any], None]], chats: list[Any]) -> dict[str, tuple[float, float]]:
+    """CPU and speed of each, as ratios to the first's."""
+    measured = {name: _measured(run, chats) for name, run in contenders.items()}
+    print("  " + "   ".join(f"{name} {cpu:.2f} ms {rate:4.0f}/s" for name, (cpu, rate) in measured.items()), flush=True)
+    cpu, rate = next(iter(measured.values()))
+    return {name: (own_cpu / cpu, own_rate / rate) for name, (own_cpu, own_rate) in measured.items()}
 
 
 def _measured(run: Callable[[Any], None], chats: list[Any]) -> tuple[float, float]:
