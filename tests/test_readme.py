@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
 import shutil
+import subprocess
+import sys
 import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -94,6 +97,26 @@ class Table:
     def write_parquet(self, path: str) -> None:
         assert self.frame["answer"].notna().all()
         self.frame.to_parquet(path)
+
+
+@pytest.mark.processes
+def test_the_shell_commands_run(server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Each line in a shell of its own, as pasted; where there is no jq, the summary is only passed on."""
+    BatchProvider(server)
+    monkeypatch.chdir(tmp_path)
+    Path("prompts.jsonl").write_text('{"prompt": "Capital of France?"}\n{"prompt": "Capital of Italy?"}\n')
+    Path("reviews.csv").write_text("review\nA good hotel\n")
+    Path("city.json").write_text('{"title": "city", "type": "object", "properties": {"name": {"type": "string"}}}')
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
+    monkeypatch.setenv("OPENAI_BASE_URL", server.api_base)
+    (block,) = (found for found in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) if "llmbatch run" in found)
+    for command in block.splitlines():
+        pasted = command if shutil.which("jq") else command.replace("jq .cost", "cat")
+        shell = [shutil.which("bash") or "bash", "-o", "pipefail", "-c", pasted]
+        done = subprocess.run(shell, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{command}: {done.stderr}"
+    assert len(Path("answers.jsonl").read_text().splitlines()) == 2
 
 
 def test_the_block_about_clusters_runs(server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,0 +1,11 @@
+"""Every benchmark, one after the other (some 20 minutes on two cores): `uv run python -m tests.benchmarks`."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+for path in sorted(Path(__file__).parent.glob("[a-z]*.py")):
+    print(f"== {path.stem}", flush=True)
+    subprocess.run([sys.executable, "-m", f"tests.benchmarks.{path.stem}"], check=True)
