@@ -19,6 +19,16 @@ _SETTINGS = ("OPENAI_", "AZURE_", "ANTHROPIC_", "COPILOT_", "GITHUB_", "LITELLM_
 _SECRETS = ("_API_KEY", "_API_BASE", "_TOKEN", "_BASE_URL", "_PROXY", "_proxy")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What starts programs of its own begins first, some on each process, so that nothing long is left for the end."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    slow = [item for item in items if item.get_closest_marker("processes")]
+    slow.sort(key=lambda item: item.path.name not in {"test_ray.py", "test_readme.py", "test_demo.py"})
+    quick = [item for item in items if item not in slow]
+    shares = [quick[len(quick) * at // workers : len(quick) * (at + 1) // workers] for at in range(workers)]
+    items[:] = [item for at in range(workers) for item in (*slow[at::workers], *shares[at])]
+
+
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """No key, default model or endpoint of the developer's shell reaches a test."""
