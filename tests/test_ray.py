@@ -167,23 +167,21 @@ def ray() -> Iterator[Any]:
 @pytest.mark.processes
 @pytest.mark.filterwarnings("ignore")  # Ray's own
 def test_two_actors_answer_every_row_once_within_one_limit(ray: Any, tmp_path: Path) -> None:
-    """None lost, none twice, none refused at the given limit; a second run takes every answer from the checkpoint."""
+    """None lost, none twice, none refused at the given limit; a later worker takes every answer from the checkpoint."""
     count, per_minute = 600, 3000
     given = {"requests_per_minute": per_minute, "actors": 2, "batch_size": 100, "checkpoint": str(tmp_path)}
     with server_process(rpm=per_minute, burst=0.5, latency=0.05) as server:
         rows = ray.data.from_items([{"id": i, "text": f"question {i}"} for i in range(count)], override_num_blocks=6)
 
-        def answered() -> list[dict[str, Any]]:
-            return complete_dataset(rows, "{text}", **options(server), **given).take_all()
-
-        made = sorted(answered(), key=lambda row: row["id"])
+        answers = complete_dataset(rows, "{text}", **options(server), **given).take_all()
+        made = sorted(answers, key=lambda row: row["id"])
         stats = server.stats()
         assert [row["answer"] for row in made] == [answer_to(f"question {i}") for i in range(count)]
         assert [row["answer_error"] for row in made] == [None] * count
         assert (stats["ok"], stats["duplicates"], stats["limited"]) == (count, 0, 0)
         assert sum(row["answer_total_tokens"] for row in made) == stats["tokens"]
         assert len(list(tmp_path.iterdir())) == 2, "both actors worked"
-        assert [row["answer"] for row in sorted(answered(), key=lambda row: row["id"])] == [
-            row["answer"] for row in made
-        ]
+        later = Completions("{text}", checkpoint=str(tmp_path), **options(server))
+        again = later(pd.DataFrame({"text": [f"question {i}" for i in range(count)]}))
+        assert again["answer"].tolist() == [row["answer"] for row in made]
         assert server.stats()["ok"] == count
