@@ -92,30 +92,23 @@ def test_ctrl_c_in_a_script_keeps_what_is_done(server: Server, tmp_path: Path) -
     assert len(server.requests) == 24, "what was done before Ctrl-C is in the checkpoint"
 
 
-INSIDE_A_LOOP = """
+IN_A_LOOP = """
 import asyncio, sys, llmbatch
-from tests.talk import batch, chats
-async def cell():
-    batch(sys.argv[1], chats(30), max_workers=4)
-try:
-    asyncio.run(cell())
-except KeyboardInterrupt:
-    done = llmbatch.interrupted_results()
-    print(len(done), len(done.succeeded), {row["error_details"]["type"] for row in done.failed})
-"""
-
-AWAITED = """
-import asyncio, sys, llmbatch
-from tests.talk import KEY, chats
+from tests.talk import KEY, batch, chats
 async def main():
-    await llmbatch.acreate_chat_completions_batch(chats(30), model="openai/gpt-4o-mini", api_base=sys.argv[1],
-        api_key=KEY, max_workers=4)
+    CALL
 try:
     asyncio.run(main())
 except KeyboardInterrupt:
     done = llmbatch.interrupted_results()
     print(len(done), len(done.succeeded), {row["error_details"]["type"] for row in done.failed})
 """
+INSIDE_A_LOOP = IN_A_LOOP.replace("CALL", "batch(sys.argv[1], chats(30), max_workers=4)")
+AWAITED = IN_A_LOOP.replace(
+    "CALL",
+    "await llmbatch.acreate_chat_completions_batch(chats(30), model='openai/gpt-4o-mini', api_base=sys.argv[1],"
+    " api_key=KEY, max_workers=4)",
+)
 
 ITERATED = """
 import sys, llmbatch

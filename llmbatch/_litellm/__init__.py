@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
     from types import ModuleType
 
-__all__ = ["Answer", "Target", "chat", "chat_stream", "close", "embed", "load", "resolve", "warm_up",
+__all__ = ["Answer", "Target", "chat", "chat_stream", "close", "embed", "load", "provider_of", "resolve", "warm_up",
            "without_refused_defaults"]  # fmt: skip
 
 # The attempt's own timeout is kept by asyncio around the whole call: LiteLLM's is per socket read, and each distinct
@@ -95,6 +95,11 @@ def resolve(model: str, *, api_base: str | None = None, custom_llm_provider: str
         f"'ollama/{model}', ...), or pass api_base='http://.../v1' for an OpenAI-compatible server"
     )
     raise ValueError(msg)
+
+
+def provider_of(request: Mapping[str, Any]) -> str:
+    """LiteLLM's name of the provider that a request's arguments say."""
+    return str(request.get("custom_llm_provider") or str(request["model"]).partition("/")[0])
 
 
 def warm_up(target: Target) -> None:

@@ -10,6 +10,8 @@ import contextvars
 import functools
 from typing import TYPE_CHECKING, Any
 
+from llmbatch._litellm import provider_of
+
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Iterator, Mapping
@@ -26,8 +28,7 @@ _may_inline = contextvars.ContextVar("llmbatch_may_inline", default=False)
 @contextlib.contextmanager
 def calling(request: Mapping[str, Any]) -> Iterator[None]:
     """Within it, LiteLLM's synchronous part of a call may run on the loop's own thread."""
-    provider = request.get("custom_llm_provider") or str(request["model"]).partition("/")[0]
-    token = _may_inline.set(provider in _ONLY_BUILDS)
+    token = _may_inline.set(provider_of(request) in _ONLY_BUILDS)
     try:
         yield
     finally:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 
+from llmbatch._litellm import provider_of
 from llmbatch._litellm.sse import StreamWatch
 
 if TYPE_CHECKING:
@@ -85,9 +86,8 @@ def session() -> aiohttp.ClientSession:
 def hand_over(request: Mapping[str, Any]) -> aiohttp.ClientSession:
     """The session, given also to the clients that LiteLLM keeps for this request's provider."""
     mine = session()
-    name = request.get("custom_llm_provider") or str(request["model"]).partition("/")[0]
     # Anew each minute, since LiteLLM's clients expire.
-    _hand_over(mine, name, request.get("ssl_verify"), int(time.monotonic() // 60))
+    _hand_over(mine, provider_of(request), request.get("ssl_verify"), int(time.monotonic() // 60))
     return mine
 
 
