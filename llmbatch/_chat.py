@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Self
 
 from llmbatch._identity import CustomIds, custom_id_for
-from llmbatch._requests import default_model, plan_chat, without_own_options
+from llmbatch._requests import default_model, plan_chat
 from llmbatch.errors import RequestFailedError
 from llmbatch.providers.registry import provider_for
 
@@ -149,12 +149,11 @@ class Chat:
         return {"model": model, **self._params, **({"tools": tools} if tools else {})}
 
     def _payload(self, on_chunk: Any) -> Payload:
-        arguments = without_own_options(self._arguments())
+        arguments = self._arguments()
         if on_chunk is not None or arguments.get("stream"):
             msg = "Streaming is not supported for batch requests; leave on_chunk and stream out"
             raise ValueError(msg)
-        model, temperature, max_tokens = (arguments.pop(name) for name in ("model", "temperature", "max_tokens"))
-        plan = plan_chat(model, temperature, max_tokens, arguments)
+        plan = plan_chat(**arguments)
         provider = provider_for(plan.target.provider)
         request = plan.request(self.messages)
         return provider.render_payload_for_batch_request(request, self._custom_id or self._id_of(request))

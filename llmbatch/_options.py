@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -11,9 +11,7 @@ if TYPE_CHECKING:
 
     from llmbatch.results import Row
 
-__all__ = ["OPTIONS_DOC", "Options"]
-
-Workers = int | Literal["auto"]
+__all__ = ["OPTIONS_DOC", "OWN_OPTIONS", "Options"]
 
 OPTIONS_DOC = """
     Own options (everything else in `kwargs` goes to LiteLLM untouched, as in `seed=1` or `api_base="http://…/v1"`):
@@ -33,21 +31,21 @@ OPTIONS_DOC = """
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """Checked options of one batch."""
+    """Checked options of one batch. Defaults are in the public signatures."""
 
-    max_workers: Workers = 10
-    requests_per_minute: float | None = None
-    tokens_per_minute: float | None = None
-    retries: int = 6
-    timeout: float | None = 600.0
-    deadline: float | None = None
-    max_cost: float | None = None
+    max_workers: int | Literal["auto"]
+    requests_per_minute: float | None
+    tokens_per_minute: float | None
+    retries: int
+    timeout: float | None
+    deadline: float | None
+    max_cost: float | None
+    checkpoint: str | os.PathLike[str] | None
+    progress: bool | None
+    on_result: Callable[[int, Row], object] | None
+    custom_ids: Sequence[str] | None
     fallbacks: Sequence[str | dict[str, Any]] = ()
-    checkpoint: str | os.PathLike[str] | None = None
     warm_prompt_cache: bool = False
-    progress: bool | None = None
-    on_result: Callable[[int, Row], object] | None = None
-    custom_ids: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         if self.max_workers != "auto":
@@ -68,6 +66,10 @@ class Options:
         if self.custom_ids is not None and len(set(self.custom_ids)) != len(self.custom_ids):
             msg = "custom_ids holds an id twice; answers are joined by id, so each row needs its own"
             raise ValueError(msg)
+
+
+OWN_OPTIONS = frozenset(field.name for field in fields(Options)) | {"batch_job"}
+"""llmbatch's own keyword arguments; every other one goes to LiteLLM."""
 
 
 def _check(name: str, value: object, kind: Any, least: float | None, mend: str) -> None:

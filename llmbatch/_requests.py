@@ -16,19 +16,18 @@ from typing import Any
 
 from llmbatch import _litellm
 from llmbatch._checks import checked_messages, checked_text, copied
+from llmbatch._options import OWN_OPTIONS
 
 __all__ = [
     "DEFAULT_EMBEDDING_MODEL",
     "DEFAULT_MAX_TOKENS",
     "DEFAULT_MODEL",
     "DEFAULT_TEMPERATURE",
-    "OWN_OPTIONS",
     "ChatPlan",
     "EmbeddingsPlan",
     "default_model",
     "plan_chat",
     "plan_embeddings",
-    "without_own_options",
 ]
 
 
@@ -45,12 +44,6 @@ DEFAULT_EMBEDDING_MODEL = "text-embedding-3-small"
 # Untouched, they are sent only to models that take them; a caller's own value is always sent, equal or not.
 DEFAULT_TEMPERATURE: float = _DefaultFloat(0.3)
 DEFAULT_MAX_TOKENS: int = _DefaultInt(200)
-
-OWN_OPTIONS = frozenset({
-    "batch_job", "checkpoint", "custom_ids", "deadline", "fallbacks", "max_cost", "max_workers", "on_result",
-    "progress", "requests_per_minute", "retries", "timeout", "tokens_per_minute", "warm_prompt_cache",
-})  # fmt: skip
-"""llmbatch's own keyword arguments; every other one goes to LiteLLM."""
 
 _HOTTEST = 2.0
 _ALIKE = 0.77  # difflib's ratio: 'max_worker' and 'workers' are above it, LiteLLM's 'max_tokens' below
@@ -116,12 +109,15 @@ class EmbeddingsPlan:
 
 
 def plan_chat(
-    model: str | None,
-    temperature: float | None,
-    max_tokens: int | None,
-    kwargs: Mapping[str, Any],
+    model: str | None = None,
+    temperature: float | None = DEFAULT_TEMPERATURE,
+    max_tokens: int | None = DEFAULT_MAX_TOKENS,
+    **kwargs: Any,
 ) -> ChatPlan:
-    """Check the arguments of a chat batch and find its target. Raises ValueError and TypeError, with the mend."""
+    """Check the arguments of a chat batch and find its target. llmbatch's own options say only how, and are left out.
+
+    Raises ValueError and TypeError, with the mend.
+    """
     kwargs = _checked_kwargs(kwargs)
     _check_number("temperature", temperature, float, 0, _HOTTEST)
     _check_number("max_tokens", max_tokens, int, 1, math.inf)
@@ -149,16 +145,11 @@ def plan_chat(
     )
 
 
-def plan_embeddings(model: str | None, kwargs: Mapping[str, Any]) -> EmbeddingsPlan:
+def plan_embeddings(model: str | None, **kwargs: Any) -> EmbeddingsPlan:
     """Check the arguments of an embeddings batch and find its target; raises as `plan_chat` does."""
     kwargs = _checked_kwargs(kwargs)
     target, connection = _target(_checked_model(model) or DEFAULT_EMBEDDING_MODEL, kwargs)
     return EmbeddingsPlan(target=target, params={**target.arguments(), **connection, **kwargs})
-
-
-def without_own_options(kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """What a call with these arguments would send: `max_workers`, `retries` and the like say only how."""
-    return {name: value for name, value in kwargs.items() if name not in OWN_OPTIONS}
 
 
 def _target(model: str, kwargs: dict[str, Any]) -> tuple[_litellm.Target, dict[str, Any]]:
@@ -198,6 +189,7 @@ def _check_number(name: str, value: Any, kind: type, low: float, high: float) ->
 
 def _checked_kwargs(kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """LiteLLM's arguments among `kwargs`, those that are None left out. Misspelt options of llmbatch raise."""
+    left_out = OWN_OPTIONS | {"stream"}
     for name, value in kwargs.items():
         if name in _INSTEAD:
             msg = f"{name}= is not for batches: {_INSTEAD[name]}"
@@ -209,7 +201,7 @@ def _checked_kwargs(kwargs: Mapping[str, Any]) -> dict[str, Any]:
         if close and name not in OWN_OPTIONS | _KNOWN_TO_LITELLM:
             msg = f"unknown option {name}=; did you mean {close[0]}=?"
             raise ValueError(msg)
-    return {name: value for name, value in kwargs.items() if value is not None and name != "stream"}
+    return {name: value for name, value in kwargs.items() if value is not None and name not in left_out}
 
 
 def _secrets(params: Mapping[str, Any]) -> tuple[str, ...]:

@@ -106,7 +106,7 @@ def _plan(
 ) -> tuple[ChatPlan, Credentials | None]:
     if copilot.asked_for(model, kwargs):
         return copilot.plan(model, temperature, max_tokens, kwargs)
-    return plan_chat(model, temperature, max_tokens, kwargs), None
+    return plan_chat(model, temperature, max_tokens, **kwargs), None
 
 
 def _fallback(

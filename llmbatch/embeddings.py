@@ -14,7 +14,7 @@ from llmbatch._batch import Batch
 from llmbatch._checks import check_texts
 from llmbatch._guards import Budget
 from llmbatch._identity import CustomIds
-from llmbatch._options import OPTIONS_DOC, Options
+from llmbatch._options import OPTIONS_DOC, OWN_OPTIONS, Options
 from llmbatch._requests import EmbeddingsPlan, plan_embeddings
 from llmbatch._run import Run, failed_row, sender_for
 from llmbatch._sync import bridged, synchronous
@@ -179,6 +179,9 @@ async def acreate_embeddings_batch(  # noqa: D417 - the options are documented o
     Example:
         vectors = create_embeddings_batch(["a cat", "a dog"], "text-embedding-3-small").embeddings
     """
+    if chats_only := sorted(OWN_OPTIONS & kwargs.keys()):
+        msg = f"{chats_only[0]}= is for chat completions; leave it out"
+        raise ValueError(msg)
     options = Options(
         max_workers=max_workers, requests_per_minute=requests_per_minute, tokens_per_minute=tokens_per_minute,
         retries=retries, timeout=timeout, deadline=deadline, max_cost=max_cost, checkpoint=checkpoint,
@@ -186,7 +189,7 @@ async def acreate_embeddings_batch(  # noqa: D417 - the options are documented o
     )  # fmt: skip
     given, count = check_texts(texts)
     await asyncio.to_thread(_litellm.load)
-    plan = plan_embeddings(model, kwargs)
+    plan = plan_embeddings(model, **kwargs)
     run = EmbeddingsRun(given, plan, options)
     facts = {"model": plan.target.model, "provider": plan.target.provider}
     return await Batch(rows=run.rows, count=count, options=options, noun="Embedding", facts=facts).collect()

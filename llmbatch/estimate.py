@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from llmbatch._checks import check_messages_list
 from llmbatch._identity import SeenIds, custom_id_for
 from llmbatch._litellm.prices import batch_cost, count_tokens, has_batch_price, live_cost
-from llmbatch._requests import DEFAULT_MAX_TOKENS, DEFAULT_TEMPERATURE, ChatPlan, plan_chat, without_own_options
+from llmbatch._requests import DEFAULT_MAX_TOKENS, DEFAULT_TEMPERATURE, ChatPlan, plan_chat
 from llmbatch.providers.registry import provider_for
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def estimate_batch(
     Example:
         print(estimate_batch([[{"role": "user", "content": "Hi"}]] * 1000, model="gpt-4o-mini"))
     """
-    plan = plan_chat(model, temperature, max_tokens, without_own_options(kwargs))
+    plan = plan_chat(model, temperature, max_tokens, **kwargs)
     items, _ = check_messages_list(messages_list)
     try:
         provider: Provider | None = provider_for(plan.target.provider)

@@ -20,7 +20,6 @@ from llmbatch._requests import (
     EmbeddingsPlan,
     plan_chat,
     plan_embeddings,
-    without_own_options,
 )
 from llmbatch.providers.registry import provider_for
 
@@ -77,7 +76,7 @@ def stream_batch_requests(
     Example:
         write_batch_file("batch.jsonl", stream_batch_requests(iter(chats), "gpt-4o-mini"))
     """
-    plan = plan_chat(model, temperature, max_tokens, without_own_options(kwargs))
+    plan = plan_chat(model, temperature, max_tokens, **kwargs)
     items, _ = check_messages_list(messages_list)
     return _raising(rendered(plan, items, custom_ids))
 
@@ -101,7 +100,7 @@ def stream_embeddings_requests(
     Example:
         write_batch_file("texts.jsonl", stream_embeddings_requests(iter(["a cat"]), "text-embedding-3-small"))
     """
-    plan = plan_embeddings(model, without_own_options(kwargs))
+    plan = plan_embeddings(model, **kwargs)
     items, _ = check_texts(texts)
     return _raising(rendered(plan, items, custom_ids))
 

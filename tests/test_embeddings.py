@@ -87,3 +87,11 @@ def test_embeddings_resume_from_a_checkpoint(server: Server, tmp_path: Any) -> N
     results = embed(server, ["two", "three", "one"], checkpoint=path)
     assert results.embeddings == [vector_for(text) for text in ("two", "three", "one")]
     assert [request.json["input"] for request in server.requests] == [["one", "two"], ["three"]]
+
+
+@pytest.mark.parametrize("option", ["fallbacks", "warm_prompt_cache", "batch_job"])
+def test_options_of_chats_are_misuse(server: Server, option: str) -> None:
+    """An option that embeddings do not have raises; it neither is ignored nor reaches LiteLLM."""
+    with pytest.raises(ValueError, match=f"{option}= is for chat completions"):
+        embed(server, ["a"], **{option: ["x"]})
+    assert not server.requests

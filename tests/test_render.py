@@ -95,7 +95,7 @@ def test_a_rendered_chat_is_what_the_live_call_sends(model: str, wire: Server) -
         llmbatch.create_chat_completions_batch([MESSAGES], model, retries=0, progress=False, **arguments)
         sent = [(request.path.partition("?")[0], request.json) for request in wire.requests]
         chosen = {"temperature": DEFAULT_TEMPERATURE, "max_tokens": DEFAULT_MAX_TOKENS, **arguments}
-        plan = plan_chat(model, chosen.pop("temperature"), chosen.pop("max_tokens"), chosen)
+        plan = plan_chat(model, **chosen)
         if not sent or sent[0][0].endswith("/responses"):
             with pytest.raises(Exception, match=r"."):
                 render(plan.request(MESSAGES))
@@ -112,7 +112,7 @@ def test_a_rendered_embedding_is_what_the_live_call_sends(model: str, wire: Serv
         wire.requests.clear()
         arguments = {**given_, **place(model, wire)}
         llmbatch.create_embeddings_batch(["a cat ☃"], model, retries=0, progress=False, **arguments)
-        plan = plan_embeddings(model, arguments)
+        plan = plan_embeddings(model, **arguments)
         if not wire.requests:
             with pytest.raises(Exception, match=r"."):
                 render(plan.request(["a cat ☃"]))
@@ -164,7 +164,7 @@ FAST_MODELS = ["gpt-4o", "o3-mini", "hosted_vllm/x", "mistral/mistral-small-late
 @functools.cache
 def fast(model: str) -> tuple[Renderer, ChatPlan]:
     """One renderer for all examples of a model, as one batch has."""
-    return Renderer(), plan_chat(model, None, 50, {"seed": 1, "api_key": "k"})
+    return Renderer(), plan_chat(model, None, 50, seed=1, api_key="k")
 
 
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -25,7 +25,7 @@ def plan(
     max_tokens: Any = DEFAULT_MAX_TOKENS,
     **kwargs: Any,
 ) -> Any:
-    return plan_chat(model, temperature, max_tokens, kwargs)
+    return plan_chat(model, temperature, max_tokens, **kwargs)
 
 
 def test_the_signature_shows_the_seeds_defaults() -> None:

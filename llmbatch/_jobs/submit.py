@@ -13,7 +13,8 @@ from llmbatch._checks import check_messages_list
 from llmbatch._jobs.files import write_input_files
 from llmbatch._jobs.state import JobState
 from llmbatch._litellm.files import Access
-from llmbatch._requests import default_model, plan_chat, without_own_options
+from llmbatch._options import OWN_OPTIONS
+from llmbatch._requests import plan_chat
 from llmbatch.payloads import read_batch_file, rendered
 from llmbatch.providers.registry import provider_for
 
@@ -90,19 +91,18 @@ def prepare(  # noqa: PLR0917 - the public function's own order
     kwargs: Mapping[str, Any],
 ) -> Submission:
     """Check what a user submits. Raises as `plan_chat` does, and NotImplementedError for providers without support."""
-    given = without_own_options(kwargs)
     if isinstance(requests, str | os.PathLike):
-        return _of_payloads(read_batch_file(requests), model, custom_ids, given)
+        return _of_payloads(read_batch_file(requests), model, custom_ids, kwargs)
     items, _ = check_messages_list(requests) if not _holds_payloads(requests) else (requests, None)
     iterator = iter(items)
     first = list(islice(iterator, 1))
     items = chain(first, iterator)
     if first and isinstance(first[0], Mapping) and "custom_id" in first[0]:
-        return _of_payloads(items, model, custom_ids, given)
-    plan = plan_chat(model, temperature, max_tokens, given)
+        return _of_payloads(items, model, custom_ids, kwargs)
+    plan = plan_chat(model, temperature, max_tokens, **kwargs)
     provider = provider_for(plan.target.provider)
     payloads = rendered(plan, items, custom_ids, provider)
-    return Submission(plan.target, access_from(given), provider, payloads, plan.response_format)
+    return Submission(plan.target, access_from(kwargs), provider, payloads, plan.response_format)
 
 
 def _holds_payloads(requests: Any) -> bool:
@@ -112,7 +112,7 @@ def _holds_payloads(requests: Any) -> bool:
 def _of_payloads(
     payloads: Iterable[Any], model: str | None, custom_ids: Iterable[str] | None, given: Mapping[str, Any]
 ) -> Submission:
-    extra = sorted(given.keys() - {*_ACCESS, *_PLACE})
+    extra = sorted(given.keys() - {*_ACCESS, *_PLACE, *OWN_OPTIONS})
     if extra or custom_ids is not None:
         msg = (
             f"payloads carry their own parameters: leave out {', '.join(extra or ['custom_ids'])}, or render them anew"
@@ -134,7 +134,7 @@ def access_from(given: Mapping[str, Any]) -> Access:
 
 def unknown_state(model: str | None, given: Mapping[str, Any]) -> tuple[JobState, Access]:
     """The state of a job of which only the place is known."""
-    plan = plan_chat(default_model(model), None, None, {k: v for k, v in given.items() if k in {*_ACCESS, *_PLACE}})
+    plan = plan_chat(model, None, None, **{k: v for k, v in given.items() if k in {*_ACCESS, *_PLACE}})
     target, provider = plan.target, provider_for(plan.target.provider)
     state = JobState(
         model=target.model, name=target.name, provider=target.provider, api_base=target.api_base,
@@ -169,7 +169,7 @@ def check_cost(  # noqa: PLR0917 - as above
     """Raise ValueError when the job may cost more than `max_cost` USD, or nobody knows."""
     from llmbatch.estimate import estimate_batch  # noqa: PLC0415 - rarely needed
 
-    estimate = estimate_batch(messages_list, model, temperature, max_tokens, **without_own_options(kwargs))
+    estimate = estimate_batch(messages_list, model, temperature, max_tokens, **kwargs)
     if estimate.job_cost is None:
         msg = "max_cost needs a model with a known price, and max_tokens"
         raise ValueError(msg)

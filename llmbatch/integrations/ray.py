@@ -17,7 +17,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from llmbatch._identity import custom_id_for
-from llmbatch._requests import DEFAULT_MAX_TOKENS, DEFAULT_TEMPERATURE, plan_chat, without_own_options
+from llmbatch._requests import plan_chat
 from llmbatch._template import Template
 from llmbatch.completions import create_chat_completions_batch
 from llmbatch.integrations._journal import Journal
@@ -177,11 +177,7 @@ class Completions:
     def _key(self, conversation: list[dict[str, str]], row_id: Any) -> str:
         """What an answer is kept under: everything that it depends on, and the row's own id."""
         if self._plan is None:
-            given = without_own_options(self._arguments)
-            model = given.pop("model")
-            temperature = given.pop("temperature", DEFAULT_TEMPERATURE)
-            max_tokens = given.pop("max_tokens", DEFAULT_MAX_TOKENS)
-            self._plan = plan_chat(model, temperature, max_tokens, given)
+            self._plan = plan_chat(**self._arguments)
         request_id = custom_id_for(self._plan.request(conversation))
         return request_id if row_id is None else f"{request_id} {row_id}"
 

@@ -66,9 +66,8 @@ def plan(
     token = CopilotToken(kwargs.get("api_key"), kwargs.get("api_base"))
     given = {key: value for key, value in kwargs.items() if key not in {"api_key", "api_base"}}
     given["extra_headers"] = {**HEADERS, **(given.get("extra_headers") or {})}
-    made = plan_chat(
-        name, temperature, max_tokens, {**given, "custom_llm_provider": "openai", "api_base": token.api_base}
-    )
+    given |= {"custom_llm_provider": "openai", "api_base": token.api_base}
+    made = plan_chat(name, temperature, max_tokens, **given)
     return replace(made, target=replace(made.target, model=PREFIX + name, provider=PROVIDER)), token
 
 
