@@ -15,13 +15,12 @@ from typing import TYPE_CHECKING, Any
 from loguru import logger
 
 from llmbatch.progress import ProgressBar
-from llmbatch.results import BatchResults, Row, add_usage, error_row
+from llmbatch.results import BatchResults, Row, error_row
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Mapping
+    from collections.abc import AsyncGenerator, Mapping
 
-    from llmbatch._options import Options
-    from llmbatch._sender import CallFor
+    from llmbatch._run import Run
 
 __all__ = ["Batch", "interrupted_results"]
 
@@ -42,41 +41,36 @@ def interrupted_results() -> BatchResults | None:
     return _interrupted
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Batch:
-    """A checked batch that has not been run. `rows()` starts it: exactly one `(index, row)` for each input.
+    """A checked batch that has not been run: the run, and what to say of it."""
 
-    `rows(call_for)` sends the requests with the functions of the caller's own.
-    """
-
-    rows: Callable[..., AsyncGenerator[tuple[int, Row]]]
+    run: Run[Any, Any]
     count: int | None
-    options: Options
     noun: str
     facts: Mapping[str, Any]
     response_format: type[Any] | None = None
 
-    async def as_completed(self, *call_for: CallFor) -> AsyncGenerator[tuple[int, Row]]:
+    async def as_completed(self) -> AsyncGenerator[tuple[int, Row]]:
         """The rows as they finish, logged, counted and shown."""
+        options = self.run.options
         started = time.perf_counter()
         facts = ", ".join(f"{name}: {value}" for name, value in self.facts.items() if value is not None)
         logger.info(
             "{} batch: batch size: {}, max workers: {}, {}",
-            self.noun, "unknown" if self.count is None else self.count, self.options.max_workers, facts,
+            self.noun, "unknown" if self.count is None else self.count, options.max_workers, facts,
         )  # fmt: skip
-        bar = ProgressBar(self.count, self.options.progress)
-        done, usage = 0, dict.fromkeys(("prompt_tokens", "completion_tokens", "total_tokens"), 0)
+        bar = ProgressBar(self.count, options.progress)
+        tally = bar.tally
         try:
-            async with contextlib.aclosing(self.rows(*call_for)) as rows:
+            async with contextlib.aclosing(self.run.rows()) as rows:
                 async for index, row in rows:
-                    done += 1
                     bar.add(row)
-                    add_usage(usage, row.get("usage"))
                     if "error" in row:
                         with bar.aside():
                             logger.debug("Row {} failed: {}", index, row["error"])
-                    if self.options.on_result is not None:
-                        self.options.on_result(index, row)
+                    if options.on_result is not None:
+                        options.on_result(index, row)
                     yield index, row
         finally:
             bar.close()
@@ -84,9 +78,9 @@ class Batch:
             logger.info(
                 "{} batch finished: total time: {:.2f}s, success rate: {}/{}, speed: {:.1f} rows/second, "
                 "tokens: prompt {}, completion {}, total {}, cost: {}",
-                self.noun, elapsed, done - bar.failed, done, done / elapsed if elapsed else 0.0,
-                usage["prompt_tokens"], usage["completion_tokens"], usage["total_tokens"],
-                "unknown" if bar.cost is None else f"${bar.cost:.6f}",
+                self.noun, elapsed, tally.rows - tally.failed, tally.rows, tally.rows / elapsed if elapsed else 0.0,
+                tally.usage["prompt_tokens"], tally.usage["completion_tokens"], tally.usage["total_tokens"],
+                tally.cost_text(6),
             )  # fmt: skip
 
     async def collect(self) -> BatchResults:
@@ -113,5 +107,5 @@ class Batch:
     def _not_done(self, index: int) -> Row:
         return error_row(
             type="Cancelled", message="the batch was interrupted before this row was done",
-            model=self.facts.get("model"), custom_id=f"row-{index}", retryable=True, cost=None,
+            model=self.run.target.model, custom_id=f"row-{index}", retryable=True, cost=None,
         )  # fmt: skip

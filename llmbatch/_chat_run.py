@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from loguru import logger
 from pydantic import BaseModel, ValidationError
 
-from llmbatch import _litellm
 from llmbatch._guards import Budget
 from llmbatch._identity import CustomIds
 from llmbatch._run import Run, failed_row, sender_for
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 
     from llmbatch._options import Options
     from llmbatch._requests import ChatPlan
-    from llmbatch._sender import CallFor, Credentials, Outcome
+    from llmbatch._sender import Call, Credentials, Outcome
 
 __all__ = ["ChatRun", "finished_row"]
 
@@ -31,25 +30,25 @@ _LONE_MESSAGE_BEGINNING = 4096  # characters; providers cache from some 1,024 to
 
 
 class ChatRun(Run[Any, tuple[int, Row]]):
-    """One batch of chat completions. `plans` holds the model asked for and then its fallbacks.
-
-    `rows()` yields `(index, row)` as they finish, exactly one for each input.
-    """
+    """One batch of chat completions. `plans` holds the model asked for and then its fallbacks."""
 
     def __init__(
-        self, conversations: Iterable[Any], plans: list[tuple[ChatPlan, Credentials | None]], options: Options
+        self,
+        conversations: Iterable[Any],
+        plans: list[tuple[ChatPlan, Credentials | None]],
+        options: Options,
+        call: Call,
     ) -> None:
         budget = Budget(options.max_cost)
-        super().__init__(options, [sender_for(plan, options, budget, credentials) for plan, credentials in plans])
+        senders = [sender_for(plan, options, budget, credentials) for plan, credentials in plans]
+        super().__init__(options, senders, call)
         self.conversations = conversations
         self.plans = [plan for plan, _ in plans]
-        self._call_for: CallFor = lambda _: _litellm.chat
         self._ids = CustomIds()
         self._warm: dict[str, asyncio.Event] = {}
 
-    async def rows(self, call_for: CallFor | None = None) -> AsyncGenerator[tuple[int, Row]]:
-        """Run it. `call_for(index)` gives the function that sends one request once."""
-        self._call_for = call_for or self._call_for
+    async def rows(self) -> AsyncGenerator[tuple[int, Row]]:
+        """Run it."""
         async with contextlib.aclosing(self._running(self.conversations, self._row)) as finished:
             async for index, row in finished:
                 yield index, row
@@ -90,7 +89,7 @@ class ChatRun(Run[Any, tuple[int, Row]]):
 
     async def _by(self, at: int, index: int, request: dict[str, Any], custom_id: str) -> Row:
         """The row that one of the senders makes of a request."""
-        outcome = await self.senders[at].send(request, index, self._call_for(index))
+        outcome = await self.senders[at].send(request, index, self.call_for(index))
         return finished_row(outcome, self.plans[at], custom_id)
 
     @contextlib.asynccontextmanager

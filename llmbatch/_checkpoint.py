@@ -10,15 +10,18 @@ import json
 import os
 from collections import Counter
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING
 
+from llmbatch._files import replacing
+from llmbatch._lines import output_line, row_from_line, written_row
 from llmbatch.errors import CheckpointError
-from llmbatch.results import Row, line_from_row, row_from_line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Checkpoint", "lock", "output_line"]
+    from llmbatch.results import Row
+
+__all__ = ["Checkpoint", "lock"]
 
 _Fields = frozenset[tuple[str, str]]
 
@@ -69,8 +72,7 @@ class Checkpoint:
 
     def append(self, request_id: str, fingerprints: Mapping[str, str], row: Row) -> None:
         """Write one finished row. Raises CheckpointError when it cannot be written; the file stays whole."""
-        line = line_from_row(row, request=request_id, fingerprints=dict(fingerprints))
-        data = json.dumps(line, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "replace") + b"\n"
+        data = written_row(row, request=request_id, fingerprints=dict(fingerprints))
         try:
             written = 0
             while written < len(data):
@@ -107,20 +109,16 @@ class Checkpoint:
 
     def _compacted(self) -> int:
         """Rewrite the file with the answered rows only, in place of the old one at once."""
-        temporary = self.path.with_name(f"{self.path.name}.{os.getpid()}.tmp")
         places, size = {}, 0
-        with temporary.open("wb") as out:
+        with replacing(self.path) as out:
             for key, (offset, length) in self._places.items():
                 data = os.pread(self._file.fileno(), length, offset)
                 data = data if data.endswith(b"\n") else data + b"\n"
                 out.write(data)
                 places[key] = (size, len(data))
                 size += len(data)
-            out.flush()
-            os.fsync(out.fileno())
-        fresh = temporary.open("ab+")
-        lock(fresh, self.path)
-        temporary.replace(self.path)
+            fresh = Path(out.name).open("ab+")  # noqa: SIM115 - locked before anybody else can open it, and kept
+            lock(fresh, self.path)
         self._file.close()
         self._file, self._places = fresh, places
         return size
@@ -131,22 +129,6 @@ def _split(fingerprints: Mapping[str, str]) -> tuple[str, _Fields]:
     fields = dict(fingerprints)
     prompt = fields.pop("messages", "") or fields.pop("input", "")
     return prompt, frozenset(fields.items())
-
-
-def output_line(data: bytes, number: int, path: Path) -> dict[str, Any] | None:
-    """A line of the journal, None for a torn last one. Raises CheckpointError for what is no batch output line."""
-    try:
-        line = json.loads(data)
-        if "custom_id" in line and ("response" in line or "error" in line):
-            return line  # type: ignore[no-any-return]
-    except (ValueError, TypeError):
-        if not data.endswith(b"\n"):
-            return None
-    msg = (
-        f"line {number} of {path} is not a batch output line; a checkpoint is a file of its own: "
-        "give another path, or remove the line"
-    )
-    raise CheckpointError(msg)
 
 
 def lock(file: IO[bytes], path: Path) -> None:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from llmbatch._litellm import Target
     from llmbatch._options import Options
     from llmbatch._requests import ChatPlan, EmbeddingsPlan
-    from llmbatch._sender import Credentials, Outcome
+    from llmbatch._sender import Call, Credentials, Outcome
 
 __all__ = ["Run", "failed_row", "sender_for"]
 
@@ -64,11 +64,17 @@ def sender_for(
 
 
 class Run(Generic[T, R]):
-    """One batch on its way. `senders` holds the model asked for and then its fallbacks."""
+    """One batch on its way. `rows()` yields `(index, row)` as they finish, exactly one for each input.
 
-    def __init__(self, options: Options, senders: list[Sender]) -> None:
+    Attributes:
+        senders: for the model asked for, and then its fallbacks.
+        call_for: gives, for an input's index, the function that sends one request once.
+    """
+
+    def __init__(self, options: Options, senders: list[Sender], call: Call) -> None:
         self.options = options
         self.senders = senders
+        self.call_for: Callable[[int], Call] = lambda _: call
         self._checkpoint: Checkpoint | None = None
         self._deadline: float | None = None
 
@@ -76,6 +82,10 @@ class Run(Generic[T, R]):
     def target(self) -> Target:
         """The target that was asked for."""
         return self.senders[0].target
+
+    def rows(self) -> AsyncGenerator[tuple[int, Row]]:
+        """Run it."""
+        raise NotImplementedError
 
     async def _running(self, items: Iterable[T], work: Callable[[int, T], Awaitable[R]]) -> AsyncGenerator[R]:
         """Fan `work` out over the items, with the checkpoint open and the caller's limits in force."""

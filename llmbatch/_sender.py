@@ -16,12 +16,11 @@ if TYPE_CHECKING:
     from llmbatch._guards import Breaker, Budget
     from llmbatch._limits import Limiter, Permit
 
-__all__ = ["Call", "CallFor", "Credentials", "Outcome", "Sender"]
+__all__ = ["Call", "Credentials", "Outcome", "Sender"]
 
 _CHARACTERS_PER_TOKEN = 4
 
 Call = Callable[[dict[str, Any]], Awaitable[Answer]]
-CallFor = Callable[[int], Call]
 
 
 class Credentials(Protocol):

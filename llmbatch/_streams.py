@@ -11,7 +11,7 @@ from llmbatch import _litellm
 from llmbatch._litellm import Answer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Callable, Mapping
 
     from llmbatch._batch import Batch
     from llmbatch._sender import Call
@@ -32,11 +32,13 @@ class StreamEvent(TypedDict, total=False):
     row: Row
 
 
-async def assembled(request: dict[str, Any]) -> Answer:
+async def assembled(request: dict[str, Any], on_piece: Callable[[Mapping[str, Any]], object] | None = None) -> Answer:
     """Send a request as a stream and return its whole answer."""
     async for piece in _litellm.chat_stream(request):
         if isinstance(piece, Answer):
             return piece
+        if on_piece is not None:
+            on_piece(piece)
     msg = "the stream had no end"
     raise _litellm.IncompleteStreamError(msg)
 
@@ -44,33 +46,34 @@ async def assembled(request: dict[str, Any]) -> Answer:
 class Events:
     """The events of one batch, in the order in which they come."""
 
-    def __init__(self) -> None:
+    def __init__(self, batch: Batch) -> None:
+        self._batch = batch
+        batch.run.call_for = self._call_for
         self._queue: asyncio.Queue[StreamEvent | BaseException | None] = asyncio.Queue()
         self._taken = asyncio.Event()
         self._attempts: Counter[int] = Counter()
 
-    def call_for(self, index: int) -> Call:
+    def _call_for(self, index: int) -> Call:
         """The function that sends row `index` once, and passes its pieces on."""
 
         async def call(request: dict[str, Any]) -> Answer:
             self._attempts[index] += 1
             attempt = self._attempts[index]
-            async for piece in _litellm.chat_stream(request):
-                if isinstance(piece, Answer):
-                    return piece
+
+            def on_piece(piece: Mapping[str, Any]) -> None:
                 if piece.get("content"):
                     event: StreamEvent = {"index": index, "attempt": attempt, "delta": piece["content"]}
                     if piece["choice"]:
                         event["choice"] = piece["choice"]
                     self._queue.put_nowait(event)
-            msg = "the stream had no end"
-            raise _litellm.IncompleteStreamError(msg)
+
+            return await assembled(request, on_piece)
 
         return call
 
-    async def of(self, batch: Batch) -> AsyncGenerator[StreamEvent]:
+    async def __aiter__(self) -> AsyncGenerator[StreamEvent]:
         """Run the batch and yield its events."""
-        pump = asyncio.ensure_future(self._pump(batch))
+        pump = asyncio.ensure_future(self._pump())
         try:
             while (event := await self._queue.get()) is not None:
                 self._taken.set()
@@ -81,9 +84,9 @@ class Events:
             pump.cancel()
             await asyncio.gather(pump, return_exceptions=True)
 
-    async def _pump(self, batch: Batch) -> None:
+    async def _pump(self) -> None:
         try:
-            async with contextlib.aclosing(batch.as_completed(self.call_for)) as rows:
+            async with contextlib.aclosing(self._batch.as_completed()) as rows:
                 async for index, row in rows:
                     del self._attempts[index]
                     self._queue.put_nowait({"index": index, "row": row})

@@ -42,3 +42,8 @@ class Template:
     def fill(self, row: Mapping[str, Any]) -> str:
         """The prompt of one row of the table, which must have all `columns`."""
         return _ByName().vformat(self.text, (), row)
+
+    def conversation(self, row: Mapping[str, Any], system: str | None = None) -> list[dict[str, str]]:
+        """The prompt as a user's message, after the system message if there is one."""
+        before = [{"role": "system", "content": system}] if system is not None else []
+        return [*before, {"role": "user", "content": self.fill(row)}]

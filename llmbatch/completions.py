@@ -6,7 +6,6 @@ The parameters are written once, in `_prepared`; every public form (blocking, as
 from __future__ import annotations
 
 import asyncio
-import functools
 import inspect
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
@@ -85,20 +84,14 @@ def _prepared(
         msg = f"custom_ids holds {len(custom_ids)} ids for {count} rows; give one each"
         raise ValueError(msg)
     plans = [first, *(_fallback(entry, target, temperature, max_tokens, kwargs) for entry in fallbacks)]
-    run = ChatRun(conversations, plans, options)
-    return Batch(
-        rows=functools.partial(run.rows, lambda _: assembled) if streamed else run.rows,
-        count=count,
-        options=options,
-        noun="Chat completion",
-        facts={
-            "model": target.model,
-            "temperature": first[0].params.get("temperature"),
-            "max tokens": first[0].params.get("max_tokens"),
-            "provider": target.provider,
-        },
-        response_format=first[0].response_format,
-    )
+    run = ChatRun(conversations, plans, options, assembled if streamed else _litellm.chat)
+    facts = {
+        "model": target.model,
+        "temperature": first[0].params.get("temperature"),
+        "max tokens": first[0].params.get("max_tokens"),
+        "provider": target.provider,
+    }
+    return Batch(run, count, "Chat completion", facts, first[0].response_format)
 
 
 def _plan(
@@ -226,7 +219,7 @@ def _streaming(prepare: Callable[P, Batch]) -> Callable[P, Stream[StreamEvent]]:
     """,
     )
     def stream(*args: P.args, **kwargs: P.kwargs) -> Stream[StreamEvent]:
-        return Stream(Events().of(prepare(*args, **kwargs)))
+        return Stream(aiter(Events(prepare(*args, **kwargs))))
 
     return stream
 

@@ -57,10 +57,10 @@ class _Chunk:
 
 
 class EmbeddingsRun(Run[_Chunk, list[tuple[int, Row]]]):
-    """One batch of embeddings; `rows()` yields `(index, row)` as they finish, exactly one for each text."""
+    """One batch of embeddings."""
 
     def __init__(self, texts: Iterable[Any], plan: EmbeddingsPlan, options: Options) -> None:
-        super().__init__(options, [sender_for(plan, options, Budget(options.max_cost))])
+        super().__init__(options, [sender_for(plan, options, Budget(options.max_cost))], _litellm.embed)
         self.texts, self.plan = texts, plan
         self._chunk_texts = CHUNK_TEXTS.get(plan.target.provider, DEFAULT_CHUNK_TEXTS)
         if plan.target.api_base is not None:
@@ -108,7 +108,7 @@ class EmbeddingsRun(Run[_Chunk, list[tuple[int, Row]]]):
     async def _sent(self, texts: list[_Text]) -> list[Row]:
         """A row for each text; a chunk that is refused as a whole is halved until only the bad texts fail."""
         request = self.plan.request([text.text for text in texts])
-        outcome = await self.senders[0].send(request, texts[0].index, _litellm.embed)
+        outcome = await self.senders[0].send(request, texts[0].index, self.call_for(texts[0].index))
         failure = outcome.failure
         if failure is None:
             return self._shared_out(texts, outcome)
@@ -192,7 +192,7 @@ async def acreate_embeddings_batch(  # noqa: D417 - the options are documented o
     plan = plan_embeddings(model, **kwargs)
     run = EmbeddingsRun(given, plan, options)
     facts = {"model": plan.target.model, "provider": plan.target.provider}
-    return await Batch(rows=run.rows, count=count, options=options, noun="Embedding", facts=facts).collect()
+    return await Batch(run, count, "Embedding", facts).collect()
 
 
 create_embeddings_batch = synchronous(acreate_embeddings_batch)

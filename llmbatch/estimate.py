@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from llmbatch._checks import check_messages_list
+from llmbatch._files import json_line
 from llmbatch._identity import SeenIds, custom_id_for
 from llmbatch._litellm.prices import batch_cost, count_tokens, has_batch_price, live_cost
 from llmbatch._requests import DEFAULT_MAX_TOKENS, DEFAULT_TEMPERATURE, ChatPlan, plan_chat
@@ -114,7 +115,7 @@ class _Counts:
         self.repeats += not self._seen.add(custom_id)
         if self.provider is not None:
             payload = self.provider.render_payload_for_batch_request(request, custom_id)
-            self._into_files(len(json.dumps(payload, ensure_ascii=False, separators=(",", ":")).encode()) + 1)
+            self._into_files(len(json_line(payload)))
         characters = len(json.dumps(request["messages"], ensure_ascii=False))
         self.images += any(_has_media(message) for message in request["messages"])
         self._characters += characters

@@ -8,10 +8,10 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from llmbatch._checks import check_messages_list, check_texts
+from llmbatch._files import json_line, replacing
 from llmbatch._identity import CustomIds, SeenIds
 from llmbatch._requests import (
     DEFAULT_MAX_TOKENS,
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 __all__ = [
     "BadRow",
     "PayloadChecks",
-    "payload_lines",
     "read_batch_file",
     "render_batch_requests",
     "render_embeddings_requests",
@@ -167,27 +166,12 @@ def write_batch_file(path: str | os.PathLike[str], payloads: Iterable[Payload]) 
     Example:
         write_batch_file("batch.jsonl", render_batch_requests(chats, "gpt-4o-mini"))
     """
-    lines = 0
-    beside = f"{os.fspath(path)}.{os.getpid()}.part"
-    try:
-        with open(beside, "wb") as file:  # noqa: PTH123 - any path-like
-            for line in payload_lines(payloads):
-                file.write(line)
-                lines += 1
-        os.replace(beside, path)  # noqa: PTH105
-    except BaseException:
-        if os.path.exists(beside):  # noqa: PTH110
-            os.unlink(beside)  # noqa: PTH108
-        raise
-    return lines
-
-
-def payload_lines(payloads: Iterable[Payload]) -> Iterator[bytes]:
-    """Each payload as a line of a batch file, checked."""
-    check = PayloadChecks()
-    for number, payload in zip(count(1), payloads, strict=False):
-        check(payload, f"payload {number}")
-        yield json.dumps(payload, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+    check, number = PayloadChecks(), 0
+    with replacing(path) as file:
+        for number, payload in enumerate(payloads, 1):
+            check(payload, f"payload {number}")
+            file.write(json_line(payload))
+    return number
 
 
 def read_batch_file(path: str | os.PathLike[str]) -> Iterator[Payload]:

@@ -8,6 +8,8 @@ import sys
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
+from llmbatch.results import Tally
+
 if TYPE_CHECKING:
     from llmbatch.results import Row
 
@@ -18,22 +20,19 @@ class ProgressBar:
     """Counts rows as they finish. `show=None` shows it in a terminal or a notebook and not in a pipe or a file."""
 
     def __init__(self, total: int | None, show: bool | None, unit: str = "row") -> None:
-        self.failed = 0
-        self.tokens = 0
-        self.cost: float | None = None  # USD of the rows with a known price; None until there is one
+        self.tally = Tally()
         self._bar: Any = None
         if show if show is not None else _watched():
             self._bar = _tqdm()(total=total, unit=unit, dynamic_ncols=True, mininterval=0.2)
 
     def add(self, row: Row) -> None:
         """One more row is done."""
-        self.failed += "error" in row
-        self.tokens += int((row.get("usage") or {}).get("total_tokens") or 0)
-        if row.get("cost") is not None and "error" not in row:
-            self.cost = (self.cost or 0.0) + (row["cost"] or 0.0)
+        tally = self.tally
+        tally.add(row)
         if self._bar is not None:
-            cost = "" if self.cost is None else f", ${self.cost:.4f}"
-            self._bar.set_postfix_str(f"{self.failed} failed, {self.tokens:,} tokens{cost}", refresh=False)
+            cost = "" if tally.cost is None else f", ${tally.cost:.4f}"
+            tokens = f"{tally.usage['total_tokens']:,} tokens"
+            self._bar.set_postfix_str(f"{tally.failed} failed, {tokens}{cost}", refresh=False)
             self._bar.update(1)
 
     def reach(self, done: int, note: str) -> None:

@@ -1,11 +1,12 @@
-"""Rows, lists of rows, and the file line that a row is written as.
+"""Rows, their sums, and lists of rows.
 
-A leaf: it imports nothing of llmbatch but `errors`, and knows neither providers nor how a row was made.
+A leaf: it knows neither providers nor how a row was made.
 """
 
 from __future__ import annotations
 
 import html
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from pydantic import BaseModel
 
-__all__ = ["BatchResults", "Row", "add_usage", "answer_row", "error_row", "line_from_row", "row_from_line", "row_text"]
+__all__ = ["NO_USAGE", "BatchResults", "Row", "Tally", "answer_row", "error_row", "row_text"]
 
 
 class Row(TypedDict, total=False):
@@ -40,7 +41,6 @@ class Row(TypedDict, total=False):
 
 
 NO_USAGE = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
-_OWN_KEYS = ("cost", "attempts", "fallback")
 
 
 def answer_row(body: Mapping[str, Any], *, custom_id: str, cost: float | None, attempts: int = 1) -> Row:
@@ -86,57 +86,6 @@ def error_row(
     }
 
 
-def line_from_row(row: Row, **extra: Any) -> dict[str, Any]:
-    """The row as a line of OpenAI's batch output files: `custom_id, response {status_code, request_id, body}, error`.
-
-    What the provider's shape has no place for (`cost`, `attempts`, …) is under the line's own `llmbatch` key.
-    """
-    own = {k: row[k] for k in _OWN_KEYS if k in row}  # type: ignore[literal-required]
-    if "error" not in row:
-        body = {k: v for k, v in row.items() if k not in {*_OWN_KEYS, "custom_id"}}
-        response: dict[str, Any] | None = {"status_code": 200, "request_id": row.get("id"), "body": body}
-        error = None
-    else:
-        own["error_details"] = row["error_details"]
-        own["model"] = row.get("model")
-        body = {k: row[k] for k in ("id", "choices", "usage", "created") if row.get(k)}
-        status = row["error_details"].get("status_code")
-        response = {"status_code": status, "request_id": None, "body": body} if status or row["choices"] else None
-        error = {"code": row["error_details"]["type"], "message": row["error"]}
-    return {"custom_id": row["custom_id"], "response": response, "error": error, "llmbatch": {**own, **extra}}
-
-
-def row_from_line(line: Mapping[str, Any]) -> Row:
-    """The row that `line_from_row` wrote; also reads plain OpenAI output lines without an `llmbatch` key."""
-    own = dict(line.get("llmbatch") or {})
-    response = line.get("response") or {}
-    body = response.get("body") or {}
-    error = line.get("error")
-    status = response.get("status_code")
-    if not error and status is not None and 200 <= status < 300:  # noqa: PLR2004 - HTTP's range of success
-        row = answer_row(body, custom_id=line["custom_id"], cost=None)
-        row.update({k: own[k] for k in _OWN_KEYS if k in own})  # type: ignore[typeddict-item]
-        return row
-    if "error_details" in own:
-        details = {k: v for k, v in own["error_details"].items() if k != "type"}
-        kind = own["error_details"]["type"]
-        row = error_row(type=kind, message="", model=own.get("model"), custom_id=line["custom_id"], **details)
-        row["error"] = error["message"] if error else row["error"]
-    else:
-        problem = error or body.get("error") or body
-        problem = problem if isinstance(problem, Mapping) else {"message": str(problem)}
-        row = error_row(
-            type=str(problem.get("code") or problem.get("type") or "RequestError"),
-            message=" ".join(str(problem.get("message") or "the request failed without a message").split())[:500],
-            model=None,
-            custom_id=line["custom_id"],
-            status_code=status or None,
-        )
-    row.update({k: body[k] for k in ("id", "choices", "usage", "created") if k in body})  # type: ignore[typeddict-item]
-    row.update({k: own[k] for k in _OWN_KEYS if k in own})  # type: ignore[typeddict-item]
-    return row
-
-
 def row_text(row: Mapping[str, Any]) -> str | None:
     """The first choice's text; None for a failed row or an answer without text (tool calls)."""
     if "error" in row or not row.get("choices"):
@@ -147,11 +96,59 @@ def row_text(row: Mapping[str, Any]) -> str | None:
     return content
 
 
-def add_usage(total: dict[str, Any], usage: Mapping[str, Any] | None) -> None:
+class Tally:
+    """Sums over rows as they come.
+
+    Attributes:
+        rows: how many there were.
+        errors: how many failed, by the error's type.
+        usage: tokens, with `prompt_tokens_details` and `completion_tokens_details` where given.
+        unpriced: rows that may have cost money but have no known price.
+    """
+
+    def __init__(self, rows: Iterable[Row] = ()) -> None:
+        self.rows = self.unpriced = 0
+        self.errors: Counter[str] = Counter()
+        self.usage: dict[str, Any] = dict(NO_USAGE)
+        self._cost, self._any_price = 0.0, False
+        for row in rows:
+            self.add(row)
+
+    def add(self, row: Row) -> None:
+        """One more row."""
+        self.rows += 1
+        _add_usage(self.usage, row.get("usage"))
+        if "error" in row:
+            self.errors[row["error_details"]["type"]] += 1
+        cost = row.get("cost")
+        if cost is None:
+            self.unpriced += 1
+        else:
+            self._cost += cost
+            self._any_price |= "error" not in row
+
+    @property
+    def failed(self) -> int:
+        """How many rows failed."""
+        return self.errors.total()
+
+    @property
+    def cost(self) -> float | None:
+        """USD of the rows with a known price; None when no answered row has one and some row may have cost money."""
+        return None if self.unpriced and not self._any_price else self._cost
+
+    def cost_text(self, digits: int) -> str:
+        """The cost in words, for people."""
+        if self.cost is None:
+            return "unknown (no known price)"
+        return f"${self.cost:.{digits}f}" + (f" ({self.unpriced} rows without a known price)" if self.unpriced else "")
+
+
+def _add_usage(total: dict[str, Any], usage: Mapping[str, Any] | None) -> None:
     """Add one usage object into `total`, nested details (cached and reasoning tokens) included; nulls count nothing."""
     for key, value in (usage or {}).items():
         if isinstance(value, Mapping):
-            add_usage(total.setdefault(key, {}), value)
+            _add_usage(total.setdefault(key, {}), value)
         elif isinstance(value, int | float) and not isinstance(value, bool):
             total[key] = total.get(key, 0) + value
 
@@ -182,23 +179,17 @@ class BatchResults(list[Row]):
     @property
     def usage(self) -> dict[str, Any]:
         """Tokens summed over all rows, with `prompt_tokens_details` and `completion_tokens_details` where given."""
-        total: dict[str, Any] = dict(NO_USAGE)
-        for row in self:
-            add_usage(total, row.get("usage"))
-        return total
+        return Tally(self).usage
 
     @property
     def cost(self) -> float | None:
         """USD over all rows with a known price; None when no answered row has one (see `unpriced`)."""
-        known = [row["cost"] for row in self if row.get("cost") is not None]
-        if not any("error" not in row and row.get("cost") is not None for row in self) and self.unpriced:
-            return None
-        return float(sum(known))  # type: ignore[arg-type]
+        return Tally(self).cost
 
     @property
     def unpriced(self) -> int:
         """How many rows may have cost money but have no known price; `cost` does not include them."""
-        return sum(row.get("cost") is None for row in self)
+        return Tally(self).unpriced
 
     @property
     def failed(self) -> list[Row]:
@@ -240,25 +231,21 @@ class BatchResults(list[Row]):
 
     def summary(self) -> str:
         """One line: rows, failures, time, speed, tokens and cost."""
-        ok, usage = len(self.succeeded), self.usage
+        tally = Tally(self)
+        ok, usage = tally.rows - tally.failed, tally.usage
         speed = f"{len(self) / self.elapsed:.1f} rows/s" if self.elapsed > 0 else "-"
         return (
             f"{ok}/{len(self)} rows succeeded in {self.elapsed:.2f}s ({speed}); "
             f"tokens: {usage['prompt_tokens']} prompt + {usage['completion_tokens']} completion "
-            f"= {usage['total_tokens']}; cost: {self._cost_text()}"
+            f"= {usage['total_tokens']}; cost: {tally.cost_text(6)}"
         )
-
-    def _cost_text(self) -> str:
-        if self.cost is None:
-            return "unknown (no known price)"
-        return f"${self.cost:.6f}" + (f" ({self.unpriced} rows without a known price)" if self.unpriced else "")
 
     def to_pandas(self) -> pd.DataFrame:
         """A DataFrame with one row a request: custom_id, text, error, model, tokens, cost, attempts, and parsed fields.
 
         Needs the `pandas` extra.
         """
-        from llmbatch.integrations.pandas import results_frame  # noqa: PLC0415 - an optional dependency
+        from llmbatch._frame import results_frame  # noqa: PLC0415 - an optional dependency
 
         return results_frame(self)
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING
 
+from llmbatch._files import json_line
 from llmbatch._jobs.state import Part, spans_of
 from llmbatch.payloads import BadRow, PayloadChecks
 
@@ -56,7 +56,7 @@ def write_input_files(
                 made.custom_ids.append(payload.custom_id)
                 continue
             check(payload, f"row {index}")
-            line = json.dumps(payload, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+            line = json_line(payload)
             made.custom_ids.append(payload["custom_id"])
             made.model, made.url = payload["body"]["model"], payload["url"]
             if len(line) > max_bytes:

@@ -11,12 +11,13 @@ from loguru import logger
 
 from llmbatch import _failures
 from llmbatch._chat_run import finished_row
+from llmbatch._lines import row_from_line
 from llmbatch._litellm import Answer
 from llmbatch._litellm.answers import answer_body
 from llmbatch._litellm.prices import batch_cost
 from llmbatch._requests import ChatPlan
 from llmbatch._sender import Outcome
-from llmbatch.results import Row, answer_row, error_row, row_from_line
+from llmbatch.results import Row, answer_row, error_row
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

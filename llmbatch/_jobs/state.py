@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llmbatch._files import replacing
 from llmbatch._litellm import Target
 from llmbatch.errors import BatchJobError
 
@@ -121,12 +122,9 @@ class JobState:
         """Write it so that a crash leaves the old file or the new one."""
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        beside = target.with_name(f"{target.name}.{os.getpid()}.part")
-        with beside.open("w", encoding="utf-8") as file:
-            json.dump({"llmbatch": "batch job", **asdict(self)}, file, ensure_ascii=False, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(target)
+        with replacing(target) as file:
+            data = {"llmbatch": "batch job", **asdict(self)}
+            file.write(json.dumps(data, ensure_ascii=False, indent=1).encode())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> JobState:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import os
 from contextlib import contextmanager
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING
 
-from llmbatch._checkpoint import lock, output_line
-from llmbatch.results import Row, line_from_row
+from llmbatch._checkpoint import lock
+from llmbatch._files import replacing
+from llmbatch._lines import output_line, written_row
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
+
+    from llmbatch.results import Row
 
 __all__ = ["answered", "arrange"]
 
@@ -29,7 +30,8 @@ def answered(path: Path) -> int:
     with _held(path) as file:
         places, repeated, failed = _places(file, path)
         if repeated:
-            _replace(path, _copied(file, places, list(places)))
+            with replacing(path) as out:
+                out.writelines(_copied(file, places, list(places)))
     return len(places) - failed
 
 
@@ -40,7 +42,7 @@ def arrange(path: Path, custom_ids: Sequence[str], more: Iterable[Row]) -> int:
     """
     with _held(path) as file:
         places, repeated, _ = _places(file, path)
-        made = {row["custom_id"]: _written(line_from_row(row)) for row in more}
+        made = {row["custom_id"]: written_row(row) for row in more}
         if not made and not repeated and list(places) == list(custom_ids):
             return 0
         wanted = set(custom_ids)
@@ -48,7 +50,8 @@ def arrange(path: Path, custom_ids: Sequence[str], more: Iterable[Row]) -> int:
         if others:
             with path.with_name(f"{path.name}.old").open("ab") as old:
                 old.writelines(_copied(file, places, others))
-        _replace(path, _copied(file, places, custom_ids, made))
+        with replacing(path) as out:
+            out.writelines(_copied(file, places, custom_ids, made))
     return len(others)
 
 
@@ -78,20 +81,6 @@ def _copied(
             offset, length = places[custom_id]
             file.seek(offset)
             yield file.read(length).rstrip(b"\n") + b"\n"
-
-
-def _written(line: dict[str, Any]) -> bytes:
-    return json.dumps(line, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "replace") + b"\n"
-
-
-def _replace(path: Path, lines: Iterator[bytes]) -> None:
-    """Put a file of these lines in the place of the old one, at once."""
-    beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with beside.open("wb") as out:
-        out.writelines(lines)
-        out.flush()
-        os.fsync(out.fileno())
-    beside.replace(path)
 
 
 @contextmanager

@@ -7,7 +7,6 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections import Counter
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -166,76 +165,56 @@ def _answer(batches: _Batches, output: Path) -> int:
         raise ValueError(str(exc)) from exc
     except KeyboardInterrupt:
         click.echo(
-            f"Interrupted: {tally.done} of {batches.rows.count} rows are in {output}; the same command goes on.",
+            f"Interrupted: {tally.sums.rows} of {batches.rows.count} rows are in {output}; the same command goes on.",
             err=True,
         )
         return INTERRUPTED
     if others:
         click.echo(f"{others} answers to rows that IN no longer has went to {output}.old", err=True)
     tally.report(output, before)
-    return BAD_END if tally.failed else 0
+    return BAD_END if tally.sums.failed else 0
 
 
 class _Tally:
     """What has become of the rows: their ids in the input's order, counts and sums."""
 
     def __init__(self, rows: Input) -> None:
-        from llmbatch.results import error_row  # noqa: PLC0415 - `--help` needs none of it
+        from llmbatch.results import Tally, error_row  # noqa: PLC0415 - `--help` needs none of it
 
         self.custom_ids = [""] * rows.count
         self.unsent: list[Row] = []
-        self.done = 0
-        self.errors: Counter[str] = Counter()
-        self.tokens: Counter[str] = Counter()
-        self.cost: float | None = None
-        self.unpriced = 0
+        self.sums = Tally()
         self._started = time.perf_counter()
         for position, custom_id, problem in rows.refused:
             self.add(position, error_row(type="InvalidRow", message=problem, model=None, custom_id=custom_id))
 
-    @property
-    def failed(self) -> int:
-        return self.errors.total()
-
     def add(self, position: int, row: Row) -> None:
-        self.done += 1
+        self.sums.add(row)
         self.custom_ids[position] = row["custom_id"]
-        if "error" in row:
-            kind = row["error_details"]["type"]
-            self.errors[kind] += 1
-            if kind == "InvalidRow":
-                self.unsent.append(row)
-        for name in ("prompt_tokens", "completion_tokens", "total_tokens"):
-            self.tokens[name] += row["usage"].get(name) or 0
-        if row["cost"] is None:
-            self.unpriced += 1
-        elif row["cost"] or "error" not in row:
-            self.cost = (self.cost or 0.0) + row["cost"]
+        if "error" in row and row["error_details"]["type"] == "InvalidRow":
+            self.unsent.append(row)
 
     def report(self, output: Path, before: int) -> None:
         """Print the summary: JSON on a pipe, a line on a terminal."""
-        seconds = time.perf_counter() - self._started
+        sums, seconds = self.sums, time.perf_counter() - self._started
         if not sys.stdout.isatty():
             emit({
                 "output": str(output),
-                "rows": self.done,
-                "succeeded": self.done - self.failed,
-                "failed": self.failed,
-                "errors": dict(self.errors),
+                "rows": sums.rows,
+                "succeeded": sums.rows - sums.failed,
+                "failed": sums.failed,
+                "errors": dict(sums.errors),
                 "answered_before": before,
-                **self.tokens,
-                "cost": self.cost,
-                "unpriced": self.unpriced,
+                **{name: sums.usage[name] for name in ("prompt_tokens", "completion_tokens", "total_tokens")},
+                "cost": sums.cost,
+                "unpriced": sums.unpriced,
                 "seconds": round(seconds, 3),
             })  # fmt: skip
             return
-        errors = "".join(f", {count} {kind}" for kind, count in self.errors.most_common())
-        price = "cost unknown" if self.cost is None else f"${self.cost:.4f}"
-        if self.cost is not None and self.unpriced:
-            price += f" ({self.unpriced} rows without a known price)"
+        errors = "".join(f", {count} {kind}" for kind, count in sums.errors.most_common())
         click.echo(
-            f"{self.done - self.failed:,} of {self.done:,} rows answered in {seconds:.1f} s{errors}; "
-            f"{self.tokens['total_tokens']:,} tokens; {price}; {output}"
+            f"{sums.rows - sums.failed:,} of {sums.rows:,} rows answered in {seconds:.1f} s{errors}; "
+            f"{sums.usage['total_tokens']:,} tokens; cost: {sums.cost_text(4)}; {output}"
         )
 
 

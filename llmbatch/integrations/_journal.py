@@ -11,7 +11,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmbatch.results import line_from_row, row_from_line
+from llmbatch._lines import row_from_line, written_row
 
 if TYPE_CHECKING:
     import os
@@ -46,9 +46,8 @@ class Journal:
         """Keep a finished row; failed ones are not kept, so that they are sent again."""
         if "error" in row:
             return
-        line = json.dumps(line_from_row(row, request=key), separators=(",", ":"), ensure_ascii=False)
         with self._own.open("ab") as file:
-            file.write(line.encode("utf-8", "replace") + b"\n")
+            file.write(written_row(row, request=key))
 
     def _load(self, path: Path) -> None:
         offset = 0

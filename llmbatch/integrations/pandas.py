@@ -5,23 +5,18 @@ Needs the `pandas` extra.
 
 from __future__ import annotations
 
-import importlib
 import warnings
 from typing import TYPE_CHECKING, Any
 
+from llmbatch._frame import load_pandas, results_frame
 from llmbatch._template import Template
 from llmbatch.completions import create_chat_completions_batch
-from llmbatch.results import BatchResults, row_text
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from llmbatch.results import Row
-
 __all__ = ["complete_column", "complete_frame", "conversations", "results_frame"]
 
-_USAGE = ("prompt_tokens", "completion_tokens", "total_tokens")
-_COLUMNS = ("custom_id", "text", "error", "model", *_USAGE, "cost", "attempts")
 _NAMED = 5
 
 
@@ -43,7 +38,7 @@ def complete_column(
     Example:
         df["summary"] = complete_column(df, "Summarise: {text}", model="gpt-4o-mini", checkpoint="summaries.jsonl")
     """
-    pandas = _pandas()
+    pandas = load_pandas()
     results = create_chat_completions_batch(conversations(frame, template, system), model, **kwargs)
     if failed := results.failed:
         message = f"{len(failed)} of {len(results)} rows failed and are missing, the first with {failed[0]['error']}"
@@ -79,68 +74,11 @@ def conversations(frame: pd.DataFrame, template: str, system: str | None = None)
         where = "; ".join(_missing(name, missing[name]) for name in parsed.columns if missing[name].any())
         msg = f"missing values in {where}: drop these rows (df.dropna(subset=[...])) or fill them (df.fillna)"
         raise ValueError(msg)
-    before = [{"role": "system", "content": system}] if system is not None else []
     rows = (dict(zip(parsed.columns, values, strict=True)) for values in columns.itertuples(index=False, name=None))
-    return [[*before, {"role": "user", "content": parsed.fill(row)}] for row in rows]
-
-
-def results_frame(results: BatchResults) -> pd.DataFrame:
-    """A DataFrame with one row a request, in order: what `results.to_pandas()` returns.
-
-    Columns: `custom_id`, `text` (missing where the row failed), `error` (missing where it did not), `model`,
-    `prompt_tokens`, `completion_tokens`, `total_tokens`, `cost` (USD, NaN where unknown), `attempts`. With a pydantic
-    `response_format` its fields come after `text`, as `parsed_NAME` where a name is taken. Embeddings have a column
-    `embedding` with the vectors instead of `text`. Raises ImportError without pandas.
-    """
-    pandas = _pandas()
-    vectors = results.embeddings
-    embeds = any(vector is not None for vector in vectors)
-    columns: dict[str, list[Any]] = {"custom_id": [row["custom_id"] for row in results]}
-    if embeds:
-        columns["embedding"] = vectors
-    else:
-        columns["text"] = [row_text(row) for row in results]
-    parsed = _parsed_columns(results)
-    columns |= parsed | {
-        "error": [row.get("error") for row in results],
-        "model": [row.get("model") for row in results],
-        **{name: [_tokens(row, name) for row in results] for name in _USAGE},
-        "cost": [row.get("cost") for row in results],
-        "attempts": [row.get("attempts") for row in results],
-    }
-    frame = pandas.DataFrame(columns)
-    kinds = dict.fromkeys({"custom_id", "text", "error", "model"} & columns.keys(), "string")
-    frame = frame.astype({**kinds, **dict.fromkeys([*_USAGE, "attempts"], "int64"), "cost": "float64"})
-    for name in parsed:
-        # Whole numbers stay whole next to failed rows.
-        frame[name] = frame[name].convert_dtypes()
-    return frame
-
-
-def _parsed_columns(results: BatchResults) -> dict[str, list[Any]]:
-    model = results.response_format
-    if model is None:
-        return {}
-    dumped = [None if instance is None else instance.model_dump() for instance in results.parsed]
-    return {
-        f"parsed_{name}" if name in _COLUMNS else name: [values and values[name] for values in dumped]
-        for name in model.model_fields
-    }
-
-
-def _tokens(row: Row, name: str) -> int:
-    return int((row.get("usage") or {}).get(name) or 0)
+    return [parsed.conversation(row, system) for row in rows]
 
 
 def _missing(name: str, where: pd.Series[bool]) -> str:
     labels = list(where.index[where])
     more = f" and {len(labels) - _NAMED} more" if len(labels) > _NAMED else ""
     return f"column {name!r}, rows {', '.join(map(str, labels[:_NAMED]))}{more}"
-
-
-def _pandas() -> Any:
-    try:
-        return importlib.import_module("pandas")
-    except ImportError as exc:
-        msg = 'DataFrames need the "pandas" extra: pip install "llmbatch[pandas]"'
-        raise ImportError(msg) from exc

@@ -16,12 +16,12 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any
 
+from llmbatch._frame import results_frame
 from llmbatch._identity import custom_id_for
 from llmbatch._requests import plan_chat
 from llmbatch._template import Template
 from llmbatch.completions import create_chat_completions_batch
 from llmbatch.integrations._journal import Journal
-from llmbatch.integrations.pandas import results_frame
 from llmbatch.results import BatchResults, error_row
 
 if TYPE_CHECKING:
@@ -139,8 +139,7 @@ class Completions:
                 model = self._arguments["model"]
                 rows[at] = error_row(type="InvalidRow", message=problem, model=model, custom_id=f"row-{at}")
             else:
-                before = [{"role": "system", "content": self._system}] if self._system is not None else []
-                conversations[at] = [*before, {"role": "user", "content": self._template.fill(row)}]
+                conversations[at] = self._template.conversation(row, self._system)
         keys: dict[int, str] = {}
         if self._checkpoint is not None:
             ids = frame[self._id_column].tolist() if self._id_column else None

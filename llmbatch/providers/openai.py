@@ -1,4 +1,4 @@
-"""OpenAI's batch lines, and the providers whose batch endpoints take exactly them."""
+"""OpenAI's batch lines, and the providers that take them: as they are, by Azure's paths, or translated by LiteLLM."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from llmbatch.providers.base import Payload, Provider
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Groq", "HostedVLLM", "LiteLLMProxy", "OpenAI"]
+__all__ = ["XAI", "Azure", "Groq", "HostedVLLM", "LiteLLMProxy", "Mistral", "OpenAI"]
 
 
 class OpenAI(Provider):
@@ -41,3 +41,27 @@ class LiteLLMProxy(OpenAI):
     """A LiteLLM proxy, which speaks OpenAI's API for whatever is behind it."""
 
     name = "litellm_proxy"
+
+
+class Azure(OpenAI):
+    """Azure OpenAI, whose paths have no version; the model is the batch deployment."""
+
+    name = "azure"
+    max_rows = 100_000
+    transport = "azure"
+    chat_url = "/chat/completions"
+    embeddings_url = "/embeddings"
+
+
+class Mistral(OpenAI):
+    """Mistral's batch jobs; they can be neither listed nor cancelled through LiteLLM."""
+
+    name = "mistral"
+    transport = "litellm"
+
+
+class XAI(OpenAI):
+    """xAI's batches, which have counters instead of a status and results instead of a file."""
+
+    name = "xai"
+    transport = "litellm"

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
-from llmbatch.providers.azure import Azure
 from llmbatch.providers.base import Provider
-from llmbatch.providers.openai import Groq, HostedVLLM, LiteLLMProxy, OpenAI
-from llmbatch.providers.translated import XAI, Mistral
+from llmbatch.providers.openai import XAI, Azure, Groq, HostedVLLM, LiteLLMProxy, Mistral, OpenAI
 
 __all__ = ["provider_for", "register_provider"]
 

@@ -1,0 +1,75 @@
+"""A list of rows as a DataFrame. A leaf; needs the `pandas` extra when called."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from llmbatch.results import BatchResults, row_text
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from llmbatch.results import Row
+
+__all__ = ["load_pandas", "results_frame"]
+
+_USAGE = ("prompt_tokens", "completion_tokens", "total_tokens")
+_COLUMNS = ("custom_id", "text", "error", "model", *_USAGE, "cost", "attempts")
+
+
+def results_frame(results: BatchResults) -> pd.DataFrame:
+    """A DataFrame with one row a request, in order: what `results.toload_pandas()` returns.
+
+    Columns: `custom_id`, `text` (missing where the row failed), `error` (missing where it did not), `model`,
+    `prompt_tokens`, `completion_tokens`, `total_tokens`, `cost` (USD, NaN where unknown), `attempts`. With a pydantic
+    `response_format` its fields come after `text`, as `parsed_NAME` where a name is taken. Embeddings have a column
+    `embedding` with the vectors instead of `text`. Raises ImportError without pandas.
+    """
+    pandas = load_pandas()
+    vectors = results.embeddings
+    embeds = any(vector is not None for vector in vectors)
+    columns: dict[str, list[Any]] = {"custom_id": [row["custom_id"] for row in results]}
+    if embeds:
+        columns["embedding"] = vectors
+    else:
+        columns["text"] = [row_text(row) for row in results]
+    parsed = _parsed_columns(results)
+    columns |= parsed | {
+        "error": [row.get("error") for row in results],
+        "model": [row.get("model") for row in results],
+        **{name: [_tokens(row, name) for row in results] for name in _USAGE},
+        "cost": [row.get("cost") for row in results],
+        "attempts": [row.get("attempts") for row in results],
+    }
+    frame = pandas.DataFrame(columns)
+    kinds = dict.fromkeys({"custom_id", "text", "error", "model"} & columns.keys(), "string")
+    frame = frame.astype({**kinds, **dict.fromkeys([*_USAGE, "attempts"], "int64"), "cost": "float64"})
+    for name in parsed:
+        # Whole numbers stay whole next to failed rows.
+        frame[name] = frame[name].convert_dtypes()
+    return frame
+
+
+def _parsed_columns(results: BatchResults) -> dict[str, list[Any]]:
+    model = results.response_format
+    if model is None:
+        return {}
+    dumped = [None if instance is None else instance.model_dump() for instance in results.parsed]
+    return {
+        f"parsed_{name}" if name in _COLUMNS else name: [values and values[name] for values in dumped]
+        for name in model.model_fields
+    }
+
+
+def _tokens(row: Row, name: str) -> int:
+    return int((row.get("usage") or {}).get(name) or 0)
+
+
+def load_pandas() -> Any:
+    """The package. Raises ImportError that names the extra."""
+    try:
+        return importlib.import_module("pandas")
+    except ImportError as exc:
+        msg = 'DataFrames need the "pandas" extra: pip install "llmbatch[pandas]"'
+        raise ImportError(msg) from exc

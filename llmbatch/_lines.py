@@ -1,0 +1,91 @@
+"""Rows as lines of files, in the shape of OpenAI's batch output files: `custom_id, response, error`. A leaf."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from llmbatch._files import json_line
+from llmbatch.errors import CheckpointError
+from llmbatch.results import Row, answer_row, error_row
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["line_from_row", "output_line", "row_from_line", "written_row"]
+
+_OWN_KEYS = ("cost", "attempts", "fallback")
+_KEPT_OF_FAILED = ("id", "choices", "usage", "created")
+
+
+def line_from_row(row: Row, **extra: Any) -> dict[str, Any]:
+    """The row as a line of OpenAI's batch output files: `custom_id, response {status_code, request_id, body}, error`.
+
+    What the provider's shape has no place for (`cost`, `attempts`, …) is under the line's own `llmbatch` key.
+    """
+    own = {k: row[k] for k in _OWN_KEYS if k in row}  # type: ignore[literal-required]
+    if "error" not in row:
+        body = {k: v for k, v in row.items() if k not in {*_OWN_KEYS, "custom_id"}}
+        response: dict[str, Any] | None = {"status_code": 200, "request_id": row.get("id"), "body": body}
+        error = None
+    else:
+        own["error_details"] = row["error_details"]
+        own["model"] = row.get("model")
+        body = {k: row[k] for k in _KEPT_OF_FAILED if row.get(k)}  # type: ignore[literal-required]
+        status = row["error_details"].get("status_code")
+        response = {"status_code": status, "request_id": None, "body": body} if status or row["choices"] else None
+        error = {"code": row["error_details"]["type"], "message": row["error"]}
+    return {"custom_id": row["custom_id"], "response": response, "error": error, "llmbatch": {**own, **extra}}
+
+
+def row_from_line(line: Mapping[str, Any]) -> Row:
+    """The row that `line_from_row` wrote; also reads plain OpenAI output lines without an `llmbatch` key."""
+    own = dict(line.get("llmbatch") or {})
+    response = line.get("response") or {}
+    body = response.get("body") or {}
+    error = line.get("error")
+    status = response.get("status_code")
+    if not error and status is not None and 200 <= status < 300:  # noqa: PLR2004 - HTTP's range of success
+        row = answer_row(body, custom_id=line["custom_id"], cost=None)
+        row.update({k: own[k] for k in _OWN_KEYS if k in own})  # type: ignore[typeddict-item]
+        return row
+    if "error_details" in own:
+        details = {k: v for k, v in own["error_details"].items() if k != "type"}
+        kind = own["error_details"]["type"]
+        row = error_row(type=kind, message="", model=own.get("model"), custom_id=line["custom_id"], **details)
+        row["error"] = error["message"] if error else row["error"]
+    else:
+        problem = error or body.get("error") or body
+        problem = problem if isinstance(problem, Mapping) else {"message": str(problem)}
+        row = error_row(
+            type=str(problem.get("code") or problem.get("type") or "RequestError"),
+            message=" ".join(str(problem.get("message") or "the request failed without a message").split())[:500],
+            model=None,
+            custom_id=line["custom_id"],
+            status_code=status or None,
+        )
+    row.update({k: body[k] for k in _KEPT_OF_FAILED if k in body})  # type: ignore[typeddict-item]
+    row.update({k: own[k] for k in _OWN_KEYS if k in own})  # type: ignore[typeddict-item]
+    return row
+
+
+def written_row(row: Row, **extra: Any) -> bytes:
+    """The row's line as it is written."""
+    return json_line(line_from_row(row, **extra), "replace")
+
+
+def output_line(data: bytes, number: int, path: Path) -> dict[str, Any] | None:
+    """A line of the journal, None for a torn last one. Raises CheckpointError for what is no batch output line."""
+    try:
+        line = json.loads(data)
+        if "custom_id" in line and ("response" in line or "error" in line):
+            return line  # type: ignore[no-any-return]
+    except (ValueError, TypeError):
+        if not data.endswith(b"\n"):
+            return None
+    msg = (
+        f"line {number} of {path} is not a batch output line; a checkpoint is a file of its own: "
+        "give another path, or remove the line"
+    )
+    raise CheckpointError(msg)
