@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from loguru import logger
 
+from llmbatch._failures import Failure
+from llmbatch._rows import failure_row
 from llmbatch.progress import ProgressBar
-from llmbatch.results import BatchResults, Row, error_row
+from llmbatch.results import BatchResults, Row
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping
@@ -105,7 +107,5 @@ class Batch:
         )
 
     def _not_done(self, index: int) -> Row:
-        return error_row(
-            type="Cancelled", message="the batch was interrupted before this row was done",
-            model=self.run.target.model, custom_id=f"row-{index}", retryable=True, cost=None,
-        )  # fmt: skip
+        failure = Failure("Cancelled", "the batch was interrupted before this row was done", retryable=True)
+        return failure_row(failure, self.run.target, f"row-{index}", cost=None)

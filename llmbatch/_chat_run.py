@@ -9,21 +9,21 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from loguru import logger
-from pydantic import BaseModel, ValidationError
 
 from llmbatch._guards import Budget
 from llmbatch._identity import CustomIds
-from llmbatch._run import Run, failed_row, sender_for
-from llmbatch.results import Row, answer_row, error_row, row_text
+from llmbatch._rows import chat_row
+from llmbatch._run import Run, sender_for
+from llmbatch.results import Row
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable, Mapping
 
     from llmbatch._options import Options
     from llmbatch._requests import ChatPlan
-    from llmbatch._sender import Call, Credentials, Outcome
+    from llmbatch._sender import Call, Credentials
 
-__all__ = ["ChatRun", "finished_row"]
+__all__ = ["ChatRun"]
 
 _NO_FALLBACK = {"CassetteMiss", "BudgetExceeded", "CheckpointError"}
 _LONE_MESSAGE_BEGINNING = 4096  # characters; providers cache from some 1,024 tokens
@@ -90,7 +90,7 @@ class ChatRun(Run[Any, tuple[int, Row]]):
     async def _by(self, at: int, index: int, request: dict[str, Any], custom_id: str) -> Row:
         """The row that one of the senders makes of a request."""
         outcome = await self.senders[at].send(request, index, self.call_for(index))
-        return finished_row(outcome, self.plans[at], custom_id)
+        return chat_row(outcome, self.plans[at], custom_id)
 
     @contextlib.asynccontextmanager
     async def _turn(self, request: Mapping[str, Any]) -> AsyncGenerator[None]:
@@ -109,47 +109,6 @@ class ChatRun(Run[Any, tuple[int, Row]]):
             yield
         finally:
             answered.set()
-
-
-def finished_row(outcome: Outcome, plan: ChatPlan, custom_id: str) -> Row:
-    """The row of an outcome; an answer that does not fit the pydantic model asked for is an error row that keeps it."""
-    if outcome.answer is None:
-        return failed_row(outcome, plan.target, custom_id)
-    row = answer_row(outcome.answer.body, custom_id=custom_id, cost=outcome.cost, attempts=outcome.attempts)
-    problem = _problem(row, plan.response_format)
-    if problem is None:
-        return row
-    bad = error_row(
-        type=problem[0],
-        message=problem[1],
-        model=row["model"],
-        custom_id=custom_id,
-        status_code=200,
-        provider=plan.target.provider,
-        attempts=outcome.attempts,
-        cost=outcome.cost,
-    )
-    bad["choices"], bad["usage"] = row.get("choices") or [], row["usage"]
-    return bad
-
-
-def _problem(row: Row, model: type[BaseModel] | None) -> tuple[str, str] | None:
-    """What keeps an answer from being a good row, as (type, message)."""
-    if not row.get("choices"):
-        return "EmptyAnswer", "the provider answered without any choice"
-    choice = row["choices"][0]
-    message = choice.get("message") or {}
-    if model is None or message.get("tool_calls"):
-        return None
-    try:
-        model.model_validate_json(row_text(row) or "")
-    except ValidationError as exc:
-        first = exc.errors(include_input=False, include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        cut = "; the answer was cut off, raise max_tokens" if choice.get("finish_reason") == "length" else ""
-        text = f"the answer is no {model.__name__}: {where + ': ' if where else ''}{first['msg']}{cut}"
-        return "ValidationError", text
-    return None
 
 
 def _beginning(messages: list[dict[str, Any]]) -> str:

@@ -10,14 +10,14 @@ import contextlib
 import json
 import re
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-__all__ = ["RETRYABLE_STATUS", "Failure", "classify", "clean", "headers_of"]
+__all__ = ["RETRYABLE_STATUS", "Failure", "classify", "clean"]
 
 RETRYABLE_STATUS = {408, 409, 425, 429, 498, 500, 502, 503, 504, *range(520, 530)}
 # Seconds that a provider asks to wait (a daily quota), and that a batch should not.
@@ -69,6 +69,7 @@ class Failure:
         shared: whether the other rows would meet the same fault (bad key, no such model, provider down).
         billed: whether the provider may have charged for it (None: unknown).
         mended: whether its cause is gone (a new token), so that the next attempt is not counted as a retry.
+        headers: that the provider refused it with.
     """
 
     type: str
@@ -81,6 +82,7 @@ class Failure:
     shared: bool = False
     billed: bool | None = False
     mended: bool = False
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 def clean(text: str, secrets: Iterable[str] = ()) -> str:
@@ -164,14 +166,6 @@ def _announced(exc: BaseException, chain: list[BaseException], message: str, pro
     return replace(_refusal("StreamError", message, status, provider, {}), billed=None)
 
 
-def headers_of(exc: BaseException) -> Mapping[str, str]:
-    """The headers that a provider refused a request with, if it answered at all."""
-    for link in _chain(exc):
-        if type(link).__name__ == "HTTPStatusError":
-            return link.response.headers  # type: ignore[attr-defined,no-any-return]
-    return {}
-
-
 def _chain(exc: BaseException | None) -> Iterator[BaseException]:
     seen: set[int] = set()
     while exc is not None and id(exc) not in seen:
@@ -225,6 +219,7 @@ def _refusal(kind: str, message: str, status: int, provider: str | None, headers
         shared=shared and not too_large,
         # A 5xx may come after the work was done, but no provider is known to bill one.
         billed=False,
+        headers=headers,
     )
 
 

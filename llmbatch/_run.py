@@ -16,15 +16,15 @@ from llmbatch import _litellm
 from llmbatch._checkpoint import Checkpoint
 from llmbatch._concurrency import Slots
 from llmbatch._engine import fan_out
-from llmbatch._failures import Failure, clean
+from llmbatch._failures import Failure
 from llmbatch._guards import Breaker
 from llmbatch._identity import fingerprints
 from llmbatch._limits import limiter_for
 from llmbatch._litellm.worst import worst_cost
+from llmbatch._rows import failure_row
 from llmbatch._sender import Sender
 from llmbatch.errors import CheckpointError
 from llmbatch.providers import copilot
-from llmbatch.results import Row, error_row
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
@@ -33,9 +33,10 @@ if TYPE_CHECKING:
     from llmbatch._litellm import Target
     from llmbatch._options import Options
     from llmbatch._requests import ChatPlan, EmbeddingsPlan
-    from llmbatch._sender import Call, Credentials, Outcome
+    from llmbatch._sender import Call, Credentials
+    from llmbatch.results import Row
 
-__all__ = ["Run", "failed_row", "sender_for"]
+__all__ = ["Run", "sender_for"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -148,31 +149,7 @@ class Run(Generic[T, R]):
 
     def _refused(self, custom_id: str, kind: str, message: str, cost: float | None = 0.0) -> Row:
         """The error row of an input that no provider has answered for."""
-        return error_row(
-            type=kind,
-            message=clean(message),
-            model=self.target.model,
-            custom_id=custom_id,
-            provider=self.target.provider,
-            cost=cost,
-        )
+        return failure_row(Failure(kind, message), self.target, custom_id, cost=cost)
 
     def _late(self, custom_id: str, cost: float | None) -> Row:
         return self._refused(custom_id, "DeadlineExceeded", f"not done within deadline={self.options.deadline} s", cost)
-
-
-def failed_row(outcome: Outcome, target: Target, custom_id: str) -> Row:
-    """The error row of a failed outcome."""
-    failure = outcome.failure
-    assert failure is not None  # noqa: S101 - the caller has looked
-    return error_row(
-        type=failure.type,
-        message=failure.message,
-        model=target.model,
-        custom_id=custom_id,
-        status_code=failure.status_code,
-        provider=failure.provider or target.provider,
-        retryable=failure.retryable,
-        attempts=outcome.attempts,
-        cost=outcome.cost,
-    )

@@ -142,7 +142,6 @@ class Sender:
 
     async def _once(self, request: dict[str, Any], permit: Permit, call: Call) -> Answer | Failure:
         """One attempt; the provider's exception ends here, since it keeps keys and prompts alive."""
-        headers: Mapping[str, str] = {}
         try:
             async with asyncio.timeout(self.timeout):
                 answer = await call(request)
@@ -156,7 +155,6 @@ class Sender:
             )
         except Exception as exc:  # noqa: BLE001 - a failing request becomes a row, whatever it failed with
             failure = _failures.classify(exc, self.target.provider)
-            headers = _failures.headers_of(exc)
         else:
             answer = answer if self.priced else replace(answer, cost=None)
             usage = answer.body.get("usage") or {}
@@ -166,7 +164,7 @@ class Sender:
         if failure.type == "Timeout" and failure.message == "no message":
             failure = replace(failure, message=f"no answer within {self.timeout:g} s")
         if failure.refused:
-            self.limiter.refused(permit, headers, failure.hint)
+            self.limiter.refused(permit, failure.headers, failure.hint)
         else:
             self.limiter.faulted(permit)
         return replace(failure, message=_failures.clean(failure.message, (*self.secrets, *_prompts(request))))

@@ -7,8 +7,8 @@ import contextlib
 from collections import Counter
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from llmbatch import _litellm
 from llmbatch._litellm import Answer
+from llmbatch._litellm.calls import IncompleteStreamError, chat_stream
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Mapping
@@ -34,13 +34,13 @@ class StreamEvent(TypedDict, total=False):
 
 async def assembled(request: dict[str, Any], on_piece: Callable[[Mapping[str, Any]], object] | None = None) -> Answer:
     """Send a request as a stream and return its whole answer."""
-    async for piece in _litellm.chat_stream(request):
+    async for piece in chat_stream(request):
         if isinstance(piece, Answer):
             return piece
         if on_piece is not None:
             on_piece(piece)
     msg = "the stream had no end"
-    raise _litellm.IncompleteStreamError(msg)
+    raise IncompleteStreamError(msg)
 
 
 class Events:

@@ -13,6 +13,7 @@ from llmbatch import _litellm
 from llmbatch._batch import Batch
 from llmbatch._chat_run import ChatRun
 from llmbatch._checks import check_messages_list, checked_messages
+from llmbatch._litellm.calls import chat
 from llmbatch._options import OPTIONS_DOC, Options
 from llmbatch._requests import DEFAULT_MAX_TOKENS, DEFAULT_TEMPERATURE, ChatPlan, default_model, plan_chat
 from llmbatch._streams import Events, StreamEvent, assembled
@@ -84,7 +85,7 @@ def _prepared(
         msg = f"custom_ids holds {len(custom_ids)} ids for {count} rows; give one each"
         raise ValueError(msg)
     plans = [first, *(_fallback(entry, target, temperature, max_tokens, kwargs) for entry in fallbacks)]
-    run = ChatRun(conversations, plans, options, assembled if streamed else _litellm.chat)
+    run = ChatRun(conversations, plans, options, assembled if streamed else chat)
     facts = {
         "model": target.model,
         "temperature": first[0].params.get("temperature"),

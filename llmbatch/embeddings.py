@@ -14,9 +14,11 @@ from llmbatch._batch import Batch
 from llmbatch._checks import check_texts
 from llmbatch._guards import Budget
 from llmbatch._identity import CustomIds
+from llmbatch._litellm.calls import embed
 from llmbatch._options import OPTIONS_DOC, OWN_OPTIONS, Options
 from llmbatch._requests import EmbeddingsPlan, plan_embeddings
-from llmbatch._run import Run, failed_row, sender_for
+from llmbatch._rows import failure_row
+from llmbatch._run import Run, sender_for
 from llmbatch._sync import bridged, synchronous
 from llmbatch.results import BatchResults, Row, answer_row
 
@@ -60,7 +62,7 @@ class EmbeddingsRun(Run[_Chunk, list[tuple[int, Row]]]):
     """One batch of embeddings."""
 
     def __init__(self, texts: Iterable[Any], plan: EmbeddingsPlan, options: Options) -> None:
-        super().__init__(options, [sender_for(plan, options, Budget(options.max_cost))], _litellm.embed)
+        super().__init__(options, [sender_for(plan, options, Budget(options.max_cost))], embed)
         self.texts, self.plan = texts, plan
         self._chunk_texts = CHUNK_TEXTS.get(plan.target.provider, DEFAULT_CHUNK_TEXTS)
         if plan.target.api_base is not None:
@@ -116,7 +118,8 @@ class EmbeddingsRun(Run[_Chunk, list[tuple[int, Row]]]):
             half = len(texts) // 2
             first, second = await asyncio.gather(self._sent(texts[:half]), self._sent(texts[half:]))
             return [*first, *second]
-        return [failed_row(outcome, self.target, text.custom_id) for text in texts]
+        attempts, cost = outcome.attempts, outcome.cost
+        return [failure_row(failure, self.target, text.custom_id, attempts=attempts, cost=cost) for text in texts]
 
     def _shared_out(self, texts: list[_Text], outcome: Outcome) -> list[Row]:
         """The rows of an answered chunk, joined by `index`; usage and cost are shared out by length and add up."""

@@ -25,7 +25,7 @@ FLOORS = [
     {"_litellm"},
     {"_sync", "_requests", "_options", "_guards", "_checkpoint", "_concurrency"},
     {"_sender", "providers"},
-    {"_run"},
+    {"_run", "_rows"},
     {"_chat_run", "_batch"},
     {"_streams", "payloads", "estimate"},
     {"completions", "embeddings"},

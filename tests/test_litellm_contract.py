@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import llmbatch
-from llmbatch._litellm import inline, load, prices, quiet
+from llmbatch._litellm import inline, linear, load, quiet
 from llmbatch._sync import in_background
 from tests.replies import reply
 from tests.server import Request, Response
@@ -153,7 +153,7 @@ def test_another_litellm_is_left_to_itself(server: Server, monkeypatch: pytest.M
     """Without what the short cuts build on, rows are answered and priced all the same."""
     monkeypatch.setattr(quiet, "_USED", ("no_such_method",))
     quiet._quiet_logging.cache_clear()
-    monkeypatch.setattr(prices.LinearPrices, "_key", lambda *_: None)
+    monkeypatch.setattr(linear.LinearPrices, "_key", lambda *_: None)
     try:
         results = llmbatch.create_chat_completions_batch(chats(3), "openai/gpt-4o-mini", **place(server))
         assert quiet.logging_arguments({"model": "m", "messages": []}) == {}

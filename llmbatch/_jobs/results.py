@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from loguru import logger
 
-from llmbatch import _failures
-from llmbatch._chat_run import finished_row
+from llmbatch._failures import RETRYABLE_STATUS, Failure
 from llmbatch._lines import row_from_line
 from llmbatch._litellm import Answer
 from llmbatch._litellm.answers import answer_body
 from llmbatch._litellm.prices import batch_cost
 from llmbatch._requests import ChatPlan
+from llmbatch._rows import chat_row, failure_row
 from llmbatch._sender import Outcome
-from llmbatch.results import Row, answer_row, error_row
+from llmbatch.results import Row, answer_row
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -116,7 +116,7 @@ class Join:
         cost = batch_cost(self._state.target, response["body"].get("usage"), response["body"].get("model"))
         if "choices" not in body:
             return answer_row(body, custom_id=custom_id, cost=cost)
-        return finished_row(Outcome(Answer(body, {}, cost), None, 1, cost), self._plan, custom_id)
+        return chat_row(Outcome(Answer(body, {}, cost), None, 1, cost), self._plan, custom_id)
 
     def _failed(self, line: Mapping[str, Any]) -> Row:
         """The row of an error line, in whichever of its two places the error is."""
@@ -124,11 +124,11 @@ class Join:
         details = row["error_details"]
         status = details["status_code"]
         kind = _NOT_RUN.get(details["type"], details["type"])
-        message = _failures.clean(row["error"].partition(": ")[2])
+        message = row["error"].partition(": ")[2]
         return self._error(
             row["custom_id"], kind, message, status_code=status, attempts=0 if kind in _NOT_RUN.values() else 1,
             # A line that says neither a status nor why is a provider's slip, not a refusal.
-            retryable=kind in {*_NOT_RUN.values(), "RequestError"} or status in _failures.RETRYABLE_STATUS,
+            retryable=kind in {*_NOT_RUN.values(), "RequestError"} or status in RETRYABLE_STATUS,
         )  # fmt: skip
 
     def _refusals(self, part: Part) -> dict[str, Row]:
@@ -163,13 +163,18 @@ class Join:
         message = "the provider's files hold no result for this request"
         return self._error(custom_id, "MissingResult", message, retryable=True, cost=None)
 
-    def _error(self, custom_id: str, kind: str, message: str, **more: Any) -> Row:
-        state = self._state
-        more = {"attempts": 0, **more}
-        return error_row(
-            type=kind, message=_failures.clean(message), model=state.model, custom_id=custom_id,
-            provider=state.provider, **more,
-        )  # fmt: skip
+    def _error(
+        self,
+        custom_id: str,
+        kind: str,
+        message: str,
+        *,
+        status_code: int | None = None,
+        retryable: bool = False,
+        **spent: Any,
+    ) -> Row:
+        failure = Failure(kind, message, status_code, retryable=retryable)
+        return failure_row(failure, self._state.target, custom_id, **spent)
 
 
 def _said(row: Row) -> Any:

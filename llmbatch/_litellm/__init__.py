@@ -1,8 +1,8 @@
 """The only package that imports litellm, and only when the first call needs it (2-4 s, 2,600 modules).
 
-Here are the calls: where a model goes (`resolve`), one chat or embeddings request (`chat`, `chat_stream`, `embed`), and
-closing. `quiet` and `inline` save CPU by leaning on LiteLLM's internals; `render` gives a body without sending it.
-Requests are plain dicts of LiteLLM's own keyword arguments.
+Here is where a model goes (`resolve`), loading and closing. `calls` sends one request; `quiet`, `linear` and `inline`
+save CPU there by leaning on LiteLLM's internals. `render` gives a body without sending it. Requests are plain dicts of
+LiteLLM's own keyword arguments.
 """
 
 from __future__ import annotations
@@ -17,15 +17,12 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import Mapping
     from types import ModuleType
 
-__all__ = ["Answer", "Target", "chat", "chat_stream", "close", "embed", "load", "provider_of", "resolve", "warm_up",
+__all__ = ["Answer", "Target", "callbacks_heard", "close", "get_json", "load", "provider_of", "resolve", "warm_up",
            "without_refused_defaults"]  # fmt: skip
 
-# The attempt's own timeout is kept by asyncio around the whole call: LiteLLM's is per socket read, and each distinct
-# value would make a new client with a pool of its own.
-_ONE_SEND = {"num_retries": 0, "max_retries": 0, "timeout": 86_400.0}
 _CALLBACK_SECONDS = 3.0
 _BY_SDK = {"openai", "azure"}
 
@@ -131,93 +128,6 @@ def _accepts(target: Target, **params: Any) -> dict[str, Any] | None:
         return None
     except Exception:  # noqa: BLE001 - providers that need more than a name to say: let the request tell
         return params
-
-
-async def chat(request: Mapping[str, Any]) -> Answer:
-    """Send one chat completion, once."""
-    from llmbatch._litellm import answers, inline, quiet  # noqa: PLC0415 - imports litellm
-
-    logging = quiet.logging_arguments(request)
-    try:
-        with inline.calling(request):
-            response = await load().acompletion(**request, **_one_send(request), **logging)
-    except Exception:
-        body = answers.mended(logging.get("litellm_logging_obj"))
-        if body is None:
-            raise
-        return Answer(body, {}, None)
-    return Answer(response.model_dump(), _headers(response), _hidden(response).get("response_cost"))
-
-
-async def chat_stream(request: Mapping[str, Any]) -> AsyncIterator[dict[str, Any] | Answer]:
-    """Send one chat completion and yield each chunk's delta (`{"index", "content", …}`), then the whole `Answer`.
-
-    Raises IncompleteStreamError when the stream ends before its finish reason. Several choices (`n`) come whole, since
-    LiteLLM runs their streams together.
-    """
-    if (request.get("n") or 1) > 1:
-        answer = await chat(request)
-        for choice in answer.body["choices"]:
-            yield {"choice": choice["index"], **choice["message"]}
-        yield answer
-        return
-    litellm = load()
-    given = litellm.get_supported_openai_params(request["model"], request.get("custom_llm_provider")) or []
-    options = {"stream_options": {"include_usage": True}} if "stream_options" in given else {}
-    stream = await litellm.acompletion(**{**options, **request, **_one_send(request), "stream": True})
-    chunks = []
-    async for chunk in stream:
-        chunks.append(chunk)
-        for choice in chunk.choices:
-            if delta := choice.delta.model_dump(exclude_none=True):
-                yield {"choice": choice.index, **delta}
-    # LiteLLM makes up a finish reason when the provider sent none; what it received is on the wrapper.
-    if stream.received_finish_reason is None:
-        msg = "the stream ended before its finish reason"
-        raise IncompleteStreamError(msg)
-    whole = litellm.stream_chunk_builder(chunks, messages=request["messages"])
-    try:
-        cost = litellm.completion_cost(whole, model=request["model"])
-    except Exception:  # noqa: BLE001 - LiteLLM raises for a model that it has no price for
-        cost = None
-    yield Answer(whole.model_dump(), _headers(stream), cost)
-
-
-class IncompleteStreamError(ConnectionError):
-    """A stream that was cut: never a short answer."""
-
-
-async def embed(request: Mapping[str, Any]) -> Answer:
-    """Send one embeddings request, once; vectors come back as lists of floats, whatever the wire form."""
-    from llmbatch._litellm import answers, inline  # noqa: PLC0415 - they import this module
-
-    with inline.calling(request):
-        response = await load().aembedding(**{"encoding_format": "float", **request, **_one_send(request)})
-    if not isinstance(getattr(response, "data", None), list):
-        msg = "empty or invalid response: no list of embeddings"
-        raise TypeError(msg)
-    answers.decode_vectors(response.data)
-    return Answer(response.model_dump(), _headers(response), _hidden(response).get("response_cost"))
-
-
-def _one_send(request: Mapping[str, Any]) -> dict[str, Any]:
-    from llmbatch._litellm import transport  # noqa: PLC0415 - imports aiohttp
-
-    return {**_ONE_SEND, "shared_session": transport.hand_over(request)}
-
-
-def _hidden(response: Any) -> dict[str, Any]:
-    """What LiteLLM keeps beside an answer: its price, the response's headers."""
-    return getattr(response, "_hidden_params", None) or {}
-
-
-def _headers(response: Any) -> Mapping[str, str]:
-    """The provider's response headers, lower-case."""
-    hidden = _hidden(response)
-    headers = getattr(response, "_response_headers", None) or hidden.get("headers")
-    if not headers:
-        headers = hidden.get("additional_headers") or {}
-    return {str(key).lower().removeprefix("llm_provider-"): str(value) for key, value in dict(headers).items()}
 
 
 async def close() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from llmbatch._litellm import Target, load
 
@@ -34,42 +34,11 @@ class Access:
     extra_headers: Mapping[str, str] | None = field(default=None, repr=False)
 
 
-class Files(Protocol):
-    """A provider's files and batch jobs. Jobs are dicts of OpenAI's `batch` object."""
-
-    async def upload(self, path: Path, name: str) -> dict[str, Any]:
-        """Upload an input file under a name; OpenAI's `file` object."""
-
-    async def file_status(self, file_id: str) -> str:
-        """How far the provider is with an uploaded file."""
-
-    async def create(self, input_file_id: str, endpoint: str, window: str, metadata: dict[str, str]) -> dict[str, Any]:
-        """Create a job."""
-
-    async def retrieve(self, batch_id: str) -> dict[str, Any]:
-        """A job as it stands."""
-
-    async def cancel(self, batch_id: str) -> dict[str, Any]:
-        """Ask for a job's end."""
-
-    async def download(self, file_id: str, path: Path) -> None:
-        """A file's content into `path`."""
-
-    def jobs(self) -> AsyncIterator[dict[str, Any]]:
-        """All jobs of the account, newest first. Raises NotImplementedError where they cannot be listed."""
-
-    def uploads(self) -> AsyncIterator[dict[str, Any]]:
-        """All batch input files of the account. Raises NotImplementedError where they cannot be listed."""
-
-    async def close(self) -> None:
-        """Close the connections."""
-
-
 def open_files(transport: str, target: Target, access: Access) -> Files:
     """The files and jobs of the target's account. Raises ValueError, with the mend, when no key is found."""
     if transport == "litellm":
         return _Translated(target, access)
-    return _Sdk(_azure_client(target, access) if transport == "azure" else _openai_client(target, access))
+    return Files(_azure_client(target, access) if transport == "azure" else _openai_client(target, access))
 
 
 def _openai_client(target: Target, access: Access) -> Any:
@@ -119,19 +88,24 @@ def _azure_client(target: Target, access: Access) -> Any:
     )
 
 
-class _Sdk:
+class Files:
+    """A provider's files and batch jobs, by the OpenAI SDK. Jobs are dicts of OpenAI's `batch` object."""
+
     def __init__(self, client: Any) -> None:
         self._client = client
 
     async def upload(self, path: Path, name: str) -> dict[str, Any]:
+        """Upload an input file under a name; OpenAI's `file` object."""
         with path.open("rb") as file:
             made = await self._client.files.create(file=(name, file, "application/jsonl"), purpose="batch")
         return _plain(made)
 
     async def file_status(self, file_id: str) -> str:
+        """How far the provider is with an uploaded file."""
         return str((await self._client.files.retrieve(file_id)).status)
 
     async def create(self, input_file_id: str, endpoint: str, window: str, metadata: dict[str, str]) -> dict[str, Any]:
+        """Create a job."""
         return _plain(
             await self._client.batches.create(
                 input_file_id=input_file_id, endpoint=endpoint, completion_window=window, metadata=metadata
@@ -139,30 +113,38 @@ class _Sdk:
         )
 
     async def retrieve(self, batch_id: str) -> dict[str, Any]:
+        """A job as it stands."""
         return _plain(await self._client.batches.retrieve(batch_id))
 
     async def cancel(self, batch_id: str) -> dict[str, Any]:
+        """Ask for a job's end."""
         return _plain(await self._client.batches.cancel(batch_id))
 
     async def download(self, file_id: str, path: Path) -> None:
+        """A file's content into `path`."""
         async with self._client.files.with_streaming_response.content(file_id) as answer:
             with path.open("wb") as file:
                 async for chunk in answer.iter_bytes(1 << 20):
                     file.write(chunk)
 
     async def jobs(self) -> AsyncIterator[dict[str, Any]]:
+        """All jobs of the account, newest first. Raises NotImplementedError where they cannot be listed."""
         async for job in self._client.batches.list(limit=100):
             yield _plain(job)
 
     async def uploads(self) -> AsyncIterator[dict[str, Any]]:
+        """All batch input files of the account. Raises NotImplementedError where they cannot be listed."""
         async for file in self._client.files.list(purpose="batch"):
             yield _plain(file)
 
     async def close(self) -> None:
+        """Close the connections."""
         await self._client.close()
 
 
-class _Translated:
+class _Translated(Files):
+    """By LiteLLM, one function for each operation."""
+
     def __init__(self, target: Target, access: Access) -> None:
         self._litellm = load()
         given = {"api_base": target.api_base, "api_key": access.api_key}

@@ -13,12 +13,12 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 from llmbatch._litellm import load
-from llmbatch._litellm.prices import LinearPrices
+from llmbatch._litellm.linear import LinearPrices
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["logging_arguments"]
+__all__ = ["logging_arguments", "new_logging"]
 
 _DYNAMIC = ("callbacks", "success_callback", "failure_callback", "logger_fn", "guardrails", "prompt_id", "caching")
 _HOOKS = ("callbacks", "input_callback", "success_callback", "failure_callback", "service_callback",
@@ -103,16 +103,21 @@ def logging_arguments(request: Mapping[str, Any]) -> dict[str, Any]:
     if quiet is None:
         return {}
     try:
-        made = quiet(
-            model=request["model"],
-            messages=request["messages"],
-            stream=False,
-            call_type="acompletion",
-            start_time=dt.datetime.now(),  # noqa: DTZ005 - LiteLLM subtracts naive datetimes
-            litellm_call_id=str(uuid.uuid4()),
-            function_id="",
-            kwargs={},
-        )
+        made = new_logging(quiet, request, "acompletion")
     except TypeError:
         return {}
     return {"litellm_logging_obj": made}
+
+
+def new_logging(kind: Callable[..., Any], request: Mapping[str, Any], call_type: str) -> Any:
+    """A logging object of this class, as LiteLLM itself would make one for the call."""
+    return kind(
+        model=request["model"],
+        messages=request.get("messages") or request.get("input"),
+        stream=False,
+        call_type=call_type,
+        start_time=dt.datetime.now(),  # noqa: DTZ005 - LiteLLM subtracts naive datetimes
+        litellm_call_id=str(uuid.uuid4()),
+        function_id="",
+        kwargs={},
+    )

@@ -8,15 +8,14 @@ what a server receives.
 
 from __future__ import annotations
 
-import datetime as dt
 import functools
 import json
 import sys
-import uuid
 from collections.abc import Mapping
 from typing import Any
 
-from llmbatch._litellm import load
+from llmbatch._litellm import load, provider_of
+from llmbatch._litellm.quiet import new_logging
 
 __all__ = ["Renderer", "render"]
 
@@ -53,12 +52,12 @@ def render(request: Mapping[str, Any]) -> dict[str, Any]:
     kind = "chat" if "messages" in request else "embeddings"
     call = litellm.completion if kind == "chat" else litellm.embedding
     given = {k: v for k, v in request.items() if v is not None} | _UNUSED
-    if "azure" in (request.get("custom_llm_provider"), str(request["model"]).partition("/")[0]):
+    if provider_of(request) == "azure":
         given = _UNUSED_AZURE | given
     if kind == "embeddings":
         given = {"encoding_format": "float"} | given
     try:
-        call(**given, litellm_logging_obj=_stopping_logging()(**_logging_arguments(request, call.__name__)))
+        call(**given, litellm_logging_obj=new_logging(_stopping_logging(), request, call.__name__))
     except _Stopped as stopped:
         _check_endpoint(stopped, kind, str(request["model"]))
         body = _as_the_sdk_sends(stopped.body, kind) if stopped.by_sdk else json.loads(json.dumps(stopped.body))
@@ -82,19 +81,6 @@ def _stopping_logging() -> Any:
             raise _Stopped(body, url, by_sdk=by_sdk)
 
     return StoppingLogging
-
-
-def _logging_arguments(request: Mapping[str, Any], call_type: str) -> dict[str, Any]:
-    return {
-        "model": request["model"],
-        "messages": request.get("messages") or request.get("input"),
-        "stream": False,
-        "call_type": call_type,
-        "start_time": dt.datetime.now(),  # noqa: DTZ005 - LiteLLM subtracts naive datetimes
-        "litellm_call_id": str(uuid.uuid4()),
-        "function_id": "",
-        "kwargs": {},
-    }
 
 
 def _check_endpoint(stopped: _Stopped, kind: str, model: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from llmbatch._litellm import load
+from llmbatch._litellm.prices import model_info
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -21,12 +21,8 @@ def worst_cost(plan: Any) -> Callable[[Mapping[str, Any]], float]:
 
     Raises ValueError when the model has no known price, or when nothing bounds the length of an answer.
     """
-    litellm = load()
     target = plan.target
-    try:
-        info = litellm.get_model_info(target.name, custom_llm_provider=target.provider)
-    except Exception:  # noqa: BLE001 - LiteLLM raises a bare Exception for a model it does not know
-        info = {}
+    info = model_info(target.name, target.provider)
     if info.get("input_cost_per_token") is None:
         msg = (
             f"max_cost needs a price, and none is known for {target.model!r}: leave max_cost out, or register one with "

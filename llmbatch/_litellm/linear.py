@@ -1,0 +1,87 @@
+"""Prices of chats that are just tokens times price: LiteLLM's own calculation takes 1 ms an answer."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from llmbatch._litellm import load
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["LinearPrices"]
+
+# What else than its tokens an answer's price may depend on; prices for long prompts begin at 128,000 tokens.
+_LONG = 100_000
+_PLAIN_DETAILS = {"text_tokens", "reasoning_tokens"}
+_EXTRAS = ("tools", "web_search_options", "service_tier", "extra_body")
+_OTHER_PRICES = ("off_peak", "per_request", "per_second", "tiered", "reasoning")
+
+
+class LinearPrices:
+    """Costs of chats that are just tokens times price, by two multiplications.
+
+    A model's price is trusted to be that, or to be unknown, once LiteLLM has come to the same for an answer of it and
+    for as long as its entries in the price map stay as they are. Answers with anything else to price (cached or audio
+    tokens, tools, prices of the caller's own) are LiteLLM's.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[Any, ...], tuple[list[Any], _Linear | None]] = {}
+
+    def cost(self, logging: Any, result: Any, whole: Callable[[], float | None]) -> float | None:
+        """USD of an answer; `whole` is LiteLLM's calculation of it."""
+        try:
+            key = self._key(logging, result)
+        except (AttributeError, TypeError):  # another LiteLLM
+            key = None
+        if key is None:
+            return whole()
+        prices = load().model_cost
+        entries = [len(prices), *(prices.get(name) for name in (result.model, logging.model, f"{key[1]}/{key[0]}"))]
+        before, linear = self._known.get(key, (None, None))
+        if linear is not None and before == entries:
+            return linear.cost(result.usage)
+        cost = whole()
+        self._known[key] = (copy.deepcopy(entries), _agreeing(entries[1:], result.usage, cost))
+        return cost
+
+    @staticmethod
+    def _key(logging: Any, result: Any) -> tuple[Any, ...] | None:
+        """What the price depends on besides the tokens; None where it may depend on more."""
+        litellm, usage, told = load(), result.usage, logging.model_call_details
+        if not 0 < usage.total_tokens < _LONG or litellm.cost_discount_config or litellm.cost_margin_config:
+            return None
+        details = (usage.prompt_tokens_details, usage.completion_tokens_details)
+        if any(value for part in details if part for name, value in part if name not in _PLAIN_DETAILS):
+            return None
+        if any(logging.optional_params.get(name) for name in _EXTRAS) or logging.custom_pricing_for(result):
+            return None
+        tier = getattr(result, "service_tier", None)
+        return (logging.model, told.get("custom_llm_provider"), result.model, tier, getattr(usage, "cost", None))
+
+
+class _Linear(NamedTuple):
+    """USD a token; None where there is no price."""
+
+    prompt: float | None
+    completion: float
+
+    def cost(self, usage: Any) -> float | None:
+        if self.prompt is None:
+            return None
+        return float(self.prompt * usage.prompt_tokens + self.completion * usage.completion_tokens)
+
+
+def _agreeing(entries: list[Any], usage: Any, cost: float | None) -> _Linear | None:
+    """Prices by the token that give this cost; None where no entry has them, or prices that depend on more."""
+    if not cost:
+        return _Linear(cost, 0.0)
+    for entry in filter(None, entries):
+        if any(word in name for name, value in entry.items() if value for word in _OTHER_PRICES):
+            continue
+        linear = _Linear(entry.get("input_cost_per_token") or 0.0, entry.get("output_cost_per_token") or 0.0)
+        if abs((linear.cost(usage) or 0.0) - cost) <= 1e-9 * cost:
+            return linear
+    return None
