@@ -11,7 +11,22 @@ from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from itertools import chain, islice
 from typing import Any
 
-__all__ = ["check_messages_list", "check_texts", "checked_messages", "checked_text", "copied"]
+__all__ = ["check_messages_list", "check_number", "check_texts", "checked_messages", "checked_text", "copied"]
+
+
+def check_number(
+    name: str, value: Any, mend: str, *, whole: bool = False, least: float | None = None, most: float | None = None
+) -> None:
+    """Raise TypeError or ValueError, with the mend, for what is no number in the range; without `least`, above 0."""
+    if not isinstance(value, int if whole else (int, float)) or isinstance(value, bool):
+        kind = "a whole number" if whole else "a number"
+        msg = f"{name} must be {kind}, not {type(value).__name__} ({value!r}); {mend}"
+        raise TypeError(msg)
+    if (value <= 0 if least is None else value < least) or (most is not None and value > most):
+        limit = "more than 0" if least is None else f"at least {least:g}"
+        limit = limit if most is None else f"between {least or 0:g} and {most:g}"
+        msg = f"{name} must be {limit}, not {value!r}; {mend}"
+        raise ValueError(msg)
 
 
 def check_messages_list(messages_list: Any) -> tuple[Iterable[Any], int | None]:

@@ -10,15 +10,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["CustomIds", "SeenIds", "custom_id_for", "fingerprints"]
+__all__ = ["CustomIds", "SeenIds", "custom_id_for", "fingerprints", "is_connection"]
 
-# How a request travels, not what it asks: a resumed run may use another key, server or timeout.
-_TRAVEL = frozenset({
+# How a provider is reached.
+_CONNECTION = frozenset({
     "api_base", "api_key", "api_version", "azure_ad_token", "azure_ad_token_provider", "base_url", "client",
-    "custom_llm_provider", "default_headers", "extra_headers", "headers", "litellm_logging_obj", "metadata", "model",
-    "organization", "timeout",
+    "custom_llm_provider", "default_headers", "extra_headers", "headers", "organization",
 })  # fmt: skip
-_TRAVEL_PREFIXES = ("aws_", "vertex_", "litellm_")
+_CONNECTION_PREFIXES = ("aws_", "azure_", "vertex_")
+# Likewise no part of what a request asks: a resumed run may use another key, server or timeout.
+_TRAVEL = frozenset({"metadata", "model", "timeout"})
+
+
+def is_connection(name: str) -> bool:
+    """Whether LiteLLM's argument of this name is an address, a key, or another means to reach one provider."""
+    return name in _CONNECTION or name.startswith(_CONNECTION_PREFIXES)
 
 
 def fingerprints(request: Mapping[str, Any]) -> dict[str, str]:
@@ -28,7 +34,7 @@ def fingerprints(request: Mapping[str, Any]) -> dict[str, str]:
     """
     provider = request.get("custom_llm_provider")
     fields = {"model": f"{provider}/{request['model']}" if provider else request["model"]}
-    fields |= {k: v for k, v in request.items() if k not in _TRAVEL and not k.startswith(_TRAVEL_PREFIXES)}
+    fields |= {k: v for k, v in request.items() if not (k in _TRAVEL or k.startswith("litellm_") or is_connection(k))}
     return {name: hashlib.blake2b(_canonical(value), digest_size=8).hexdigest() for name, value in fields.items()}
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
 
+from llmbatch._checks import check_number
+
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Sequence
@@ -49,12 +51,12 @@ class Options:
 
     def __post_init__(self) -> None:
         if self.max_workers != "auto":
-            _check("max_workers", self.max_workers, int, 1, 'pass a whole number from 1, or "auto"')
+            check_number("max_workers", self.max_workers, 'pass a whole number, or "auto"', whole=True, least=1)
         for name in ("requests_per_minute", "tokens_per_minute", "timeout", "deadline", "max_cost"):
             value = getattr(self, name)
             if value is not None:
-                _check(name, value, (int, float), None, "leave it out (None) for no limit")
-        _check("retries", self.retries, int, 0, "0 sends each row once")
+                check_number(name, value, "leave it out (None) for no limit")
+        check_number("retries", self.retries, "0 sends each row once", whole=True, least=0)
         fallbacks: Any = self.fallbacks
         on_result: Any = self.on_result
         if isinstance(fallbacks, str | dict):
@@ -70,12 +72,3 @@ class Options:
 
 OWN_OPTIONS = frozenset(field.name for field in fields(Options)) | {"batch_job"}
 """llmbatch's own keyword arguments; every other one goes to LiteLLM."""
-
-
-def _check(name: str, value: object, kind: Any, least: float | None, mend: str) -> None:
-    if not isinstance(value, kind) or isinstance(value, bool):
-        msg = f"{name} must be a number, not {type(value).__name__} ({value!r}); {mend}"
-        raise TypeError(msg)
-    if (value < least) if least is not None else (value <= 0):  # a number by now
-        msg = f"{name} must be {f'at least {least:g}' if least is not None else 'more than 0'}, not {value!r}; {mend}"
-        raise ValueError(msg)

@@ -7,7 +7,6 @@ arguments; a row that cannot be sent raises ValueError there, which the caller t
 from __future__ import annotations
 
 import difflib
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ from itertools import chain
 from typing import Any
 
 from llmbatch import _litellm
-from llmbatch._checks import checked_messages, checked_text, copied
+from llmbatch._checks import check_number, checked_messages, checked_text, copied
 from llmbatch._options import OWN_OPTIONS
 
 __all__ = [
@@ -119,8 +118,10 @@ def plan_chat(
     Raises ValueError and TypeError, with the mend.
     """
     kwargs = _checked_kwargs(kwargs)
-    _check_number("temperature", temperature, float, 0, _HOTTEST)
-    _check_number("max_tokens", max_tokens, int, 1, math.inf)
+    if temperature is not None:
+        check_number("temperature", temperature, "None leaves it to the model", least=0, most=_HOTTEST)
+    if max_tokens is not None:
+        check_number("max_tokens", max_tokens, "None leaves it to the model", whole=True, least=1)
     target, connection = _target(default_model(_checked_model(model)), kwargs)
     chosen: dict[str, Any] = {}
     if temperature is DEFAULT_TEMPERATURE or max_tokens is DEFAULT_MAX_TOKENS:
@@ -172,19 +173,6 @@ def _checked_model(model: Any) -> str | None:
         msg = "model is empty; name one, or leave it out for MODEL_CHOICE of the environment or the default"
         raise ValueError(msg)
     return model
-
-
-def _check_number(name: str, value: Any, kind: type, low: float, high: float) -> None:
-    if value is None:
-        return
-    allowed = (int, float) if kind is float else (int,)
-    if not isinstance(value, allowed) or isinstance(value, bool):
-        msg = f"{name} must be {'a number' if kind is float else 'a whole number'} or None, not {type(value).__name__}"
-        raise TypeError(msg)
-    if not low <= value <= high:
-        limits = f"between {low:g} and {high:g}" if high < math.inf else f"at least {low:g}"
-        msg = f"{name} must be {limits}, not {value:g}; pass {name}=None to leave it to the model"
-        raise ValueError(msg)
 
 
 def _checked_kwargs(kwargs: Mapping[str, Any]) -> dict[str, Any]:

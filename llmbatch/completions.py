@@ -13,6 +13,7 @@ from llmbatch import _litellm
 from llmbatch._batch import Batch
 from llmbatch._chat_run import ChatRun
 from llmbatch._checks import check_messages_list, checked_messages
+from llmbatch._identity import is_connection
 from llmbatch._litellm.calls import chat
 from llmbatch._options import OPTIONS_DOC, Options
 from llmbatch._requests import DEFAULT_MAX_TOKENS, DEFAULT_TEMPERATURE, ChatPlan, default_model, plan_chat
@@ -113,17 +114,15 @@ def _fallback(
     """A fallback's plan. The first model's server and key go to no other provider."""
     given = {"model": entry} if isinstance(entry, str) else dict(entry)
     model = given.pop("model", None) or default_model(None)
-    own = {k: v for k, v in kwargs.items() if k in _CONNECTION}
+    own = {k: v for k, v in kwargs.items() if is_connection(k)}
     try:
         same = _litellm.resolve(model, api_base=own.get("api_base")).provider == first.provider
     except ValueError:
         same = False
-    if same and not given.keys() & _CONNECTION:
+    if same and not any(map(is_connection, given)):
         given = {**own, **given}
     return _plan(model, temperature, max_tokens, {**{k: v for k, v in kwargs.items() if k not in own}, **given})
 
-
-_CONNECTION = {"api_base", "base_url", "api_key", "api_version", "custom_llm_provider", "extra_headers", "organization"}
 
 _ROWS_DOC = (
     """

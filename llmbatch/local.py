@@ -19,6 +19,8 @@ import time
 from pathlib import Path
 from typing import Any, Self
 
+from llmbatch._checks import check_number
+
 __all__ = ["LocalServer", "local_server"]
 
 _INSTALL = (
@@ -81,9 +83,7 @@ def local_server(*, n_parallel: int = 4, seed: int | None = None) -> LocalServer
     Raises:
         ImportError: the `local` extra is not installed.
     """
-    if n_parallel < 1:
-        msg = f"n_parallel is the number of requests answered at once, at least 1; got {n_parallel}"
-        raise ValueError(msg)
+    check_number("n_parallel", n_parallel, "it is the number of requests answered at once", whole=True, least=1)
     model_file = _model_file()
     try:
         import xllamacpp  # noqa: PLC0415 - an optional dependency

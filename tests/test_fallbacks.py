@@ -71,6 +71,29 @@ def test_a_fallback_on_another_server_gets_its_own_key_only(server: Server, prov
     assert "sk-the-other" not in str(server.requests[0].headers)
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"azure_ad_token": "of-the-first"},
+        {"aws_secret_access_key": "of-the-first"},
+        {"vertex_credentials": "of-the-first"},
+        {"headers": {"X-Team": "of-the-first"}},
+        {"extra_headers": {"X-Team": "of-the-first"}},
+    ],
+    ids=lambda given: next(iter(given)),
+)
+def test_no_means_to_reach_the_first_provider_goes_to_another(
+    server: Server, provider: Callable[..., Server], given: dict[str, Any]
+) -> None:
+    """Neither in a header nor in the body; whatever else was asked goes along."""
+    other = provider()
+    server.handler = failing("gpt-4o-mini")
+    entry = {"model": "hosted_vllm/m", "api_base": other.api_base, "api_key": "sk-the-other"}
+    batch(server.api_base, chats(1), fallbacks=[entry], seed=7, **given)
+    assert other.requests[0].json["seed"] == 7
+    assert "of-the-first" not in f"{other.requests[0].headers} {other.requests[0].json}"
+
+
 def test_a_fallback_answers_when_the_first_provider_is_down(server: Server, provider: Callable[..., Server]) -> None:
     """After the breaker has stopped the sending to the first, the second answers all rows."""
     other = provider()

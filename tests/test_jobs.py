@@ -236,7 +236,7 @@ def test_payloads_and_files_are_submitted_as_they_are(
 def test_misuse_raises_before_anything_is_created(batches: BatchProvider, place: dict[str, Any]) -> None:
     """With the mend."""
     for arguments, kind, why in (
-        ({"max_rows": 0}, ValueError, "whole number"),
+        ({"max_rows": 0}, ValueError, "at least 1"),
         ({"metadata": {"a": 1}}, ValueError, "strings"),
         ({"custom_ids": ["a"]}, ValueError, "fewer"),
         ({"model": "anthropic/claude-sonnet-4-5"}, NotImplementedError, "anthropic"),

@@ -21,8 +21,6 @@ from llmbatch.providers import registry
 from tests.batch_server import BatchProvider
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from tests.server import Request, Server
 
 ROOT = Path(__file__).parent.parent
@@ -31,13 +29,24 @@ BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 SENTIMENT = '{"positive": true, "reason": "It says so."}'
 
 
-def test_every_block_runs(provider: Callable[..., Server], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.fixture
+def desk(server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Server:
+    """A reader's empty folder and keys; the loopback server is OpenAI, with batch jobs, and Copilot."""
+    BatchProvider(server)
+    monkeypatch.chdir(tmp_path)
+    for name in ("OPENAI_BASE_URL", "OPENAI_API_BASE", "GITHUB_COPILOT_API_BASE"):
+        monkeypatch.setenv(name, server.api_base)
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
+    monkeypatch.setenv("GITHUB_TOKEN", "gho_test")
+    monkeypatch.setenv("COPILOT_REQUESTS_PER_MINUTE", "6000")
+    return server
+
+
+def test_every_block_runs(desk: Server) -> None:
     """The Python blocks, in their order and in one namespace, as a reader would run them."""
     from tests.replies import chat_reply
 
-    server = provider()
-    BatchProvider(server)
-    files = server.handler
+    files = desk.handler
 
     def answers(request: Request) -> Any:
         if isinstance(request.json, dict) and "response_format" in request.json:
@@ -46,14 +55,8 @@ def test_every_block_runs(provider: Callable[..., Server], monkeypatch: pytest.M
             return reply
         return files(request) if files else None
 
-    server.handler = answers
-    monkeypatch.chdir(tmp_path)
-    shutil.copytree(ROOT / "cassettes", tmp_path / "cassettes")
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
-    monkeypatch.setenv("OPENAI_API_BASE", server.api_base)
-    monkeypatch.setenv("GITHUB_TOKEN", "gho_test")
-    monkeypatch.setenv("GITHUB_COPILOT_API_BASE", server.api_base)
-    monkeypatch.setenv("COPILOT_REQUESTS_PER_MINUTE", "6000")
+    desk.handler = answers
+    shutil.copytree(ROOT / "cassettes", "cassettes")
     namespace: dict[str, Any] = {}
     for number, block in enumerate(BLOCKS):
         exec(compile(block, f"README.md, Python block {number + 1}", "exec"), namespace)  # noqa: S102 - it is our own
@@ -61,17 +64,10 @@ def test_every_block_runs(provider: Callable[..., Server], monkeypatch: pytest.M
             assert not namespace["results"].failed, f"block {number + 1}"
 
 
-def test_help_of_every_function_has_an_example_that_runs(
-    server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+@pytest.mark.usefixtures("desk")
+def test_help_of_every_function_has_an_example_that_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     """As it stands in `help()`, given `chats`; a few leave behind what others read."""
-    BatchProvider(server)
-    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(registry, "_providers", dict(registry._providers))
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
-    monkeypatch.setenv("OPENAI_API_BASE", server.api_base)
-    monkeypatch.setenv("GITHUB_TOKEN", "gho_test")
-    monkeypatch.setenv("GITHUB_COPILOT_API_BASE", server.api_base)
     names = {name: getattr(llmbatch, name) for name in llmbatch.__all__}
     namespace = {**names, "chats": [[{"role": "user", "content": text}] for text in ("Hi", "Ho")]}
     for name in dict.fromkeys(["write_batch_file", "submit_batch_job", "Provider", *names]):
@@ -100,16 +96,13 @@ class Table:
 
 
 @pytest.mark.processes
-def test_the_shell_commands_run(server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("desk")
+def test_the_shell_commands_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each line in a shell of its own, as pasted; where there is no jq, the summary is only passed on."""
-    BatchProvider(server)
-    monkeypatch.chdir(tmp_path)
     Path("prompts.jsonl").write_text('{"prompt": "Capital of France?"}\n{"prompt": "Capital of Italy?"}\n')
     Path("reviews.csv").write_text("review\nA good hotel\n")
     Path("city.json").write_text('{"title": "city", "type": "object", "properties": {"name": {"type": "string"}}}')
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
-    monkeypatch.setenv("OPENAI_BASE_URL", server.api_base)
     (block,) = (found for found in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) if "llmbatch run" in found)
     for command in block.splitlines():
         pasted = command if shutil.which("jq") else command.replace("jq .cost", "cat")
@@ -119,7 +112,7 @@ def test_the_shell_commands_run(server: Server, monkeypatch: pytest.MonkeyPatch,
     assert len(Path("answers.jsonl").read_text().splitlines()) == 2
 
 
-def test_the_block_about_clusters_runs(server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_block_about_clusters_runs(desk: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """With Dask as it is; for Ray and Spark a table stands in, which `test_ray.py` puts in its place."""
     import pandas as pd
 
@@ -127,13 +120,10 @@ def test_the_block_about_clusters_runs(server: Server, monkeypatch: pytest.Monke
     dask = pytest.importorskip("dask.dataframe").from_pandas(frame, npartitions=1)
     pytest.importorskip("ray")
     monkeypatch.setattr("ray.data.read_parquet", lambda path: Table(frame))
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
-    monkeypatch.setenv("OPENAI_API_BASE", server.api_base)
-    monkeypatch.chdir(tmp_path)
     (block,) = re.findall(r"```py\n(.*?)```", README, re.DOTALL)
     block = block.replace("/shared/answers", "shared").replace('write_parquet("answers/")', 'write_parquet("answers")')
     exec(block, {"dask_frame": dask, "spark_frame": Table(frame), "schema": None})  # noqa: S102 - it is our own
-    assert len(server.requests) == 4, "Dask waits for compute()"
+    assert len(desk.requests) == 4, "Dask waits for compute()"
 
 
 def test_every_public_name_and_option_is_in_the_reference() -> None:

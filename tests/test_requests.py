@@ -65,7 +65,7 @@ def test_the_model_comes_from_the_argument_then_the_environment(monkeypatch: pyt
         ({"model": 7}, TypeError, "must be a string"),
         ({"model": " "}, ValueError, "MODEL_CHOICE"),
         ({"model": "no-such-provider-model"}, ValueError, "put the provider in front"),
-        ({"temperature": "hot"}, TypeError, "a number or None"),
+        ({"temperature": "hot"}, TypeError, "must be a number"),
         ({"temperature": True}, TypeError, "a number"),
         ({"temperature": 2.5}, ValueError, "between 0 and 2"),
         ({"max_tokens": 0}, ValueError, "at least 1"),

@@ -9,7 +9,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmbatch._checks import check_messages_list
+from llmbatch._checks import check_messages_list, check_number
 from llmbatch._jobs.files import write_input_files
 from llmbatch._jobs.state import JobState
 from llmbatch._litellm.files import Access
@@ -49,11 +49,9 @@ class Submission:
         max_bytes: int | None,
     ) -> tuple[JobState, list[Path]]:
         """The job's state before anything of it exists at the provider, and its input files."""
-        limits: dict[str, Any] = {"max_rows": max_rows, "max_bytes": max_bytes}
-        for name, limit in limits.items():
-            if limit is not None and (not isinstance(limit, int) or limit < 1):
-                msg = f"{name} must be a whole number from 1, not {limit!r}"
-                raise ValueError(msg)
+        for name, limit in (("max_rows", max_rows), ("max_bytes", max_bytes)):
+            if limit is not None:
+                check_number(name, limit, "leave it out for the provider's own limit", whole=True, least=1)
         if len(metadata) > _USER_METADATA or not all(isinstance(item, str) for kv in metadata.items() for item in kv):
             msg = f"metadata must be at most {_USER_METADATA} strings by name"
             raise ValueError(msg)

@@ -22,7 +22,7 @@ from typing import IO, Any
 
 from llmbatch._template import Template
 
-__all__ = ["FORMATS", "Group", "Input", "json_lines", "opened"]
+__all__ = ["FORMATS", "Group", "Input", "checked_input", "json_lines", "opened"]
 
 Records = Generator[tuple[int, Any], None, None]
 
@@ -49,6 +49,15 @@ def opened(source: str) -> Iterator[IO[bytes]]:
         shutil.copyfileobj(sys.stdin.buffer, file)
         file.seek(0)
         yield file
+
+
+@contextmanager
+def checked_input(source: str, kind: str | None, **columns: str | None) -> Iterator[Input]:
+    """The rows of a file, read once to check them. Raises ValueError, with the line's number, for misuse."""
+    with opened(source) as file:
+        rows = Input(file, kind or FORMATS.get(Path(source).suffix.lower(), "jsonl"), **columns)
+        rows.check()
+        yield rows
 
 
 @dataclass

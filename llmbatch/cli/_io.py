@@ -6,13 +6,12 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import IO, Any, TypeVar
 
 import click
 
 from llmbatch._requests import DEFAULT_MAX_TOKENS, DEFAULT_TEMPERATURE
-from llmbatch.cli._inputs import FORMATS, Input, opened
+from llmbatch.cli._inputs import checked_input
 
 __all__ = [
     "conversations_of",
@@ -20,7 +19,7 @@ __all__ = [
     "input_options",
     "request_arguments",
     "request_options",
-    "split_options",
+    "taken_input_options",
     "written",
 ]
 
@@ -35,9 +34,7 @@ def conversations_of(
 
     Raises ValueError, with the line's number, for a line that holds none.
     """
-    with opened(source) as file:
-        rows = Input(file, kind or FORMATS.get(Path(source).suffix.lower(), "jsonl"), **columns)
-        rows.check()
+    with checked_input(source, kind, **columns) as rows:
         for position, _, problem in rows.refused:
             msg = f"row {position}: {problem}"
             raise ValueError(msg)
@@ -99,10 +96,9 @@ def request_arguments(
     return given
 
 
-def split_options(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What `input_options` gave, for `conversations_of`, and the request's arguments out of `request_options`."""
-    columns = {name: options.pop(name) for name in ("kind", "template", "column", "id_column", "system")}
-    return columns, request_arguments(**options)
+def taken_input_options(options: dict[str, Any]) -> dict[str, Any]:
+    """What `input_options` gave, taken out of `options`."""
+    return {name: options.pop(name) for name in ("kind", "template", "column", "id_column", "system")}
 
 
 def emit(value: Any) -> None:

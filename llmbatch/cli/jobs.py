@@ -17,8 +17,9 @@ from llmbatch.cli._io import (
     conversations_of,
     emit,
     input_options,
+    request_arguments,
     request_options,
-    split_options,
+    taken_input_options,
     written,
 )
 from llmbatch.cli._main import BAD_END, NOT_YET
@@ -50,7 +51,7 @@ def submit(source: str, state: str | None, window: str, max_rows: int | None, **
     """
     from llmbatch.jobs import submit_batch_job  # noqa: PLC0415 - imports litellm
 
-    columns, arguments = split_options(options)
+    columns, arguments = taken_input_options(options), request_arguments(**options)
     arguments |= {"completion_window": window, "max_rows": max_rows, "state": state or f"{source}.job.json"}
     if columns["kind"] in {None, "jsonl"} and _holds_payloads(source):
         job = submit_batch_job(source, **arguments)

@@ -14,8 +14,9 @@ from llmbatch.cli._io import (
     conversations_of,
     emit,
     input_options,
+    request_arguments,
     request_options,
-    split_options,
+    taken_input_options,
     written,
 )
 
@@ -45,7 +46,7 @@ def render(source: str, output: str | None, embeddings: bool, **options: Any) ->
     """
     from llmbatch import payloads  # noqa: PLC0415 - imports litellm
 
-    columns, arguments = split_options(options)
+    columns, arguments = taken_input_options(options), request_arguments(**options)
     if embeddings:
         del arguments["temperature"], arguments["max_tokens"]
         with opened(source) as file:
@@ -75,6 +76,6 @@ def estimate(source: str, **options: Any) -> None:
     """
     from llmbatch.estimate import estimate_batch  # noqa: PLC0415 - imports litellm
 
-    columns, arguments = split_options(options)
+    columns, arguments = taken_input_options(options), request_arguments(**options)
     with conversations_of(source, **columns) as (conversations, _):
         emit(estimate_batch(conversations, **arguments).to_dict())

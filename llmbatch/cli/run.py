@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llmbatch.cli._inputs import FORMATS, Input, opened
-from llmbatch.cli._io import emit, input_options, request_arguments, request_options
+from llmbatch.cli._inputs import checked_input
+from llmbatch.cli._io import emit, input_options, request_arguments, request_options, taken_input_options
 from llmbatch.cli._main import BAD_END, INTERRUPTED
 
 if TYPE_CHECKING:
-    from llmbatch.cli._inputs import Group
+    from llmbatch.cli._inputs import Group, Input
     from llmbatch.results import Row
 
 __all__ = ["run"]
@@ -76,10 +76,7 @@ def run(source: str, output: Path | None, dry_run: bool, **options: Any) -> None
     if output is not None and output.exists() and source != "-" and output.samefile(source):
         msg = "IN and OUT are the same file; the answers need one of their own"
         raise ValueError(msg)
-    with opened(source) as file:
-        kind = options.pop("kind") or FORMATS.get(Path(source).suffix.lower(), "jsonl")
-        rows = Input(file, kind, **{name: options.pop(name) for name in ("template", "column", "id_column", "system")})
-        rows.check()
+    with checked_input(source, **taken_input_options(options)) as rows:
         batches = _Batches(rows, options)
         if output is None or dry_run:
             emit(batches.preview())

@@ -16,6 +16,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any
 
+from llmbatch._checks import check_number
 from llmbatch._frame import results_frame
 from llmbatch._identity import custom_id_for
 from llmbatch._requests import plan_chat
@@ -77,9 +78,7 @@ class Completions:
         id_column: str | None = None,
         **kwargs: Any,
     ) -> None:
-        if workers < 1:
-            msg = f"workers must be at least 1, not {workers}; it is the number of processes that share the limits"
-            raise ValueError(msg)
+        check_number("workers", workers, "it is the number of processes that share the limits", whole=True, least=1)
         self._template, self._system, self._output, self._id_column = Template(template), system, output, id_column
         self._arguments = {"model": model, "progress": False, **kwargs}
         shares = {"requests_per_minute": requests_per_minute, "tokens_per_minute": tokens_per_minute}
