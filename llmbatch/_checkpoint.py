@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from llmbatch._files import replacing
-from llmbatch._lines import output_line, row_from_line, written_row
+from llmbatch._lines import output_lines, row_from_line, written_row
 from llmbatch.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -90,22 +90,21 @@ class Checkpoint:
     def _load(self) -> int:
         """Find the answered rows; rewrite the file when it holds anything else."""
         self._file.seek(0)
-        offset = dropped = 0
+        size = dropped = 0
         interned: dict[_Fields, _Fields] = {}
-        for number, data in enumerate(self._file, 1):
-            line = output_line(data, number, self.path)
+        for offset, length, line in output_lines(self._file, self.path):
+            size += length
             if line is None or "error" in row_from_line(line):
                 dropped += 1
             else:
                 own = line.get("llmbatch") or {}
                 key = own.get("request") or line["custom_id"]
                 dropped += key in self._places
-                self._places[key] = (offset, len(data))
+                self._places[key] = (offset, length)
                 if prints := own.get("fingerprints"):
                     prompt, others = _split(prints)
                     self._known[prompt] = interned.setdefault(others, others)
-            offset += len(data)
-        return self._compacted() if dropped else offset
+        return self._compacted() if dropped else size
 
     def _compacted(self) -> int:
         """Rewrite the file with the answered rows only, in place of the old one at once."""

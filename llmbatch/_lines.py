@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from llmbatch._files import json_line
 from llmbatch.errors import CheckpointError
 from llmbatch.results import Row, answer_row, error_row
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["line_from_row", "output_line", "row_from_line", "written_row"]
+__all__ = ["line_from_row", "output_lines", "row_from_line", "written_row"]
 
 _OWN_KEYS = ("cost", "attempts", "fallback")
 _KEPT_OF_FAILED = ("id", "choices", "usage", "created")
@@ -75,8 +76,18 @@ def written_row(row: Row, **extra: Any) -> bytes:
     return json_line(line_from_row(row, **extra), "replace")
 
 
-def output_line(data: bytes, number: int, path: Path) -> dict[str, Any] | None:
-    """A line of the journal, None for a torn last one. Raises CheckpointError for what is no batch output line."""
+def output_lines(file: IO[bytes], path: Path) -> Iterator[tuple[int, int, dict[str, Any] | None]]:
+    """Offset, length and value of each line, None for a torn last one.
+
+    Raises CheckpointError for what is no batch output line.
+    """
+    offset = 0
+    for number, data in enumerate(file, 1):
+        yield offset, len(data), _parsed(data, number, path)
+        offset += len(data)
+
+
+def _parsed(data: bytes, number: int, path: Path) -> dict[str, Any] | None:
     try:
         line = json.loads(data)
         if "custom_id" in line and ("response" in line or "error" in line):

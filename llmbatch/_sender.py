@@ -90,16 +90,13 @@ class Sender:
         try:
             return await self._attempt(request, order, call, outcome)
         except AttemptFailedError as exc:
-            first: AttemptFailedError | None = exc
-
-        async def again() -> Answer:
-            nonlocal first
-            if first is not None:
-                failed, first = first, None
-                raise failed
-            return await self._attempt(request, order, call, outcome)
-
-        return await retrying(self.retries, paced=True)(again)
+            first = exc
+        async for attempt in retrying(self.retries, paced=True):
+            with attempt:
+                if attempt.retry_state.attempt_number == 1:
+                    raise first
+                return await self._attempt(request, order, call, outcome)
+        raise AssertionError  # unreachable: tenacity ends with a result or an exception
 
     async def _attempt(self, request: dict[str, Any], order: int, call: Call, outcome: Outcome) -> Answer:
         """One attempt, with its worst case reserved while it runs. Counts itself and its cost in `outcome`."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, cast
 
 from llmbatch import _litellm
 from llmbatch._batch import Batch
@@ -172,13 +172,14 @@ def _collecting(prepare: Callable[P, Batch]) -> Callable[P, Coroutine[Any, Any, 
     """,
     )
     async def acreate(*args: P.args, **kwargs: P.kwargs) -> BatchResults:
-        if kwargs.pop("batch_job", False):
-            from llmbatch.jobs import arun_batch_job  # noqa: PLC0415 - only batch jobs need it
+        if not kwargs.pop("batch_job", False):
+            batch = await _ready(prepare, *args, **kwargs)
+            return await batch.collect()
+        from llmbatch.jobs import arun_batch_job  # noqa: PLC0415 - only batch jobs need it
 
-            run: Any = arun_batch_job
-            return await run(*args, **kwargs)  # type: ignore[no-any-return]
+        window: Any = kwargs.pop("completion_window", "24h")
         batch = await _ready(prepare, *args, **kwargs)
-        return await batch.collect()
+        return await arun_batch_job(cast("ChatRun", batch.run), window)
 
     return bridged(acreate)
 

@@ -11,6 +11,7 @@ from llmbatch._files import json_line
 from llmbatch._identity import SeenIds, custom_id_for
 from llmbatch._litellm.prices import batch_cost, count_tokens, has_batch_price, live_cost
 from llmbatch._requests import DEFAULT_MAX_TOKENS, DEFAULT_TEMPERATURE, ChatPlan, plan_chat
+from llmbatch.payloads import Filling
 from llmbatch.providers.registry import provider_for
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from llmbatch.providers.base import Provider
 
-__all__ = ["Estimate", "estimate_batch"]
+__all__ = ["Estimate", "estimate_batch", "estimate_plan"]
 
 # Rows whose tokens are counted one by one (0.1 ms and more each); of the rest, every so manieth.
 _COUNTED, _THEN_EVERY = 1000, 50
@@ -86,13 +87,18 @@ def estimate_batch(
     """
     plan = plan_chat(model, temperature, max_tokens, **kwargs)
     items, _ = check_messages_list(messages_list)
+    return estimate_plan(plan, items)
+
+
+def estimate_plan(plan: ChatPlan, conversations: Iterable[Any]) -> Estimate:
+    """Count and price what a batch with this plan would send."""
     try:
         provider: Provider | None = provider_for(plan.target.provider)
     except NotImplementedError:
         provider = None
     counts = _Counts(plan, provider)
-    for item in items:
-        counts.add(item)
+    for conversation in conversations:
+        counts.add(conversation)
     return counts.estimate()
 
 
@@ -100,9 +106,11 @@ class _Counts:
     def __init__(self, plan: ChatPlan, provider: Provider | None) -> None:
         self.plan, self.provider = plan, provider
         self.rows = self.invalid = self.repeats = self.images = 0
-        self.files = self._file_rows = self._file_bytes = 0
+        self.files = 0
         self._characters = self._counted_characters = self._counted_tokens = self._counted = 0
         self._seen = SeenIds()
+        if provider is not None:
+            self._filling = Filling(provider.max_rows, provider.max_bytes)
 
     def add(self, item: Any) -> None:
         self.rows += 1
@@ -115,7 +123,7 @@ class _Counts:
         self.repeats += not self._seen.add(custom_id)
         if self.provider is not None:
             payload = self.provider.render_payload_for_batch_request(request, custom_id)
-            self._into_files(len(json_line(payload)))
+            self.files += self._filling.begins_file(len(json_line(payload)))
         characters = len(json.dumps(request["messages"], ensure_ascii=False))
         self.images += any(_has_media(message) for message in request["messages"])
         self._characters += characters
@@ -124,14 +132,6 @@ class _Counts:
             self._counted += 1
             self._counted_characters += characters
             self._counted_tokens += count_tokens(self.plan.target, request)
-
-    def _into_files(self, size: int) -> None:
-        assert self.provider is not None  # noqa: S101 - the caller has looked
-        full = self._file_rows >= self.provider.max_rows or self._file_bytes + size > self.provider.max_bytes
-        if full or not self.files:
-            self.files, self._file_rows, self._file_bytes = self.files + 1, 0, 0
-        self._file_rows += 1
-        self._file_bytes += size
 
     def estimate(self) -> Estimate:
         target, sent = self.plan.target, self.rows - self.invalid

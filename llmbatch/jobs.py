@@ -13,7 +13,7 @@ import asyncio
 import os
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from llmbatch._jobs import again, submit
 from llmbatch._jobs.job import BatchJob, PathLike
@@ -21,9 +21,10 @@ from llmbatch._requests import DEFAULT_MAX_TOKENS, DEFAULT_TEMPERATURE
 from llmbatch._sync import bridged, synchronous
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
 
-    from llmbatch.results import BatchResults, Row
+    from llmbatch._chat_run import ChatRun
+    from llmbatch.results import BatchResults
 
 __all__ = [
     "BatchJob",
@@ -77,13 +78,22 @@ async def asubmit_batch_job(
         job = submit_batch_job([[{"role": "user", "content": "Hi"}]], model="gpt-4o-mini", state="job.json")
         job.wait().results().texts
     """
-    plan = await asyncio.to_thread(submit.prepare, requests, model, temperature, max_tokens, custom_ids, kwargs)
+    submission = await asyncio.to_thread(submit.prepare, requests, model, temperature, max_tokens, custom_ids, kwargs)
+    return await _submitted(
+        submission,
+        state,
+        completion_window=completion_window,
+        metadata=metadata or {},
+        max_rows=max_rows,
+        max_bytes=max_bytes,
+    )
+
+
+async def _submitted(submission: submit.Submission, state: PathLike | None, **how: Any) -> BatchJob:
     with tempfile.TemporaryDirectory(prefix="llmbatch-") as directory:
-        made, files = await asyncio.to_thread(
-            plan.write, Path(directory), completion_window, metadata or {}, max_rows, max_bytes
-        )
+        made, files = await asyncio.to_thread(submission.write, Path(directory), **how)
         known = submit.known_state(state, made)
-        job = BatchJob(known, path=state, access=plan.access, response_format=plan.response_format)
+        job = BatchJob(known, path=state, access=submission.access, response_format=submission.response_format)
         job.save()
         async with job.remote() as remote:
             for part, path in zip(known.parts, files, strict=False):
@@ -114,47 +124,32 @@ async def aretrieve_batch_job(
     return found
 
 
-@bridged
-async def arun_batch_job(
-    messages_list: Iterable[Any],
-    model: str | None = None,
-    temperature: float | None = DEFAULT_TEMPERATURE,
-    max_tokens: int | None = DEFAULT_MAX_TOKENS,
-    max_workers: int | Literal["auto"] = 10,  # noqa: ARG001 - how fast is the provider's choice
-    *,
-    checkpoint: PathLike | None = None,
-    deadline: float | None = None,
-    max_cost: float | None = None,
-    fallbacks: Sequence[Any] = (),
-    progress: bool | None = None,
-    on_result: Callable[[int, Row], object] | None = None,
-    custom_ids: Iterable[str] | None = None,
-    **kwargs: Any,
-) -> BatchResults:
-    """`create_chat_completions_batch(…, batch_job=True)`: submit, wait, and return the rows.
+async def arun_batch_job(run: ChatRun, completion_window: str) -> BatchResults:
+    """`create_chat_completions_batch(…, batch_job=True)`: submit what the run would send, wait, and return the rows.
 
-    `checkpoint` is the job's state file; `deadline` cancels the job, and rows not done by then are error rows.
+    Of its options, `checkpoint` is the job's state file; `deadline` cancels the job, and rows not done by then are
+    error rows. How fast it goes is the provider's choice.
     """
-    if fallbacks:
+    options, plan, conversations = run.options, run.plans[0], run.conversations
+    if options.fallbacks:
         msg = (
             "a batch job stays with its provider: leave fallbacks out, and use job.run_failed_live(model=...) after it"
         )
         raise ValueError(msg)
-    if max_cost is not None:
-        messages_list = list(messages_list)
-        submit.check_cost(messages_list, model, temperature, max_tokens, max_cost, kwargs)
-    job = await asubmit_batch_job(
-        messages_list, model, temperature, max_tokens, state=checkpoint, custom_ids=custom_ids, **kwargs
-    )
+    if options.max_cost is not None:
+        conversations = list(conversations)
+        await asyncio.to_thread(submit.check_cost, plan, conversations, options.max_cost)
+    submission = submit.of_plan(plan, conversations, options.custom_ids)
+    job = await _submitted(submission, options.checkpoint, completion_window=completion_window)
     try:
-        await job.await_(timeout=deadline, progress=progress)
+        await job.await_(timeout=options.deadline, progress=options.progress)
     except TimeoutError:
         await job.acancel()
         await job.await_(timeout=_CANCEL_SECONDS, progress=False)
     results = await job.aresults()
-    if on_result is not None:
+    if options.on_result is not None:
         for index, row in enumerate(results):
-            on_result(index, row)
+            options.on_result(index, row)
     return results
 
 

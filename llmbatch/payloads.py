@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BadRow",
+    "Filling",
     "PayloadChecks",
     "read_batch_file",
     "render_batch_requests",
@@ -194,6 +195,23 @@ def read_batch_file(path: str | os.PathLike[str]) -> Iterator[Payload]:
                 raise ValueError(msg) from None
             check(payload, f"{os.fspath(path)}, line {number}")
             yield payload
+
+
+class Filling:
+    """How lines fill input files of at most so many rows and bytes, in order."""
+
+    def __init__(self, max_rows: int, max_bytes: int) -> None:
+        self.max_rows, self.max_bytes = max_rows, max_bytes
+        self.rows = self.bytes = 0
+
+    def begins_file(self, size: int) -> bool:
+        """Put in a line of so many bytes; True when it is the first of a file."""
+        begins = not 0 < self.rows < self.max_rows or self.bytes + size > self.max_bytes
+        if begins:
+            self.rows = self.bytes = 0
+        self.rows += 1
+        self.bytes += size
+        return begins
 
 
 class PayloadChecks:

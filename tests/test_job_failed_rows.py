@@ -116,7 +116,7 @@ def test_a_budget_is_checked_before_the_job(batches: BatchProvider, place: dict[
     """At the worst case, with batch prices."""
     for options, why in (
         ({"max_cost": 1e-6}, "may cost"),
-        ({"max_cost": 1.0, "model": "openai/nobody-knows"}, "known price"),
+        ({"max_cost": 1.0, "model": "openai/nobody-knows"}, "needs a price"),
         ({"fallbacks": ["gpt-4o"]}, "run_failed_live"),
     ):
         with pytest.raises(ValueError, match=why):

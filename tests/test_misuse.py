@@ -78,3 +78,16 @@ def test_litellms_own_arguments_are_no_misspellings(server: Server) -> None:
     assert server.requests[0].json["max_completion_tokens"] == 5
     assert server.requests[0].headers["x-mine"] == "yes"
     assert "metadata" not in server.requests[0].json
+
+
+@pytest.mark.parametrize(
+    ("option", "mend"),
+    [({"max_workers": 0}, "at least 1"), ({"retries": -1}, "at least 0"), ({"timeout": 0}, "more than 0")],
+)
+def test_a_batch_as_a_job_is_checked_alike(server: Server, option: dict[str, Any], mend: str) -> None:
+    """Options that a job does not need are not left unread: the same call may run live tomorrow."""
+    with pytest.raises(ValueError, match=mend):
+        llmbatch.create_chat_completions_batch(
+            [[HI]], "openai/gpt-4o-mini", batch_job=True, api_base=server.api_base, api_key="k", **option
+        )
+    assert not server.requests

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 from llmbatch._files import json_line
-from llmbatch._jobs.state import Part, spans_of
-from llmbatch.payloads import BadRow, PayloadChecks
+from llmbatch._jobs.state import Part
+from llmbatch.payloads import BadRow, Filling, PayloadChecks
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -39,17 +39,8 @@ def write_input_files(
 
     Raises ValueError for what the provider would refuse a whole file for.
     """
-    made, check = InputFiles(), PayloadChecks()
-    positions: list[int] = []
-    size, digest = 0, hashlib.sha256()
-
-    def finish() -> None:
-        if positions:
-            made.parts.append(Part(made.paths[-1].name, spans_of(positions), digest.hexdigest(), size))
-            positions.clear()
-
+    made, check, filling = InputFiles(), PayloadChecks(), Filling(max_rows, max_bytes)
     with ExitStack() as opened:
-        file: IO[bytes] | None = None
         for index, payload in enumerate(payloads):
             if isinstance(payload, BadRow):
                 made.invalid[payload.custom_id] = str(payload)
@@ -62,15 +53,14 @@ def write_input_files(
             if len(line) > max_bytes:
                 made.invalid[payload["custom_id"]] = f"{len(line)} bytes are more than a file may hold ({max_bytes})"
                 continue
-            if file is None or len(positions) >= max_rows or size + len(line) > max_bytes:
-                finish()
+            if filling.begins_file(len(line)):
                 opened.close()
-                made.paths.append(directory / f"part-{len(made.paths) + 1}.jsonl")
-                file = opened.enter_context(made.paths[-1].open("wb"))
-                size, digest = 0, hashlib.sha256()
+                path = directory / f"part-{len(made.paths) + 1}.jsonl"
+                file, digest = opened.enter_context(path.open("wb")), hashlib.sha256()
+                part = Part(path.name, spans=[], sha256="", bytes=0)
+                made.paths.append(path)
+                made.parts.append(part)
             file.write(line)
             digest.update(line)
-            size += len(line)
-            positions.append(index)
-        finish()
+            part.add(index, len(line), digest.hexdigest())
     return made

@@ -50,6 +50,12 @@ class Part:
     errors: list[dict[str, Any]] = field(default_factory=list)
     ended_at: int | None = None
 
+    def add(self, position: int, size: int, sha256: str) -> None:
+        """One more row, and what the file has become with it."""
+        _extend(self.spans, position)
+        self.bytes += size
+        self.sha256 = sha256
+
     def positions(self) -> Iterator[int]:
         """Where its rows are in the job's `custom_ids`."""
         for start, stop in self.spans:
@@ -144,8 +150,12 @@ def spans_of(positions: Iterable[int]) -> list[list[int]]:
     """Rising positions as `[start, stop]` spans."""
     spans: list[list[int]] = []
     for position in positions:
-        if spans and spans[-1][1] == position:
-            spans[-1][1] += 1
-        else:
-            spans.append([position, position + 1])
+        _extend(spans, position)
     return spans
+
+
+def _extend(spans: list[list[int]], position: int) -> None:
+    if spans and spans[-1][1] == position:
+        spans[-1][1] += 1
+    else:
+        spans.append([position, position + 1])

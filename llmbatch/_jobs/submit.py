@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from llmbatch._checks import check_messages_list, check_number
@@ -14,7 +15,7 @@ from llmbatch._jobs.files import write_input_files
 from llmbatch._jobs.state import JobState
 from llmbatch._litellm.files import Access
 from llmbatch._options import OWN_OPTIONS
-from llmbatch._requests import plan_chat
+from llmbatch._requests import ChatPlan, plan_chat
 from llmbatch.payloads import read_batch_file, rendered
 from llmbatch.providers.registry import provider_for
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from llmbatch.payloads import BadRow
     from llmbatch.providers.base import Payload, Provider
 
-__all__ = ["Submission", "access_from", "check_cost", "known_state", "prepare", "unknown_state"]
+__all__ = ["Submission", "access_from", "check_cost", "known_state", "of_plan", "prepare", "unknown_state"]
 
 _ACCESS = ("api_key", "api_version", "organization", "azure_ad_token", "extra_headers")
 _PLACE = ("api_base", "base_url", "custom_llm_provider")
@@ -43,10 +44,11 @@ class Submission:
     def write(
         self,
         directory: Path,
+        *,
         completion_window: str,
-        metadata: Mapping[str, str],
-        max_rows: int | None,
-        max_bytes: int | None,
+        metadata: Mapping[str, str] = MappingProxyType({}),
+        max_rows: int | None = None,
+        max_bytes: int | None = None,
     ) -> tuple[JobState, list[Path]]:
         """The job's state before anything of it exists at the provider, and its input files."""
         for name, limit in (("max_rows", max_rows), ("max_bytes", max_bytes)):
@@ -60,21 +62,12 @@ class Submission:
         if files.model is not None and files.model != self.target.name:
             msg = f"the payloads are for model {files.model!r}, not {self.target.name!r}; pass the model they are for"
             raise ValueError(msg)
-        state = JobState(
-            model=self.target.model,
-            name=self.target.name,
-            provider=self.target.provider,
-            api_base=self.target.api_base,
-            api_version=self.access.api_version,
-            endpoint=files.url or "/v1/chat/completions",
-            completion_window=completion_window,
-            metadata=dict(metadata),
-            max_rows=max_rows,
-            max_bytes=max_bytes,
-            custom_ids=files.custom_ids,
-            invalid=files.invalid,
-            parts=files.parts,
-        )
+        state = replace(
+            _empty_state(self.target, self.access, self.provider),
+            endpoint=files.url or "/v1/chat/completions", completion_window=completion_window, metadata=dict(metadata),
+            max_rows=max_rows, max_bytes=max_bytes,
+            custom_ids=files.custom_ids, invalid=files.invalid, parts=files.parts,
+        )  # fmt: skip
         for number, part in enumerate(state.parts, 1):
             part.name = f"{state.id}-{number}.jsonl"
         return state, files.paths
@@ -98,9 +91,14 @@ def prepare(  # noqa: PLR0917 - the public function's own order
     if first and isinstance(first[0], Mapping) and "custom_id" in first[0]:
         return _of_payloads(items, model, custom_ids, kwargs)
     plan = plan_chat(model, temperature, max_tokens, **kwargs)
+    return of_plan(plan, items, custom_ids)
+
+
+def of_plan(plan: ChatPlan, conversations: Iterable[Any], custom_ids: Iterable[str] | None) -> Submission:
+    """What a live batch with this plan would send. Raises NotImplementedError for providers without support."""
     provider = provider_for(plan.target.provider)
-    payloads = rendered(plan, items, custom_ids, provider)
-    return Submission(plan.target, access_from(kwargs), provider, payloads, plan.response_format)
+    payloads = rendered(plan, conversations, custom_ids, provider)
+    return Submission(plan.target, access_from(plan.params), provider, payloads, plan.response_format)
 
 
 def _holds_payloads(requests: Any) -> bool:
@@ -133,13 +131,16 @@ def access_from(given: Mapping[str, Any]) -> Access:
 def unknown_state(model: str | None, given: Mapping[str, Any]) -> tuple[JobState, Access]:
     """The state of a job of which only the place is known."""
     plan = plan_chat(model, None, None, **{k: v for k, v in given.items() if k in {*_ACCESS, *_PLACE}})
-    target, provider = plan.target, provider_for(plan.target.provider)
-    state = JobState(
+    access = access_from(given)
+    return _empty_state(plan.target, access, provider_for(plan.target.provider)), access
+
+
+def _empty_state(target: _litellm.Target, access: Access, provider: Provider) -> JobState:
+    return JobState(
         model=target.model, name=target.name, provider=target.provider, api_base=target.api_base,
-        api_version=given.get("api_version"), endpoint="", completion_window="24h", metadata={},
+        api_version=access.api_version, endpoint="", completion_window="24h", metadata={},
         max_rows=provider.max_rows, max_bytes=provider.max_bytes,
     )  # fmt: skip
-    return state, access_from(given)
 
 
 def known_state(path: str | os.PathLike[str] | None, made: JobState) -> JobState:
@@ -156,18 +157,11 @@ def known_state(path: str | os.PathLike[str] | None, made: JobState) -> JobState
     return known
 
 
-def check_cost(  # noqa: PLR0917 - as above
-    messages_list: Sequence[Any],
-    model: str | None,
-    temperature: float | None,
-    max_tokens: int | None,
-    max_cost: float,
-    kwargs: Mapping[str, Any],
-) -> None:
+def check_cost(plan: ChatPlan, conversations: Sequence[Any], max_cost: float) -> None:
     """Raise ValueError when the job may cost more than `max_cost` USD, or nobody knows."""
-    from llmbatch.estimate import estimate_batch  # noqa: PLC0415 - rarely needed
+    from llmbatch.estimate import estimate_plan  # noqa: PLC0415 - rarely needed
 
-    estimate = estimate_batch(messages_list, model, temperature, max_tokens, **kwargs)
+    estimate = estimate_plan(plan, conversations)
     if estimate.job_cost is None:
         msg = "max_cost needs a model with a known price, and max_tokens"
         raise ValueError(msg)

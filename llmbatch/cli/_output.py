@@ -7,7 +7,7 @@ from typing import IO, TYPE_CHECKING
 
 from llmbatch._checkpoint import lock
 from llmbatch._files import replacing
-from llmbatch._lines import output_line, written_row
+from llmbatch._lines import output_lines, written_row
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -58,16 +58,14 @@ def arrange(path: Path, custom_ids: Sequence[str], more: Iterable[Row]) -> int:
 def _places(file: IO[bytes], path: Path) -> tuple[Places, bool, int]:
     """Where each id's last line is, in the order of these lines; whether ids repeat; how many lines have errors."""
     places: Places = {}
-    lines = failed = offset = 0
-    for number, data in enumerate(file, 1):
-        line = output_line(data, number, path)
+    lines = failed = 0
+    for offset, length, line in output_lines(file, path):
         if line is not None:
             lines += 1
             custom_id = str(line["custom_id"])
             places.pop(custom_id, None)
-            places[custom_id] = (offset, len(data))
+            places[custom_id] = (offset, length)
             failed += bool(line.get("error"))
-        offset += len(data)
     return places, lines > len(places), failed
 
 

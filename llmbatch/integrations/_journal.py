@@ -11,7 +11,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmbatch._lines import row_from_line, written_row
+from llmbatch._lines import output_lines, row_from_line, written_row
 
 if TYPE_CHECKING:
     import os
@@ -50,10 +50,7 @@ class Journal:
             file.write(written_row(row, request=key))
 
     def _load(self, path: Path) -> None:
-        offset = 0
         with path.open("rb") as file:
-            for data in file:
-                if data.endswith(b"\n"):  # else torn by the end of its worker
-                    key = json.loads(data)["llmbatch"]["request"]
-                    self._places[key].append((path, offset))
-                offset += len(data)
+            for offset, _, line in output_lines(file, path):
+                if line is not None:  # else torn by the end of its worker
+                    self._places[line["llmbatch"]["request"]].append((path, offset))
