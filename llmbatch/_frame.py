@@ -1,4 +1,4 @@
-"""A list of rows as a DataFrame. A leaf; needs the `pandas` extra when called."""
+"""A list of rows as a DataFrame. It imports pandas when called, which needs the `pandas` extra."""
 
 from __future__ import annotations
 
