@@ -12,6 +12,7 @@ import re
 import time
 from dataclasses import dataclass, field, replace
 from email.utils import parsedate_to_datetime
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["RETRYABLE_STATUS", "Failure", "classify", "clean"]
 
 RETRYABLE_STATUS = {408, 409, 425, 429, 498, 500, 502, 503, 504, *range(520, 530)}
+_ERROR_STATUS, _SHARED_STATUS = range(400, 600), {401, 403, 404, *range(500, 600)}
 # Seconds that a provider asks to wait (a daily quota), and that a batch should not.
 HINT_HOPELESS = 900.0
 _LONGEST_MESSAGE = 500
@@ -137,7 +139,7 @@ def _classified(exc: BaseException, provider: str | None) -> Failure:  # noqa: C
     if announced is not None:
         return announced
     status = getattr(exc, "status_code", None)
-    if isinstance(status, int) and status >= 400 and not _dressed_up(exc):  # noqa: PLR2004 - HTTP's first error status
+    if isinstance(status, int) and status in _ERROR_STATUS and not _dressed_up(exc):
         # An error object in an answer with status 200, a request that LiteLLM refuses itself, or an SDK's own error.
         headers = getattr(getattr(exc, "response", None), "headers", None) or {}
         return _refusal(kind, message, status, provider, headers)
@@ -156,7 +158,7 @@ def _announced(exc: BaseException, chain: list[BaseException], message: str, pro
         return None
     given = body or {}
     numbers = [given.get("status_code"), given.get("code"), getattr(original, "status_code", None)]
-    status = next((n for n in numbers if isinstance(n, int) and 400 <= n < 600), None)  # noqa: PLR2004 - HTTP's errors
+    status = next((n for n in numbers if isinstance(n, int) and n in _ERROR_STATUS), None)
     if status in {None, 500}:
         words = f"{given.get('type')} {given.get('code')}"
         status = next((number for word, number in _ERROR_WORDS.items() if word in words), None)
@@ -176,7 +178,8 @@ def _chain(exc: BaseException | None) -> Iterator[BaseException]:
 
 def _dressed_up(exc: BaseException) -> bool:
     """Whether the status is LiteLLM's own: it gives 500 to whatever it cannot place, its own bugs included."""
-    return getattr(exc, "status_code", None) == 500 or type(exc).__name__ == "APIConnectionError"  # noqa: PLR2004
+    given = getattr(exc, "status_code", None)
+    return given == HTTPStatus.INTERNAL_SERVER_ERROR or type(exc).__name__ == "APIConnectionError"
 
 
 def _message(exc: BaseException) -> str:
@@ -200,12 +203,13 @@ def _refusal(kind: str, message: str, status: int, provider: str | None, headers
     hint = _hint(headers, message)
     too_large = any(word in low for word in _TOO_LARGE_WORDS)
     # Gemini words an ordinary rate limit as a spent quota, but says when to come back.
-    out_of_quota = status == 402 or (any(word in low for word in _QUOTA_WORDS) and hint is None)  # noqa: PLR2004
+    spent = any(word in low for word in _QUOTA_WORDS) and hint is None
+    out_of_quota = spent or status == HTTPStatus.PAYMENT_REQUIRED
     hopeless = hint is not None and hint > HINT_HOPELESS
     wish = headers.get("x-should-retry", "").lower()
     retryable = (status in RETRYABLE_STATUS or wish == "true") and wish != "false"
     retryable = retryable and not (too_large or out_of_quota or hopeless)
-    shared = out_of_quota or hopeless or status in {401, 403, 404} or status >= 500 or "api key" in low  # noqa: PLR2004
+    shared = out_of_quota or hopeless or status in _SHARED_STATUS or "api key" in low
     if hopeless:
         message = f"{message} (the provider asks to wait {hint:.0f} s)"
     return Failure(
@@ -214,7 +218,7 @@ def _refusal(kind: str, message: str, status: int, provider: str | None, headers
         status,
         provider,
         retryable=retryable,
-        refused=retryable and status == 429,  # noqa: PLR2004
+        refused=retryable and status == HTTPStatus.TOO_MANY_REQUESTS,
         hint=hint,
         shared=shared and not too_large,
         # A 5xx may come after the work was done, but no provider is known to bill one.

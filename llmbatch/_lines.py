@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["line_from_row", "output_lines", "row_from_line", "written_row"]
+__all__ = ["SUCCESS", "line_from_row", "output_lines", "row_from_line", "written_row"]
 
 _OWN_KEYS = ("cost", "attempts", "fallback")
+SUCCESS = range(200, 300)  # HTTP's
 _KEPT_OF_FAILED = ("id", "choices", "usage", "created")
 
 
@@ -47,7 +48,7 @@ def row_from_line(line: Mapping[str, Any]) -> Row:
     body = response.get("body") or {}
     error = line.get("error")
     status = response.get("status_code")
-    if not error and status is not None and 200 <= status < 300:  # noqa: PLR2004 - HTTP's range of success
+    if not error and status in SUCCESS:
         row = answer_row(body, custom_id=line["custom_id"], cost=None)
         row.update({k: own[k] for k in _OWN_KEYS if k in own})  # type: ignore[typeddict-item]
         return row

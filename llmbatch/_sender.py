@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Protocol
 
 from llmbatch import _failures
@@ -120,7 +121,8 @@ class Sender:
             outcome.cost = (outcome.cost or 0.0) + (cost or 0.0)
         if isinstance(result, Answer):
             return result
-        if result.status_code == 401 and self.credentials is not None and outcome.renewed is None:  # noqa: PLR2004
+        unauthorised = result.status_code == HTTPStatus.UNAUTHORIZED
+        if unauthorised and self.credentials is not None and outcome.renewed is None:
             self.credentials.renew(arguments)
             outcome.renewed = result
             result = replace(result, retryable=True, hint=0.0, mended=True)

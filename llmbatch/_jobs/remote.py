@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 JOB_TAG, PART_TAG = "llmbatch_job", "llmbatch_part"
 _RETRIES = 6
-_FIRST_SERVER_ERROR = 500
+_SERVER_ERRORS = range(500, 600)
 _UNLISTED = {404, 405, 501}  # a provider without a list of files or jobs
 _STILL_READING = {"pending", "running"}
 _READING_SECONDS, _READING_POLL = 600.0, 2.0
@@ -196,8 +196,7 @@ class Remote:
                         return await operation()
                     except Exception as exc:
                         failure = classify(exc, self._state.provider)
-                        code = failure.status_code
-                        unsure = failure.billed is None or (code is not None and code >= _FIRST_SERVER_ERROR)
+                        unsure = failure.billed is None or failure.status_code in _SERVER_ERRORS
                         if lost is not None and unsure and (found := await lost()) is not None:
                             return found  # type: ignore[no-any-return]  # what the operation would have returned
                         logger.debug("Batch job {}: could not {}: {}", self._state.id, what, failure.type)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from loguru import logger
 
 from llmbatch._failures import RETRYABLE_STATUS, Failure
-from llmbatch._lines import row_from_line
+from llmbatch._lines import SUCCESS, row_from_line
 from llmbatch._litellm import Answer
 from llmbatch._litellm.answers import answer_body
 from llmbatch._litellm.prices import batch_cost
@@ -30,7 +30,6 @@ __all__ = ["Join"]
 _ID_IN_BROKEN_LINE = re.compile(rb'"custom_id"\s*:\s*"([^"\\]+)"')
 # Codes of error lines for requests that were never run: the provider charges nothing for them.
 _NOT_RUN = {"batch_expired": "BatchExpired", "batch_cancelled": "BatchCancelled"}
-_OK = range(200, 300)
 _UNREAD = "UnparsableResult"
 
 
@@ -106,7 +105,7 @@ class Join:
         response, custom_id = line.get("response") or {}, line["custom_id"]
         if not isinstance(custom_id, str):
             raise TypeError
-        if line.get("error") or (response.get("status_code") or 0) not in _OK:
+        if line.get("error") or (response.get("status_code") or 0) not in SUCCESS:
             return self._failed(line)
         try:
             body = answer_body(response["body"])

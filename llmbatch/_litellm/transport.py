@@ -11,6 +11,7 @@ import contextlib
 import functools
 import time
 import weakref
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -46,7 +47,7 @@ class _Bounded:
         return getattr(self._content, name)
 
     async def iter_chunked(self, size: int) -> AsyncIterator[bytes]:
-        failed = self._status >= 400  # noqa: PLR2004 - HTTP's first error status
+        failed = self._status >= HTTPStatus.BAD_REQUEST
         left = MOST_ERROR_BYTES if failed else MOST_ANSWER_BYTES
         async for piece in self._content.iter_chunked(size):
             left -= len(piece)
@@ -66,7 +67,7 @@ class _Response(aiohttp.ClientResponse):
     async def start(self, connection: Connection) -> aiohttp.ClientResponse:
         await super().start(connection)
         plain = "content-encoding" not in self.headers
-        streams = self.status == 200 and plain and self.content_type == "text/event-stream"  # noqa: PLR2004 - HTTP's OK
+        streams = self.status == HTTPStatus.OK and plain and self.content_type == "text/event-stream"
         self.content = _Bounded(self.content, self.status, StreamWatch() if streams else None)  # type: ignore[assignment]  # what LiteLLM reads by
         return self
 
