@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 import llmbatch
+from llmbatch._options import OPTIONS_DOC, Options
+from llmbatch.cli import run
 
 ROOT = Path(llmbatch.__file__).parent
 MODULES = {
@@ -128,6 +130,21 @@ def test_twins_have_the_same_parameters(one: str, other: str) -> None:
     """Blocking, async and iterating forms cannot drift apart."""
     first, second = (inspect.signature(getattr(llmbatch, name)) for name in (one, other))
     assert list(first.parameters.values()) == list(second.parameters.values())
+
+
+def test_options_are_the_same_everywhere() -> None:
+    """Chats, embeddings and the command line take them with the same defaults; `help()` says what each is."""
+    chats = inspect.signature(llmbatch.create_chat_completions_batch).parameters
+    embeddings = inspect.signature(llmbatch.create_embeddings_batch).parameters
+    command = {option.name: option.default for option in run.params}
+    options = set(Options.__dataclass_fields__)
+    assert options <= chats.keys()
+    assert options - embeddings.keys() == {"fallbacks", "warm_prompt_cache"}
+    for name in options & embeddings.keys():
+        assert embeddings[name].default == chats[name].default, name
+    for name in ("max_workers", "retries", "timeout"):
+        assert command[name] in {chats[name].default, str(chats[name].default)}, name
+    assert [name for name in options if not re.search(rf"\b{name}[,:]", OPTIONS_DOC)] == []
 
 
 def test_the_seeds_signature_is_kept() -> None:
