@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from llmbatch._options import Options
     from llmbatch._requests import ChatPlan
-    from llmbatch._sender import Call, Credentials
+    from llmbatch._sender import Call
 
 __all__ = ["ChatRun"]
 
@@ -32,18 +32,10 @@ _LONE_MESSAGE_BEGINNING = 4096  # characters; providers cache from some 1,024 to
 class ChatRun(Run[Any, tuple[int, Row]]):
     """One batch of chat completions. `plans` holds the model asked for and then its fallbacks."""
 
-    def __init__(
-        self,
-        conversations: Iterable[Any],
-        plans: list[tuple[ChatPlan, Credentials | None]],
-        options: Options,
-        call: Call,
-    ) -> None:
+    def __init__(self, conversations: Iterable[Any], plans: list[ChatPlan], options: Options, call: Call) -> None:
         budget = Budget(options.max_cost)
-        senders = [sender_for(plan, options, budget, credentials) for plan, credentials in plans]
-        super().__init__(options, senders, call)
-        self.conversations = conversations
-        self.plans = [plan for plan, _ in plans]
+        super().__init__(options, [sender_for(plan, options, budget) for plan in plans], call)
+        self.conversations, self.plans = conversations, plans
         self._ids = CustomIds()
         self._warm: dict[str, asyncio.Event] = {}
 

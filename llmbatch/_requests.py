@@ -11,11 +11,14 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmbatch import _litellm
 from llmbatch._checks import check_number, checked_messages, checked_text, copied
 from llmbatch._options import OWN_OPTIONS
+
+if TYPE_CHECKING:
+    from llmbatch._sender import Credentials
 
 __all__ = [
     "DEFAULT_EMBEDDING_MODEL",
@@ -63,17 +66,29 @@ def default_model(model: str | None) -> str:
 
 
 @dataclass(frozen=True, eq=False)
-class ChatPlan:
-    """What every chat request of a batch shares.
+class _Plan:
+    """What every request of a batch shares.
 
     Attributes:
         target: where the requests go.
-        params: LiteLLM's keyword arguments, everything but the messages. May hold keys: never print it.
-        response_format: the pydantic model that answers are to match, if one was given.
+        params: LiteLLM's keyword arguments, everything but what each row asks. May hold keys: never print it.
+        credentials: what goes with each attempt, where tokens expire.
     """
 
     target: _litellm.Target
     params: Mapping[str, Any] = field(repr=False)
+    credentials: Credentials | None = field(default=None, repr=False)
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """Values that no log and no row may show."""
+        return _secrets(self.params)
+
+
+@dataclass(frozen=True, eq=False)
+class ChatPlan(_Plan):
+    """Of chats; `response_format` is the pydantic model that answers are to match, if one was given."""
+
     response_format: type[Any] | None = None
 
     def request(self, messages: Any) -> dict[str, Any]:
@@ -83,28 +98,14 @@ class ChatPlan:
         """
         return {**copied(self.params), "messages": checked_messages(messages)}
 
-    @property
-    def secrets(self) -> tuple[str, ...]:
-        """Values that no log and no row may show."""
-        return _secrets(self.params)
 
-
-@dataclass(frozen=True, eq=False)
-class EmbeddingsPlan:
-    """What every embeddings request of a batch shares; `params` may hold keys: never print it."""
-
-    target: _litellm.Target
-    params: Mapping[str, Any] = field(repr=False)
+class EmbeddingsPlan(_Plan):
+    """Of embeddings."""
 
     def request(self, texts: Any) -> dict[str, Any]:
-        """LiteLLM's arguments for one text, or for a list of texts sent together."""
+        """LiteLLM's arguments for one text, or for a list of texts sent together. Raises as `ChatPlan.request` does."""
         given = [checked_text(text) for text in texts] if isinstance(texts, list) else checked_text(texts)
         return {**copied(self.params), "input": given}
-
-    @property
-    def secrets(self) -> tuple[str, ...]:
-        """Values that no log and no row may show."""
-        return _secrets(self.params)
 
 
 def plan_chat(

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from llmbatch._litellm import Target
     from llmbatch._options import Options
     from llmbatch._requests import ChatPlan, EmbeddingsPlan
-    from llmbatch._sender import Call, Credentials
+    from llmbatch._sender import Call
     from llmbatch.results import Row
 
 __all__ = ["Run", "sender_for"]
@@ -43,9 +43,7 @@ R = TypeVar("R")
 S = TypeVar("S")
 
 
-def sender_for(
-    plan: ChatPlan | EmbeddingsPlan, options: Options, budget: Budget, credentials: Credentials | None = None
-) -> Sender:
+def sender_for(plan: ChatPlan | EmbeddingsPlan, options: Options, budget: Budget) -> Sender:
     """The sender for a plan's target, on the limiter that the process keeps for that account."""
     _litellm.warm_up(plan.target)
     key = plan.params.get("api_key")
@@ -58,7 +56,7 @@ def sender_for(
         retries=options.retries,
         timeout=options.timeout,
         worst_cost=None if options.max_cost is None else worst_cost(plan),
-        credentials=credentials,
+        credentials=plan.credentials,
         priced=plan.target.provider != copilot.PROVIDER,
         secrets=plan.secrets,
     )

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Coroutine, Iterable, Sequence
 
-    from llmbatch._sender import Credentials
     from llmbatch.results import BatchResults, Row
 
 __all__ = [
@@ -73,7 +72,7 @@ def _prepared(
     conversations, count = check_messages_list(messages_list)
     streamed = bool(kwargs.pop("stream", False))
     first = _plan(model, temperature, max_tokens, kwargs)
-    target = first[0].target
+    target = first.target
     if target.provider == copilot.PROVIDER:
         requests_per_minute = requests_per_minute or copilot.requests_per_minute()
     options = Options(
@@ -89,19 +88,17 @@ def _prepared(
     run = ChatRun(conversations, plans, options, assembled if streamed else chat)
     facts = {
         "model": target.model,
-        "temperature": first[0].params.get("temperature"),
-        "max tokens": first[0].params.get("max_tokens"),
+        "temperature": first.params.get("temperature"),
+        "max tokens": first.params.get("max_tokens"),
         "provider": target.provider,
     }
-    return Batch(run, count, "Chat completion", facts, first[0].response_format)
+    return Batch(run, count, "Chat completion", facts, first.response_format)
 
 
-def _plan(
-    model: str | None, temperature: float | None, max_tokens: int | None, kwargs: dict[str, Any]
-) -> tuple[ChatPlan, Credentials | None]:
+def _plan(model: str | None, temperature: float | None, max_tokens: int | None, kwargs: dict[str, Any]) -> ChatPlan:
     if copilot.asked_for(model, kwargs):
         return copilot.plan(model, temperature, max_tokens, kwargs)
-    return plan_chat(model, temperature, max_tokens, **kwargs), None
+    return plan_chat(model, temperature, max_tokens, **kwargs)
 
 
 def _fallback(
@@ -110,7 +107,7 @@ def _fallback(
     temperature: float | None,
     max_tokens: int | None,
     kwargs: dict[str, Any],
-) -> tuple[ChatPlan, Credentials | None]:
+) -> ChatPlan:
     """A fallback's plan. The first model's server and key go to no other provider."""
     given = {"model": entry} if isinstance(entry, str) else dict(entry)
     model = given.pop("model", None) or default_model(None)

@@ -58,17 +58,15 @@ def requests_per_minute() -> float:
     return limit
 
 
-def plan(
-    model: str | None, temperature: float | None, max_tokens: int | None, kwargs: Mapping[str, Any]
-) -> tuple[ChatPlan, CopilotToken]:
-    """The plan for a chat batch through Copilot, and the token that goes with its requests."""
+def plan(model: str | None, temperature: float | None, max_tokens: int | None, kwargs: Mapping[str, Any]) -> ChatPlan:
+    """The plan for a chat batch through Copilot, with the token that goes with its requests."""
     name = default_model(model).removeprefix(PREFIX).removeprefix("openai/")
     token = CopilotToken(kwargs.get("api_key"), kwargs.get("api_base"))
     given = {key: value for key, value in kwargs.items() if key not in {"api_key", "api_base"}}
     given["extra_headers"] = {**HEADERS, **(given.get("extra_headers") or {})}
     given |= {"custom_llm_provider": "openai", "api_base": token.api_base}
     made = plan_chat(name, temperature, max_tokens, **given)
-    return replace(made, target=replace(made.target, model=PREFIX + name, provider=PROVIDER)), token
+    return replace(made, target=replace(made.target, model=PREFIX + name, provider=PROVIDER), credentials=token)
 
 
 class CopilotToken:
