@@ -41,7 +41,7 @@ class Checkpoint:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self.path.open("ab+")
         except OSError as exc:
-            msg = f"cannot open the checkpoint {self.path}: {exc.strerror}"
+            msg = f"cannot open the checkpoint {self.path}: {exc.strerror}; give another path"
             raise CheckpointError(msg) from exc
         try:
             lock(self._file, self.path)

@@ -184,7 +184,7 @@ def _checked_kwargs(kwargs: Mapping[str, Any]) -> dict[str, Any]:
             msg = f"{name}= is not for batches: {_INSTEAD[name]}"
             raise ValueError(msg)
         if name == "stream" and value:
-            msg = "stream=True is not supported here: a batch returns whole answers"
+            msg = "stream=True is not supported here: leave it out, a batch returns whole answers"
             raise ValueError(msg)
         close = difflib.get_close_matches(name, OWN_OPTIONS - {name}, 1, _ALIKE)
         if close and name not in OWN_OPTIONS | _KNOWN_TO_LITELLM:

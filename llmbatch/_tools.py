@@ -31,7 +31,7 @@ def tool_schema(tool: Any) -> dict[str, Any]:
     try:
         parameters = TypeAdapter(tool).json_schema()
     except PydanticUserError as exc:
-        msg = f"tool {name} has a parameter without a JSON form: {exc.message}"
+        msg = f"tool {name} has a parameter without a JSON form: {exc.message}; give it a type that JSON has"
         raise TypeError(msg) from exc
     if parameters.get("type") != "object":
         msg = f"tool {name} has positional-only parameters; a model passes arguments by name"

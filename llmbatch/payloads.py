@@ -126,7 +126,7 @@ def rendered(
     for index, item in enumerate(items):
         custom_id = next(given, None) if given else None
         if given and custom_id is None:
-            msg = f"custom_ids has {index} ids, fewer than there are rows"
+            msg = f"custom_ids has {index} ids, fewer than there are rows; give one each"
             raise ValueError(msg)
         try:
             request = plan.request(item)
@@ -135,7 +135,7 @@ def rendered(
         else:
             yield provider.render_payload_for_batch_request(request, custom_id or derived(request))
     if given and next(given, None) is not None:
-        msg = "custom_ids has more ids than there are rows"
+        msg = "custom_ids has more ids than there are rows; give one each"
         raise ValueError(msg)
 
 
@@ -191,7 +191,7 @@ def read_batch_file(path: str | os.PathLike[str]) -> Iterator[Payload]:
             try:
                 payload = json.loads(line)
             except ValueError as exc:
-                msg = f"{os.fspath(path)}, line {number}: not JSON ({exc})"
+                msg = f"{os.fspath(path)}, line {number}: not JSON ({exc}); write_batch_file makes such files"
                 raise ValueError(msg) from None
             check(payload, f"{os.fspath(path)}, line {number}")
             yield payload

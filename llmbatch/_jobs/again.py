@@ -137,7 +137,9 @@ async def recover(state: JobState, remote: Remote, ids: Sequence[str]) -> None:
     own = len(ids) == 1 and ids[0].startswith("job-")
     batches = await remote.batches_of(ids[0]) if own else [await remote.batch(batch_id) for batch_id in ids]
     if not batches:
-        msg = f"the provider has no batch of job {ids[0]}"
+        msg = (
+            f"the provider has no batch of job {ids[0]}; check the id, and that model= and api_key= are of its account"
+        )
         raise BatchJobError(msg)
     state.id = ids[0] if own else state.id
     state.created_at = min(int(batch.get("created_at") or state.created_at) for batch in batches)

@@ -137,7 +137,7 @@ class Remote:
             waited += _READING_POLL
             status = await self._again(lambda: self._files.file_status(uploaded["id"]), f"look at {uploaded['id']}")
         if status == "error":
-            msg = f"the provider cannot read the uploaded file {uploaded['id']}"
+            msg = f"the provider cannot read the uploaded file {uploaded['id']}; submit again with a new state file"
             raise BatchJobError(msg)
 
     async def _lost_upload(self, part: Part) -> dict[str, Any] | None:

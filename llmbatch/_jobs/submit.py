@@ -55,7 +55,7 @@ class Submission:
             if limit is not None:
                 check_number(name, limit, "leave it out for the provider's own limit", whole=True, least=1)
         if len(metadata) > _USER_METADATA or not all(isinstance(item, str) for kv in metadata.items() for item in kv):
-            msg = f"metadata must be at most {_USER_METADATA} strings by name"
+            msg = f"metadata must be at most {_USER_METADATA} strings by name; leave some out, or write them as strings"
             raise ValueError(msg)
         max_rows, max_bytes = max_rows or self.provider.max_rows, max_bytes or self.provider.max_bytes
         files = write_input_files(self.payloads, directory, max_rows=max_rows, max_bytes=max_bytes)
@@ -117,7 +117,7 @@ def _of_payloads(
     iterator: Iterator[Any] = iter(payloads)
     first = next(iterator, None)
     if first is None:
-        msg = "there is no payload to submit"
+        msg = "there is no payload to submit; pass one at least"
         raise ValueError(msg)
     state, access = unknown_state(model or (first.get("body") or {}).get("model"), given)
     return Submission(state.target, access, provider_for(state.provider), chain([first], iterator))
@@ -163,8 +163,8 @@ def check_cost(plan: ChatPlan, conversations: Sequence[Any], max_cost: float) ->
 
     estimate = estimate_plan(plan, conversations)
     if estimate.job_cost is None:
-        msg = "max_cost needs a model with a known price, and max_tokens"
+        msg = "max_cost needs a model with a known price and a bound on its answers: pass max_tokens="
         raise ValueError(msg)
     if estimate.job_cost > max_cost:
-        msg = f"the job may cost ${estimate.job_cost:.4f}, more than max_cost=${max_cost:.4f}; nothing was sent"
+        msg = f"the job may cost ${estimate.job_cost:.4f}, more than max_cost=${max_cost:.4f}; lower max_tokens"
         raise ValueError(msg)

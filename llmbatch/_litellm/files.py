@@ -190,7 +190,7 @@ class _Translated(Files):
 
     async def jobs(self) -> AsyncIterator[dict[str, Any]]:
         if self._provider == "mistral":
-            msg = "LiteLLM cannot list Mistral's batch jobs"
+            msg = "LiteLLM cannot list Mistral's batch jobs; look for it in Mistral's console"
             raise NotImplementedError(msg)
         after = None
         while True:

@@ -62,7 +62,7 @@ def render(request: Mapping[str, Any]) -> dict[str, Any]:
         _check_endpoint(stopped, kind, str(request["model"]))
         body = _as_the_sdk_sends(stopped.body, kind) if stopped.by_sdk else json.loads(json.dumps(stopped.body))
         return dict(body)
-    msg = f"LiteLLM answered model {request['model']!r} without a request to render"
+    msg = f"LiteLLM answered model {request['model']!r} without a request to render; ask it live instead"
     raise ValueError(msg)
 
 

@@ -244,11 +244,12 @@ def _csv(file: IO[bytes]) -> Records:
         reader = csv.DictReader(text, restkey="", strict=True)
         for record in reader:
             if None in record.values() or "" in record:
-                msg = f"line {reader.line_num} has not as many cells as the header ({len(reader.fieldnames or ())})"
+                columns = len(reader.fieldnames or ())
+                msg = f"line {reader.line_num} has not as many cells as the header ({columns}); quote cells with commas"
                 raise ValueError(msg)
             yield reader.line_num, record
     except (csv.Error, UnicodeDecodeError) as exc:
-        msg = f"this is no CSV in UTF-8: {exc}"
+        msg = f"this is no CSV in UTF-8: {exc}; save it as that, or say another --format"
         raise ValueError(msg) from None
     finally:
         text.detach()

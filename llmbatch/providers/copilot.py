@@ -53,7 +53,7 @@ def requests_per_minute() -> float:
     except ValueError:
         limit = 0.0
     if limit <= 0:
-        msg = f"COPILOT_REQUESTS_PER_MINUTE must be a positive number, not {given!r}"
+        msg = f"COPILOT_REQUESTS_PER_MINUTE must be a positive number, not {given!r}; unset it for 60"
         raise ValueError(msg)
     return limit
 

@@ -26,7 +26,7 @@ def register_provider(provider: T) -> T:
     """
     given: Any = provider
     if not (isinstance(given, type) and issubclass(given, Provider)):
-        msg = f"register_provider takes a subclass of llmbatch.Provider, not {provider!r}"
+        msg = f"register_provider takes a subclass of llmbatch.Provider itself, not {provider!r}"
         raise TypeError(msg)
     if not provider.name:
         msg = f"{provider.__name__} has no name: set name to what LiteLLM writes before the slash of its models"
