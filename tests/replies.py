@@ -73,10 +73,19 @@ def chat_reply(request: Request) -> Response:
     return event_stream([*(json.dumps(chunk) for chunk in chunks), "[DONE]"])
 
 
-def event_stream(events: list[str], **how: Any) -> Response:
-    """A server-sent event stream of these data lines; `how` as in `Response` (drip, cut, …)."""
+def said(content: Any, finish_reason: str = "stop", **message: Any) -> Response:
+    """A chat completion of this content; `message` is what else it holds."""
+    message = {"role": "assistant", "content": content, **message}
+    choices = [{"index": 0, "message": message, "finish_reason": finish_reason}]
+    usage = {"prompt_tokens": 7, "completion_tokens": 5, "total_tokens": 12}
+    body = {"id": "x", "object": "chat.completion", "created": 1, "model": MODEL, "choices": choices, "usage": usage}
+    return Response(body=body)
+
+
+def event_stream(events: list[str]) -> Response:
+    """A server-sent event stream of these data lines."""
     body = "".join(f"data: {event}\n\n" for event in events)
-    return Response(headers={"content-type": "text/event-stream"}, body=body, **how)
+    return Response(headers={"content-type": "text/event-stream"}, body=body)
 
 
 def embedding_reply(asked: dict[str, Any]) -> Response:

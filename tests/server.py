@@ -7,12 +7,12 @@ In this process (a thread; the `provider` fixture in `conftest.py` starts and cl
     server.set(rpm=60)                              # change the behaviour while it runs
     server.enqueue(Response(429, {"retry-after": "1"}), Response(reset=True))   # for the next requests, in order
     server.handler = lambda request: Response(400) if "bad" in request.text else None   # None: the usual answer;
-                                                    # may be `async def`; sees every path, so it can serve any route
+                                                    # sees every path, so it can serve any route
     server.requests                                 # [Request(method, path, headers, body, json, text, at), …]
     server.stats                                    # Stats(ok, limited, errors, resets, peak_in_flight, …)
 
 In a process of its own, so that the client has its core to itself: `with server_process(rpm=600) as server:` has
-`.api_base`, `.stats()`, `.set(…)`, `.reset()`; or `python -m tests.server --port 9200 rpm=600 latency=0.5`.
+`.api_base`, `.stats()`, `.set(…)`; or `python -m tests.server --port 9200 rpm=600 latency=0.5`.
 
 Answers: `answer_to(last user text)` for chats (`n` choices, SSE when `stream`), `vector_for(text)` for embeddings
 (float or base64), so a test knows which request a row belongs to. Routes: any path ending in /chat/completions,
@@ -24,7 +24,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import inspect
 import json
 import random
 import subprocess
@@ -36,13 +35,13 @@ from collections import deque
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
-from tests.replies import MODEL, answer_to, event_stream, reply, token_count, vector_for
+from tests.replies import MODEL, answer_to, reply, token_count, vector_for
 from tests.wire import Connection, Request, Response
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["Behaviour", "Request", "Response", "Server", "answer_to", "event_stream", "server_process", "vector_for"]
+__all__ = ["Behaviour", "Request", "Response", "Server", "answer_to", "server_process", "vector_for"]
 
 
 @dataclass
@@ -56,8 +55,7 @@ class Behaviour:
     burst: float = 2.0  # seconds of quota that the buckets hold
     limit_headers: bool = True  # x-ratelimit-* on answers and 429s, when there is a limit
     retry_after: bool = True  # retry-after and retry-after-ms on 429s
-    slots: int | None = None  # requests served at once; the others wait in line …
-    slots_status: int | None = None  # … or are refused with this status
+    slots: int | None = None  # requests served at once; the others wait in line
     error_rate: float = 0.0  # share answered with 500, 502 or 503
     reset_rate: float = 0.0  # share whose connection is reset without an answer
     seed: int = 7  # of latency, errors and resets
@@ -72,9 +70,7 @@ class Stats:
     limited: int = 0
     errors: int = 0
     resets: int = 0
-    scripted: int = 0
     duplicates: int = 0  # requests answered 200 whose exact body had been answered 200 before
-    abandoned: int = 0  # clients gone before their answer
     tokens: int = 0
     in_flight: int = 0
     peak_in_flight: int = 0
@@ -191,10 +187,7 @@ class Server:
         if b.log:
             self.requests.append(request)
         scripted = self.queue.popleft() if self.queue else self.handler and self.handler(request)
-        if inspect.isawaitable(scripted):
-            scripted = await scripted
         if scripted:
-            s.scripted += 1
             return scripted
         if b.reset_rate and self._random.random() < b.reset_rate:
             s.resets += 1
@@ -212,10 +205,7 @@ class Server:
         buckets = {kind: bucket for kind, bucket in self._buckets.items() if bucket}
         if wait := max([bucket.wait_for(amounts[kind]) for kind, bucket in buckets.items()], default=0.0):
             s.limited += 1
-            return self._refusal(429, wait)
-        if self._slots and b.slots_status and self._slots.locked():
-            s.limited += 1
-            return self._refusal(b.slots_status, b.latency)
+            return self._refusal(wait)
         for kind, bucket in buckets.items():
             bucket.level -= min(amounts[kind], bucket.capacity)
         async with self._slots or contextlib.nullcontext():
@@ -233,19 +223,17 @@ class Server:
         shown = self._buckets.items() if self.behaviour.limit_headers else ()
         return {k: v for kind, bucket in shown if bucket for k, v in bucket.headers(kind).items()}
 
-    def _refusal(self, status: int, wait: float) -> Response:
+    def _refusal(self, wait: float) -> Response:
         message = f"Rate limit reached for {MODEL}. Please try again in {wait:.3f}s."
         error = {"message": message, "type": "requests", "param": None, "code": "rate_limit_exceeded"}
         headers = self._limit_headers()
         if self.behaviour.retry_after:
             headers |= {"retry-after": str(int(wait) + 1), "retry-after-ms": str(int(wait * 1000) + 1)}
-        return Response(status, headers, {"error": error})
+        return Response(429, headers, {"error": error})
 
     def _admin(self, request: Request) -> Response:
         if request.path == "/__set":
             self.set(**request.json)
-        elif request.path == "/__reset":
-            self.reset()
         return Response(body=asdict(self.stats) | {"ideal_seconds": self.ideal_seconds()})
 
 
@@ -265,12 +253,8 @@ class RemoteServer:
         return self._call("/__stats")
 
     def set(self, **behaviour: Any) -> None:
-        """Change the behaviour now."""
+        """As `Server.set`."""
         self._call("/__set", **behaviour)
-
-    def reset(self) -> None:
-        """Forget requests and counts."""
-        self._call("/__reset")
 
 
 @contextlib.contextmanager

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
-from typing import Any
+import time
+from typing import TYPE_CHECKING, Any
 
 import llmbatch
-from llmbatch import _retry
 from tests.server import answer_to
 
-__all__ = ["KEY", "answered", "batch", "chats", "question", "quick_backoff", "script"]
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.server import Server
+
+__all__ = ["KEY", "answered", "batch", "chats", "idle", "lines", "place", "question", "script", "until"]
 
 KEY = "sk-adversary-0123456789abcdef"
 
@@ -26,10 +33,14 @@ def chats(count: int, start: int = 0) -> list[list[dict[str, str]]]:
     return [[{"role": "user", "content": question(i)}] for i in range(start, start + count)]
 
 
+def place(api_base: str, **more: Any) -> dict[str, Any]:
+    """What every call to an OpenAI-compatible server names."""
+    return {"model": "openai/gpt-4o-mini", "api_base": api_base, "api_key": KEY, **more}
+
+
 def batch(api_base: str, rows: Any, **options: Any) -> llmbatch.BatchResults:
     """A chat batch against an OpenAI-compatible server."""
-    given = {"model": "openai/gpt-4o-mini", "api_base": api_base, "api_key": KEY, "progress": False, **options}
-    return llmbatch.create_chat_completions_batch(rows, **given)
+    return llmbatch.create_chat_completions_batch(rows, **place(api_base, **{"progress": False, **options}))
 
 
 def answered(row: Any, index: int) -> bool:
@@ -37,9 +48,17 @@ def answered(row: Any, index: int) -> bool:
     return "error" not in row and row["choices"][0]["message"]["content"] == answer_to(question(index))
 
 
-def quick_backoff(monkeypatch: Any) -> None:
-    """Faults are sent again almost at once."""
-    monkeypatch.setattr(_retry, "BACKOFF_FIRST", 0.01)
+def lines(path: Path) -> list[dict[str, Any]]:
+    """What a file of JSON lines holds."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def idle(server: Server) -> bool:
+    """Whether the server comes to have nothing in flight."""
+    end = time.monotonic() + 20
+    while server.stats.in_flight and time.monotonic() < end:
+        time.sleep(0.01)
+    return not server.stats.in_flight
 
 
 class _Process(subprocess.Popen[str]):
@@ -53,3 +72,12 @@ def script(code: str, *arguments: str, flags: tuple[str, ...] = ("-W", "error"),
     command = [sys.executable, *flags, "-c", code, *arguments]
     given: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **how}
     return _Process(command, env={**os.environ, "PYTHONPATH": "."}, **given)
+
+
+def until(process: subprocess.Popen[str], there: Callable[[], object]) -> None:
+    """Wait for what a process is to bring about, while it runs."""
+    end = time.monotonic() + 120
+    while not there():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.01)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any
@@ -14,6 +11,7 @@ import pytest
 from llmbatch import create_chat_completions_batch
 from llmbatch._litellm import load
 from tests.server import Request, Response, Server
+from tests.talk import script
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -37,7 +35,7 @@ def litellm() -> Iterator[Any]:
 
 
 @pytest.fixture
-def options(server: Server) -> dict[str, Any]:
+def options(server: Server, place: dict[str, Any]) -> dict[str, Any]:
     failed: set[str] = set()
 
     def answer(request: Request) -> Response | None:
@@ -49,7 +47,7 @@ def options(server: Server) -> dict[str, Any]:
         return None
 
     server.handler = answer
-    return {"model": "openai/test-model", "api_base": server.api_base, "api_key": "sk-test", "progress": False}
+    return {**place, "model": "openai/test-model", "progress": False}
 
 
 def chats(texts: list[str]) -> list[list[dict[str, str]]]:
@@ -68,8 +66,8 @@ def settled(events: list[Any], count: int) -> Counter[Any]:
 EXPECTED = Counter({("ok", text): 1 for text in TEXTS if text != "bad"} | {("failed", t): 1 for t in ("bad", "flaky")})
 
 
-def logger_of(litellm: Any, events: list[Any]) -> Any:
-    """A CustomLogger that notes what it hears, with the cost where it hears one."""
+def logger_of(events: list[Any]) -> Any:
+    """A CustomLogger that notes what it hears."""
     from litellm.integrations.custom_logger import CustomLogger
 
     class Logger(CustomLogger):
@@ -83,7 +81,7 @@ def logger_of(litellm: Any, events: list[Any]) -> Any:
 
 
 def by_logger(litellm: Any, events: list[Any]) -> None:
-    litellm.callbacks = [logger_of(litellm, events)]
+    litellm.callbacks = [logger_of(events)]
 
 
 def by_functions(litellm: Any, events: list[Any]) -> None:
@@ -137,9 +135,10 @@ def test_streams_are_reported(litellm: Any, options: dict[str, Any]) -> None:
     assert settled(events, 1) == Counter({("ok", "one"): 1})
 
 
-def test_a_script_that_ends_at_once_loses_no_callback(server: Server) -> None:
+@pytest.mark.processes
+def test_a_script_that_ends_at_once_loses_no_callback(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """Slow callbacks of the last requests are waited for at the interpreter's exit."""
-    script = """
+    code = """
 import asyncio, atexit, os
 heard = []
 atexit.register(lambda: print(len(heard)))
@@ -151,11 +150,11 @@ async def slow(kwargs, response, start, end):
 litellm.success_callback = [slow]
 create_chat_completions_batch([[{"role": "user", "content": f"Say {i}."}] for i in range(20)])
 """
-    given = {"OPENAI_API_KEY": "sk-test", "OPENAI_BASE_URL": server.api_base, "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
-    done = subprocess.run(
-        [sys.executable, "-c", script], env=os.environ | given, capture_output=True, text=True, check=False
-    )
-    assert (done.stdout, done.stderr) == ("20\n", "")
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
+    monkeypatch.setenv("OPENAI_BASE_URL", server.api_base)
+    monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+    with script(code, flags=()) as process:
+        assert process.communicate(timeout=60) == ("20\n", "")
 
 
 def test_opentelemetry_spans_come_from_litellm(

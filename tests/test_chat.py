@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 import llmbatch
 from llmbatch import chat
-from tests.replies import answer_to
+from tests.replies import answer_to, said
 from tests.wire import Response
 
 if TYPE_CHECKING:
@@ -164,11 +164,7 @@ def test_pieces_arrive_while_the_answer_does(server: Server) -> None:
 def test_tool_calls_come_back_and_can_be_answered(server: Server) -> None:
     """Running the tool is the caller's choice."""
     call = {"id": "c1", "type": "function", "function": {"name": "my_tool", "arguments": '{"city": "Rome"}'}}
-    message = {"role": "assistant", "content": None, "tool_calls": [call]}
-    choice = {"index": 0, "message": message, "finish_reason": "tool_calls"}
-    server.enqueue(
-        Response(body={"id": "1", "object": "chat.completion", "created": 1, "model": "x", "choices": [choice]})
-    )
+    server.enqueue(said(None, "tool_calls", tool_calls=[call]))
     conversation = chat("openai/x", api_base=server.api_base, api_key="k").with_tool(my_tool)
     (asked,) = conversation.ask("weather in Rome?")["choices"][0]["message"]["tool_calls"]
     assert server.requests[0].json["tools"][0]["function"]["name"] == "my_tool"

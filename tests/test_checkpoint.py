@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import json
 import signal
-import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
-from loguru import logger
 
 import llmbatch
 from tests.server import Response, vector_for
-from tests.talk import KEY, answered, batch, chats, question, script
+from tests.talk import KEY, answered, batch, chats, lines, place, question, script, until
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.server import Server
-
-pytestmark = pytest.mark.processes
 
 RUN = """
 import sys, llmbatch
@@ -35,10 +31,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "run.jsonl"
 
 
-def lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
+@pytest.mark.processes
 def test_kills_lose_nothing_and_send_at_most_what_was_in_flight_twice(server: Server, path: Path) -> None:
     """A run killed with -9 three times and started again: every row once in the file, few sent twice."""
     server.set(latency=0.02)
@@ -46,9 +39,7 @@ def test_kills_lose_nothing_and_send_at_most_what_was_in_flight_twice(server: Se
     for turn in range(kills):
         with script(RUN, server.api_base, str(path), str(count)) as process:
             goal = (turn + 1) * 80
-            while not path.exists() or path.read_bytes().count(b"\n") < goal:
-                assert process.poll() is None, process.stderr.read()  # type: ignore[union-attr]
-                time.sleep(0.01)
+            until(process, lambda: path.exists() and path.read_bytes().count(b"\n") >= goal)  # noqa: B023 - at once
             process.send_signal(signal.SIGKILL)
     with script(RUN, server.api_base, str(path), str(count)) as process:
         out, err = process.communicate(timeout=60)
@@ -107,6 +98,7 @@ print(len(rows), len(good), why, rows.failed[-1]["error"])
 """
 
 
+@pytest.mark.processes
 def test_a_full_disk_leaves_a_whole_file_and_rows_that_say_so(server: Server, path: Path) -> None:
     """When a row cannot be written no more is sent; what is there can be read, and the rerun goes on."""
     with script(FULL, server.api_base, str(path), flags=()) as process:
@@ -138,6 +130,7 @@ print([row["custom_id"] for row in rows] == ids, ["error" in row for row in rows
 """
 
 
+@pytest.mark.processes
 def test_a_full_disk_does_not_lose_what_an_earlier_run_has_answered(server: Server, path: Path) -> None:
     """Answers under new ids are given back though the ids cannot be written; what is missing is not sent."""
     batch(server.api_base, chats(4), checkpoint=path)
@@ -148,21 +141,14 @@ def test_a_full_disk_does_not_lose_what_an_earlier_run_has_answered(server: Serv
     assert not server.requests
 
 
-def test_a_changed_field_is_sent_again_and_named(server: Server, path: Path) -> None:
+def test_a_changed_field_is_sent_again_and_named(server: Server, path: Path, log: list[str]) -> None:
     """Another model or parameter is another request; the log says which field it was."""
     batch(server.api_base, chats(3), checkpoint=path)
     server.reset()
-    said: list[str] = []
-    handler = logger.add(said.append, level="INFO", format="{message}")
-    logger.enable("llmbatch")
-    try:
-        batch(server.api_base, chats(3), checkpoint=path, temperature=0.9)
-        batch(server.api_base, chats(3), checkpoint=path, model="openai/gpt-4o")
-    finally:
-        logger.disable("llmbatch")
-        logger.remove(handler)
+    batch(server.api_base, chats(3), checkpoint=path, temperature=0.9)
+    batch(server.api_base, chats(3), checkpoint=path, model="openai/gpt-4o")
     assert len(server.requests) == 6
-    changes = [line for line in said if "changed" in line]
+    changes = [line for line in log if "changed" in line]
     assert "temperature" in changes[0]
     assert "model" in changes[1]
 
@@ -198,24 +184,23 @@ def test_failed_rows_are_sent_again(server: Server, path: Path) -> None:
 
 
 def test_embeddings_resume_too(server: Server, path: Path) -> None:
-    """Each text is a row in the file, however the texts were sent together."""
-    options = {"model": "openai/e", "api_base": server.api_base, "api_key": KEY, "checkpoint": path}
+    """Each text is a row in the file, however the texts were sent together, and in whatever order."""
+    options = place(server.api_base, model="openai/e", checkpoint=path)
     texts = [f"text {i}" for i in range(30)]
     first = llmbatch.create_embeddings_batch(texts[:20], **options)
     server.reset()
-    both = llmbatch.create_embeddings_batch(texts, **options)
-    assert both[:20] == first
-    assert both.embeddings == [vector_for(text) for text in texts]
-    assert [text for request in server.requests for text in request.json["input"]] == texts[20:]
+    both = llmbatch.create_embeddings_batch(texts[::-1], **options)
+    assert both[:9:-1] == first
+    assert both.embeddings == [vector_for(text) for text in reversed(texts)]
+    assert [text for request in server.requests for text in request.json["input"]] == texts[:19:-1]
 
 
+@pytest.mark.processes
 def test_a_second_process_on_the_file_is_told(server: Server, path: Path) -> None:
     """Two runs never write into one file: the second gets an error that says what to do, and sends nothing."""
     server.handler = lambda request: Response(200, delay=30)
     with script(RUN, server.api_base, str(path), "8") as process:
-        while len(server.requests) < 8:
-            assert process.poll() is None
-            time.sleep(0.01)
+        until(process, lambda: len(server.requests) >= 8)
         with pytest.raises(llmbatch.CheckpointError, match="in use"):
             batch(server.api_base, chats(8), checkpoint=path)
         process.kill()

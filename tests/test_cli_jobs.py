@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +13,7 @@ import llmbatch
 from llmbatch.cli import main
 from tests.batch_server import MODEL, asked
 from tests.replies import answer_to
+from tests.talk import script
 from tests.wire import Response
 
 if TYPE_CHECKING:
@@ -161,8 +160,9 @@ def test_help_has_examples(command: str) -> None:
     assert "Example" in text
 
 
+@pytest.mark.processes
 def test_help_is_quick() -> None:
     """It imports no litellm."""
     code = "import sys; from llmbatch.cli import main; main(standalone_mode=False); print('litellm' in sys.modules)"
-    command = [sys.executable, "-c", code, "submit", "--help"]
-    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.endswith("False\n")
+    with script(code, "submit", "--help") as process:
+        assert process.communicate(timeout=60)[0].endswith("False\n")

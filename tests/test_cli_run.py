@@ -8,10 +8,7 @@ import os
 import pty
 import shlex
 import signal
-import subprocess
-import sys
 import termios
-import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,18 +16,14 @@ from click.testing import CliRunner
 
 from llmbatch.cli import main
 from tests.server import Response, Server, answer_to
+from tests.talk import lines, script, until
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Callable
     from pathlib import Path
 
-pytestmark = pytest.mark.processes
-
 MODEL = "openai/test-model"
-
-
-def lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def write(path: Path, rows: list[Any]) -> Path:
@@ -64,13 +57,8 @@ class Shell:
         return CliRunner().invoke(main, self.arguments(source, *options), input=given)
 
     def start(self, source: str | Path, *options: str, **how: Any) -> subprocess.Popen[str]:
-        command = [sys.executable, "-c", "from llmbatch.cli import main; main()", *self.arguments(source, *options)]
-        how = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | how
-        return subprocess.Popen(command, env=os.environ | {"OPENAI_API_KEY": "sk-test"}, **how)
-
-    def until_answered(self, count: int) -> None:
-        while self.server.stats.ok < count:
-            time.sleep(0.01)
+        code = "from llmbatch.cli import main; main()"
+        return script(code, *self.arguments(source, *options), flags=(), **how)
 
 
 @pytest.fixture
@@ -78,9 +66,8 @@ def shell(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sh
     return Shell(server, tmp_path, monkeypatch)
 
 
-def test_batch_lines_are_answered_under_their_ids_in_order(shell: Shell, server: Server) -> None:
+def test_batch_lines_are_answered_under_their_ids_in_order(shell: Shell) -> None:
     """OUT has the input's ids in the input's order, in OpenAI's batch output shape."""
-    server.handler = lambda request: Response(delay=0.2, body={}) if request.text == "never" else None
     rows = [batch_line(f"id-{i}", f"question {i}", temperature=0) for i in range(30)]
     done = shell.run(write(shell.directory / "in.jsonl", rows))
     assert done.exit_code == 0, done.output
@@ -315,13 +302,14 @@ def test_out_must_be_a_file_of_answers(shell: Shell, server: Server) -> None:
     assert not server.requests
 
 
+@pytest.mark.processes
 def test_killed_and_rerun_out_has_every_id_once(shell: Shell, server: Server) -> None:
     """After kill -9 the same command goes on: every id once, and at most what was in flight is sent twice."""
     server.set(latency=0.02)
     count = 400
     source = write(shell.directory / "in.jsonl", [batch_line(f"id-{i}", f"question {i}") for i in range(count)])
     with shell.start(source) as process:
-        shell.until_answered(100)
+        until(process, lambda: server.stats.ok >= 100)
         process.kill()
     assert process.returncode == -signal.SIGKILL
     done = shell.run(source)
@@ -337,12 +325,13 @@ def test_killed_and_rerun_out_has_every_id_once(shell: Shell, server: Server) ->
     assert (summary["cost"], summary["unpriced"]) == (None, count), "unknown, not 0"
 
 
+@pytest.mark.processes
 def test_ctrl_c_exits_130_and_leaves_out_resumable(shell: Shell, server: Server) -> None:
     """Ctrl-C says how far it got; what was answered is not sent again."""
     server.set(latency=0.05)
     source = write(shell.directory / "in.jsonl", [{"id": i, "prompt": f"q{i}"} for i in range(200)])
     with shell.start(source) as process:
-        shell.until_answered(40)
+        until(process, lambda: server.stats.ok >= 40)
         process.send_signal(signal.SIGINT)
         _, err = process.communicate()
     assert process.returncode == 130
@@ -357,6 +346,7 @@ def test_ctrl_c_exits_130_and_leaves_out_resumable(shell: Shell, server: Server)
     assert len(lines(shell.out)) == 200
 
 
+@pytest.mark.processes
 def test_a_terminal_shows_the_bar_and_a_line_for_people(shell: Shell, server: Server) -> None:
     """On a terminal the bar has rate, failures, tokens, cost and time left, and the summary is no JSON."""
     server.handler = lambda request: Response(400) if request.text == "q7" else None

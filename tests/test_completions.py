@@ -2,36 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import llmbatch
+from tests.replies import said
 from tests.server import Response, answer_to
+from tests.talk import answered, batch, chats, place, question
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tests.server import Server
 
-KEY = "sk-test"
-
-
-def chats(count: int) -> list[list[dict[str, str]]]:
-    return [[{"role": "user", "content": f"Question {i}?"}] for i in range(count)]
-
-
-def batch(server: Server, messages_list: Any, **options: Any) -> llmbatch.BatchResults:
-    options = {"model": "openai/gpt-4o-mini", "api_base": server.api_base, "api_key": KEY, **options}
-    return llmbatch.create_chat_completions_batch(messages_list, **options)
-
 
 def test_rows_come_back_in_order_with_usage_and_cost(server: Server) -> None:
     """One row for each conversation, in order, with LiteLLM's answer and llmbatch's own keys."""
-    results = batch(server, chats(25))
-    assert results.texts == [answer_to(f"Question {i}?") for i in range(25)]
+    results = batch(server.api_base, chats(25))
+    assert results.texts == [answer_to(question(i)) for i in range(25)]
     assert not results.failed
     row = results[3]
     assert row["attempts"] == 1
@@ -45,8 +35,8 @@ def test_rows_come_back_in_order_with_usage_and_cost(server: Server) -> None:
 
 def test_the_seeds_defaults_are_sent(server: Server) -> None:
     """temperature=0.3 and max_tokens=200 are on the wire unless changed; None leaves them out."""
-    batch(server, chats(1))
-    batch(server, chats(1), temperature=None, max_tokens=None, seed=3, top_p=0.5)
+    batch(server.api_base, chats(1))
+    batch(server.api_base, chats(1), temperature=None, max_tokens=None, seed=3, top_p=0.5)
     first, second = (request.json for request in server.requests)
     assert (first["temperature"], first["max_tokens"]) == (0.3, 200)
     assert "temperature" not in second
@@ -57,7 +47,7 @@ def test_the_seeds_defaults_are_sent(server: Server) -> None:
 @pytest.mark.parametrize("model", ["openai/o3-mini", "openai/gpt-5", "openai/o1", "openai/gpt-5-mini"])
 def test_defaults_never_break_a_reasoning_model(server: Server, model: str) -> None:
     """The defaults are left out for models that refuse them; the row is an answer."""
-    (row,) = batch(server, chats(1), model=model)
+    (row,) = batch(server.api_base, chats(1), model=model)
     assert "error" not in row
     sent = server.requests[0].json
     assert sent.get("temperature") in {None, 1}
@@ -66,30 +56,31 @@ def test_defaults_never_break_a_reasoning_model(server: Server, model: str) -> N
 
 def test_a_chosen_parameter_that_the_model_refuses_is_a_row_error(server: Server) -> None:
     """What the caller chose is not dropped silently."""
-    (row,) = batch(server, chats(1), model="openai/o3-mini", temperature=0.3000001)
+    (row,) = batch(server.api_base, chats(1), model="openai/o3-mini", temperature=0.3000001)
     assert row["error_details"]["type"] == "UnsupportedParamsError"
     assert not server.requests
 
 
 def test_model_comes_from_the_environment(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """The argument, else MODEL_CHOICE, else gpt-4o-mini."""
-    batch(server, chats(1), model=None)
+    batch(server.api_base, chats(1), model=None)
     monkeypatch.setenv("MODEL_CHOICE", "openai/gpt-4o")
-    batch(server, chats(1), model=None)
-    assert [request.json["model"] for request in server.requests] == ["gpt-4o-mini", "gpt-4o"]
+    batch(server.api_base, chats(1), model=None)
+    batch(server.api_base, chats(1), model="openai/gpt-4.1")
+    assert [request.json["model"] for request in server.requests] == ["gpt-4o-mini", "gpt-4o", "gpt-4.1"]
 
 
 def test_a_bare_model_name_with_api_base_is_an_openai_compatible_server(server: Server) -> None:
     """Local servers work by their model's own name."""
-    (row,) = batch(server, chats(1), model="my-local-model")
+    (row,) = batch(server.api_base, chats(1), model="my-local-model")
     assert row["model"] == "my-local-model"
     assert row["cost"] is None
-    assert batch(server, chats(2), model="my-local-model").cost is None
+    assert batch(server.api_base, chats(2), model="my-local-model").cost is None
 
 
 def test_an_empty_list_gives_an_empty_result(server: Server) -> None:
     """Nothing in, nothing out."""
-    results = batch(server, [])
+    results = batch(server.api_base, [])
     assert results == []
     assert results.cost == 0.0
     assert results.texts == []
@@ -97,18 +88,17 @@ def test_an_empty_list_gives_an_empty_result(server: Server) -> None:
 
 def test_bad_rows_among_good_ones_are_their_own_errors(server: Server) -> None:
     """Empty, role-less and unserialisable rows are error rows; the rows around them are answered."""
-    good = chats(1)[0]
-    bad: list[Any] = [[], [{"content": "x"}], [{"role": "user", "content": object()}], "text", None]
-    results = batch(server, [good, *bad, good])
-    assert ["error" in row for row in results] == [False, True, True, True, True, True, False]
-    assert len(server.requests) == 2
+    bad: list[Any] = [[], [{"content": "x"}], [{"role": "user", "content": object()}], "text", None, 7]
+    results = batch(server.api_base, [row for pair in zip(chats(6), bad, strict=True) for row in pair])
+    assert results.texts == [text for i in range(6) for text in (answer_to(question(i)), None)]
+    assert len(server.requests) == 6
     assert all(row["error_details"]["type"] == "InvalidRow" and row["choices"] == [] for row in results.failed)
 
 
 def test_failures_are_rows_beside_answers(server: Server) -> None:
     """A provider's refusal of one request is that row's error, with its status."""
-    server.handler = lambda r: Response(400) if "Question 2?" in r.text else None
-    results = batch(server, chats(4))
+    server.handler = lambda r: Response(400) if r.text == question(2) else None
+    results = batch(server.api_base, chats(4))
     assert [i for i, row in enumerate(results) if "error" in row] == [2]
     details = results[2]["error_details"]
     assert details == {
@@ -123,8 +113,8 @@ def test_failures_are_rows_beside_answers(server: Server) -> None:
 def test_a_thousand_rows_survive_faults(provider: Callable[..., Server]) -> None:
     """1,000 rows at 64 workers through 5 % of 5xx and 5 % of connection resets: 1,000 good rows in order."""
     server = provider(error_rate=0.05, reset_rate=0.05, log=False)
-    results = batch(server, chats(1000), max_workers=64)
-    assert results.texts == [answer_to(f"Question {i}?") for i in range(1000)]
+    results = batch(server.api_base, chats(1000), max_workers=64)
+    assert results.texts == [answer_to(question(i)) for i in range(1000)]
     assert server.stats.resets > 10
     assert server.stats.errors > 10
     assert sum(row["attempts"] for row in results) == 1000 + server.stats.resets + server.stats.errors
@@ -141,61 +131,27 @@ def test_a_generator_is_taken_as_it_is_sent(provider: Callable[..., Server]) -> 
             taken += 1
             yield conversation
 
-    for number, _ in enumerate(
-        llmbatch.as_completed(generated(), model="openai/x", api_base=server.api_base, api_key=KEY, max_workers=4)
-    ):
+    for number, _ in enumerate(llmbatch.as_completed(generated(), **place(server.api_base), max_workers=4)):
         if number == 20:
             assert taken < 300
             break
 
 
-def test_the_whole_attempt_has_a_timeout(provider: Callable[..., Server]) -> None:
-    """An answer that drips in forever is cut at `timeout`, and is a row."""
-    server = provider()
-    server.handler = lambda _: Response(body="x" * 400, drip=0.05)
-    (row,) = batch(server, chats(1), timeout=0.5, retries=0)
-    assert row["error_details"]["type"] == "Timeout"
-    assert row["error_details"]["retryable"]
-    assert row["cost"] is None
-
-
 def test_a_single_completion_is_a_row_or_raises(server: Server) -> None:
     """create_chat_completion gives one row and raises with the fields of its error."""
-    row = llmbatch.create_chat_completion(
-        [{"role": "user", "content": "Hi there"}], model="openai/gpt-4o-mini", api_base=server.api_base, api_key=KEY
-    )
-    assert row["choices"][0]["message"]["content"] == answer_to("Hi there")
+    assert answered(llmbatch.create_chat_completion(chats(1)[0], **place(server.api_base)), 0)
     server.enqueue(Response(404))
     with pytest.raises(llmbatch.RequestFailedError) as caught:
-        llmbatch.create_chat_completion(
-            [{"role": "user", "content": "Hi there"}], model="openai/gpt-4o-mini", api_base=server.api_base, api_key=KEY
-        )
+        llmbatch.create_chat_completion(chats(1)[0], **place(server.api_base))
     assert (caught.value.status_code, caught.value.type, caught.value.attempts) == (404, "NotFoundError", 1)
 
 
 def test_tools_and_several_choices_pass_through_whole(server: Server) -> None:
     """n=3 gives three choices; an answer of tool calls has them, and no text."""
-    (row,) = batch(server, chats(1), n=3)
+    (row,) = batch(server.api_base, chats(1), n=3)
     assert len(row["choices"]) == 3
     call = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Paris"}'}}
-    server.enqueue(
-        Response(
-            body={
-                "id": "x",
-                "object": "chat.completion",
-                "created": 1,
-                "model": "m",
-                "choices": [
-                    {
-                        "index": 0,
-                        "message": {"role": "assistant", "content": None, "tool_calls": [call]},
-                        "finish_reason": "tool_calls",
-                    }
-                ],
-                "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2},
-            }
-        )
-    )
+    server.enqueue(said(None, "tool_calls", tool_calls=[call]))
 
     def weather(city: str) -> str:
         """Tell the weather.
@@ -205,41 +161,18 @@ def test_tools_and_several_choices_pass_through_whole(server: Server) -> None:
         """
         return city
 
-    results = batch(server, chats(1), tools=[weather])
+    results = batch(server.api_base, chats(1), tools=[weather])
     assert results[0]["choices"][0]["message"]["tool_calls"][0]["function"]["name"] == "weather"
     assert results.texts == [None]
     assert server.requests[-1].json["tools"][0]["function"]["parameters"]["required"] == ["city"]
 
 
-async def _both() -> list[Any]:
-    return await asyncio.gather(
-        llmbatch.acreate_chat_completions_batch([]), llmbatch.acreate_chat_completions_batch([])
-    )
-
-
-def test_the_async_twins_are_awaited(server: Server) -> None:
-    """The a… forms take the same arguments, and several run at once."""
-
-    async def main() -> None:
-        options = {"model": "openai/gpt-4o-mini", "api_base": server.api_base, "api_key": KEY}
-        first, second, one = await asyncio.gather(
-            llmbatch.acreate_chat_completions_batch(chats(5), **options),
-            llmbatch.acreate_chat_completions_batch(chats(6), **options),
-            llmbatch.acreate_chat_completion(chats(1)[0], **options),
-        )
-        assert (len(first), len(second)) == (5, 6)
-        assert one["choices"]
-
-    asyncio.run(main())
-    assert asyncio.run(_both()) == [[], []]
-
-
 def test_a_lost_attempt_does_not_make_an_answers_cost_unknown(server: Server) -> None:
     """A row that was answered after a reset has its answer's cost; one that was never answered has none."""
     server.enqueue(Response(reset=True))
-    (row,) = batch(server, chats(1))
+    (row,) = batch(server.api_base, chats(1))
     assert row["attempts"] == 2
     assert row["cost"] > 0
     server.enqueue(Response(reset=True), Response(reset=True))
-    (lost,) = batch(server, chats(1), retries=1)
+    (lost,) = batch(server.api_base, chats(1), retries=1)
     assert lost["cost"] is None

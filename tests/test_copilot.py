@@ -9,7 +9,7 @@ import pytest
 
 import llmbatch
 from tests.server import Response
-from tests.talk import KEY, answered, batch, chats, quick_backoff
+from tests.talk import KEY, answered, batch, chats
 
 if TYPE_CHECKING:
     from tests.server import Request, Server
@@ -41,12 +41,11 @@ class Copilot:
 
 
 @pytest.fixture
-def copilot(server: Server, monkeypatch: pytest.MonkeyPatch) -> Copilot:
+def copilot(server: Server, monkeypatch: pytest.MonkeyPatch, quick_backoff: None) -> Copilot:
     monkeypatch.setenv("GITHUB_COPILOT_API_BASE", server.url)
     monkeypatch.setenv("GITHUB_COPILOT_API_KEY_URL", f"{server.url}/token")
     monkeypatch.setenv("COPILOT_REQUESTS_PER_MINUTE", "60000")
     monkeypatch.setenv("GITHUB_TOKEN", "ghu_0123456789abcdef")
-    quick_backoff(monkeypatch)
     return Copilot(server)
 
 

@@ -11,14 +11,14 @@ import pytest
 
 import llmbatch
 from tests.server import Response
-from tests.talk import KEY, answered, batch, chats, question, script
+from tests.talk import answered, batch, chats, place, question, script, until
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.server import Server
 
-pytestmark = pytest.mark.processes
+KEPT = "30 6 {'Cancelled'}"
 
 
 def slow_after(count: int) -> Any:
@@ -42,9 +42,7 @@ def test_the_deadline_keeps_what_is_done(server: Server) -> None:
 def test_the_deadline_holds_for_embeddings(server: Server) -> None:
     """One error row for each text that is late."""
     server.handler = lambda request: Response(200, delay=60)
-    rows = llmbatch.create_embeddings_batch(
-        ["a", "b", "c"], model="openai/e", api_base=server.api_base, api_key=KEY, deadline=0.5
-    )
+    rows = llmbatch.create_embeddings_batch(["a", "b", "c"], **place(server.api_base, model="openai/e"), deadline=0.5)
     assert [row["error_details"]["type"] for row in rows] == ["DeadlineExceeded"] * 3
 
 
@@ -71,9 +69,7 @@ else:
 def interrupted(server: Server, path: Path, code: str) -> str:
     server.handler = slow_after(6)
     with script(code, server.api_base, str(path), start_new_session=True) as process:
-        while len(server.requests) < 10:
-            assert process.poll() is None, process.stderr.read()  # type: ignore[union-attr]
-            time.sleep(0.01)
+        until(process, lambda: len(server.requests) >= 10)
         time.sleep(0.2)
         os.kill(process.pid, signal.SIGINT)
         out, err = process.communicate(timeout=30)
@@ -81,9 +77,10 @@ def interrupted(server: Server, path: Path, code: str) -> str:
     return out.strip()
 
 
+@pytest.mark.processes
 def test_ctrl_c_in_a_script_keeps_what_is_done(server: Server, tmp_path: Path) -> None:
     """KeyboardInterrupt is raised in the call, the partial result is there, nothing more is sent."""
-    assert interrupted(server, tmp_path / "run.jsonl", INTERRUPTED) == "30 6 {'Cancelled'}"
+    assert interrupted(server, tmp_path / "run.jsonl", INTERRUPTED) == KEPT
     assert len(server.requests) == 10
     server.handler = None
     server.reset()
@@ -94,7 +91,7 @@ def test_ctrl_c_in_a_script_keeps_what_is_done(server: Server, tmp_path: Path) -
 
 IN_A_LOOP = """
 import asyncio, sys, llmbatch
-from tests.talk import KEY, batch, chats
+from tests.talk import batch, chats, place
 async def main():
     CALL
 try:
@@ -106,26 +103,26 @@ except KeyboardInterrupt:
 INSIDE_A_LOOP = IN_A_LOOP.replace("CALL", "batch(sys.argv[1], chats(30), max_workers=4)")
 AWAITED = IN_A_LOOP.replace(
     "CALL",
-    "await llmbatch.acreate_chat_completions_batch(chats(30), model='openai/gpt-4o-mini', api_base=sys.argv[1],"
-    " api_key=KEY, max_workers=4)",
+    "await llmbatch.acreate_chat_completions_batch(chats(30), **place(sys.argv[1]), max_workers=4)",
 )
 
 ITERATED = """
 import sys, llmbatch
-from tests.talk import KEY, chats
+from tests.talk import chats, place
 done = 0
 try:
-    for index, row in llmbatch.as_completed(chats(30), model="openai/gpt-4o-mini", api_base=sys.argv[1], api_key=KEY,
-                                            max_workers=4):
+    for index, row in llmbatch.as_completed(chats(30), **place(sys.argv[1]), max_workers=4):
         done += 1
 except KeyboardInterrupt:
-    print(30, done, {'Cancelled'})
+    print(done)
 """
+FORMS = {"inside a loop": (INSIDE_A_LOOP, KEPT), "awaited": (AWAITED, KEPT), "iterated": (ITERATED, "6")}
 
 
-@pytest.mark.parametrize("code", [INSIDE_A_LOOP, AWAITED, ITERATED], ids=["inside a loop", "awaited", "iterated"])
-def test_ctrl_c_works_in_every_form(server: Server, tmp_path: Path, code: str) -> None:
+@pytest.mark.processes
+@pytest.mark.parametrize(("code", "said"), FORMS.values(), ids=FORMS)
+def test_ctrl_c_works_in_every_form(server: Server, tmp_path: Path, code: str, said: str) -> None:
     """In a running loop as in a notebook, awaited, and as an iterator."""
-    assert interrupted(server, tmp_path / "unused", code) == "30 6 {'Cancelled'}"
+    assert interrupted(server, tmp_path / "unused", code) == said
     assert len(server.requests) == 10
     assert question(0) in {request.text for request in server.requests}

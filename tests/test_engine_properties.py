@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 import llmbatch
 from llmbatch._engine import fan_out
 from tests.server import Response, Server
-from tests.talk import KEY, answered, batch, chats, question, quick_backoff
+from tests.talk import answered, batch, chats, idle, place, question
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+pytestmark = pytest.mark.usefixtures("quick_backoff")
 
 RELAXED = {"deadline": None, "suppress_health_check": list(HealthCheck)}
 OUTCOMES = {
@@ -42,11 +44,6 @@ def scripted() -> Iterator[Server]:
     with Server() as server:
         batch(server.api_base, chats(1))  # imports what the first attempt would have to wait for
         yield server
-
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    quick_backoff(monkeypatch)
 
 
 class Scripts:
@@ -238,18 +235,6 @@ def test_a_hundred_thousand_rows_are_never_a_hundred_thousand_tasks() -> None:
     assert most <= 32 + 2
 
 
-def test_a_bad_row_among_good_ones_is_its_own_error_only(scripted: Server) -> None:
-    """Rows that cannot be sent fail where they stand; the good ones are answered."""
-    scripted.handler = None
-    bad: list[Any] = [[], "text", None, [{"content": "no role"}], [{"role": "user", "content": object()}], 7]
-    mixed = [row for pair in zip(chats(6), bad, strict=True) for row in pair]
-    results = batch(scripted.api_base, mixed)
-    assert [answered(row, i // 2) if i % 2 == 0 else row["error_details"]["type"] for i, row in enumerate(results)] == [
-        True,
-        "InvalidRow",
-    ] * 6
-
-
 def test_the_input_is_not_changed(scripted: Server) -> None:
     """LiteLLM changes what it is given; the caller's lists and dicts stay as they were."""
     scripted.handler = None
@@ -266,7 +251,7 @@ def test_cancelling_an_async_batch_sends_nothing_more(scripted: Server) -> None:
 
     async def run() -> None:
         call = llmbatch.acreate_chat_completions_batch(
-            chats(50), model="openai/cancelled", api_base=scripted.api_base, api_key=KEY, max_workers=4
+            chats(50), **place(scripted.api_base, model="openai/cancelled"), max_workers=4
         )
         task = asyncio.ensure_future(call)
         while len(scripted.requests) < 4:  # noqa: ASYNC110 - the server is another thread
@@ -280,8 +265,5 @@ def test_cancelling_an_async_batch_sends_nothing_more(scripted: Server) -> None:
     assert interrupted is not None
     assert len(interrupted) == 50
     assert {row["error_details"]["type"] for row in interrupted} == {"Cancelled"}
-    for _ in range(200):
-        if not scripted.stats.in_flight:
-            break
-        batch(scripted.api_base, [])
+    assert idle(scripted)
     assert len(scripted.requests) == 4

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.server import Response
-from tests.talk import answered, batch, chats, question, quick_backoff
+from tests.talk import answered, batch, chats, question
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.server import Server
+
+pytestmark = pytest.mark.usefixtures("quick_backoff")
 
 FEW = 5 + 4  # in a row, and those in flight beside the last of them
 
@@ -32,11 +34,6 @@ FAULTS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    quick_backoff(monkeypatch)
-
-
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
 def test_a_fault_of_all_rows_stops_after_a_few(server: Server, fault: Response) -> None:
     """Each row has a row; the few sent ones have the provider's words, the others say why and what to do."""
@@ -48,14 +45,6 @@ def test_a_fault_of_all_rows_stops_after_a_few(server: Server, fault: Response) 
     assert len(unsent) >= 200 - FEW
     assert all(row["attempts"] == 0 and row["cost"] == 0 and row["error_details"]["retryable"] for row in unsent)
     assert "run again" in unsent[0]["error"]
-
-
-def test_an_outage_stops_the_sending(server: Server) -> None:
-    """A provider that stays down for all the retries of a few rows gets no more."""
-    server.handler = lambda request: Response(503)
-    rows = batch(server.api_base, chats(200), max_workers=4, retries=2)
-    assert len(server.requests) <= FEW * 3
-    assert len(rows.failed) == 200
 
 
 def test_nobody_at_the_address_stops_the_sending() -> None:

@@ -5,18 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from loguru import logger
 
 from tests.server import Response, Server
-from tests.talk import KEY, batch, chats, question, quick_backoff
+from tests.talk import KEY, answered, batch, chats, question
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    quick_backoff(monkeypatch)
+pytestmark = pytest.mark.usefixtures("quick_backoff")
 
 
 def failing(*models: str) -> Callable[[Any], Response | None]:
@@ -30,22 +27,16 @@ def test_nothing_falls_back_unless_named(server: Server) -> None:
     assert {request.json["model"] for request in server.requests} == {"gpt-4o-mini"}
 
 
-def test_the_row_names_who_answered_and_why_the_first_did_not(server: Server) -> None:
+def test_the_row_names_who_answered_and_why_the_first_did_not(server: Server, log: list[str]) -> None:
     """Tried in order, after the first has finally failed; each is logged."""
     server.handler = failing("gpt-4o-mini", "gpt-4o")
-    said: list[str] = []
-    handler = logger.add(said.append, level="WARNING", format="{message}")
-    logger.enable("llmbatch")
-    try:
-        (row,) = batch(server.api_base, chats(1), fallbacks=["openai/gpt-4o", "openai/gpt-4.1-mini"])
-    finally:
-        logger.disable("llmbatch")
-        logger.remove(handler)
+    (row,) = batch(server.api_base, chats(1), fallbacks=["openai/gpt-4o", "openai/gpt-4.1-mini"])
     assert "error" not in row
     assert row["model"] == "gpt-4.1-mini"
     assert row["fallback"]["instead_of"] == "openai/gpt-4o-mini"
     assert row["fallback"]["error"].startswith("BadRequestError")
     assert row["attempts"] == 3
+    said = [line for line in log if line.startswith("WARNING")]
     assert len(said) == 2
     assert not any(question(0) in line or KEY in line for line in said)
 
@@ -60,38 +51,32 @@ def test_only_failed_rows_are_asked_again(server: Server) -> None:
     assert ["fallback" in row for row in rows] == [False, True, False]
 
 
-def test_a_fallback_on_another_server_gets_its_own_key_only(server: Server, provider: Callable[..., Server]) -> None:
-    """The first provider's key goes nowhere else."""
-    other = provider()
-    server.handler = failing("gpt-4o-mini")
-    entry = {"model": "hosted_vllm/m", "api_base": other.api_base, "api_key": "sk-the-other"}
-    (row,) = batch(server.api_base, chats(1), fallbacks=[entry])
-    assert "error" not in row
-    assert KEY not in str(other.requests[0].headers)
-    assert "sk-the-other" not in str(server.requests[0].headers)
-
-
 @pytest.mark.parametrize(
     "given",
     [
+        {},
         {"azure_ad_token": "of-the-first"},
         {"aws_secret_access_key": "of-the-first"},
         {"vertex_credentials": "of-the-first"},
         {"headers": {"X-Team": "of-the-first"}},
         {"extra_headers": {"X-Team": "of-the-first"}},
     ],
-    ids=lambda given: next(iter(given)),
+    ids=lambda given: next(iter(given), "the key"),
 )
 def test_no_means_to_reach_the_first_provider_goes_to_another(
     server: Server, provider: Callable[..., Server], given: dict[str, Any]
 ) -> None:
-    """Neither in a header nor in the body; whatever else was asked goes along."""
+    """Neither in a header nor in the body, nor the other way round; whatever else was asked goes along."""
     other = provider()
     server.handler = failing("gpt-4o-mini")
     entry = {"model": "hosted_vllm/m", "api_base": other.api_base, "api_key": "sk-the-other"}
-    batch(server.api_base, chats(1), fallbacks=[entry], seed=7, **given)
+    (row,) = batch(server.api_base, chats(1), fallbacks=[entry], seed=7, **given)
+    assert answered(row, 0)
     assert other.requests[0].json["seed"] == 7
-    assert "of-the-first" not in f"{other.requests[0].headers} {other.requests[0].json}"
+    told = f"{other.requests[0].headers} {other.requests[0].json}"
+    assert KEY not in told
+    assert "of-the-first" not in told
+    assert "sk-the-other" not in str(server.requests[0].headers)
 
 
 def test_a_fallback_answers_when_the_first_provider_is_down(server: Server, provider: Callable[..., Server]) -> None:

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
-import subprocess
-import sys
-import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,6 +11,7 @@ import llmbatch
 from llmbatch import BatchJob, BatchJobError, retrieve_batch_job
 from tests.batch_server import MODEL, asked, submitted
 from tests.replies import answer_to
+from tests.talk import script, until
 from tests.wire import Response
 
 if TYPE_CHECKING:
@@ -105,6 +102,7 @@ def test_a_cancelled_submission_goes_on_where_it_stopped(
     assert job.wait(0.01).results().texts == [answer_to(f"Question {i}") for i in range(3)]
 
 
+@pytest.mark.processes
 def test_a_killed_submission_is_found_again(
     batches: BatchProvider, place: dict[str, Any], server: Server, tmp_path: Path
 ) -> None:
@@ -116,11 +114,9 @@ def test_a_killed_submission_is_found_again(
         "from tests.batch_server import asked, MODEL\n"
         f"submit_batch_job(asked(3), MODEL, state={str(state)!r}, api_base={server.api_base!r}, api_key='k')"
     )
-    with subprocess.Popen([sys.executable, "-c", code]) as process:
-        until = time.monotonic() + 120
-        while not batches.jobs and time.monotonic() < until and process.poll() is None:
-            time.sleep(0.05)
-        process.send_signal(signal.SIGKILL)
+    with script(code) as process:
+        until(process, lambda: batches.jobs)
+        process.kill()
     assert len(batches.jobs) == 1
     assert BatchJob.load(state).batch_ids == []
     job = submitted(place, state=state)

@@ -12,7 +12,7 @@ import llmbatch
 from llmbatch import submit_batch_job
 from llmbatch.results import row_text
 from tests.batch_server import MODEL, asked, submitted
-from tests.replies import answer_to, vector_for
+from tests.replies import answer_to, said, vector_for
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -71,13 +71,6 @@ def test_a_request_that_came_to_nothing_is_an_error_row(
     assert results[1]["custom_id"] == job.state.custom_ids[1]
 
 
-def test_the_same_answer_twice_is_one_answer(batches: BatchProvider, place: dict[str, Any]) -> None:
-    """Only answers that contradict each other are an error."""
-    job = submitted(place)
-    batches.fates[job.state.custom_ids[1]] = "twice"
-    assert job.wait(0.01).results().texts == [answer_to(f"Question {i}") for i in range(3)]
-
-
 @pytest.mark.parametrize(("end", "kind"), [("expired", "BatchExpired"), ("cancelled", "BatchCancelled")])
 def test_partial_results_survive(batches: BatchProvider, place: dict[str, Any], end: str, kind: str) -> None:
     """What was done by then is answered, the rest says why not, and costs nothing."""
@@ -111,8 +104,7 @@ def test_both_files_are_read_and_statuses_checked(batches: BatchProvider, place:
     """Error lines with `error: null`, status 0, counts that do not add up, and lines of nobody, as seen in the wild."""
     body = {"error": {"message": "Forbidden", "type": "invalid_request_error", "code": None}}
     ids = [payload["custom_id"] for payload in llmbatch.render_batch_requests(asked(4), MODEL)]
-    answer = {"id": "c", "object": "chat.completion", "created": 1, "model": "m", "choices": [
-        {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "yes"}}]}  # fmt: skip
+    answer = said("yes").body
     output = batches.add_file("out", lines(
         {"custom_id": "nobody", "response": {"status_code": 200, "body": answer}, "error": None},
         {"custom_id": ids[3], "response": {"status_code": 200, "body": answer}, "error": None},
@@ -172,7 +164,7 @@ def test_a_job_is_split_at_the_limits(batches: BatchProvider, place: dict[str, A
 
 
 def test_every_input_of_a_large_job_has_exactly_one_right_row(batches: BatchProvider, place: dict[str, Any]) -> None:
-    """Three files, output in another order, with rows missing, failed and given twice."""
+    """Three files, output in another order, with rows missing, failed and given twice (one answer all the same)."""
     count = 1500
     job = submitted(place, count, max_rows=500)
     fates = dict(zip(job.state.custom_ids, ["", "", "missing", "", "failed", "", "twice"] * count, strict=False))

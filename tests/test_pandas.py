@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from llmbatch import create_chat_completions_batch, create_embeddings_batch
 from llmbatch.integrations.pandas import complete_column, complete_frame, results_frame
 from llmbatch.results import BatchResults
+from tests.replies import said
 from tests.server import Request, Response, Server, answer_to, vector_for
 
 if TYPE_CHECKING:
@@ -32,20 +33,12 @@ class Person(BaseModel):
 
 
 @pytest.fixture
-def options(server: Server) -> dict[str, Any]:
-    return {"model": "openai/test-model", "api_base": server.api_base, "api_key": "sk-test", "progress": False}
+def options(place: dict[str, Any]) -> dict[str, Any]:
+    return {**place, "model": "openai/test-model", "progress": False}
 
 
 def chats(*texts: str) -> list[list[dict[str, str]]]:
     return [[{"role": "user", "content": text}] for text in texts]
-
-
-def with_content(content: str) -> Response:
-    message = {"role": "assistant", "content": content}
-    choice = {"index": 0, "message": message, "finish_reason": "stop"}
-    usage = {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}
-    return Response(body={"id": "x", "object": "chat.completion", "created": 1, "model": "test-model",
-                          "choices": [choice], "usage": usage})  # fmt: skip
 
 
 def test_results_become_a_frame_with_a_row_for_each_request(server: Server, options: dict[str, Any]) -> None:
@@ -68,7 +61,7 @@ def test_parsed_fields_are_columns(server: Server, options: dict[str, Any]) -> N
     """A pydantic model's fields are columns of their own types next to failed rows; a taken name is prefixed."""
 
     def answer(request: Request) -> Response:
-        return with_content("no JSON" if request.text == "bad" else json.dumps({"name": request.text, "age": 7}))
+        return said("no JSON" if request.text == "bad" else json.dumps({"name": request.text, "age": 7}))
 
     server.handler = answer
     frame = create_chat_completions_batch(chats("Ann", "bad", "Bob"), response_format=Person, **options).to_pandas()

@@ -122,6 +122,7 @@ def test_dask_takes_it_for_its_partitions(server: Server) -> None:
     assert len(server.requests) == 40
 
 
+@pytest.mark.processes
 @pytest.mark.filterwarnings("ignore")  # Spark's own
 @pytest.mark.skipif(shutil.which("java") is None, reason="Spark needs Java")
 def test_spark_takes_it_for_its_partitions(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:

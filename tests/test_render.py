@@ -14,11 +14,11 @@ from pydantic import BaseModel
 import llmbatch
 from llmbatch._litellm.render import Renderer, render
 from llmbatch._requests import DEFAULT_MAX_TOKENS, DEFAULT_TEMPERATURE, ChatPlan, plan_chat, plan_embeddings
+from tests.record_cassettes import TOOL
+from tests.server import Server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-from tests.server import Server
 
 
 class Person(BaseModel):
@@ -26,14 +26,6 @@ class Person(BaseModel):
     age: int
 
 
-TOOL = {
-    "type": "function",
-    "function": {
-        "name": "get_weather",
-        "description": "Today's weather in a city",
-        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
-    },
-}
 MESSAGES = [{"role": "system", "content": "Be brièf."}, {"role": "user", "content": "What's 2 + 2? ☃"}]
 MODELS = [
     "gpt-4o-mini", "openai/gpt-4.1", "openai/local-model", "o1", "o3-mini", "gpt-5", "gpt-5-mini", "gpt-5.4",
@@ -108,6 +100,7 @@ def test_a_rendered_chat_is_what_the_live_call_sends(model: str, wire: Server) -
 @pytest.mark.parametrize("model", EMBEDDING_MODELS)
 def test_a_rendered_embedding_is_what_the_live_call_sends(model: str, wire: Server) -> None:
     """One text in a list of one, as the live batch sends its chunks; a lone text is rendered as a lone text."""
+    compared = 0
     for name, given_ in EMBEDDING_PARAMETERS.items():
         wire.requests.clear()
         arguments = {**given_, **place(model, wire)}
@@ -117,7 +110,9 @@ def test_a_rendered_embedding_is_what_the_live_call_sends(model: str, wire: Serv
             with pytest.raises(Exception, match=r"."):
                 render(plan.request(["a cat ☃"]))
             continue
+        compared += 1
         assert json.dumps(render(plan.request(["a cat ☃"]))) == json.dumps(wire.requests[0].json), (model, name)
+    assert compared >= (1 if model.startswith("mistral/") else 3)
 
 
 def test_a_chat_bridged_to_the_responses_api_is_never_a_chat_line() -> None:

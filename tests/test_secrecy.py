@@ -7,14 +7,12 @@ import traceback
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from loguru import logger
 
 import llmbatch
 from tests.server import Response
-from tests.talk import batch, chats, quick_backoff
+from tests.talk import batch, chats, lines
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from tests.server import Server
@@ -25,19 +23,6 @@ PROMPT = "The patient Jane Roe, born 1961, has told me that"
 ROWS: list[Any] = [
     [{"role": "system", "content": f"{PROMPT} A"}, {"role": "user", "content": f"{PROMPT} B {i}"}] for i in range(6)
 ]
-
-
-@pytest.fixture
-def log() -> Iterator[list[str]]:
-    """Everything that llmbatch logs, at the lowest level."""
-    said: list[str] = []
-    handler = logger.add(
-        said.append, level="TRACE", format="{message} {extra} {exception}", backtrace=True, diagnose=True
-    )
-    logger.enable("llmbatch")
-    yield said
-    logger.disable("llmbatch")
-    logger.remove(handler)
 
 
 def echo(status: int) -> Any:
@@ -68,17 +53,11 @@ ECHOES = {
 
 @pytest.mark.parametrize("handler", ECHOES.values(), ids=ECHOES)
 @pytest.mark.parametrize("route", ["openai", "hosted_vllm"])
+@pytest.mark.usefixtures("quick_backoff")
 def test_no_secret_leaves_the_request(  # noqa: PLR0917 - fixtures
-    server: Server,
-    log: list[str],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: Any,
-    handler: Any,
-    route: str,
+    server: Server, log: list[str], tmp_path: Path, capfd: Any, handler: Any, route: str
 ) -> None:
     """Rows' errors, the log, the results' texts and the checkpoint hold neither key nor prompt."""
-    quick_backoff(monkeypatch)
     server.handler = handler
     path = tmp_path / "run.jsonl"
     options = {"api_key": SECRET, "extra_headers": {"x-token": HEADER}, "retries": 1, "deadline": 3.0}
@@ -91,8 +70,7 @@ def test_no_secret_leaves_the_request(  # noqa: PLR0917 - fixtures
     assert held(repr(failures) + failures.summary() + failures._repr_html_()) == []
     assert held("\n".join(log)) == []
     assert log
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    assert held(json.dumps([{**line, "response": None} for line in lines])) == []
+    assert held(json.dumps([{**line, "response": None} for line in lines(path)])) == []
     assert SECRET not in path.read_text()
     captured = capfd.readouterr()
     assert held(captured.out + captured.err) == []

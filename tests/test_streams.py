@@ -6,35 +6,23 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 import llmbatch
 from tests.server import Response, answer_to
-from tests.talk import KEY, answered, batch, chats, question, quick_backoff
+from tests.talk import answered, batch, chats, idle, place, question
 
 if TYPE_CHECKING:
-    import pytest
-
     from tests.server import Server
-
-
-def place(server: Server, **more: Any) -> dict[str, Any]:
-    return {"model": "openai/gpt-4o-mini", "api_base": server.api_base, "api_key": KEY, **more}
-
-
-def idle(server: Server) -> bool:
-    """Whether the server comes to have nothing in flight."""
-    until = time.monotonic() + 20
-    while server.stats.in_flight and time.monotonic() < until:
-        time.sleep(0.01)
-    return not server.stats.in_flight
 
 
 def test_as_completed_gives_every_row_once(server: Server) -> None:
     """Blocking and async, from a list and from a generator."""
-    rows = dict(llmbatch.as_completed((chat for chat in chats(40)), **place(server)))
+    rows = dict(llmbatch.as_completed((chat for chat in chats(40)), **place(server.api_base)))
     assert [answered(rows[i], i) for i in range(40)] == [True] * 40
 
     async def run() -> dict[int, Any]:
-        return {index: row async for index, row in llmbatch.as_completed(chats(40), **place(server))}
+        return {index: row async for index, row in llmbatch.as_completed(chats(40), **place(server.api_base))}
 
     assert asyncio.run(run()).keys() == rows.keys()
 
@@ -43,7 +31,7 @@ def test_rows_come_as_they_finish(server: Server) -> None:
     """A slow row holds no other one back."""
     batch(server.api_base, chats(1))
     server.handler = lambda request: Response(503, delay=1.5) if request.text == question(0) else None
-    order = [index for index, _ in llmbatch.as_completed(chats(10), max_workers=4, retries=0, **place(server))]
+    order = [index for index, _ in llmbatch.as_completed(chats(10), max_workers=4, retries=0, **place(server.api_base))]
     assert order[-1] == 0
     assert sorted(order) == list(range(10))
 
@@ -51,7 +39,7 @@ def test_rows_come_as_they_finish(server: Server) -> None:
 def test_a_slow_consumer_slows_the_sending(server: Server) -> None:
     """No more than the workers' number of rows is ahead of the consumer, of however many."""
     ahead = []
-    for done, _ in enumerate(llmbatch.as_completed((c for c in chats(100_000)), max_workers=4, **place(server)), 1):
+    for done, _ in enumerate(llmbatch.as_completed(iter(chats(100_000)), max_workers=4, **place(server.api_base)), 1):
         time.sleep(0.02)
         ahead.append(len(server.requests) - done)
         if done == 40:
@@ -64,13 +52,13 @@ def test_a_slow_consumer_slows_the_sending(server: Server) -> None:
 def test_leaving_early_cancels_what_is_in_flight(server: Server) -> None:
     """Nothing is sent after the loop was left, and the server's connections are let go."""
     server.handler = lambda request: Response(200, delay=60) if request.text != question(0) else None
-    for _index, _row in llmbatch.as_completed(chats(100), max_workers=8, **place(server)):
+    for _index, _row in llmbatch.as_completed(chats(100), max_workers=8, **place(server.api_base)):
         break
     assert idle(server)
     assert len(server.requests) <= 9
 
     async def run() -> None:
-        async for _ in llmbatch.as_completed(chats(100), max_workers=8, **place(server)):
+        async for _ in llmbatch.as_completed(chats(100), max_workers=8, **place(server.api_base)):
             break
 
     server.reset()
@@ -83,7 +71,7 @@ def test_pieces_make_up_the_row(server: Server) -> None:
     """Deltas of each index in order, then its row with usage and cost."""
     pieces: dict[int, str] = {}
     rows: dict[int, Any] = {}
-    for event in llmbatch.stream_chat_completions_batch(chats(12), max_workers=4, **place(server)):
+    for event in llmbatch.stream_chat_completions_batch(chats(12), max_workers=4, **place(server.api_base)):
         index = event["index"]
         if "row" in event:
             rows[index] = event["row"]
@@ -98,9 +86,9 @@ def test_pieces_make_up_the_row(server: Server) -> None:
         assert row["cost"] > 0
 
 
-def test_a_cut_stream_starts_again_under_a_new_attempt(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("quick_backoff")
+def test_a_cut_stream_starts_again_under_a_new_attempt(server: Server) -> None:
     """The attempt's number tells the pieces that are void from those that count."""
-    quick_backoff(monkeypatch)
     asked = dict.fromkeys(map(question, range(4)), 0)
 
     def cut(request: Any) -> Response | None:
@@ -112,7 +100,7 @@ def test_a_cut_stream_starts_again_under_a_new_attempt(server: Server, monkeypat
 
     server.handler = cut
     pieces: dict[tuple[int, int], str] = {}
-    for event in llmbatch.stream_chat_completions_batch(chats(4), **place(server)):
+    for event in llmbatch.stream_chat_completions_batch(chats(4), **place(server.api_base)):
         if "row" in event:
             assert answered(event["row"], event["index"])
             assert event["row"]["attempts"] == 2
@@ -136,13 +124,13 @@ def test_several_choices_come_apart(server: Server) -> None:
     """n=2 with a stream gives two whole choices, not two mixed into one."""
     (row,) = batch(server.api_base, chats(1), stream=True, n=2)
     assert [choice["message"]["content"] for choice in row["choices"]] == [answer_to(question(0))] * 2
-    events = list(llmbatch.stream_chat_completions_batch(chats(1), n=2, **place(server)))
+    events = list(llmbatch.stream_chat_completions_batch(chats(1), n=2, **place(server.api_base)))
     assert {event.get("choice", 0) for event in events if "delta" in event} == {0, 1}
 
 
 def test_leaving_a_stream_of_pieces_cancels(server: Server) -> None:
     """After the first piece of the first row nothing more is sent."""
-    for _event in llmbatch.stream_chat_completions_batch((c for c in chats(10_000)), max_workers=4, **place(server)):
+    for _event in llmbatch.stream_chat_completions_batch(iter(chats(10_000)), max_workers=4, **place(server.api_base)):
         break
     assert idle(server)
     sent = len(server.requests)
@@ -150,8 +138,8 @@ def test_leaving_a_stream_of_pieces_cancels(server: Server) -> None:
     assert len(server.requests) == sent + 1
 
 
-def test_misuse_raises_where_the_iteration_begins(server: Server) -> None:
-    """A stream that is never iterated sends nothing."""
-    llmbatch.as_completed(chats(10), **place(server))
+def test_a_stream_that_is_never_iterated_sends_nothing(server: Server) -> None:
+    """Sending begins with the iteration."""
+    llmbatch.as_completed(chats(10), **place(server.api_base))
     batch(server.api_base, [])
     assert not server.requests

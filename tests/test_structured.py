@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from pydantic import BaseModel
 
-import llmbatch
-from tests.server import Response
+from tests.replies import said
+from tests.talk import batch, chats, question
 
 if TYPE_CHECKING:
+    import llmbatch
     from tests.server import Server
 
 
@@ -20,22 +21,10 @@ class City(BaseModel):
     people: int
 
 
-def answer(content: str, finish_reason: str = "stop") -> Response:
-    message = {"role": "assistant", "content": content}
-    usage = {"prompt_tokens": 7, "completion_tokens": 5, "total_tokens": 12}
-    choices = [{"index": 0, "message": message, "finish_reason": finish_reason}]
-    return Response(
-        body={"id": "x", "object": "chat.completion", "created": 1, "model": "m", "choices": choices, "usage": usage}
-    )
-
-
-def ask(server: Server, *contents: str, **options: Any) -> llmbatch.BatchResults:
-    answers = dict(zip("abcdefgh", contents, strict=False))
-    server.handler = lambda request: answer(answers[request.text], options.pop("finish", "stop"))
-    chats = [[{"role": "user", "content": name}] for name in "abcdefgh"[: len(contents)]]
-    return llmbatch.create_chat_completions_batch(
-        chats, "openai/gpt-4o-mini", response_format=City, api_base=server.api_base, api_key="sk-test"
-    )
+def ask(server: Server, *contents: str, finish: str = "stop") -> llmbatch.BatchResults:
+    answers = dict(zip(map(question, range(len(contents))), contents, strict=True))
+    server.handler = lambda request: said(answers[request.text], finish)
+    return batch(server.api_base, chats(len(contents)), response_format=City)
 
 
 def test_answers_become_instances(server: Server) -> None:
@@ -66,8 +55,6 @@ def test_an_answer_that_was_cut_off_says_so(server: Server) -> None:
 
 def test_parsed_needs_a_model(server: Server) -> None:
     """Without a pydantic model, `.parsed` says what to pass."""
-    results = llmbatch.create_chat_completions_batch(
-        [[{"role": "user", "content": "hi"}]], "openai/x", api_base=server.api_base, api_key="sk-test"
-    )
+    results = batch(server.api_base, chats(1))
     with pytest.raises(ValueError, match="response_format=YourModel"):
         _ = results.parsed

@@ -11,12 +11,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 import llmbatch
-from tests.talk import KEY, answered, batch, chats, script
+from tests.talk import answered, batch, chats, place, script
 
 if TYPE_CHECKING:
     from tests.server import Server
-
-pytestmark = pytest.mark.processes
 
 
 def open_files() -> int:
@@ -59,8 +57,7 @@ def test_repeated_asyncio_run_of_the_async_forms(server: Server) -> None:
     """A new loop for each call never meets a client of a dead one."""
     descriptors = 0
     for i in range(40):
-        given = {"model": "openai/gpt-4o-mini", "api_base": server.api_base, "api_key": KEY}
-        rows = asyncio.run(llmbatch.acreate_chat_completions_batch(chats(2, start=i), **given))
+        rows = asyncio.run(llmbatch.acreate_chat_completions_batch(chats(2, start=i), **place(server.api_base)))
         assert all(answered(row, i + at) for at, row in enumerate(rows))
         descriptors = descriptors or open_files()
     assert open_files() <= descriptors + 2
@@ -71,7 +68,7 @@ def test_many_awaited_batches_share_one_loop(server: Server) -> None:
     """`asyncio.gather` over the async form gives each its own rows."""
 
     async def run() -> list[llmbatch.BatchResults]:
-        given = {"model": "openai/gpt-4o-mini", "api_base": server.api_base, "api_key": KEY}
+        given = place(server.api_base)
         calls = [llmbatch.acreate_chat_completions_batch(chats(3, start=i * 3), **given) for i in range(8)]
         return await asyncio.gather(*calls)
 
@@ -98,6 +95,7 @@ assert answered(batch(sys.argv[1], chats(1))[0], 0)
 """
 
 
+@pytest.mark.processes
 def test_after_a_fork(server: Server) -> None:
     """A forked worker has a loop of its own."""
     with script(FORKED, server.api_base, flags=()) as process:
@@ -107,9 +105,9 @@ def test_after_a_fork(server: Server) -> None:
 
 EVERYTHING = """
 import asyncio, sys, threading, llmbatch
-from tests.talk import KEY, batch, chats
+from tests.talk import batch, chats, place
 base = sys.argv[1]
-given = {"model": "openai/gpt-4o-mini", "api_base": base, "api_key": KEY}
+given = place(base)
 assert not batch(base, chats(3)).failed
 assert not batch(base, chats(3), stream=True).failed
 assert not batch(base, chats(2), model="hosted_vllm/m").failed
@@ -137,6 +135,7 @@ print("done")
 """
 
 
+@pytest.mark.processes
 def test_a_script_that_uses_everything_ends_without_a_word(server: Server) -> None:
     """No "unclosed session", no "event loop is closed", no task destroyed, with warnings as errors."""
     server.set(latency=0.005)
@@ -146,12 +145,13 @@ def test_a_script_that_uses_everything_ends_without_a_word(server: Server) -> No
     assert (process.returncode, out.strip(), err) == (0, "done", "")
 
 
+@pytest.mark.processes
 def test_an_abandoned_iterator_ends_without_a_word(server: Server) -> None:
     """A generator that is never finished or closed does not hang or complain at the interpreter's exit."""
     code = """
 import sys, llmbatch
-from tests.talk import KEY, chats
-rows = iter(llmbatch.as_completed(chats(50), model="openai/gpt-4o-mini", api_base=sys.argv[1], api_key=KEY))
+from tests.talk import chats, place
+rows = iter(llmbatch.as_completed(chats(50), **place(sys.argv[1])))
 next(rows)
 print("done")
 """

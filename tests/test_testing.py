@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
 
-from llmbatch import create_chat_completions_batch, create_embeddings_batch
+from llmbatch import create_embeddings_batch
 from llmbatch.testing import cassette, make_vcr
 from tests.server import Response, Server, answer_to, vector_for
+from tests.talk import KEY, batch, chats, place, question, script
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-KEY = "sk-made-up-0123456789abcdef"
+    from llmbatch import BatchResults
+
 NOWHERE = "http://127.0.0.1:1/v1"
 
 
-def ask(count: int, api_base: str, **options: Any) -> Any:
+def ask(count: int, api_base: str, **options: Any) -> BatchResults:
     """`count` different questions."""
-    conversations = [[{"role": "user", "content": f"question {i}"}] for i in range(count)]
-    return create_chat_completions_batch(
-        conversations, **{"model": "hosted_vllm/test-model", "api_base": api_base, "api_key": KEY, **options}
-    )
+    return batch(api_base, chats(count), **{"model": "hosted_vllm/test-model", **options})
 
 
 def test_a_thousand_concurrent_rows_replay_in_order_without_a_server(server: Server, tmp_path: Path) -> None:
@@ -37,7 +34,7 @@ def test_a_thousand_concurrent_rows_replay_in_order_without_a_server(server: Ser
     server.close()
     with cassette(tape) as played:
         results = ask(1000, NOWHERE, max_workers=64)
-    assert results.texts == [answer_to(f"question {i}") for i in range(1000)]
+    assert results.texts == [answer_to(question(i)) for i in range(1000)]
     assert played.play_count == 1000
     assert played.all_played
     assert len(server.requests) == 1000
@@ -53,19 +50,12 @@ def test_both_transports_record_and_replay(server: Server, tmp_path: Path, model
     assert recorded.raise_for_errors().texts == replayed.texts
 
 
-def test_httpx_without_litellm_records_and_replays(server: Server, tmp_path: Path) -> None:
-    """The cassette serves any client in the process."""
-    for base, record in ((server.url, True), ("http://127.0.0.1:1", False)):
-        with cassette(tmp_path / "tape.yaml", record=record), httpx.Client() as client:
-            assert client.get(f"{base}/v1/models").json()["data"][0]["id"] == "test-model"
-
-
 def test_embeddings_replay_in_order(server: Server, tmp_path: Path) -> None:
     """Chunks of texts are requests like any other."""
     texts = [f"text {i}" for i in range(50)]
     for base, record in ((server.api_base, True), (NOWHERE, False)):
         with cassette(tmp_path / "tape.yaml", record=record):
-            results = create_embeddings_batch(texts, model="openai/test-model", api_base=base, api_key=KEY)
+            results = create_embeddings_batch(texts, **place(base, model="openai/test-model"))
         assert results.embeddings == [pytest.approx(vector_for(text)) for text in texts]
 
 
@@ -220,6 +210,7 @@ def test_the_vcr_can_be_used_with_vcrpys_own_options(server: Server, tmp_path: P
     assert KEY not in (tmp_path / "tape.yaml").read_text()
 
 
+@pytest.mark.processes
 def test_without_vcrpy_the_error_says_what_to_install() -> None:
     """`import llmbatch.testing` needs nothing; the first use names the package."""
     code = (
@@ -229,5 +220,6 @@ def test_without_vcrpy_the_error_says_what_to_install() -> None:
         "try: llmbatch.testing.make_vcr()\n"
         "except ImportError as error: print(error)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert 'pip install "vcrpy>=9.4"' in done.stdout
+    with script(code) as process:
+        out, err = process.communicate(timeout=60)
+    assert 'pip install "vcrpy>=9.4"' in out, err

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any
 
+import llmbatch
 from tests.server import Response
-from tests.talk import batch
+from tests.talk import batch, place
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,11 +42,10 @@ def test_a_leader_that_fails_does_not_hold_the_others(server: Server) -> None:
 
 
 def test_without_it_nobody_waits(server: Server) -> None:
-    """The default sends all rows as the workers allow."""
-    server.set(latency=0.3)
-    rows = [row(0, number) for number in range(6)]
-    batch(server.api_base, rows, max_workers=6)
-    assert server.stats.peak_in_flight > 1
+    """By default the others are answered while the first row is not."""
+    server.handler = lambda request: Response(200, delay=60) if request.text == "0-0" else None
+    rows = llmbatch.as_completed([row(0, number) for number in range(6)], **place(server.api_base), max_workers=6)
+    assert sorted(index for index, _ in itertools.islice(rows, 5)) == [1, 2, 3, 4, 5]
 
 
 def test_rows_known_from_a_checkpoint_warm_nothing(server: Server, tmp_path: Path) -> None:

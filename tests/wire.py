@@ -23,13 +23,10 @@ class Response:
     headers: dict[str, str] = field(default_factory=dict)
     body: Any = None
     delay: float = 0.0  # seconds before the first byte
-    drip: float = 0.0  # seconds between pieces of `drip_bytes`
-    drip_bytes: int = 1
     cut: int | None = None  # close the connection after this many body bytes
     reset: bool = False  # reset the connection instead of answering
 
     def payload(self) -> bytes:
-        """The body's bytes."""
         if isinstance(self.body, bytes):
             return self.body
         if isinstance(self.body, str):
@@ -91,7 +88,6 @@ class Connection(asyncio.Protocol):
         self.server.transports.discard(self.transport)
         self.server.stats.connections -= 1
         if self.task and not self.task.done():
-            self.server.stats.abandoned += 1
             self.task.cancel()
 
     def data_received(self, data: bytes) -> None:
@@ -105,8 +101,7 @@ class Connection(asyncio.Protocol):
         head, separator, rest = self.buffer.partition(b"\r\n\r\n")
         if not separator:
             return None
-        first, *lines = head.decode("latin-1").split("\r\n")
-        headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+        method, path, headers = parsed_head(head)
         if headers.get("transfer-encoding") == "chunked":
             body, size = _dechunk(rest)
         else:
@@ -115,7 +110,6 @@ class Connection(asyncio.Protocol):
         if size is None or len(rest) < size:
             return None
         self.buffer = rest[size:]
-        method, path, _ = first.split(" ", 2)
         return Request(method, path, headers, body, time.monotonic())
 
     async def _answer(self) -> None:
@@ -128,26 +122,27 @@ class Connection(asyncio.Protocol):
                     response = await self.server.respond(self.waiting.popleft())
                     if response.delay:
                         await asyncio.sleep(response.delay)
-                    await self._send(response)
+                    self._send(response)
                 finally:
                     stats.in_flight -= 1
         finally:
             self.task = None
 
-    async def _send(self, response: Response) -> None:
+    def _send(self, response: Response) -> None:
         if response.reset:
             self.transport.abort()
             return
         payload = response.payload()[: response.cut]
-        if response.drip:
-            self.transport.write(response.head())
-            for i in range(0, len(payload), response.drip_bytes):
-                await asyncio.sleep(response.drip)
-                self.transport.write(payload[i : i + response.drip_bytes])
-        else:
-            self.transport.write(response.head() + payload)
+        self.transport.write(response.head() + payload)
         if response.cut is not None:
             self.transport.close()
+
+
+def parsed_head(head: bytes) -> tuple[str, str, dict[str, str]]:
+    """Method, path and headers, whose names are lower case."""
+    first, *lines = head.decode("latin-1").split("\r\n")
+    method, path, _ = first.split(" ", 2)
+    return method, path, {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
 
 def _dechunk(data: bytes) -> tuple[bytes, int | None]:

@@ -83,7 +83,6 @@ async def engine(rows: int) -> None:
 
 
 def main() -> None:
-    """Print the three."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=50_000)
     parser.add_argument("--engine-rows", type=int, default=1_000_000)
