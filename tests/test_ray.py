@@ -158,7 +158,7 @@ def ray() -> Iterator[Any]:
     ray = pytest.importorskip("ray")
     path = str(Path(__file__).parent.parent)
     with contextlib.ExitStack() as stack:
-        ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="error",
+        ray.init(num_cpus=3, include_dashboard=False, log_to_driver=False, logging_level="error",
                  runtime_env={"env_vars": {"PYTHONPATH": path}})  # fmt: skip
         stack.callback(ray.shutdown)
         ray.data.DataContext.get_current().enable_progress_bars = False
