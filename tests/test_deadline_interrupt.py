@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ import pytest
 
 import llmbatch
 from tests.server import Response
-from tests.talk import answered, batch, chats, place, question, script, until
+from tests.talk import answered, batch, chats, place, script, until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,75 +55,59 @@ def test_a_retry_does_not_outlive_the_deadline(server: Server) -> None:
 
 
 INTERRUPTED = """
-import sys, llmbatch
-from tests.talk import batch, chats
-try:
-    batch(sys.argv[1], chats(30), max_workers=4, checkpoint=sys.argv[2])
-except KeyboardInterrupt:
-    done = llmbatch.interrupted_results()
-    print(len(done), len(done.succeeded), {row["error_details"]["type"] for row in done.failed})
-else:
-    print("not interrupted")
-"""
-
-
-def interrupted(server: Server, path: Path, code: str) -> str:
-    server.handler = slow_after(6)
-    with script(code, server.api_base, str(path), start_new_session=True) as process:
-        until(process, lambda: len(server.requests) >= 10)
-        time.sleep(0.2)
-        os.kill(process.pid, signal.SIGINT)
-        out, err = process.communicate(timeout=30)
-    assert err == ""
-    return out.strip()
-
-
-@pytest.mark.processes
-def test_ctrl_c_in_a_script_keeps_what_is_done(server: Server, tmp_path: Path) -> None:
-    """KeyboardInterrupt is raised in the call, the partial result is there, nothing more is sent."""
-    assert interrupted(server, tmp_path / "run.jsonl", INTERRUPTED) == KEPT
-    assert len(server.requests) == 10
-    server.handler = None
-    server.reset()
-    rows = batch(server.api_base, chats(30), checkpoint=tmp_path / "run.jsonl")
-    assert all(answered(row, i) for i, row in enumerate(rows))
-    assert len(server.requests) == 24, "what was done before Ctrl-C is in the checkpoint"
-
-
-IN_A_LOOP = """
 import asyncio, sys, llmbatch
 from tests.talk import batch, chats, place
-async def main():
-    CALL
+base, path = sys.argv[1:]
+given = place(base, max_workers=4)
+async def inside_a_loop():
+    batch(base, chats(30), max_workers=4)
+async def awaited():
+    await llmbatch.acreate_chat_completions_batch(chats(30), **given)
+for form in (
+    lambda: batch(base, chats(30), max_workers=4, checkpoint=path),
+    lambda: asyncio.run(inside_a_loop()),
+    lambda: asyncio.run(awaited()),
+):
+    input()
+    try:
+        form()
+    except KeyboardInterrupt:
+        done = llmbatch.interrupted_results()
+        print(len(done), len(done.succeeded), {row["error_details"]["type"] for row in done.failed}, flush=True)
+input()
+count = 0
 try:
-    asyncio.run(main())
+    for _ in llmbatch.as_completed(chats(30), **given):
+        count += 1
 except KeyboardInterrupt:
-    done = llmbatch.interrupted_results()
-    print(len(done), len(done.succeeded), {row["error_details"]["type"] for row in done.failed})
+    print(count, flush=True)
 """
-INSIDE_A_LOOP = IN_A_LOOP.replace("CALL", "batch(sys.argv[1], chats(30), max_workers=4)")
-AWAITED = IN_A_LOOP.replace(
-    "CALL",
-    "await llmbatch.acreate_chat_completions_batch(chats(30), **place(sys.argv[1]), max_workers=4)",
-)
-
-ITERATED = """
-import sys, llmbatch
-from tests.talk import chats, place
-done = 0
-try:
-    for index, row in llmbatch.as_completed(chats(30), **place(sys.argv[1]), max_workers=4):
-        done += 1
-except KeyboardInterrupt:
-    print(done)
-"""
-FORMS = {"inside a loop": (INSIDE_A_LOOP, KEPT), "awaited": (AWAITED, KEPT), "iterated": (ITERATED, "6")}
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize(("code", "said"), FORMS.values(), ids=FORMS)
-def test_ctrl_c_works_in_every_form(server: Server, tmp_path: Path, code: str, said: str) -> None:
-    """In a running loop as in a notebook, awaited, and as an iterator."""
-    assert interrupted(server, tmp_path / "unused", code) == said
-    assert len(server.requests) == 10
-    assert question(0) in {request.text for request in server.requests}
+def test_ctrl_c_keeps_what_is_done_in_every_form(server: Server, tmp_path: Path) -> None:
+    """KeyboardInterrupt is raised in the call, nothing more is sent, and the same process can go on.
+
+    In a plain script, in a running loop as in a notebook, awaited, and as an iterator.
+    """
+    path = tmp_path / "run.jsonl"
+    server.handler = slow_after(6)
+    given: dict[str, Any] = {"start_new_session": True, "stdin": subprocess.PIPE}
+    with script(INTERRUPTED, server.api_base, str(path), **given) as process:
+        assert process.stdin
+        assert process.stdout
+        for said in (KEPT, KEPT, KEPT, "6"):
+            server.reset()
+            process.stdin.write("\n")
+            process.stdin.flush()
+            until(process, lambda: len(server.requests) >= 10)
+            time.sleep(0.2)
+            os.kill(process.pid, signal.SIGINT)
+            assert process.stdout.readline().strip() == said
+            assert len(server.requests) == 10
+        assert process.communicate(timeout=30) == ("", "")
+    server.handler = None
+    server.reset()
+    rows = batch(server.api_base, chats(30), checkpoint=path)
+    assert all(answered(row, i) for i, row in enumerate(rows))
+    assert len(server.requests) == 24, "what was done before Ctrl-C is in the checkpoint"

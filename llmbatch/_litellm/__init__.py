@@ -115,7 +115,8 @@ def provider_of(request: Mapping[str, Any]) -> str:
 def warm_up(target: Target) -> None:
     """Import what the first request to this target would import within its timeout (the OpenAI SDK: a second)."""
     if target.provider in _BY_SDK:
-        import openai.resources  # noqa: F401, PLC0415 - comes with litellm
+        with _no_collections():
+            import openai.resources  # noqa: F401, PLC0415 - comes with litellm
 
 
 def without_refused_defaults(target: Target, temperature: float, max_tokens: int) -> dict[str, Any]:
