@@ -113,9 +113,9 @@ class Connection(asyncio.Protocol):
         return Request(method, path, headers, body, time.monotonic())
 
     async def _answer(self) -> None:
-        stats = self.server.stats
         try:
             while self.waiting:
+                stats = self.server.stats
                 stats.in_flight += 1
                 stats.peak_in_flight = max(stats.peak_in_flight, stats.in_flight)
                 try:
@@ -124,7 +124,7 @@ class Connection(asyncio.Protocol):
                         await asyncio.sleep(response.delay)
                     self._send(response)
                 finally:
-                    stats.in_flight -= 1
+                    self.server.stats.in_flight -= 1  # those of after a reset, which took the count over
         finally:
             self.task = None
 
