@@ -19,7 +19,7 @@ _COLUMNS = ("custom_id", "text", "error", "model", *_USAGE, "cost", "attempts")
 
 
 def results_frame(results: BatchResults) -> pd.DataFrame:
-    """A DataFrame with one row a request, in order: what `results.toload_pandas()` returns.
+    """A DataFrame with one row a request, in order: what `results.to_pandas()` returns.
 
     Columns: `custom_id`, `text` (missing where the row failed), `error` (missing where it did not), `model`,
     `prompt_tokens`, `completion_tokens`, `total_tokens`, `cost` (USD, NaN where unknown), `attempts`. With a pydantic

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llmbatch._files import json_line
 from llmbatch._jobs.state import Part
@@ -40,6 +40,7 @@ def write_input_files(
     Raises ValueError for what the provider would refuse a whole file for.
     """
     made, check, filling = InputFiles(), PayloadChecks(), Filling(max_rows, max_bytes)
+    digests: list[Any] = []
     with ExitStack() as opened:
         for index, payload in enumerate(payloads):
             if isinstance(payload, BadRow):
@@ -56,11 +57,14 @@ def write_input_files(
             if filling.begins_file(len(line)):
                 opened.close()
                 path = directory / f"part-{len(made.paths) + 1}.jsonl"
-                file, digest = opened.enter_context(path.open("wb")), hashlib.sha256()
+                file = opened.enter_context(path.open("wb"))
                 part = Part(path.name, spans=[], sha256="", bytes=0)
                 made.paths.append(path)
                 made.parts.append(part)
+                digests.append(hashlib.sha256())
             file.write(line)
-            digest.update(line)
-            part.add(index, len(line), digest.hexdigest())
+            digests[-1].update(line)
+            part.add(index, len(line))
+    for part, digest in zip(made.parts, digests, strict=True):
+        part.sha256 = digest.hexdigest()
     return made

@@ -50,11 +50,10 @@ class Part:
     errors: list[dict[str, Any]] = field(default_factory=list)
     ended_at: int | None = None
 
-    def add(self, position: int, size: int, sha256: str) -> None:
-        """One more row, and what the file has become with it."""
+    def add(self, position: int, size: int) -> None:
+        """One more row, of so many bytes."""
         _extend(self.spans, position)
         self.bytes += size
-        self.sha256 = sha256
 
     def positions(self) -> Iterator[int]:
         """Where its rows are in the job's `custom_ids`."""
