@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 from loguru import logger
 
 if TYPE_CHECKING:
-    from llmbatch._batch import interrupted_results as interrupted_results
-    from llmbatch._chat import Chat as Chat
-    from llmbatch._chat import chat as chat
+    from llmbatch._batch.batch import interrupted_results as interrupted_results
+    from llmbatch._leaves.row import Row as Row
+    from llmbatch.chats import Chat as Chat
+    from llmbatch.chats import chat as chat
     from llmbatch.completions import acreate_chat_completion as acreate_chat_completion
     from llmbatch.completions import acreate_chat_completions_batch as acreate_chat_completions_batch
     from llmbatch.completions import acreate_chat_completions_batch_copilot as acreate_chat_completions_batch_copilot
@@ -47,10 +48,9 @@ if TYPE_CHECKING:
     from llmbatch.providers.base import Provider as Provider
     from llmbatch.providers.registry import register_provider as register_provider
     from llmbatch.results import BatchResults as BatchResults
-    from llmbatch.results import Row as Row
 
 _HOMES = {
-    "_batch": ("interrupted_results",),
+    "_batch.batch": ("interrupted_results",),
     "completions": (
         "acreate_chat_completion",
         "acreate_chat_completions_batch",
@@ -70,7 +70,7 @@ _HOMES = {
         "LLMBatchError",
         "RequestFailedError",
     ),
-    "_chat": ("Chat", "chat"),
+    "chats": ("Chat", "chat"),
     "estimate": ("Estimate", "estimate_batch"),
     "jobs": ("BatchJob", "aretrieve_batch_job", "asubmit_batch_job", "retrieve_batch_job", "submit_batch_job"),
     "payloads": (

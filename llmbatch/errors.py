@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from llmbatch.results import Row
+    from llmbatch._leaves.row import Row
 
 __all__ = [
     "BatchFailedError",

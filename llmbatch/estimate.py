@@ -6,12 +6,12 @@ import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from llmbatch._checks import check_messages_list
-from llmbatch._files import json_line
-from llmbatch._identity import SeenIds, custom_id_for
+from llmbatch._jobs.rendering import Filling
+from llmbatch._leaves.checks import check_messages_list
+from llmbatch._leaves.files import json_line
+from llmbatch._leaves.identity import SeenIds, custom_id_for
 from llmbatch._litellm.prices import batch_cost, count_tokens, has_batch_price, live_cost
-from llmbatch._requests import DEFAULT_MAX_TOKENS, DEFAULT_TEMPERATURE, ChatPlan, plan_chat
-from llmbatch.payloads import Filling
+from llmbatch._request.plans import DEFAULT_MAX_TOKENS, DEFAULT_TEMPERATURE, ChatPlan, plan_chat
 from llmbatch.providers.registry import provider_for
 
 if TYPE_CHECKING:

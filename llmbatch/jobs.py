@@ -13,45 +13,44 @@ import asyncio
 import os
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from llmbatch._jobs import again, submit
 from llmbatch._jobs.job import BatchJob, PathLike
-from llmbatch._requests import DEFAULT_MAX_TOKENS, DEFAULT_TEMPERATURE
-from llmbatch._sync import bridged, synchronous
+from llmbatch._leaves.background import awaited, in_background
+from llmbatch._request.plans import DEFAULT_MAX_TOKENS, DEFAULT_TEMPERATURE, ChatPlan
+from llmbatch.estimate import estimate_plan
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from llmbatch._chat_run import ChatRun
+    from llmbatch._batch.chat_run import ChatRun
+    from llmbatch.options import ChatOptions
     from llmbatch.results import BatchResults
 
 __all__ = [
     "BatchJob",
     "aretrieve_batch_job",
-    "arun_batch_job",
     "asubmit_batch_job",
     "retrieve_batch_job",
+    "run_batch_job",
     "submit_batch_job",
 ]
 
 _CANCEL_SECONDS = 600.0
 
 
-@bridged
-async def asubmit_batch_job(
+def submit_batch_job(
     requests: Iterable[Any] | PathLike,
     model: str | None = None,
     temperature: float | None = DEFAULT_TEMPERATURE,
     max_tokens: int | None = DEFAULT_MAX_TOKENS,
     *,
-    completion_window: str = "24h",
     metadata: dict[str, str] | None = None,
     state: PathLike | None = None,
     max_rows: int | None = None,
     max_bytes: int | None = None,
-    custom_ids: Iterable[str] | None = None,
-    **kwargs: Any,
+    **options: Unpack[ChatOptions],
 ) -> BatchJob:
     """Submit a list of conversations, of payloads, or a batch file, to the provider's Batch API.
 
@@ -78,15 +77,70 @@ async def asubmit_batch_job(
         job = submit_batch_job([[{"role": "user", "content": "Hi"}]], model="gpt-4o-mini", state="job.json")
         job.wait().results().texts
     """
-    submission = await asyncio.to_thread(submit.prepare, requests, model, temperature, max_tokens, custom_ids, kwargs)
-    return await _submitted(
-        submission,
-        state,
-        completion_window=completion_window,
-        metadata=metadata or {},
-        max_rows=max_rows,
-        max_bytes=max_bytes,
-    )
+    how = {"metadata": metadata or {}, "max_rows": max_rows, "max_bytes": max_bytes}
+    return in_background(_prepared_and_submitted(requests, model, temperature, max_tokens, state, how, dict(options)))
+
+
+async def asubmit_batch_job(
+    requests: Iterable[Any] | PathLike,
+    model: str | None = None,
+    temperature: float | None = DEFAULT_TEMPERATURE,
+    max_tokens: int | None = DEFAULT_MAX_TOKENS,
+    *,
+    metadata: dict[str, str] | None = None,
+    state: PathLike | None = None,
+    max_rows: int | None = None,
+    max_bytes: int | None = None,
+    **options: Unpack[ChatOptions],
+) -> BatchJob:
+    """Submit to the provider's Batch API; the awaitable twin of `submit_batch_job`.
+
+    Example:
+        job = await asubmit_batch_job(chats, model="gpt-4o-mini", state="chats.json")
+    """
+    how = {"metadata": metadata or {}, "max_rows": max_rows, "max_bytes": max_bytes}
+    return await awaited(_prepared_and_submitted(requests, model, temperature, max_tokens, state, how, dict(options)))
+
+
+def retrieve_batch_job(
+    job: PathLike | Sequence[str], *, model: str | None = None, response_format: type[Any] | None = None, **kwargs: Any
+) -> BatchJob:
+    """A job by its state file, by llmbatch's id ("job-…"), or by the provider's batch id or ids ("batch_…").
+
+    Without a state file the rows' ids are read from the provider's copy of the input files, and `model` (LiteLLM's
+    name, for the provider) and `api_base`, `api_key` and the like must be given as at the submission.
+
+    Example:
+        job = retrieve_batch_job("job.json")
+        print(job.status, job.request_counts)
+    """
+    return in_background(_found(job, model, response_format, kwargs))
+
+
+async def aretrieve_batch_job(
+    job: PathLike | Sequence[str], *, model: str | None = None, response_format: type[Any] | None = None, **kwargs: Any
+) -> BatchJob:
+    """Find a job; the awaitable twin of `retrieve_batch_job`.
+
+    Example:
+        job = await aretrieve_batch_job("job.json")
+    """
+    return await awaited(_found(job, model, response_format, kwargs))
+
+
+async def _prepared_and_submitted(  # noqa: PLR0917 - the public functions' own order
+    requests: Any,
+    model: str | None,
+    temperature: float | None,
+    max_tokens: int | None,
+    state: PathLike | None,
+    how: dict[str, Any],
+    given: dict[str, Any],
+) -> BatchJob:
+    how["completion_window"] = given.pop("completion_window", "24h")
+    custom_ids = given.pop("custom_ids", None)
+    submission = await asyncio.to_thread(submit.prepare, requests, model, temperature, max_tokens, custom_ids, given)
+    return await _submitted(submission, state, **how)
 
 
 async def _submitted(submission: submit.Submission, state: PathLike | None, **how: Any) -> BatchJob:
@@ -101,30 +155,20 @@ async def _submitted(submission: submit.Submission, state: PathLike | None, **ho
     return job
 
 
-@bridged
-async def aretrieve_batch_job(
-    job: PathLike | Sequence[str], *, model: str | None = None, response_format: type[Any] | None = None, **kwargs: Any
+async def _found(
+    job: PathLike | Sequence[str], model: str | None, response_format: type[Any] | None, given: dict[str, Any]
 ) -> BatchJob:
-    """A job by its state file, by llmbatch's id ("job-…"), or by the provider's batch id or ids ("batch_…").
-
-    Without a state file the rows' ids are read from the provider's copy of the input files, and `model` (LiteLLM's
-    name, for the provider) and `api_base`, `api_key` and the like must be given as at the submission.
-
-    Example:
-        job = retrieve_batch_job("job.json")
-        print(job.status, job.request_counts)
-    """
     if isinstance(job, os.PathLike) or (isinstance(job, str) and os.path.exists(job)):  # noqa: ASYNC240, PTH110 - one look at a local path
-        known = BatchJob.load(job, response_format=response_format, **kwargs)
+        known = BatchJob.load(job, response_format=response_format, **given)
         return await known.arefresh()
-    state, access = await asyncio.to_thread(submit.unknown_state, model, kwargs)
+    state, access = await asyncio.to_thread(submit.unknown_state, model, given)
     found = BatchJob(state, access=access, response_format=response_format)
     async with found.remote() as remote:
         await again.recover(state, remote, [job] if isinstance(job, str) else list(job))
     return found
 
 
-async def arun_batch_job(run: ChatRun, completion_window: str) -> BatchResults:
+async def run_batch_job(run: ChatRun, completion_window: str) -> BatchResults:
     """`create_chat_completions_batch(…, batch_job=True)`: submit what the run would send, wait, and return the rows.
 
     Of its options, `checkpoint` is the job's state file; `deadline` cancels the job, and rows not done by then are
@@ -138,7 +182,7 @@ async def arun_batch_job(run: ChatRun, completion_window: str) -> BatchResults:
         raise ValueError(msg)
     if options.max_cost is not None:
         conversations = list(conversations)
-        await asyncio.to_thread(submit.check_cost, plan, conversations, options.max_cost)
+        await asyncio.to_thread(_check_cost, plan, conversations, options.max_cost)
     submission = submit.of_plan(plan, conversations, options.custom_ids)
     job = await _submitted(submission, options.checkpoint, completion_window=completion_window)
     try:
@@ -153,5 +197,12 @@ async def arun_batch_job(run: ChatRun, completion_window: str) -> BatchResults:
     return results
 
 
-submit_batch_job = synchronous(asubmit_batch_job)
-retrieve_batch_job = synchronous(aretrieve_batch_job)
+def _check_cost(plan: ChatPlan, conversations: Sequence[Any], max_cost: float) -> None:
+    """Raise ValueError when the job may cost more than `max_cost` USD, or nobody knows."""
+    estimate = estimate_plan(plan, conversations)
+    if estimate.job_cost is None:
+        msg = "max_cost needs a model with a known price and a bound on its answers: pass max_tokens="
+        raise ValueError(msg)
+    if estimate.job_cost > max_cost:
+        msg = f"the job may cost ${estimate.job_cost:.4f}, more than max_cost=${max_cost:.4f}; lower max_tokens"
+        raise ValueError(msg)

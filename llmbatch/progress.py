@@ -8,10 +8,10 @@ import sys
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-from llmbatch.results import Tally
+from llmbatch._leaves.row import Tally
 
 if TYPE_CHECKING:
-    from llmbatch.results import Row
+    from llmbatch._leaves.row import Row
 
 __all__ = ["ProgressBar"]
 

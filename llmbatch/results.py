@@ -1,156 +1,20 @@
-"""Rows, their sums, and lists of rows.
-
-A leaf: it knows neither providers nor how a row was made.
-"""
+"""Lists of rows, their sums and their forms."""
 
 from __future__ import annotations
 
 import html
-from collections import Counter
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any
 
+from llmbatch._leaves.row import Row, Tally, parsed_row, row_text, row_vector
 from llmbatch.errors import BatchFailedError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import pandas as pd
     from pydantic import BaseModel
 
-__all__ = ["NO_USAGE", "BatchResults", "Row", "Tally", "answer_row", "error_row", "row_text"]
-
-
-class Row(TypedDict, total=False):
-    """One request's outcome: the provider's answer as LiteLLM gives it, plus llmbatch's own keys.
-
-    `"error" in row` tells a failed row; it then has `choices: []`, zero `usage`, and `error_details`.
-    """
-
-    id: str
-    created: int
-    model: str
-    object: str
-    choices: list[dict[str, Any]]
-    data: list[dict[str, Any]]
-    usage: dict[str, Any]
-    custom_id: str
-    cost: float | None
-    attempts: int
-    error: str
-    error_details: dict[str, Any]
-    fallback: dict[str, Any]
-
-
-NO_USAGE = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
-
-
-def answer_row(body: Mapping[str, Any], *, custom_id: str, cost: float | None, attempts: int = 1) -> Row:
-    """A row for an answered request. `cost` in USD, None where no price is known."""
-    usage = {**NO_USAGE, **(body.get("usage") or {})}
-    return {**body, "usage": usage, "custom_id": custom_id, "cost": cost, "attempts": attempts}  # type: ignore[typeddict-item]
-
-
-def error_row(
-    *,
-    type: str,  # noqa: A002 - the row's own word
-    message: str,
-    model: str | None,
-    custom_id: str,
-    status_code: int | None = None,
-    provider: str | None = None,
-    retryable: bool = False,
-    attempts: int = 0,
-    cost: float | None = 0.0,
-    **details: Any,
-) -> Row:
-    """A row for a failed request: `error` is one line for people, `error_details` is for programs.
-
-    `retryable` says whether sending the same request again may succeed. `cost` is None where the provider may have
-    charged for an answer that was lost.
-    """
-    return {
-        "model": model or "",
-        "choices": [],
-        "usage": dict(NO_USAGE),
-        "custom_id": custom_id,
-        "cost": cost,
-        "attempts": attempts,
-        "error": f"{type}: {message}",
-        "error_details": {
-            "type": type,
-            "status_code": status_code,
-            "provider": provider,
-            "retryable": retryable,
-            "attempts": attempts,
-            **details,
-        },
-    }
-
-
-def row_text(row: Mapping[str, Any]) -> str | None:
-    """The first choice's text; None for a failed row or an answer without text (tool calls)."""
-    if "error" in row or not row.get("choices"):
-        return None
-    content = (row["choices"][0].get("message") or {}).get("content")
-    if isinstance(content, list):
-        return "".join(part.get("text") or "" for part in content if isinstance(part, Mapping))
-    return content
-
-
-class Tally:
-    """Sums over rows as they come.
-
-    Attributes:
-        rows: how many there were.
-        errors: how many failed, by the error's type.
-        usage: tokens, with `prompt_tokens_details` and `completion_tokens_details` where given.
-        unpriced: rows that may have cost money but have no known price.
-    """
-
-    def __init__(self, rows: Iterable[Row] = ()) -> None:
-        self.rows = self.unpriced = 0
-        self.errors: Counter[str] = Counter()
-        self.usage: dict[str, Any] = dict(NO_USAGE)
-        self._cost, self._any_price = 0.0, False
-        for row in rows:
-            self.add(row)
-
-    def add(self, row: Row) -> None:
-        """One more row."""
-        self.rows += 1
-        _add_usage(self.usage, row.get("usage"))
-        if "error" in row:
-            self.errors[row["error_details"]["type"]] += 1
-        cost = row.get("cost")
-        if cost is None:
-            self.unpriced += 1
-        else:
-            self._cost += cost
-            self._any_price |= "error" not in row
-
-    @property
-    def failed(self) -> int:
-        """How many rows failed."""
-        return self.errors.total()
-
-    @property
-    def cost(self) -> float | None:
-        """USD of the rows with a known price; None when no answered row has one and some row may have cost money."""
-        return None if self.unpriced and not self._any_price else self._cost
-
-    def cost_text(self, digits: int) -> str:
-        """The cost in words, for people."""
-        if self.cost is None:
-            return "unknown (no known price)"
-        return f"${self.cost:.{digits}f}" + (f" ({self.unpriced} rows without a known price)" if self.unpriced else "")
-
-
-def _add_usage(total: dict[str, Any], usage: Mapping[str, Any] | None) -> None:
-    """Add one usage object into `total`, nested details (cached and reasoning tokens) included; nulls count nothing."""
-    for key, value in (usage or {}).items():
-        if isinstance(value, Mapping):
-            _add_usage(total.setdefault(key, {}), value)
-        elif isinstance(value, int | float) and not isinstance(value, bool):
-            total[key] = total.get(key, 0) + value
+__all__ = ["BatchResults", "Row"]
 
 
 class BatchResults(list[Row]):
@@ -216,12 +80,12 @@ class BatchResults(list[Row]):
             msg = "no pydantic model to parse with; pass response_format=YourModel to the batch"
             raise ValueError(msg)
         model = self.response_format
-        return [None if (text := row_text(row)) is None else model.model_validate_json(text) for row in self]
+        return [parsed_row(row, model) for row in self]
 
     @property
     def embeddings(self) -> list[list[float] | None]:
         """Each row's embedding vector, None where the row failed (for `create_embeddings_batch`)."""
-        return [row["data"][0]["embedding"] if row.get("data") else None for row in self]
+        return [row_vector(row) for row in self]
 
     def raise_for_errors(self) -> BatchResults:
         """Return self, or raise BatchFailedError when any row failed."""
@@ -245,9 +109,9 @@ class BatchResults(list[Row]):
 
         Needs the `pandas` extra.
         """
-        from llmbatch._frame import results_frame  # noqa: PLC0415 - an optional dependency
+        from llmbatch._leaves.frame import rows_frame  # noqa: PLC0415 - an optional dependency
 
-        return results_frame(self)
+        return rows_frame(self, self.response_format)
 
     def __repr__(self) -> str:
         return f"<BatchResults: {self.summary()}>"

@@ -76,6 +76,6 @@ def make_vcr(**options: Any) -> Any:
     except ImportError as error:
         msg = 'cassettes need vcrpy 9.4 or newer: pip install "vcrpy>=9.4"'
         raise ImportError(msg) from error
-    from llmbatch._vcr import BatchVCR  # noqa: PLC0415 - needs vcrpy
+    from llmbatch._leaves.vcr import BatchVCR  # noqa: PLC0415 - needs vcrpy
 
     return BatchVCR(**options)

@@ -49,7 +49,7 @@ def local_model() -> None:
 @pytest.fixture
 def quick_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
     """Faults are sent again almost at once."""
-    monkeypatch.setattr("llmbatch._retry.BACKOFF_FIRST", 0.01)
+    monkeypatch.setattr("llmbatch._request.retry.BACKOFF_FIRST", 0.01)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import inspect
 import re
 import subprocess
@@ -10,11 +11,12 @@ import sys
 from graphlib import TopologicalSorter
 from pathlib import Path
 
+import jedi
 import pytest
 
 import llmbatch
-from llmbatch._options import OPTIONS_DOC, Options
 from llmbatch.cli import run
+from llmbatch.options import CHATS_ONLY, ChatOptions, EmbeddingsOptions, Options
 
 ROOT = Path(llmbatch.__file__).parent
 MODULES = {
@@ -23,14 +25,12 @@ MODULES = {
 }
 
 TABLE = (ROOT.parent / "README.md").read_text().partition("## Inside")[2].partition("## Contributing")[0]
-# The README's map, from the ground up.
+# The README's map of folders and root modules, from the ground up.
 FLOORS = [
     {name.rstrip("/") for name in re.findall(r"`(\w+/?)`", row.split("|")[2])}
     for row in reversed(TABLE.splitlines())
     if row.startswith("|") and "`" in row
 ]
-# Made when called: a batch as a job, results as a table.
-UPWARD = {("completions", "jobs"), ("results", "_frame")}
 
 
 def imports_of(path: Path, *, types: bool = True) -> set[str]:
@@ -77,15 +77,20 @@ def test_imports_go_down() -> None:
     imports = rooms_imported(types=True)
     assert imports.keys() == floor_of.keys()
     named = {(room, other) for room, others in imports.items() for other in others if other in floor_of}
-    assert {(room, other) for room, other in named if floor_of[other] > floor_of[room]} == UPWARD
+    assert {(room, other) for room, other in named if floor_of[other] > floor_of[room]} == set()
 
 
 def test_there_are_no_circles() -> None:
-    """But for the upward imports, the modules can be read one after the other."""
-    imports = rooms_imported(types=False)
-    for room, other in UPWARD:
-        imports[room].discard(other)
-    TopologicalSorter(imports).prepare()  # raises for a circle
+    """The rooms can be read one after the other."""
+    TopologicalSorter(rooms_imported(types=True)).prepare()  # raises for a circle
+
+
+def test_folders_say_what_lives_in_them() -> None:
+    """What is private lives in folders, whose docstrings say what may live there and what may not."""
+    assert [m for m in MODULES if re.fullmatch(r"llmbatch\._\w+", m) and MODULES[m].name != "__init__.py"] == []
+    for module, path in MODULES.items():
+        if path.name == "__init__.py":
+            assert ast.get_docstring(ast.parse(path.read_text())), module
 
 
 def test_only_one_package_imports_litellm() -> None:
@@ -124,6 +129,8 @@ def test_every_public_name_is_there_and_documented() -> None:
         ("acreate_chat_completion", "create_chat_completion"),
         ("acreate_embeddings_batch", "create_embeddings_batch"),
         ("acreate_chat_completions_batch_copilot", "create_chat_completions_batch_copilot"),
+        ("asubmit_batch_job", "submit_batch_job"),
+        ("aretrieve_batch_job", "retrieve_batch_job"),
     ],
 )
 def test_twins_have_the_same_parameters(one: str, other: str) -> None:
@@ -132,19 +139,44 @@ def test_twins_have_the_same_parameters(one: str, other: str) -> None:
     assert list(first.parameters.values()) == list(second.parameters.values())
 
 
+def test_a_jobs_twins_have_the_same_parameters() -> None:
+    """Each method of BatchJob that asks the provider has an awaitable twin with its parameters."""
+    twins = [("await_" if name == "wait" else f"a{name}", name) for name in
+             ("refresh", "wait", "cancel", "results", "resubmit_failed", "run_failed_live")]  # fmt: skip
+    for one, other in twins:
+        first, second = (inspect.signature(getattr(llmbatch.BatchJob, name)) for name in (one, other))
+        assert list(first.parameters.values()) == list(second.parameters.values()), other
+
+
+def test_public_functions_are_plain() -> None:
+    """Each is a `def` with its docstring in the source, and an editor (Jedi) shows both."""
+    for name in llmbatch.__all__:
+        value = getattr(llmbatch, name)
+        if not inspect.isfunction(value):
+            continue
+        assert not {"__signature__", "__wrapped__"} & vars(value).keys(), name
+        source = f"import llmbatch\nllmbatch.{name}"
+        (hover,) = jedi.Script(source).infer(2, len("llmbatch.") + 1)
+        assert hover.docstring(raw=True).strip() == inspect.cleandoc(value.__doc__).strip(), name
+        signatures = hover.get_signatures()
+        shown = [parameter.name for parameter in signatures[0].params]
+        assert shown == list(inspect.signature(value).parameters), name
+
+
 def test_options_are_the_same_everywhere() -> None:
     """Chats, embeddings and the command line take them with the same defaults; `help()` says what each is."""
-    chats = inspect.signature(llmbatch.create_chat_completions_batch).parameters
-    embeddings = inspect.signature(llmbatch.create_embeddings_batch).parameters
+    known = {field.name: field.default for field in dataclasses.fields(Options)}
+    chats = set(ChatOptions.__annotations__) | {"max_workers"}
+    embeddings = set(EmbeddingsOptions.__annotations__) | {"max_workers"}
+    assert known.keys() <= chats
+    assert known.keys() - embeddings == {"fallbacks", "warm_prompt_cache"} == CHATS_ONLY - {"batch_job"}
+    workers = inspect.signature(llmbatch.create_chat_completions_batch).parameters["max_workers"]
+    assert workers.default == known["max_workers"]
     command = {option.name: option.default for option in run.params}
-    options = set(Options.__dataclass_fields__)
-    assert options <= chats.keys()
-    assert options - embeddings.keys() == {"fallbacks", "warm_prompt_cache"}
-    for name in options & embeddings.keys():
-        assert embeddings[name].default == chats[name].default, name
     for name in ("max_workers", "retries", "timeout"):
-        assert command[name] in {chats[name].default, str(chats[name].default)}, name
-    assert [name for name in options if not re.search(rf"\b{name}[,:]", OPTIONS_DOC)] == []
+        assert command[name] in {known[name], str(known[name])}, name
+    told = inspect.getdoc(llmbatch.create_chat_completions_batch) or ""
+    assert [name for name in known if not re.search(rf"\b{name}[,:]", told)] == []
 
 
 def test_the_seeds_signature_is_kept() -> None:

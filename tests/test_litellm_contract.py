@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import llmbatch
-from llmbatch._litellm import inline, linear, load, quiet
-from llmbatch._sync import in_background
+from llmbatch._leaves.background import in_background
+from llmbatch._litellm import linear, load, quiet
 from tests.record_cassettes import TOOL
 from tests.replies import reply
 from tests.server import Request, Response
@@ -49,26 +49,17 @@ MODELS = [
 ]  # fmt: skip
 
 
-def test_requests_are_built_on_the_loop_without_payloads_for_callbacks(
-    server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Each row is built inline once, with the quiet logging object."""
-    inlined: list[bool] = []
+def test_requests_are_built_without_payloads_for_callbacks(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each row is built with the quiet logging object."""
     silent: list[Any] = []
-    builds, logging = inline._builds_a_request, quiet.logging_arguments
-
-    def seen_building(fn: Any) -> bool:
-        inlined.append(builds(fn))
-        return inlined[-1]
+    logging = quiet.logging_arguments
 
     def seen_logging(request: Any) -> Any:
         silent.append(logging(request))
         return silent[-1]
 
-    monkeypatch.setattr(inline, "_builds_a_request", seen_building)
     monkeypatch.setattr(quiet, "logging_arguments", seen_logging)
     assert not batch(server.api_base, chats(4)).failed
-    assert inlined.count(True) == 4
     assert [list(given) for given in silent] == [["litellm_logging_obj"]] * 4
 
 

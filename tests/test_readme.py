@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import asyncio
 import inspect
 import os
 import re
@@ -16,7 +18,7 @@ import pytest
 from loguru import logger
 
 import llmbatch
-from llmbatch._options import Options
+from llmbatch.options import Options
 from llmbatch.providers import registry
 from tests.batch_server import BatchProvider
 
@@ -73,7 +75,9 @@ def test_help_of_every_function_has_an_example_that_runs(monkeypatch: pytest.Mon
     for name in dict.fromkeys(["write_batch_file", "submit_batch_job", "Provider", *names]):
         example = (inspect.getdoc(names[name]) or "").partition("Example:\n")[2]
         assert example or inspect.isclass(names[name]), f"{name} has no example"
-        exec(textwrap.dedent(example), namespace)  # noqa: S102 - it is our own
+        code = compile(textwrap.dedent(example), name, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+        if (awaiting := eval(code, namespace)) is not None:  # noqa: S307 - it is our own
+            asyncio.run(awaiting)
     logger.disable("llmbatch")
 
 

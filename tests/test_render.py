@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 import llmbatch
 from llmbatch._litellm.render import Renderer, render
-from llmbatch._requests import DEFAULT_MAX_TOKENS, DEFAULT_TEMPERATURE, ChatPlan, plan_chat, plan_embeddings
+from llmbatch._request.plans import DEFAULT_MAX_TOKENS, DEFAULT_TEMPERATURE, ChatPlan, plan_chat, plan_embeddings
 from tests.record_cassettes import TOOL
 from tests.server import Server
 

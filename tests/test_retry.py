@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from llmbatch import _failures, _retry
+from llmbatch._request import failures, retry
 from tests.replies import said
 from tests.server import Response
 from tests.talk import answered, batch, chats, script
@@ -178,26 +178,26 @@ def test_local_bugs_dressed_as_a_500_are_told_apart(fault: type[Exception]) -> N
 
     outer = InternalServerError("litellm.InternalServerError: it broke")
     outer.__cause__ = fault("inner")
-    failure = _failures.classify(outer, "openai")
+    failure = failures.classify(outer, "openai")
     assert (failure.retryable, failure.status_code) == (False, None)
 
 
 def test_each_retry_waits_longer_on_the_whole() -> None:
     """The waits are drawn from the full range up to an exponential bound, and never beyond the cap."""
-    policy = _retry.retrying(50)
+    policy = retry.retrying(50)
 
     class State:
-        def __init__(self, attempt: int, failure: _failures.Failure) -> None:
+        def __init__(self, attempt: int, failure: failures.Failure) -> None:
             self.attempt_number = attempt
             self.outcome = self
             self._failure = failure
 
         def exception(self) -> Exception:
-            return _retry.AttemptFailedError(self._failure)
+            return retry.AttemptFailedError(self._failure)
 
-    fault = _failures.Failure("x", "x", 500, retryable=True)
+    fault = failures.Failure("x", "x", 500, retryable=True)
     drawn = [[policy.wait(State(n, fault)) for _ in range(300)] for n in (1, 4, 20)]  # type: ignore[arg-type]
-    bounds = _retry.BACKOFF_FIRST, 8 * _retry.BACKOFF_FIRST, _retry.BACKOFF_CAP
+    bounds = retry.BACKOFF_FIRST, 8 * retry.BACKOFF_FIRST, retry.BACKOFF_CAP
     for waits, bound in zip(drawn, bounds, strict=True):
         assert min(waits) < bound / 4 < bound * 3 / 4 < max(waits) <= bound
 

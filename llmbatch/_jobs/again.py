@@ -11,17 +11,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llmbatch._batch.prepared import chat_batch, embeddings_batch
 from llmbatch._jobs.files import write_input_files
 from llmbatch._jobs.remote import PART_TAG
+from llmbatch._jobs.rendering import read_payloads
 from llmbatch._jobs.state import JobState, Part, spans_of
 from llmbatch.errors import BatchJobError
-from llmbatch.payloads import read_batch_file
 
 if TYPE_CHECKING:
     from llmbatch._jobs.remote import Remote
+    from llmbatch._leaves.row import Row
     from llmbatch._litellm.files import Access
     from llmbatch.providers.base import Payload
-    from llmbatch.results import Row
 
 __all__ = ["bodies", "recover", "resubmit", "run_live"]
 
@@ -44,13 +45,13 @@ async def bodies(state: JobState, remote: Remote, wanted: Sequence[str], given: 
                 found[payload["custom_id"]] = payload
 
     if given is not None:
-        take(read_batch_file(given) if isinstance(given, str | os.PathLike) else given)
+        take(read_payloads(given) if isinstance(given, str | os.PathLike) else given)
     with tempfile.TemporaryDirectory(prefix="llmbatch-") as directory:
         for part in state.parts:
             if part.input_file_id and any(state.custom_ids[position] in left for position in part.positions()):
                 path = Path(directory) / "input.jsonl"
                 await remote.download(part.input_file_id, path)
-                await asyncio.to_thread(take, read_batch_file(path))
+                await asyncio.to_thread(take, read_payloads(path))
     if left:
         msg = (
             f"no input file holds the requests of {len(left)} rows, such as {min(left)}; pass payloads= to this method"
@@ -103,8 +104,6 @@ async def run_live(
     state: JobState, access: Access, payloads: Mapping[str, Payload], options: Mapping[str, Any]
 ) -> list[Row]:
     """The rows of live requests with these payloads' bodies."""
-    from llmbatch import completions, embeddings  # noqa: PLC0415 - they know of jobs themselves
-
     own = {"model": state.model, **vars(access)}
     if "model" not in options:
         own |= {k: v for k, v in state.target.arguments().items() if k != "model"}
@@ -121,14 +120,11 @@ async def run_live(
         params = json.loads(shared)
         if state.endpoint.endswith("/embeddings"):
             texts = [text[0] if isinstance(text, list) else text for text in asked.values()]
-            rows += await embeddings.acreate_embeddings_batch(
-                texts, **{"custom_ids": list(asked), **params, **own, **options}
-            )
+            batch = embeddings_batch(texts, **{"custom_ids": list(asked), **params, **own, **options})
         else:
             params = {"temperature": None, "max_tokens": None, **params}
-            rows += await completions.acreate_chat_completions_batch(
-                list(asked.values()), **{"custom_ids": list(asked), **params, **own, **options}
-            )
+            batch = chat_batch(list(asked.values()), **{"custom_ids": list(asked), **params, **own, **options})
+        rows += await batch.collect()
     return rows
 
 
@@ -149,7 +145,7 @@ async def recover(state: JobState, remote: Remote, ids: Sequence[str]) -> None:
             path = Path(directory) / "input.jsonl"
             await remote.download(batch["input_file_id"], path)
             positions = []
-            for payload in await asyncio.to_thread(lambda path=path: list(read_batch_file(path))):  # type: ignore[misc]
+            for payload in await asyncio.to_thread(lambda path=path: list(read_payloads(path))):  # type: ignore[misc]
                 positions.append(at.setdefault(payload["custom_id"], len(at)))
                 state.name, state.endpoint = payload["body"]["model"], batch.get("endpoint") or payload["url"]
             name = (batch.get("metadata") or {}).get(PART_TAG) or str(batch["id"])

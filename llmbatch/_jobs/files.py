@@ -7,9 +7,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from llmbatch._files import json_line
+from llmbatch._jobs.rendering import BadRow, Filling, PayloadChecks
 from llmbatch._jobs.state import Part
-from llmbatch.payloads import BadRow, Filling, PayloadChecks
+from llmbatch._leaves.files import json_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

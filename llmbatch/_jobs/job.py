@@ -17,8 +17,8 @@ from llmbatch._jobs import again, submit
 from llmbatch._jobs.remote import ProviderFailedError, Remote
 from llmbatch._jobs.results import Join
 from llmbatch._jobs.state import JobState, Part
+from llmbatch._leaves.background import awaited, in_background
 from llmbatch._litellm.files import Access
-from llmbatch._sync import bridged, synchronous
 from llmbatch.errors import BatchJobError
 from llmbatch.progress import ProgressBar
 from llmbatch.providers.registry import provider_for
@@ -124,8 +124,80 @@ class BatchJob:
         given = submit.access_from({"api_version": state.api_version, **access})
         return cls(state, path=path, access=given, response_format=response_format)
 
-    async def _refresh(self) -> BatchJob:
+    def refresh(self) -> BatchJob:
         """Ask the provider how the job is doing; returns the job itself."""
+        return in_background(self._refresh())
+
+    async def arefresh(self) -> BatchJob:
+        """The awaitable twin of `refresh`."""
+        return await awaited(self._refresh())
+
+    def wait(
+        self, poll: float = _FIRST_POLL, timeout: float | None = None, *, progress: bool | None = None
+    ) -> BatchJob:
+        """Look at the job until it has ended, and return it.
+
+        `poll` is the first pause in seconds; pauses grow to a minute. Faults of the network are waited out. Raises
+        TimeoutError after `timeout` seconds (the job goes on), BatchJobError when the provider refuses to tell.
+        """
+        return in_background(self._wait(poll, timeout, progress=progress))
+
+    async def await_(
+        self,
+        poll: float = _FIRST_POLL,
+        timeout: float | None = None,  # noqa: ASYNC109 - of many looks
+        *,
+        progress: bool | None = None,
+    ) -> BatchJob:
+        """The awaitable twin of `wait`."""
+        return await awaited(self._wait(poll, timeout, progress=progress))
+
+    def cancel(self) -> BatchJob:
+        """Ask the provider to end the job, and return it; what is done by then is kept and charged."""
+        return in_background(self._cancel())
+
+    async def acancel(self) -> BatchJob:
+        """The awaitable twin of `cancel`."""
+        return await awaited(self._cancel())
+
+    def results(self) -> BatchResults:
+        """The rows, in the order of the input, joined from the provider's output and error files.
+
+        A row that failed, expired, was cancelled, is missing, unreadable or contradicted by a second answer is an error
+        row. Costs are at batch prices. Raises BatchJobError while the job has not ended.
+        """
+        return in_background(self._results())
+
+    async def aresults(self) -> BatchResults:
+        """The awaitable twin of `results`."""
+        return await awaited(self._results())
+
+    def resubmit_failed(self, payloads: PathLike | Iterable[Payload] | None = None) -> BatchJob:
+        """Submit the failed rows once more, as further batches of this job, and return it: wait() for it again.
+
+        The requests are read back from the provider's copy of the input files, or from `payloads` (a path or a list).
+        `results()` has the new answers in the places of the failures. Rows that could not be sent stay as they are.
+        """
+        return in_background(self._resubmit_failed(payloads))
+
+    async def aresubmit_failed(self, payloads: PathLike | Iterable[Payload] | None = None) -> BatchJob:
+        """The awaitable twin of `resubmit_failed`."""
+        return await awaited(self._resubmit_failed(payloads))
+
+    def run_failed_live(self, *, payloads: PathLike | Iterable[Payload] | None = None, **options: Any) -> BatchResults:
+        """Send the failed rows now, as live requests at live prices, and return all rows with the new ones in place.
+
+        Takes the options of `create_chat_completions_batch`; `model=` sends them to another model.
+        """
+        return in_background(self._run_failed_live(payloads=payloads, **options))
+
+    async def arun_failed_live(
+        self, *, payloads: PathLike | Iterable[Payload] | None = None, **options: Any
+    ) -> BatchResults:
+        """The awaitable twin of `run_failed_live`."""
+        return await awaited(self._run_failed_live(payloads=payloads, **options))
+
+    async def _refresh(self) -> BatchJob:
         async with self.remote() as remote:
             for part in self.state.parts:
                 if part.batch_id and not part.ended:
@@ -139,11 +211,6 @@ class BatchJob:
         *,
         progress: bool | None = None,
     ) -> BatchJob:
-        """Look at the job until it has ended, and return it.
-
-        `poll` is the first pause in seconds; pauses grow to a minute. Faults of the network are waited out. Raises
-        TimeoutError after `timeout` seconds (the job goes on), BatchJobError when the provider refuses to tell.
-        """
         started, pause = time.monotonic(), poll
         bar = ProgressBar(len(self), progress)
         try:
@@ -172,7 +239,6 @@ class BatchJob:
             bar.close()
 
     async def _cancel(self) -> BatchJob:
-        """Ask the provider to end the job, and return it; what is done by then is kept and charged."""
         async with self.remote() as remote:
             for part in self.state.parts:
                 if part.batch_id and not part.ended:
@@ -180,11 +246,6 @@ class BatchJob:
         return self
 
     async def _results(self) -> BatchResults:
-        """The rows, in the order of the input, joined from the provider's output and error files.
-
-        A row that failed, expired, was cancelled, is missing, unreadable or contradicted by a second answer is an error
-        row. Costs are at batch prices. Raises BatchJobError while the job has not ended.
-        """
         if not self.ended:
             await self._refresh()
         if not self.ended:
@@ -209,11 +270,6 @@ class BatchJob:
         return paths
 
     async def _resubmit_failed(self, payloads: PathLike | Iterable[Payload] | None = None) -> BatchJob:
-        """Submit the failed rows once more, as further batches of this job, and return it: wait() for it again.
-
-        The requests are read back from the provider's copy of the input files, or from `payloads` (a path or a list).
-        `results()` has the new answers in the places of the failures. Rows that could not be sent stay as they are.
-        """
         failed = [] if self.status == "submitting" else (await self._results()).failed
         async with self.remote() as remote:
             await again.resubmit(self.state, remote, [row["custom_id"] for row in failed], payloads, self.save)
@@ -222,10 +278,6 @@ class BatchJob:
     async def _run_failed_live(
         self, *, payloads: PathLike | Iterable[Payload] | None = None, **options: Any
     ) -> BatchResults:
-        """Send the failed rows now, as live requests at live prices, and return all rows with the new ones in place.
-
-        Takes the options of `create_chat_completions_batch`; `model=` sends them to another model.
-        """
         results = await self._results()
         failed = [row["custom_id"] for row in results.failed]
         async with self.remote() as remote:
@@ -237,12 +289,3 @@ class BatchJob:
     def remote(self) -> Remote:
         """The provider's side of it, to be used in `async with`."""
         return Remote(self.state, provider_for(self.state.provider).transport, self._access, self.save)
-
-    arefresh, refresh = bridged(_refresh), synchronous(_refresh, "refresh")
-    await_, wait = bridged(_wait), synchronous(_wait, "wait")
-    acancel, cancel = bridged(_cancel), synchronous(_cancel, "cancel")
-    aresults, results = bridged(_results), synchronous(_results, "results")
-    aresubmit_failed = bridged(_resubmit_failed)
-    resubmit_failed = synchronous(_resubmit_failed, "resubmit_failed")
-    arun_failed_live = bridged(_run_failed_live)
-    run_failed_live = synchronous(_run_failed_live, "run_failed_live")

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from loguru import logger
 
-from llmbatch._failures import Failure, classify
 from llmbatch._litellm.files import Access, Files, open_files
-from llmbatch._retry import AttemptFailedError, retrying
+from llmbatch._request.failures import Failure, classify
+from llmbatch._request.retry import AttemptFailedError, retrying
 from llmbatch.errors import BatchJobError
 
 if TYPE_CHECKING:

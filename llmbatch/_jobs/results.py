@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from loguru import logger
 
-from llmbatch._failures import RETRYABLE_STATUS, Failure
-from llmbatch._lines import SUCCESS, row_from_line
+from llmbatch._batch.lines import SUCCESS, row_from_line
+from llmbatch._batch.rows import chat_row, failure_row
+from llmbatch._leaves.row import Row, answer_row
 from llmbatch._litellm import Answer
 from llmbatch._litellm.answers import answer_body
 from llmbatch._litellm.prices import batch_cost
-from llmbatch._requests import ChatPlan
-from llmbatch._rows import chat_row, failure_row
-from llmbatch._sender import Outcome
-from llmbatch.results import Row, answer_row
+from llmbatch._request.failures import RETRYABLE_STATUS, Failure
+from llmbatch._request.plans import ChatPlan
+from llmbatch._request.sender import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

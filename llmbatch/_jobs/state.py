@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmbatch._files import replacing
+from llmbatch._leaves.files import replacing
 from llmbatch._litellm import Target
 from llmbatch.errors import BatchJobError
 

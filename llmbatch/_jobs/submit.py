@@ -10,21 +10,21 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from llmbatch._checks import check_messages_list, check_number
 from llmbatch._jobs.files import write_input_files
+from llmbatch._jobs.rendering import read_payloads, rendered
 from llmbatch._jobs.state import JobState
+from llmbatch._leaves.checks import check_messages_list, check_number
 from llmbatch._litellm.files import Access
-from llmbatch._options import OWN_OPTIONS
-from llmbatch._requests import ChatPlan, plan_chat
-from llmbatch.payloads import read_batch_file, rendered
+from llmbatch._request.plans import ChatPlan, plan_chat
+from llmbatch.options import OWN_OPTIONS
 from llmbatch.providers.registry import provider_for
 
 if TYPE_CHECKING:
     from llmbatch import _litellm
-    from llmbatch.payloads import BadRow
+    from llmbatch._jobs.rendering import BadRow
     from llmbatch.providers.base import Payload, Provider
 
-__all__ = ["Submission", "access_from", "check_cost", "known_state", "of_plan", "prepare", "unknown_state"]
+__all__ = ["Submission", "access_from", "known_state", "of_plan", "prepare", "unknown_state"]
 
 _ACCESS = ("api_key", "api_version", "organization", "azure_ad_token", "extra_headers")
 _PLACE = ("api_base", "base_url", "custom_llm_provider")
@@ -83,7 +83,7 @@ def prepare(  # noqa: PLR0917 - the public function's own order
 ) -> Submission:
     """Check what a user submits. Raises as `plan_chat` does, and NotImplementedError for providers without support."""
     if isinstance(requests, str | os.PathLike):
-        return _of_payloads(read_batch_file(requests), model, custom_ids, kwargs)
+        return _of_payloads(read_payloads(requests), model, custom_ids, kwargs)
     items, _ = check_messages_list(requests) if not _holds_payloads(requests) else (requests, None)
     iterator = iter(items)
     first = list(islice(iterator, 1))
@@ -155,16 +155,3 @@ def known_state(path: str | os.PathLike[str] | None, made: JobState) -> JobState
         msg = f"{os.fspath(path)} is the state of a job with other requests; choose another path for this one"
         raise ValueError(msg)
     return known
-
-
-def check_cost(plan: ChatPlan, conversations: Sequence[Any], max_cost: float) -> None:
-    """Raise ValueError when the job may cost more than `max_cost` USD, or nobody knows."""
-    from llmbatch.estimate import estimate_plan  # noqa: PLC0415 - rarely needed
-
-    estimate = estimate_plan(plan, conversations)
-    if estimate.job_cost is None:
-        msg = "max_cost needs a model with a known price and a bound on its answers: pass max_tokens="
-        raise ValueError(msg)
-    if estimate.job_cost > max_cost:
-        msg = f"the job may cost ${estimate.job_cost:.4f}, more than max_cost=${max_cost:.4f}; lower max_tokens"
-        raise ValueError(msg)

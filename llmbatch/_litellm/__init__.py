@@ -1,8 +1,8 @@
 """The only package that imports litellm, and only when the first call needs it (2-4 s, 2,600 modules).
 
-Here is where a model goes (`resolve`), loading and closing. `calls` sends one request; `quiet`, `linear` and `inline`
-save CPU there by leaning on LiteLLM's internals. `render` gives a body without sending it. Requests are plain dicts of
-LiteLLM's own keyword arguments.
+Here is where a model goes (`resolve`), loading and closing. `calls` sends one request; `quiet` and `linear` save CPU
+there by leaning on LiteLLM's internals. `render` gives a body without sending it. Requests are plain dicts of LiteLLM's
+own keyword arguments.
 """
 
 from __future__ import annotations
@@ -11,17 +11,18 @@ import asyncio
 import contextlib
 import gc
 import os
-import sys
 import warnings
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from llmbatch._leaves.background import at_end
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import AsyncIterator, Iterator, Mapping
     from types import ModuleType
 
-__all__ = ["Answer", "Target", "callbacks_heard", "close", "get_json", "load", "provider_of", "resolve", "warm_up",
+__all__ = ["Answer", "Target", "get_json", "load", "provider_of", "resolve", "warm_up",
            "without_refused_defaults"]  # fmt: skip
 
 _CALLBACK_SECONDS = 3.0
@@ -44,6 +45,7 @@ def load() -> ModuleType:
     warnings.filterwarnings("ignore", "(?s)Pydantic serializer warnings.*field_name='embedding'", UserWarning)
     litellm.suppress_debug_info = True
     litellm.disable_hf_tokenizer_download = True
+    at_end(_ending)
     return litellm
 
 
@@ -144,21 +146,21 @@ def _accepts(target: Target, **params: Any) -> dict[str, Any] | None:
         return params
 
 
-async def close() -> None:
-    """Close the clients that LiteLLM keeps for the running loop."""
-    if "litellm" in sys.modules:
-        litellm = load()
-        await litellm.close_litellm_async_clients()
-        from llmbatch._litellm import transport  # noqa: PLC0415 - imports aiohttp
+@contextlib.asynccontextmanager
+async def _ending() -> AsyncIterator[None]:
+    """Let callbacks hear of the last requests; when all tasks have ended, close the loop's clients."""
+    await _callbacks_heard()
+    yield
+    litellm = load()
+    await litellm.close_litellm_async_clients()
+    from llmbatch._litellm import transport  # noqa: PLC0415 - imports aiohttp
 
-        await transport.close()
-        litellm.in_memory_llm_clients_cache.flush_cache()
+    await transport.close()
+    litellm.in_memory_llm_clients_cache.flush_cache()
 
 
-async def callbacks_heard() -> None:
+async def _callbacks_heard() -> None:
     """Wait a moment until callbacks that a user has registered with LiteLLM have heard of the last requests."""
-    if "litellm" not in sys.modules:
-        return
     with contextlib.suppress(Exception):  # LiteLLM's internals; the interpreter is ending
         from litellm.litellm_core_utils.logging_worker import GLOBAL_LOGGING_WORKER  # noqa: PLC0415 - imports litellm
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from llmbatch._template import Template
+from llmbatch._leaves.template import Template
 
 __all__ = ["FORMATS", "Group", "Input", "checked_input", "json_lines", "opened"]
 

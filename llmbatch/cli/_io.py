@@ -10,7 +10,7 @@ from typing import IO, Any, TypeVar
 
 import click
 
-from llmbatch._requests import DEFAULT_MAX_TOKENS, DEFAULT_TEMPERATURE
+from llmbatch._request.plans import DEFAULT_MAX_TOKENS, DEFAULT_TEMPERATURE
 from llmbatch.cli._inputs import checked_input
 
 __all__ = [

@@ -5,15 +5,15 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING
 
-from llmbatch._checkpoint import lock
-from llmbatch._files import replacing
-from llmbatch._lines import output_lines, written_row
+from llmbatch._batch.checkpoint import lock
+from llmbatch._batch.lines import output_lines, written_row
+from llmbatch._leaves.files import replacing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
-    from llmbatch.results import Row
+    from llmbatch._leaves.row import Row
 
 __all__ = ["answered", "arrange"]
 

@@ -18,8 +18,8 @@ from llmbatch.cli._io import emit, input_options, request_arguments, request_opt
 from llmbatch.cli._main import BAD_END, INTERRUPTED
 
 if TYPE_CHECKING:
+    from llmbatch._leaves.row import Row
     from llmbatch.cli._inputs import Group, Input
-    from llmbatch.results import Row
 
 __all__ = ["run"]
 
@@ -176,7 +176,7 @@ class _Tally:
     """What has become of the rows: their ids in the input's order, counts and sums."""
 
     def __init__(self, rows: Input) -> None:
-        from llmbatch.results import Tally, error_row  # noqa: PLC0415 - `--help` needs none of it
+        from llmbatch._leaves.row import Tally, error_row  # noqa: PLC0415 - `--help` needs none of it
 
         self.custom_ids = [""] * rows.count
         self.unsent: list[Row] = []

@@ -11,12 +11,12 @@ from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmbatch._lines import output_lines, row_from_line, written_row
+from llmbatch._batch.lines import output_lines, row_from_line, written_row
 
 if TYPE_CHECKING:
     import os
 
-    from llmbatch.results import Row
+    from llmbatch._leaves.row import Row
 
 __all__ = ["Journal"]
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from llmbatch._frame import load_pandas, results_frame
-from llmbatch._template import Template
+from llmbatch._leaves.frame import load_pandas
+from llmbatch._leaves.template import Template
 from llmbatch.completions import create_chat_completions_batch
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from llmbatch.results import BatchResults
 
 __all__ = ["complete_column", "complete_frame", "conversations", "results_frame"]
 
@@ -55,7 +57,12 @@ def complete_frame(
         df.join(complete_frame(df, "Who wrote this? {text}", response_format=Author)[["name", "error", "cost"]])
     """
     results = create_chat_completions_batch(conversations(frame, template, system), model, **kwargs)
-    return results_frame(results).set_axis(frame.index, axis="index")
+    return results.to_pandas().set_axis(frame.index, axis="index")
+
+
+def results_frame(results: BatchResults) -> pd.DataFrame:
+    """What `results.to_pandas()` returns."""
+    return results.to_pandas()
 
 
 def conversations(frame: pd.DataFrame, template: str, system: str | None = None) -> list[list[dict[str, str]]]:

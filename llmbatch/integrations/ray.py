@@ -16,21 +16,21 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any
 
-from llmbatch._checks import check_number
-from llmbatch._frame import results_frame
-from llmbatch._identity import custom_id_for
-from llmbatch._requests import plan_chat
-from llmbatch._template import Template
+from llmbatch._leaves.checks import check_number
+from llmbatch._leaves.frame import rows_frame
+from llmbatch._leaves.identity import custom_id_for
+from llmbatch._leaves.row import error_row
+from llmbatch._leaves.template import Template
+from llmbatch._request.plans import plan_chat
 from llmbatch.completions import create_chat_completions_batch
 from llmbatch.integrations._journal import Journal
-from llmbatch.results import BatchResults, error_row
 
 if TYPE_CHECKING:
     import os
 
     import pandas as pd
 
-    from llmbatch.results import Row
+    from llmbatch._leaves.row import Row
 
 __all__ = ["Completions", "complete_dataset"]
 
@@ -112,8 +112,7 @@ class Completions:
         return self._joined(frame.iloc[:0], [])
 
     def _joined(self, frame: pd.DataFrame, rows: list[Row]) -> pd.DataFrame:
-        results = BatchResults(rows, response_format=self._arguments.get("response_format"))
-        added = results_frame(results).drop(columns="custom_id")
+        added = rows_frame(rows, self._arguments.get("response_format")).drop(columns="custom_id")
         added.columns = [self._output if name == "text" else f"{self._output}_{name}" for name in added.columns]
         if taken := [name for name in added.columns if name in frame.columns]:
             msg = f"the table has a column {taken[0]!r} already; choose another output= than {self._output!r}"

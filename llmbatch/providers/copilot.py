@@ -13,13 +13,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from llmbatch import _litellm
-from llmbatch._requests import ChatPlan, default_model, plan_chat
+from llmbatch._request.plans import ChatPlan, default_model, plan_chat
 from llmbatch.errors import CopilotTokenError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["PREFIX", "PROVIDER", "CopilotToken", "asked_for", "plan", "requests_per_minute"]
+__all__ = ["PROVIDER", "CopilotToken", "asked_for", "named", "plan", "requests_per_minute"]
 
 PROVIDER = "github_copilot"
 PREFIX = "copilot/"
@@ -43,6 +43,11 @@ def asked_for(model: str | None, kwargs: Mapping[str, Any]) -> bool:
         return False
     named = any(kwargs.get(name) for name in ("api_base", "base_url", "custom_llm_provider", "api_key"))
     return not named and "/" not in default_model(model).removeprefix("openai/")
+
+
+def named(model: str) -> str:
+    """The model as `copilot/…`."""
+    return model if model.startswith(PREFIX) else PREFIX + model
 
 
 def requests_per_minute() -> float:

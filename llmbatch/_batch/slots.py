@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from llmbatch._limits import Limiter
+    from llmbatch._request.limits import Limiter
 
 __all__ = ["Slots"]
 

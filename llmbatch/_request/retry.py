@@ -11,7 +11,7 @@ from tenacity.stop import stop_base
 from tenacity.wait import wait_base
 
 if TYPE_CHECKING:
-    from llmbatch._failures import Failure
+    from llmbatch._request.failures import Failure
 
 __all__ = ["AttemptFailedError", "NotSentError", "retrying"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from llmbatch._failures import Failure
+from llmbatch._request.failures import Failure
 
 __all__ = ["Breaker", "Budget"]
 

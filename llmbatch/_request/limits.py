@@ -13,13 +13,14 @@ import contextlib
 import heapq
 import itertools
 import math
+import os
 import time
 from collections import deque
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from llmbatch._rate_headers import stated_limits
+from llmbatch._request.rate_headers import stated_limits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -272,3 +273,7 @@ class Limiter:
 def limiter_for(provider: str, api_base: str | None, key_digest: str | None, model: str) -> Limiter:  # noqa: ARG001 - the cache's key
     """The process's limiter for one account at one provider; what it has learnt stays for the next batch."""
     return Limiter()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=limiter_for.cache_clear)

@@ -13,28 +13,28 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from loguru import logger
 
 from llmbatch import _litellm
-from llmbatch._checkpoint import Checkpoint
-from llmbatch._concurrency import Slots
-from llmbatch._engine import fan_out
-from llmbatch._failures import Failure
-from llmbatch._guards import Breaker
-from llmbatch._identity import fingerprints
-from llmbatch._limits import limiter_for
+from llmbatch._batch.checkpoint import Checkpoint
+from llmbatch._batch.rows import failure_row
+from llmbatch._batch.slots import Slots
+from llmbatch._leaves.fan_out import fan_out
+from llmbatch._leaves.identity import fingerprints
 from llmbatch._litellm.worst import worst_cost
-from llmbatch._rows import failure_row
-from llmbatch._sender import Sender
+from llmbatch._request.failures import Failure
+from llmbatch._request.guards import Breaker
+from llmbatch._request.limits import limiter_for
+from llmbatch._request.sender import Sender
 from llmbatch.errors import CheckpointError
 from llmbatch.providers import copilot
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 
-    from llmbatch._guards import Budget
+    from llmbatch._leaves.row import Row
     from llmbatch._litellm import Target
-    from llmbatch._options import Options
-    from llmbatch._requests import ChatPlan, EmbeddingsPlan
-    from llmbatch._sender import Call
-    from llmbatch.results import Row
+    from llmbatch._request.guards import Budget
+    from llmbatch._request.plans import ChatPlan, EmbeddingsPlan
+    from llmbatch._request.sender import Call
+    from llmbatch.options import Options
 
 __all__ = ["Run", "sender_for"]
 

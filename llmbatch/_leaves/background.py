@@ -1,6 +1,6 @@
 """One background event loop for every call, and the bridges to it: blocking, awaiting, iterating.
 
-All of llmbatch runs on this one loop, also what is awaited from another one: LiteLLM keeps its clients by loop, so that
+All of llmbatch runs on this one loop, also what is awaited from another one: HTTP clients are kept by loop, so that
 a loop a call would leak sockets and meet clients of dead loops, and the rate limits of an account are one thing
 whoever asks. A blocking call works inside a running loop (Jupyter, `async def`) since it waits for another thread.
 """
@@ -12,20 +12,15 @@ import atexit
 import concurrent.futures
 import contextlib
 import contextvars
-import functools
-import inspect
 import os
 import threading
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
-from llmbatch import _litellm
-from llmbatch._limits import limiter_for
-from llmbatch._litellm.inline import inline_requests
-
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+    from contextlib import AbstractAsyncContextManager
 
-__all__ = ["Stream", "bridged", "in_background", "synchronous"]
+__all__ = ["Stream", "at_end", "awaited", "in_background"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -34,6 +29,7 @@ _lock = threading.Lock()
 _loop: asyncio.AbstractEventLoop | None = None
 _thread: threading.Thread | None = None
 _orphans: list[Any] = []
+_endings: list[Callable[[], AbstractAsyncContextManager[None]]] = []
 _CLOSING_SECONDS = 5.0
 _LOOK_SECONDS = 0.2
 
@@ -43,7 +39,6 @@ def _background() -> asyncio.AbstractEventLoop:
     with _lock:
         if _loop is None:
             _loop = asyncio.new_event_loop()
-            inline_requests(_loop)
             _thread = threading.Thread(target=_serve, args=(_loop,), name="llmbatch", daemon=True)
             _thread.start()
             atexit.register(_close)
@@ -56,19 +51,20 @@ def _serve(loop: asyncio.AbstractEventLoop) -> None:
 
 
 def _close() -> None:
-    """Cancel what runs, close LiteLLM's clients and the loop: no warning at the interpreter's exit."""
+    """Cancel what runs and close the loop: no warning at the interpreter's exit."""
     global _loop, _thread
     loop, thread, _loop, _thread = _loop, _thread, None, None
     if loop is None or thread is None or not thread.is_alive():
         return
 
     async def close() -> None:
-        await _litellm.callbacks_heard()
-        tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await _litellm.close()
+        async with contextlib.AsyncExitStack() as stack:
+            for ending in _endings:
+                await stack.enter_async_context(ending())
+            tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
         await asyncio.sleep(0)
 
     with contextlib.suppress(Exception):
@@ -79,9 +75,12 @@ def _close() -> None:
         loop.close()
 
 
-@functools.cache
-def _close_before_litellm() -> None:
-    """LiteLLM, imported by now, drops what it has not told callbacks at exit; registered last, ours comes first."""
+def at_end(ending: Callable[[], AbstractAsyncContextManager[None]]) -> None:
+    """Enter `ending()` before the loop's tasks are cancelled at the interpreter's exit, and leave it after.
+
+    What has been imported by now may drop what it holds at exit; registered last, the loop's end comes first.
+    """
+    _endings.append(ending)
     atexit.unregister(_close)
     atexit.register(_close)
 
@@ -92,7 +91,6 @@ def _forget() -> None:
     # The old loop is kept: its clients are known by its id, and must be neither met again nor finalised.
     _orphans.append(_loop)
     _loop, _thread, _lock = None, None, threading.Lock()
-    limiter_for.cache_clear()
 
 
 if hasattr(os, "register_at_fork"):
@@ -116,7 +114,6 @@ class _Call(Generic[T]):
             self._task.cancel()
 
     def _finish(self, task: asyncio.Task[T]) -> None:
-        _close_before_litellm()
         if task.cancelled():
             self.done.set_exception(concurrent.futures.CancelledError())
         elif (exc := task.exception()) is not None:
@@ -173,7 +170,7 @@ def _seen(done: asyncio.Future[Any]) -> None:
         done.exception()
 
 
-async def _awaited(coroutine: Coroutine[Any, Any, T]) -> T:
+async def awaited(coroutine: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine on the background loop and await it from any loop."""
     if threading.current_thread() is _thread:
         return await coroutine
@@ -186,29 +183,6 @@ async def _awaited(coroutine: Coroutine[Any, Any, T]) -> T:
         if not call.done.done():
             await asyncio.to_thread(call.cancel)
         raise
-
-
-def bridged(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
-    """The async function, run on the background loop whichever loop awaits it."""
-
-    @functools.wraps(function)
-    async def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
-        return await _awaited(function(*args, **kwargs))
-
-    return wrapper
-
-
-def synchronous(function: Callable[P, Coroutine[Any, Any, T]], name: str | None = None) -> Callable[P, T]:
-    """The blocking twin of an async function: same parameters, same documentation."""
-    function = inspect.unwrap(function)  # of `bridged`, which would bridge twice
-
-    @functools.wraps(function)
-    def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
-        return in_background(function(*args, **kwargs))
-
-    wrapper.__name__ = name or function.__name__.removeprefix("a")
-    wrapper.__qualname__ = wrapper.__name__
-    return wrapper
 
 
 class Stream(Generic[T]):
@@ -235,7 +209,7 @@ class Stream(Generic[T]):
         try:
             while True:
                 try:
-                    item = await _awaited(_next(self._source))
+                    item = await awaited(_next(self._source))
                 except StopAsyncIteration:
                     return
                 yield item
@@ -250,7 +224,7 @@ class Stream(Generic[T]):
     async def aclose(self) -> None:
         """Cancel what is in flight; nothing is once the loop has ended, at the interpreter's exit."""
         if _loop is not None:
-            await _awaited(_closed(self._source))
+            await awaited(_closed(self._source))
 
 
 async def _next(source: AsyncIterator[T]) -> T:

@@ -14,15 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 from loguru import logger
 
-from llmbatch._failures import Failure
-from llmbatch._rows import failure_row
+from llmbatch._batch.rows import failure_row
+from llmbatch._request.failures import Failure
 from llmbatch.progress import ProgressBar
-from llmbatch.results import BatchResults, Row
+from llmbatch.results import BatchResults
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping
 
-    from llmbatch._run import Run
+    from llmbatch._batch.run import Run
+    from llmbatch._leaves.row import Row
 
 __all__ = ["Batch", "interrupted_results"]
 

@@ -12,14 +12,14 @@ from collections import Counter
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from llmbatch._files import replacing
-from llmbatch._lines import output_lines, row_from_line, written_row
+from llmbatch._batch.lines import output_lines, row_from_line, written_row
+from llmbatch._leaves.files import replacing
 from llmbatch.errors import CheckpointError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from llmbatch.results import Row
+    from llmbatch._leaves.row import Row
 
 __all__ = ["Checkpoint", "lock"]
 

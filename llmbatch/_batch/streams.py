@@ -13,9 +13,9 @@ from llmbatch._litellm.calls import IncompleteStreamError, chat_stream
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Mapping
 
-    from llmbatch._batch import Batch
-    from llmbatch._sender import Call
-    from llmbatch.results import Row
+    from llmbatch._batch.batch import Batch
+    from llmbatch._leaves.row import Row
+    from llmbatch._request.sender import Call
 
 __all__ = ["Events", "StreamEvent", "assembled"]
 

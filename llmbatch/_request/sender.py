@@ -8,14 +8,14 @@ from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Protocol
 
-from llmbatch import _failures
-from llmbatch._failures import Failure
 from llmbatch._litellm import Answer, Target
-from llmbatch._retry import AttemptFailedError, NotSentError, retrying
+from llmbatch._request import failures
+from llmbatch._request.failures import Failure
+from llmbatch._request.retry import AttemptFailedError, NotSentError, retrying
 
 if TYPE_CHECKING:
-    from llmbatch._guards import Breaker, Budget
-    from llmbatch._limits import Limiter, Permit
+    from llmbatch._request.guards import Breaker, Budget
+    from llmbatch._request.limits import Limiter, Permit
 
 __all__ = ["Call", "Credentials", "Outcome", "Sender"]
 
@@ -136,7 +136,7 @@ class Sender:
         try:
             return await self.credentials.arguments()
         except Exception as exc:  # noqa: BLE001 - whatever it is, it is this row's failure
-            failure = outcome.renewed or replace(_failures.classify(exc, self.target.provider), shared=True)
+            failure = outcome.renewed or replace(failures.classify(exc, self.target.provider), shared=True)
         raise AttemptFailedError(failure)
 
     async def _once(self, request: dict[str, Any], permit: Permit, call: Call) -> Answer | Failure:
@@ -153,7 +153,7 @@ class Sender:
                 "Cancelled", "the request was cancelled from inside", provider=self.target.provider, billed=None
             )
         except Exception as exc:  # noqa: BLE001 - a failing request becomes a row, whatever it failed with
-            failure = _failures.classify(exc, self.target.provider)
+            failure = failures.classify(exc, self.target.provider)
         else:
             answer = answer if self.priced else replace(answer, cost=None)
             usage = answer.body.get("usage") or {}
@@ -166,7 +166,7 @@ class Sender:
             self.limiter.refused(permit, failure.headers, failure.hint)
         else:
             self.limiter.faulted(permit)
-        return replace(failure, message=_failures.clean(failure.message, (*self.secrets, *_prompts(request))))
+        return replace(failure, message=failures.clean(failure.message, (*self.secrets, *_prompts(request))))
 
     def _tokens(self, request: Mapping[str, Any]) -> float:
         length = sum(len(text) for text in _prompts(request))

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ValidationError
 
-from llmbatch._failures import Failure, clean
-from llmbatch.results import Row, answer_row, error_row, row_text
+from llmbatch._leaves.row import Row, answer_row, error_row, row_text
+from llmbatch._request.failures import Failure, clean
 
 if TYPE_CHECKING:
     from llmbatch._litellm import Target
-    from llmbatch._requests import ChatPlan
-    from llmbatch._sender import Outcome
+    from llmbatch._request.plans import ChatPlan
+    from llmbatch._request.sender import Outcome
 
 __all__ = ["chat_row", "failure_row"]
 

@@ -6,9 +6,9 @@ import json
 from collections.abc import Mapping
 from typing import IO, TYPE_CHECKING, Any
 
-from llmbatch._files import json_line
+from llmbatch._leaves.files import json_line
+from llmbatch._leaves.row import Row, answer_row, error_row
 from llmbatch.errors import CheckpointError
-from llmbatch.results import Row, answer_row, error_row
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

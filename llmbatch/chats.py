@@ -10,14 +10,14 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Self
 
-from llmbatch._identity import CustomIds, custom_id_for
-from llmbatch._requests import default_model, plan_chat
+from llmbatch._leaves.identity import CustomIds, custom_id_for
+from llmbatch._request.plans import default_model, plan_chat
 from llmbatch.errors import RequestFailedError
 from llmbatch.providers.registry import provider_for
 
 if TYPE_CHECKING:
+    from llmbatch._leaves.row import Row
     from llmbatch.providers.base import Payload
-    from llmbatch.results import Row
 
 __all__ = ["Chat", "chat"]
 

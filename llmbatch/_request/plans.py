@@ -14,11 +14,11 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from llmbatch import _litellm
-from llmbatch._checks import check_number, checked_messages, checked_text, copied
-from llmbatch._options import OWN_OPTIONS
+from llmbatch._leaves.checks import check_number, checked_messages, checked_text, copied
+from llmbatch.options import OWN_OPTIONS
 
 if TYPE_CHECKING:
-    from llmbatch._sender import Credentials
+    from llmbatch._request.sender import Credentials
 
 __all__ = [
     "DEFAULT_EMBEDDING_MODEL",
@@ -136,7 +136,7 @@ def plan_chat(
     if max_tokens is not None:
         chosen["max_tokens"] = max_tokens
     if kwargs.get("tools"):
-        from llmbatch._tools import tool_schema  # noqa: PLC0415 - needs pydantic, which few batches do
+        from llmbatch._leaves.tools import tool_schema  # noqa: PLC0415 - needs pydantic, which few batches do
 
         chosen["tools"] = [tool_schema(tool) for tool in kwargs["tools"]]
     response_format = kwargs.get("response_format")

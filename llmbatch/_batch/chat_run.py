@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 from loguru import logger
 
-from llmbatch._guards import Budget
-from llmbatch._identity import CustomIds
-from llmbatch._rows import chat_row
-from llmbatch._run import Run, sender_for
-from llmbatch.results import Row
+from llmbatch._batch.rows import chat_row
+from llmbatch._batch.run import Run, sender_for
+from llmbatch._leaves.identity import CustomIds
+from llmbatch._leaves.row import Row
+from llmbatch._request.guards import Budget
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable, Mapping
 
-    from llmbatch._options import Options
-    from llmbatch._requests import ChatPlan
-    from llmbatch._sender import Call
+    from llmbatch._request.plans import ChatPlan
+    from llmbatch._request.sender import Call
+    from llmbatch.options import Options
 
 __all__ = ["ChatRun"]
 

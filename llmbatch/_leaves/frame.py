@@ -5,42 +5,45 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from llmbatch.results import BatchResults, row_text
+from llmbatch._leaves.row import parsed_row, row_text, row_vector
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pandas as pd
+    from pydantic import BaseModel
 
-    from llmbatch.results import Row
+    from llmbatch._leaves.row import Row
 
-__all__ = ["load_pandas", "results_frame"]
+__all__ = ["load_pandas", "rows_frame"]
 
 _USAGE = ("prompt_tokens", "completion_tokens", "total_tokens")
 _COLUMNS = ("custom_id", "text", "error", "model", *_USAGE, "cost", "attempts")
 
 
-def results_frame(results: BatchResults) -> pd.DataFrame:
+def rows_frame(rows: Sequence[Row], model: type[BaseModel] | None = None) -> pd.DataFrame:
     """A DataFrame with one row a request, in order: what `results.to_pandas()` returns.
 
     Columns: `custom_id`, `text` (missing where the row failed), `error` (missing where it did not), `model`,
     `prompt_tokens`, `completion_tokens`, `total_tokens`, `cost` (USD, NaN where unknown), `attempts`. With a pydantic
-    `response_format` its fields come after `text`, as `parsed_NAME` where a name is taken. Embeddings have a column
+    `model` its fields come after `text`, as `parsed_NAME` where a name is taken. Embeddings have a column
     `embedding` with the vectors instead of `text`. Raises ImportError without pandas.
     """
     pandas = load_pandas()
-    vectors = results.embeddings
+    vectors = [row_vector(row) for row in rows]
     embeds = any(vector is not None for vector in vectors)
-    columns: dict[str, list[Any]] = {"custom_id": [row["custom_id"] for row in results]}
+    columns: dict[str, list[Any]] = {"custom_id": [row["custom_id"] for row in rows]}
     if embeds:
         columns["embedding"] = vectors
     else:
-        columns["text"] = [row_text(row) for row in results]
-    parsed = _parsed_columns(results)
+        columns["text"] = [row_text(row) for row in rows]
+    parsed = _parsed_columns(rows, model)
     columns |= parsed | {
-        "error": [row.get("error") for row in results],
-        "model": [row.get("model") for row in results],
-        **{name: [_tokens(row, name) for row in results] for name in _USAGE},
-        "cost": [row.get("cost") for row in results],
-        "attempts": [row.get("attempts") for row in results],
+        "error": [row.get("error") for row in rows],
+        "model": [row.get("model") for row in rows],
+        **{name: [_tokens(row, name) for row in rows] for name in _USAGE},
+        "cost": [row.get("cost") for row in rows],
+        "attempts": [row.get("attempts") for row in rows],
     }
     frame = pandas.DataFrame(columns)
     kinds = dict.fromkeys({"custom_id", "text", "error", "model"} & columns.keys(), "string")
@@ -51,11 +54,11 @@ def results_frame(results: BatchResults) -> pd.DataFrame:
     return frame
 
 
-def _parsed_columns(results: BatchResults) -> dict[str, list[Any]]:
-    model = results.response_format
+def _parsed_columns(rows: Sequence[Row], model: type[BaseModel] | None) -> dict[str, list[Any]]:
     if model is None:
         return {}
-    dumped = [None if instance is None else instance.model_dump() for instance in results.parsed]
+    parsed = (parsed_row(row, model) for row in rows)
+    dumped = [None if instance is None else instance.model_dump() for instance in parsed]
     return {
         f"parsed_{name}" if name in _COLUMNS else name: [values and values[name] for values in dumped]
         for name in model.model_fields

@@ -1,0 +1,147 @@
+"""An embeddings batch on its way: texts in chunks, and a row for each text."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from llmbatch._batch.rows import failure_row
+from llmbatch._batch.run import Run, sender_for
+from llmbatch._leaves.identity import CustomIds
+from llmbatch._leaves.row import Row, answer_row
+from llmbatch._litellm.calls import embed
+from llmbatch._request.guards import Budget
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Iterable, Iterator
+
+    from llmbatch._request.plans import EmbeddingsPlan
+    from llmbatch._request.sender import Outcome
+    from llmbatch.options import Options
+
+__all__ = ["EmbeddingsRun"]
+
+# Texts in one request, where the provider's own limit is known; the seed's 20 elsewhere.
+CHUNK_TEXTS = {"openai": 256, "azure": 256, "mistral": 64, "cohere": 96, "voyage": 128, "gemini": 100, "vertex_ai": 5,
+               "together_ai": 64, "huggingface": 32, "nvidia_nim": 50, "jina_ai": 128}  # fmt: skip
+DEFAULT_CHUNK_TEXTS = 20
+CHUNK_CHARACTERS = 400_000
+_SPLIT_STATUS = {400, 413, 422}
+
+
+@dataclass(slots=True)
+class _Text:
+    """One text to embed: where it goes, and what it is known by."""
+
+    index: int
+    text: str
+    custom_id: str
+    request_id: str
+    prints: dict[str, str]
+
+
+@dataclass(slots=True)
+class _Chunk:
+    """Texts for one request, and rows that need none."""
+
+    texts: list[_Text] = field(default_factory=list)
+    rows: list[tuple[int, Row]] = field(default_factory=list)
+    characters: int = 0
+
+
+class EmbeddingsRun(Run[_Chunk, list[tuple[int, Row]]]):
+    """One batch of embeddings."""
+
+    def __init__(self, texts: Iterable[Any], plan: EmbeddingsPlan, options: Options) -> None:
+        super().__init__(options, [sender_for(plan, options, Budget(options.max_cost))], embed)
+        self.texts, self.plan = texts, plan
+        self._chunk_texts = CHUNK_TEXTS.get(plan.target.provider, DEFAULT_CHUNK_TEXTS)
+        if plan.target.api_base is not None:
+            self._chunk_texts = min(self._chunk_texts, DEFAULT_CHUNK_TEXTS)
+
+    async def rows(self) -> AsyncGenerator[tuple[int, Row]]:
+        """Run it."""
+        async with contextlib.aclosing(self._running(self._chunks(), self._embedded)) as finished:
+            async for rows in finished:
+                for index, row in rows:
+                    yield index, row
+
+    def _chunks(self) -> Iterator[_Chunk]:
+        chunk, ids = _Chunk(), CustomIds()
+        for index, text in enumerate(self.texts):
+            try:
+                request = self.plan.request(text)
+            except ValueError as exc:
+                chunk.rows.append((index, self._refused(self._row_id(index, None), "InvalidRow", str(exc))))
+            else:
+                request_id = ids(request)
+                custom_id = self._row_id(index, request_id)
+                row, prints = self._known(request, request_id, custom_id)
+                if row is not None:
+                    chunk.rows.append((index, row))
+                else:
+                    chunk.texts.append(_Text(index, text, custom_id, request_id, prints))
+                    chunk.characters += len(text)
+            full = len(chunk.texts) >= self._chunk_texts or chunk.characters >= CHUNK_CHARACTERS
+            if full or len(chunk.rows) >= self._chunk_texts:
+                yield chunk
+                chunk = _Chunk()
+        if chunk.texts or chunk.rows:
+            yield chunk
+
+    async def _embedded(self, _: int, chunk: _Chunk) -> list[tuple[int, Row]]:
+        def late(cost: float | None) -> list[Row]:
+            return [self._late(text.custom_id, cost) for text in chunk.texts]
+
+        rows = await self._in_time(partial(self._sent, chunk.texts), late) if chunk.texts else []
+        for text, row in zip(chunk.texts, rows, strict=True):
+            self._record(text.request_id, text.prints, row)
+        return [*chunk.rows, *((text.index, row) for text, row in zip(chunk.texts, rows, strict=True))]
+
+    async def _sent(self, texts: list[_Text]) -> list[Row]:
+        """A row for each text; a chunk that is refused as a whole is halved until only the bad texts fail."""
+        request = self.plan.request([text.text for text in texts])
+        outcome = await self.senders[0].send(request, texts[0].index, self.call_for(texts[0].index))
+        failure = outcome.failure
+        if failure is None:
+            return self._shared_out(texts, outcome)
+        if len(texts) > 1 and failure.status_code in _SPLIT_STATUS and not failure.shared:
+            half = len(texts) // 2
+            first, second = await asyncio.gather(self._sent(texts[:half]), self._sent(texts[half:]))
+            return [*first, *second]
+        attempts, cost = outcome.attempts, outcome.cost
+        return [failure_row(failure, self.target, text.custom_id, attempts=attempts, cost=cost) for text in texts]
+
+    def _shared_out(self, texts: list[_Text], outcome: Outcome) -> list[Row]:
+        """The rows of an answered chunk, joined by `index`; usage and cost are shared out by length and add up."""
+        assert outcome.answer is not None  # noqa: S101 - the caller has looked
+        body = outcome.answer.body
+        items = {item.get("index", at): item for at, item in enumerate(body["data"])}
+        if len(items) != len(body["data"]):
+            items = dict(enumerate(body["data"])) if len(body["data"]) == len(texts) else {}
+        tokens = (body.get("usage") or {}).get("prompt_tokens") or 0
+        shares = _shares(tokens, [len(text.text) for text in texts])
+        rows = []
+        for at, text in enumerate(texts):
+            cost = None if outcome.cost is None else outcome.cost * (shares[at] / tokens if tokens else 1 / len(texts))
+            if not (items.get(at) or {}).get("embedding"):
+                rows.append(
+                    self._refused(
+                        text.custom_id, "EmptyAnswer", "the provider's answer has no vector for this text", cost
+                    )
+                )
+                continue
+            usage = {"prompt_tokens": shares[at], "completion_tokens": 0, "total_tokens": shares[at]}
+            one = {**body, "data": [{**items[at], "index": 0}], "usage": usage}
+            rows.append(answer_row(one, custom_id=text.custom_id, cost=cost, attempts=outcome.attempts))
+        return rows
+
+
+def _shares(total: int, weights: list[int]) -> list[int]:
+    """`total` shared out by weight in whole numbers that add up to it."""
+    ends = [total * part // (sum(weights) or 1) for part in itertools.accumulate(weights)]
+    return [end - start for start, end in zip([0, *ends], ends, strict=False)]

@@ -1,0 +1,153 @@
+"""What the list functions take by name: llmbatch's own options, and those of LiteLLM's arguments that chats know.
+
+`ChatOptions` and `EmbeddingsOptions` are for editors and type checkers (`**options: Unpack[ChatOptions]`); `Options`
+are llmbatch's own, checked. What each means is said once, at `create_chat_completions_batch`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict
+
+from llmbatch._leaves.checks import check_number
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Mapping, Sequence
+
+    from pydantic import BaseModel
+
+    from llmbatch._leaves.row import Row
+
+__all__ = ["CHATS_ONLY", "OWN_OPTIONS", "BatchOptions", "ChatOptions", "EmbeddingsOptions", "Options"]
+
+
+class _Connection(TypedDict, total=False):
+    """How a provider is reached, in LiteLLM's words."""
+
+    api_base: str | None
+    base_url: str | None
+    api_key: str | None
+    api_version: str | None
+    custom_llm_provider: str | None
+    organization: str | None
+    extra_headers: Mapping[str, str] | None
+    extra_body: Mapping[str, Any] | None
+    client: Any
+    drop_params: bool | None
+
+
+class BatchOptions(TypedDict, total=False):
+    """llmbatch's own options of every batch."""
+
+    requests_per_minute: float | None
+    tokens_per_minute: float | None
+    retries: int
+    timeout: float | None
+    deadline: float | None
+    max_cost: float | None
+    checkpoint: str | os.PathLike[str] | None
+    progress: bool | None
+    on_result: Callable[[int, Row], object] | None
+    custom_ids: Sequence[str] | None
+
+
+class EmbeddingsOptions(BatchOptions, _Connection, total=False):
+    """Of embeddings."""
+
+    dimensions: int | None
+    encoding_format: str | None
+    user: str | None
+    input_type: str | None
+
+
+class ChatOptions(BatchOptions, _Connection, total=False):
+    """Of chats."""
+
+    fallbacks: Sequence[str | dict[str, Any]] | None
+    warm_prompt_cache: bool
+    batch_job: bool
+    completion_window: str
+    response_format: type[BaseModel] | Mapping[str, Any] | None
+    tools: Sequence[Any] | None
+    tool_choice: str | Mapping[str, Any] | None
+    parallel_tool_calls: bool | None
+    functions: Sequence[Mapping[str, Any]] | None
+    function_call: str | Mapping[str, Any] | None
+    top_p: float | None
+    n: int | None
+    stop: str | Sequence[str] | None
+    seed: int | None
+    max_completion_tokens: int | None
+    presence_penalty: float | None
+    frequency_penalty: float | None
+    logit_bias: Mapping[str, float] | None
+    logprobs: bool | None
+    top_logprobs: int | None
+    user: str | None
+    reasoning_effort: str | None
+    thinking: Mapping[str, Any] | None
+    modalities: Sequence[str] | None
+    audio: Mapping[str, Any] | None
+    prediction: Mapping[str, Any] | None
+    web_search_options: Mapping[str, Any] | None
+    service_tier: str | None
+    verbosity: str | None
+    safety_identifier: str | None
+    prompt_cache_key: str | None
+    stream: bool | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """Checked options of one batch, with their defaults."""
+
+    max_workers: int | Literal["auto"] = 10
+    requests_per_minute: float | None = None
+    tokens_per_minute: float | None = None
+    retries: int = 6
+    timeout: float | None = 600.0
+    deadline: float | None = None
+    max_cost: float | None = None
+    fallbacks: Sequence[str | dict[str, Any]] = ()
+    checkpoint: str | os.PathLike[str] | None = None
+    warm_prompt_cache: bool = False
+    progress: bool | None = None
+    on_result: Callable[[int, Row], object] | None = None
+    custom_ids: Sequence[str] | None = None
+
+    @classmethod
+    def among(cls, given: Mapping[str, Any], *, max_workers: int | Literal["auto"], count: int | None) -> Self:
+        """The options among a call's arguments, for `count` rows (None: not known). Raises ValueError and TypeError."""
+        own = {field.name: given[field.name] for field in fields(cls) if field.name in given}
+        options = cls(max_workers=max_workers, **own)
+        ids = options.custom_ids
+        if ids is not None and count is not None and len(ids) != count:
+            msg = f"custom_ids holds {len(ids)} ids for {count} rows; give one each"
+            raise ValueError(msg)
+        return options
+
+    def __post_init__(self) -> None:
+        if self.max_workers != "auto":
+            check_number("max_workers", self.max_workers, 'pass a whole number, or "auto"', whole=True, least=1)
+        for name in ("requests_per_minute", "tokens_per_minute", "timeout", "deadline", "max_cost"):
+            value = getattr(self, name)
+            if value is not None:
+                check_number(name, value, "leave it out (None) for no limit")
+        check_number("retries", self.retries, "0 sends each row once", whole=True, least=0)
+        fallbacks: Any = self.fallbacks
+        on_result: Any = self.on_result
+        if isinstance(fallbacks, str | dict):
+            msg = f"fallbacks must be a list of models, not one {type(fallbacks).__name__}; put it in a list"
+            raise TypeError(msg)
+        if on_result is not None and not callable(on_result):
+            msg = "on_result must be a function of (index, row)"
+            raise TypeError(msg)
+        if self.custom_ids is not None and len(set(self.custom_ids)) != len(self.custom_ids):
+            msg = "custom_ids holds an id twice; answers are joined by id, so each row needs its own"
+            raise ValueError(msg)
+
+
+CHATS_ONLY = frozenset({"fallbacks", "warm_prompt_cache", "batch_job"})
+OWN_OPTIONS = frozenset(field.name for field in fields(Options)) | CHATS_ONLY
+"""llmbatch's own keyword arguments; every other one goes to LiteLLM."""
