@@ -11,12 +11,12 @@ import asyncio
 import contextlib
 import gc
 import os
-import warnings
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from llmbatch._leaves.background import at_end
+from llmbatch._litellm.unheard import unheard
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping
@@ -34,15 +34,12 @@ def load() -> ModuleType:
     """Import litellm without its start-up downloads and its printed advice."""
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
     os.environ.setdefault("LITELLM_LOCAL_ANTHROPIC_BETA_HEADERS", "True")
-    with warnings.catch_warnings(), _no_collections():
-        # Its pydantic models are built when first used, and warn then: here, where nobody has to hear of it.
-        warnings.simplefilter("ignore")
+    with unheard(), _no_collections():
         import litellm  # noqa: PLC0415 - slow to import, so only when needed
 
+        # Its pydantic models are built when first used: here, instead of within a request's timeout.
         litellm.ModelResponse(choices=[{"message": {"role": "assistant", "content": ""}}]).model_dump()
         litellm.ModelResponseStream(choices=[{"index": 0, "delta": {"content": ""}}]).model_dump()
-    # The OpenAI SDK types vectors as floats, also where they were asked for in base64.
-    warnings.filterwarnings("ignore", "(?s)Pydantic serializer warnings.*field_name='embedding'", UserWarning)
     litellm.suppress_debug_info = True
     litellm.disable_hf_tokenizer_download = True
     at_end(_ending)
@@ -87,6 +84,7 @@ class Answer:
     cost: float | None
 
 
+@unheard()
 def resolve(model: str, *, api_base: str | None = None, custom_llm_provider: str | None = None) -> Target:
     """Find the provider of a model string. A bare name with an `api_base` is an OpenAI-compatible server's.
 
@@ -117,7 +115,7 @@ def provider_of(request: Mapping[str, Any]) -> str:
 def warm_up(target: Target) -> None:
     """Import what the first request to this target would import within its timeout (the OpenAI SDK: a second)."""
     if target.provider in _BY_SDK:
-        with _no_collections():
+        with unheard(), _no_collections():
             import openai.resources  # noqa: F401, PLC0415 - comes with litellm
 
 
@@ -135,6 +133,7 @@ def without_refused_defaults(target: Target, temperature: float, max_tokens: int
     return {"temperature": temperature, "max_tokens": max_tokens}
 
 
+@unheard()
 def _accepts(target: Target, **params: Any) -> dict[str, Any] | None:
     """LiteLLM's wire form of the parameters, None where it says that the model takes none such."""
     litellm = load()

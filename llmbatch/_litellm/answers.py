@@ -10,6 +10,7 @@ import struct
 from typing import TYPE_CHECKING, Any
 
 from llmbatch._litellm import load
+from llmbatch._litellm.unheard import unheard
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,6 +20,7 @@ __all__ = ["answer_body", "decode_vectors", "mended"]
 _UNDECODED = "\N{REPLACEMENT CHARACTER}"
 
 
+@unheard()
 def answer_body(body: Mapping[str, Any]) -> dict[str, Any]:
     """The body as a live call would return it. Raises for a body that is no answer."""
     convert, chat, embedding = _converters()

@@ -16,6 +16,7 @@ from typing import Any
 
 from llmbatch._litellm import load, provider_of
 from llmbatch._litellm.quiet import new_logging
+from llmbatch._litellm.unheard import unheard
 
 __all__ = ["Renderer", "render"]
 
@@ -42,6 +43,7 @@ class _SentByUs(BaseException):
         self.content = content
 
 
+@unheard()
 def render(request: Mapping[str, Any]) -> dict[str, Any]:
     """The body of a chat request (`messages`) or an embeddings request (`input`), with its keys in the wire's order.
 

@@ -1,0 +1,66 @@
+"""Warnings raised inside LiteLLM, or by pydantic on its behalf: nobody hears of them, and no row fails with them.
+
+`warnings.catch_warnings` is for the whole process and throws away what is filtered meanwhile. Here is one more filter
+for as long as a call runs, that matches nothing but what comes from LiteLLM's own code; all others stay as they are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+import warnings
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["unheard"]
+
+_lock = threading.Lock()
+_running = 0
+
+
+class _FromLiteLLM(type):
+    """Makes a filter ask, of each warning, where it comes from instead of what it is."""
+
+    def __subclasscheck__(cls, category: type) -> bool:
+        frame = sys._getframe(1)  # noqa: SLF001 - the caller's, as `warnings` itself looks for it
+        while frame is not None:
+            name = frame.f_globals.get("__name__", "")
+            if name.startswith(("litellm.", "llmbatch._litellm")):
+                return True
+            frame = frame.f_back  # type: ignore[assignment]
+        return False
+
+
+class _LiteLLMs(Warning, metaclass=_FromLiteLLM):
+    pass
+
+
+_FILTER = ("ignore", None, _LiteLLMs, None, 0)
+
+
+@contextlib.contextmanager
+def unheard() -> Iterator[None]:
+    """Ignore the warnings of what LiteLLM does within it, in any thread or task; a decorator too."""
+    global _running  # noqa: PLW0603 - filters are the process's
+    with _lock:
+        _running += 1
+        _set(present=True)
+    try:
+        yield
+    finally:
+        with _lock:
+            _running -= 1
+            _set(present=_running > 0)
+
+
+def _set(*, present: bool) -> None:
+    # Leaving a `catch_warnings` takes it away, or brings it back. An `ignore` leaves no trace in the registries of what
+    # was heard already, so that they stay valid.
+    filters = warnings.filters
+    if present and _FILTER not in filters:
+        filters.insert(0, _FILTER)  # type: ignore[attr-defined]
+    elif not present and _FILTER in filters:
+        filters.remove(_FILTER)  # type: ignore[attr-defined]
