@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
 from llmbatch import _litellm
 from llmbatch._limits import limiter_for
-from llmbatch._litellm.inline import inline_requests
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
@@ -43,7 +42,6 @@ def _background() -> asyncio.AbstractEventLoop:
     with _lock:
         if _loop is None:
             _loop = asyncio.new_event_loop()
-            inline_requests(_loop)
             _thread = threading.Thread(target=_serve, args=(_loop,), name="llmbatch", daemon=True)
             _thread.start()
             atexit.register(_close)

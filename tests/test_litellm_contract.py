@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import llmbatch
-from llmbatch._litellm import inline, linear, load, quiet
+from llmbatch._litellm import linear, load, quiet
 from llmbatch._sync import in_background
 from tests.record_cassettes import TOOL
 from tests.replies import reply
@@ -49,34 +49,27 @@ MODELS = [
 ]  # fmt: skip
 
 
-def test_requests_are_built_on_the_loop_without_payloads_for_callbacks(
+def test_no_payloads_are_built_for_callbacks_that_nobody_registered(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each row is built inline once, with the quiet logging object."""
-    inlined: list[bool] = []
+    """Each row's call gets the quiet logging object."""
     silent: list[Any] = []
-    builds, logging = inline._builds_a_request, quiet.logging_arguments
-
-    def seen_building(fn: Any) -> bool:
-        inlined.append(builds(fn))
-        return inlined[-1]
+    logging = quiet.logging_arguments
 
     def seen_logging(request: Any) -> Any:
         silent.append(logging(request))
         return silent[-1]
 
-    monkeypatch.setattr(inline, "_builds_a_request", seen_building)
     monkeypatch.setattr(quiet, "logging_arguments", seen_logging)
     assert not batch(server.api_base, chats(4)).failed
-    assert inlined.count(True) == 4
     assert [list(given) for given in silent] == [["litellm_logging_obj"]] * 4
 
 
 @pytest.mark.parametrize("parameters", PARAMETERS)
-def test_the_sdk_sends_the_very_bytes_that_a_bare_call_sends(
+def test_a_row_sends_the_very_bytes_that_a_bare_call_sends(
     server: Server, place: dict[str, Any], parameters: dict[str, Any]
 ) -> None:
-    """The SDK is spared to look through the request, and the wire does not show it."""
+    """What saves CPU does not show on the wire."""
     messages = [
         {"role": "system", "content": "Be brièf."},
         {"role": "user", "content": [{"type": "text", "text": "☃"}, {"type": "image_url", "image_url": {"url": "x"}}]},

@@ -1,7 +1,7 @@
 """The only package that imports litellm, and only when the first call needs it (2-4 s, 2,600 modules).
 
-Here is where a model goes (`resolve`), loading and closing. `calls` sends one request; `quiet`, `linear` and `inline`
-save CPU there by leaning on LiteLLM's internals. `render` gives a body without sending it. Requests are plain dicts of
+Here is where a model goes (`resolve`), loading and closing. `calls` sends one request; `quiet` and `linear` save
+CPU there by leaning on LiteLLM's internals. `render` gives a body without sending it. Requests are plain dicts of
 LiteLLM's own keyword arguments.
 """
 
@@ -115,7 +115,7 @@ def warm_up(target: Target) -> None:
     """Import what the first request to this target would import within its timeout (the OpenAI SDK: a second)."""
     if target.provider in _BY_SDK:
         with unheard(), _no_collections():
-            import openai.resources  # noqa: F401, PLC0415 - comes with litellm
+            import openai.resources.chat.completions  # noqa: F401, PLC0415 - comes with litellm
 
 
 def without_refused_defaults(target: Target, temperature: float, max_tokens: int) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from llmbatch._litellm import Answer, answers, inline, load, quiet, transport
+from llmbatch._litellm import Answer, answers, load, quiet, transport
 from llmbatch._litellm.unheard import unheard
 
 if TYPE_CHECKING:
@@ -22,8 +22,7 @@ async def chat(request: Mapping[str, Any]) -> Answer:
     with unheard():
         logging = quiet.logging_arguments(request)
         try:
-            with inline.calling(request):
-                response = await load().acompletion(**request, **_one_send(request), **logging)
+            response = await load().acompletion(**request, **_one_send(request), **logging)
         except Exception:
             body = answers.mended(logging.get("litellm_logging_obj"))
             if body is None:
@@ -74,8 +73,7 @@ class IncompleteStreamError(ConnectionError):
 async def embed(request: Mapping[str, Any]) -> Answer:
     """Send one embeddings request, once; vectors come back as lists of floats, whatever the wire form."""
     with unheard():
-        with inline.calling(request):
-            response = await load().aembedding(**{"encoding_format": "float", **request, **_one_send(request)})
+        response = await load().aembedding(**{"encoding_format": "float", **request, **_one_send(request)})
         if not isinstance(getattr(response, "data", None), list):
             msg = "empty or invalid response: no list of embeddings"
             raise TypeError(msg)

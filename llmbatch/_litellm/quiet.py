@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import datetime as dt
 import functools
-import inspect
 import uuid
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +23,9 @@ _DYNAMIC = ("callbacks", "success_callback", "failure_callback", "logger_fn", "g
 _HOOKS = ("callbacks", "input_callback", "success_callback", "failure_callback", "service_callback",
           "_async_input_callback", "_async_success_callback", "_async_failure_callback", "pre_call_rules",
           "post_call_rules", "custom_provider_map")  # fmt: skip
-_USED = ("pre_call", "claim_async_success_log", "handle_sync_success_callbacks_for_async_calls", "failure_handler",
-         "async_failure_handler", "_response_cost_calculator")  # fmt: skip
+_USED = ("claim_async_success_log", "handle_sync_success_callbacks_for_async_calls", "failure_handler",
+         "async_failure_handler")  # fmt: skip
+_PRICING = ("response_cost_calculator", "_response_cost_calculator")  # as it is called now, and was before
 
 
 @functools.cache
@@ -39,7 +39,6 @@ def _quiet_logging() -> Callable[..., Any] | None:
             getattr(Logging, name)
     except (ImportError, AttributeError):
         return None
-    prices = LinearPrices()
 
     class QuietLogging(Logging):
         def claim_async_success_log(self) -> bool:
@@ -54,34 +53,19 @@ def _quiet_logging() -> Callable[..., Any] | None:
         async def async_failure_handler(self, *_: Any, **__: Any) -> None:
             return None
 
-        def pre_call(self, *args: Any, **kwargs: Any) -> None:
-            super().pre_call(*args, **kwargs)  # type: ignore[no-untyped-call]
-            told = kwargs.get("additional_args") or {}
-            if told.get("openai_sdk"):
-                _spare_the_sdk(told.get("complete_input_dict"))
-
-        def _response_cost_calculator(self, result: Any, *args: Any, **kwargs: Any) -> float | None:
-            whole = functools.partial(super()._response_cost_calculator, result, *args, **kwargs)
-            return prices.cost(self, result, whole)
-
+    prices = LinearPrices()
+    for name in _PRICING:
+        if calculate := getattr(Logging, name, None):
+            setattr(QuietLogging, name, _priced(calculate, prices))
+            break
     return QuietLogging
 
 
-def _spare_the_sdk(data: Any) -> None:
-    """Let the OpenAI SDK merge plain JSON into the body, in its own order, instead of matching values to its types."""
-    if not isinstance(data, dict) or data.get("stream") or not (data.get("messages") and data.get("model")):
-        return
-    plain = {name: data.pop(name) for name in _sdk_fields() if name in data}
-    data |= {"messages": [], "model": plain["model"], "extra_body": plain | (data.get("extra_body") or {})}
+def _priced(calculate: Callable[..., float | None], prices: LinearPrices) -> Callable[..., float | None]:
+    def cost(self: Any, result: Any, *args: Any, **kwargs: Any) -> float | None:
+        return prices.cost(self, result, functools.partial(calculate, self, result, *args, **kwargs))
 
-
-@functools.cache
-def _sdk_fields() -> tuple[str, ...]:
-    """The names of a chat request's fields in the order in which the SDK writes them."""
-    from openai.resources.chat.completions import AsyncCompletions  # noqa: PLC0415 - comes with litellm
-
-    names = inspect.signature(AsyncCompletions.create).parameters
-    return tuple(name for name in names if name not in {"self", "stream", "timeout"} and not name.startswith("extra_"))
+    return cost
 
 
 def _asked_for(hooks: Any) -> bool:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from types import FrameType
 
 __all__ = ["unheard"]
 
@@ -25,12 +26,11 @@ class _FromLiteLLM(type):
     """Makes a filter ask, of each warning, where it comes from instead of what it is."""
 
     def __subclasscheck__(cls, category: type) -> bool:
-        frame = sys._getframe(1)  # noqa: SLF001 - the caller's, as `warnings` itself looks for it
+        frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - as `warnings` itself finds out
         while frame is not None:
-            name = frame.f_globals.get("__name__", "")
-            if name.startswith(("litellm.", "llmbatch._litellm")):
+            if str(frame.f_globals.get("__name__")).startswith(("litellm.", "llmbatch._litellm")):
                 return True
-            frame = frame.f_back  # type: ignore[assignment]
+            frame = frame.f_back
         return False
 
 
