@@ -1,7 +1,6 @@
 """A logging object for LiteLLM's calls that computes nothing for callbacks that nobody registered.
 
-It saves half of a bare `acompletion`'s CPU time, and is not used where anybody listens or where LiteLLM is not as
-expected: `tests/test_litellm_contract.py` holds the expectations.
+It is not used where anybody listens, or where LiteLLM is not as expected.
 """
 
 from __future__ import annotations
@@ -12,7 +11,9 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 from llmbatch._litellm import load
+from llmbatch._litellm.holds import HOLDS, LOGGING
 from llmbatch._litellm.linear import LinearPrices
+from llmbatch._litellm.loading import internal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -23,49 +24,26 @@ _DYNAMIC = ("callbacks", "success_callback", "failure_callback", "logger_fn", "g
 _HOOKS = ("callbacks", "input_callback", "success_callback", "failure_callback", "service_callback",
           "_async_input_callback", "_async_success_callback", "_async_failure_callback", "pre_call_rules",
           "post_call_rules", "custom_provider_map")  # fmt: skip
-_USED = ("claim_async_success_log", "handle_sync_success_callbacks_for_async_calls", "failure_handler",
-         "async_failure_handler")  # fmt: skip
-_PRICING = ("response_cost_calculator", "_response_cost_calculator")  # as it is called now, and was before
 
 
 @functools.cache
 def _quiet_logging() -> Callable[..., Any] | None:
     """The class; None where LiteLLM's own is not built as expected."""
-    load()
-    try:
-        from litellm.litellm_core_utils.litellm_logging import Logging  # noqa: PLC0415 - imports litellm
-
-        for name in _USED:
-            getattr(Logging, name)
-    except (ImportError, AttributeError):
+    if not HOLDS["quiet"].stands():
         return None
+    logging, prices = internal(LOGGING), LinearPrices()
+    calculate = internal(f"{LOGGING}.response_cost_calculator") or internal(f"{LOGGING}._response_cost_calculator")
 
-    class QuietLogging(Logging):
+    class QuietLogging(logging):  # type: ignore[misc,valid-type]  # a class
         def claim_async_success_log(self) -> bool:
             return False
 
-        def handle_sync_success_callbacks_for_async_calls(self, *_: Any, **__: Any) -> None:
-            return None
+        def response_cost_calculator(self, result: Any, *args: Any, **kwargs: Any) -> float | None:
+            return prices.cost(self, result, functools.partial(calculate, self, result, *args, **kwargs))
 
-        def failure_handler(self, *_: Any, **__: Any) -> None:
-            return None
+        _response_cost_calculator = response_cost_calculator  # its name before
 
-        async def async_failure_handler(self, *_: Any, **__: Any) -> None:
-            return None
-
-    prices = LinearPrices()
-    for name in _PRICING:
-        if calculate := getattr(Logging, name, None):
-            setattr(QuietLogging, name, _priced(calculate, prices))
-            break
     return QuietLogging
-
-
-def _priced(calculate: Callable[..., float | None], prices: LinearPrices) -> Callable[..., float | None]:
-    def cost(self: Any, result: Any, *args: Any, **kwargs: Any) -> float | None:
-        return prices.cost(self, result, functools.partial(calculate, self, result, *args, **kwargs))
-
-    return cost
 
 
 def _asked_for(hooks: Any) -> bool:

@@ -15,6 +15,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from llmbatch._litellm import load, provider_of
+from llmbatch._litellm.holds import LOGGING
+from llmbatch._litellm.loading import internal
 from llmbatch._litellm.quiet import new_logging
 from llmbatch._litellm.unheard import unheard
 
@@ -62,10 +64,7 @@ def render(request: Mapping[str, Any]) -> dict[str, Any]:
 
 @functools.cache
 def _stopping_logging() -> Any:
-    load()
-    from litellm.litellm_core_utils.litellm_logging import Logging  # noqa: PLC0415 - imports litellm
-
-    class StoppingLogging(Logging):
+    class StoppingLogging(internal(LOGGING)):  # type: ignore[misc]  # a class
         def pre_call(self, input: Any, api_key: Any, model: Any = None, additional_args: Any = None) -> None:  # noqa: A002, ARG002 - LiteLLM's signature
             told = additional_args or {}
             # Embeddings carry no "openai_sdk" mark; who reports them tells.

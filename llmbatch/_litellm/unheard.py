@@ -45,22 +45,16 @@ _FILTER = ("ignore", None, _LiteLLMs, None, 0)
 def unheard() -> Iterator[None]:
     """Ignore the warnings of what LiteLLM does within it, in any thread or task; a decorator too."""
     global _running  # noqa: PLW0603 - filters are the process's
+    # Whoever leaves a `catch_warnings` takes the filter away, or brings it back. An `ignore` leaves no trace in the
+    # registries of what was heard already, so that they stay valid.
     with _lock:
         _running += 1
-        _set(present=True)
+        if _FILTER not in warnings.filters:
+            warnings.filters.insert(0, _FILTER)  # type: ignore[attr-defined]
     try:
         yield
     finally:
         with _lock:
             _running -= 1
-            _set(present=_running > 0)
-
-
-def _set(*, present: bool) -> None:
-    # Leaving a `catch_warnings` takes it away, or brings it back. An `ignore` leaves no trace in the registries of what
-    # was heard already, so that they stay valid.
-    filters = warnings.filters
-    if present and _FILTER not in filters:
-        filters.insert(0, _FILTER)  # type: ignore[attr-defined]
-    elif not present and _FILTER in filters:
-        filters.remove(_FILTER)  # type: ignore[attr-defined]
+            if not _running and _FILTER in warnings.filters:
+                warnings.filters.remove(_FILTER)  # type: ignore[attr-defined]
