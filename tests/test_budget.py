@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 import llmbatch
+from llmbatch._litellm import load
+from llmbatch._litellm.worst import worst_cost
+from llmbatch._request.plans import plan_chat
 from tests.server import Response
 from tests.talk import batch, chats, place
 
@@ -74,3 +77,26 @@ def test_the_rerun_with_more_money_sends_the_rest(server: Server, tmp_path: Path
     server.reset()
     assert not batch(server.api_base, chats(60), max_cost=1.0, max_tokens=50, checkpoint=path).failed
     assert len(server.requests) == 60 - done
+
+
+@pytest.mark.contract
+def test_the_dearest_of_all_prices_is_reserved() -> None:
+    """A hold on the names in LiteLLM's price map: no length of prompt and no service tier costs more than reserved."""
+    litellm = load()
+    seen: set[str] = set()
+    for model, entry in litellm.model_cost.items():
+        provider = entry.get("litellm_provider")
+        if provider not in {"openai", "anthropic", "xai", "dashscope"} or entry.get("mode") != "chat":
+            continue
+        plan = plan_chat(model if model.startswith(f"{provider}/") else f"{provider}/{model}", max_tokens=1000)
+        request = plan.request([{"role": "user", "content": "x" * 300_000}])
+        plain = 300_000 * (entry.get("input_cost_per_token") or 0)
+        if not plain:
+            continue
+        reserved = worst_cost(plan)(request)
+        for tier in (None, "priority", "flex", "ultrafast"):
+            given = {"prompt_tokens": 300_000, "completion_tokens": 1000, "service_tier": tier}
+            cost = sum(litellm.cost_per_token(model=model, custom_llm_provider=provider, **given))
+            assert cost <= reserved * (1 + 1e-9), (model, tier)
+            seen |= {model} if cost > 1.5 * plain else set()
+    assert len(seen) > 30, "some are much dearer than their plain price"

@@ -256,7 +256,7 @@ def test_cancelling_an_async_batch_sends_nothing_more(scripted: Server) -> None:
             chats(50), **place(scripted.api_base, model="openai/cancelled"), max_workers=4
         )
         task = asyncio.ensure_future(call)
-        while len(scripted.requests) < 4:  # noqa: ASYNC110 - the server is another thread
+        while len(scripted.requests) < 4 and not task.done():  # noqa: ASYNC110 - the server is another thread
             await asyncio.sleep(0.01)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):

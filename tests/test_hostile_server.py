@@ -16,7 +16,7 @@ from tests.talk import KEY, batch
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-pytestmark = pytest.mark.usefixtures("quick_backoff")
+pytestmark = [pytest.mark.contract, pytest.mark.usefixtures("quick_backoff")]
 
 ANSWER = said("hi").body
 RAW = json.dumps(ANSWER).encode()

@@ -88,7 +88,7 @@ def test_a_cancelled_submission_goes_on_where_it_stopped(
 
     async def interrupted() -> None:
         task = asyncio.ensure_future(llmbatch.asubmit_batch_job(asked(3), MODEL, state=state, **place))
-        while not batches.files:  # noqa: ASYNC110 - filled by another thread
+        while not (batches.files or task.done()):  # noqa: ASYNC110 - filled by another thread
             await asyncio.sleep(0.01)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):

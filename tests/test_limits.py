@@ -115,7 +115,7 @@ def test_a_retry_after_holds_everybody_back(server: Server) -> None:
     server.enqueue(Response(429, {"retry-after-ms": "1500"}))
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(batch, server.api_base, chats(5), model="openai/told", max_workers=1)
-        while not server.requests:
+        while not (server.requests or first.done()):
             time.sleep(0.005)
         time.sleep(0.1)
         second = pool.submit(batch, server.api_base, chats(5, start=5), model="openai/told", max_workers=1)

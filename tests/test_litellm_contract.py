@@ -1,14 +1,26 @@
-"""LiteLLM's internals are as the short cuts expect; where they are not, those have switched off and this says so."""
+"""Each hold on LiteLLM's internals (`llmbatch/_litellm/holds.py`) is there, and holds what it is for.
+
+The first red line tells what moved: tests are named after their hold. Those of some are in other files: `render` in
+`test_render.py`, `session` and `stream` in `test_hostile_server.py`, `unheard` in `test_quiet.py`, and what is known
+of LiteLLM's exceptions in `test_litellm_failures.py`.
+"""
 
 from __future__ import annotations
 
+import inspect
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import llmbatch
 from llmbatch._leaves.background import in_background
-from llmbatch._litellm import linear, load, quiet
+from llmbatch._litellm import linear, load, quiet, resolve
+from llmbatch._litellm.calls import chat
+from llmbatch._litellm.holds import HOLDS
+from llmbatch._litellm.loading import internal
+from llmbatch._litellm.prices import batch_cost, live_cost
 from tests.record_cassettes import TOOL
 from tests.replies import reply
 from tests.server import Request, Response
@@ -16,6 +28,8 @@ from tests.talk import batch, chats
 
 if TYPE_CHECKING:
     from tests.server import Server
+
+pytestmark = pytest.mark.contract
 
 PARAMETERS: list[dict[str, Any]] = [
     {},
@@ -49,8 +63,27 @@ MODELS = [
 ]  # fmt: skip
 
 
-def test_requests_are_built_without_payloads_for_callbacks(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each row is built with the quiet logging object."""
+@pytest.mark.parametrize("name", HOLDS)
+def test_the_hold_stands(name: str) -> None:
+    """What it leans on is where it was."""
+    hold = HOLDS[name]
+    assert hold.stands(), f"the hold {name!r} ({hold.what}) is gone; now: {hold.gone}"
+
+
+def test_every_hold_is_in_the_table() -> None:
+    """LiteLLM's modules are imported by `loading` alone; the places asked for by name are the table's."""
+    told = {place for hold in HOLDS.values() for place in hold.needs}
+    for path in Path(quiet.__file__).parent.glob("*.py"):
+        text = path.read_text()
+        assert path.stem == "loading" or not re.search(r"^\s*(from litellm|import litellm)", text, re.MULTILINE), path
+        asked = set(re.findall(r'internal\(\s*f?"(?:\{LOGGING\}|(litellm[^"{]*))', text)) - {""}
+        assert asked <= told, path
+
+
+def test_quiet_no_payloads_are_built_for_callbacks_that_nobody_registered(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each row's call gets the quiet logging object."""
     silent: list[Any] = []
     logging = quiet.logging_arguments
 
@@ -64,10 +97,10 @@ def test_requests_are_built_without_payloads_for_callbacks(server: Server, monke
 
 
 @pytest.mark.parametrize("parameters", PARAMETERS)
-def test_the_sdk_sends_the_very_bytes_that_a_bare_call_sends(
+def test_quiet_a_row_sends_the_very_bytes_that_a_bare_call_sends(
     server: Server, place: dict[str, Any], parameters: dict[str, Any]
 ) -> None:
-    """The SDK is spared to look through the request, and the wire does not show it."""
+    """What saves CPU does not show on the wire."""
     messages = [
         {"role": "system", "content": "Be brièf."},
         {"role": "user", "content": [{"type": "text", "text": "☃"}, {"type": "image_url", "image_url": {"url": "x"}}]},
@@ -83,7 +116,7 @@ def test_the_sdk_sends_the_very_bytes_that_a_bare_call_sends(
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_a_row_costs_what_litellm_says(server: Server, place: dict[str, Any], model: str) -> None:
+def test_linear_a_row_costs_what_litellm_says(server: Server, place: dict[str, Any], model: str) -> None:
     """To the last digit, whatever there is to price besides plain tokens."""
 
     def answer(request: Request) -> Response:
@@ -106,7 +139,7 @@ def test_a_row_costs_what_litellm_says(server: Server, place: dict[str, Any], mo
         assert row["cost"] == (pytest.approx(cost, rel=1e-12) if cost is not None else None), text
 
 
-def test_plain_tokens_are_priced_without_litellms_calculation_once_it_has_agreed(
+def test_linear_plain_tokens_are_priced_without_litellms_calculation_once_it_has_agreed(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It runs for the first answer only, and once more when the price has changed."""
@@ -126,7 +159,7 @@ def test_plain_tokens_are_priced_without_litellms_calculation_once_it_has_agreed
     assert second == pytest.approx(2 * first)
 
 
-def test_prices_of_the_callers_own_count(server: Server) -> None:
+def test_linear_prices_of_the_callers_own_count(server: Server) -> None:
     """LiteLLM's arguments for a price hold for a model that has none."""
     own = {"input_cost_per_token": 1.0, "output_cost_per_token": 2.0}
     results = batch(server.api_base, chats(3), model="openai/my-unpriced-model", **own)
@@ -136,7 +169,7 @@ def test_prices_of_the_callers_own_count(server: Server) -> None:
 
 def test_another_litellm_is_left_to_itself(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without what the short cuts build on, rows are answered and priced all the same."""
-    monkeypatch.setattr(quiet, "_USED", ("no_such_method",))
+    monkeypatch.setitem(HOLDS, "quiet", HOLDS["quiet"]._replace(needs=("litellm:no_such_name",)))
     quiet._quiet_logging.cache_clear()
     monkeypatch.setattr(linear.LinearPrices, "_key", lambda *_: None)
     try:
@@ -146,3 +179,66 @@ def test_another_litellm_is_left_to_itself(server: Server, monkeypatch: pytest.M
         quiet._quiet_logging.cache_clear()
     assert not results.failed
     assert results.cost
+
+
+def test_answer_price_and_headers_of_an_answer_are_read(server: Server) -> None:
+    """On both routes: `cost` is there, and the stated limits are, under the names that the provider gave them."""
+    server.handler = lambda request: Response(200, {"x-ratelimit-limit-requests": "7"}, body=reply(request).body)
+
+    async def asked(model: str) -> Any:
+        return await chat({"model": model, "messages": chats(1)[0], "api_base": server.api_base, "api_key": "k"})
+
+    for model in ("openai/gpt-4o-mini", "hosted_vllm/gpt-4o-mini"):
+        answer = in_background(asked(model))
+        assert answer.headers["x-ratelimit-limit-requests"] == "7", model
+        assert "content-type" in answer.headers
+        assert (answer.cost is not None) == model.startswith("openai/")
+
+
+def test_answer_usage_has_its_known_shape(server: Server) -> None:
+    """Reasoning, cached and audio tokens keep their places, whichever LiteLLM has read them."""
+    server.handler = lambda request: Response(body={**reply(request).body, "usage": USAGES[request.text]})
+    names = [name for name in USAGES if name != "costed by the provider"]
+    rows = batch(server.api_base, [[{"role": "user", "content": name}] for name in names])
+    for name, row in zip(names, rows, strict=True):
+        for part, told in USAGES[name].items():
+            got = row["usage"][part]
+            assert (told.items() <= got.items()) if isinstance(told, dict) else got == told, (name, part)
+
+
+def test_mended_an_answer_that_litellm_cannot_read_is_not_lost(server: Server) -> None:
+    """Content in parts: paid for, and asked once."""
+    parts = [{"type": "text", "text": "in parts"}]
+
+    def answer(request: Request) -> Response:
+        body = reply(request).body
+        body["choices"][0]["message"]["content"] = parts
+        return Response(body=body)
+
+    server.handler = answer
+    (row,) = batch(server.api_base, chats(1))
+    assert row["choices"][0]["message"]["content"] == parts
+    assert len(server.requests) == 1
+
+
+def test_defaults_what_a_model_refuses_is_known(server: Server) -> None:
+    """A reasoning model gets no temperature of llmbatch's."""
+    assert not batch(server.api_base, chats(1), model="openai/o3-mini").failed
+    assert "temperature" not in server.requests[0].json
+
+
+def test_prices_jobs_cost_half(server: Server) -> None:
+    """Of what the live answers cost, where the map has no price of its own."""
+    usage = {"prompt_tokens": 1000, "completion_tokens": 100, "total_tokens": 1100}
+    target = resolve("openai/gpt-4o-mini")
+    live = live_cost(target, 1000, 100)
+    assert live
+    assert batch_cost(target, usage) == pytest.approx(live / 2)
+
+
+def test_closing_the_clients_of_a_loop_are_known() -> None:
+    """They are closed with it, by LiteLLM's own names; `test_sync.py` shows that nothing is left."""
+    litellm = load()
+    assert inspect.iscoroutinefunction(litellm.close_litellm_async_clients)
+    assert callable(litellm.in_memory_llm_clients_cache.flush_cache)
+    assert inspect.iscoroutinefunction(internal(HOLDS["closing"].needs[0]).flush)

@@ -20,6 +20,8 @@ from tests.server import Server
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = pytest.mark.contract
+
 
 class Person(BaseModel):
     name: str

@@ -1,61 +1,25 @@
-"""The only package that imports litellm, and only when the first call needs it (2-4 s, 2,600 modules).
+"""The only package that imports litellm, and only when the first call needs it (`loading`).
 
-Here is where a model goes (`resolve`), loading and closing. `calls` sends one request; `quiet` and `linear` save CPU
-there by leaning on LiteLLM's internals. `render` gives a body without sending it. Requests are plain dicts of LiteLLM's
-own keyword arguments.
+Here is where a model goes (`resolve`). `calls` sends one request; `quiet` and `linear` save CPU there.
+`render` gives a body without sending it. `holds` lists all that leans on LiteLLM's internals. Requests are plain dicts
+of LiteLLM's own keyword arguments.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import gc
-import os
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from llmbatch._leaves.background import at_end
+from llmbatch._litellm.loading import internal, load, no_collections
 from llmbatch._litellm.unheard import unheard
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Mapping
-    from types import ModuleType
+    from collections.abc import Mapping
 
 __all__ = ["Answer", "Target", "get_json", "load", "provider_of", "resolve", "warm_up",
            "without_refused_defaults"]  # fmt: skip
 
-_CALLBACK_SECONDS = 3.0
 _BY_SDK = {"openai", "azure"}
-
-
-@cache
-def load() -> ModuleType:
-    """Import litellm without its start-up downloads and its printed advice."""
-    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
-    os.environ.setdefault("LITELLM_LOCAL_ANTHROPIC_BETA_HEADERS", "True")
-    with unheard(), _no_collections():
-        import litellm  # noqa: PLC0415 - slow to import, so only when needed
-
-        # Its pydantic models are built when first used: here, instead of within a request's timeout.
-        litellm.ModelResponse(choices=[{"message": {"role": "assistant", "content": ""}}]).model_dump()
-        litellm.ModelResponseStream(choices=[{"index": 0, "delta": {"content": ""}}]).model_dump()
-    litellm.suppress_debug_info = True
-    litellm.disable_hf_tokenizer_download = True
-    at_end(_ending)
-    return litellm
-
-
-@contextlib.contextmanager
-def _no_collections() -> Iterator[None]:
-    """Looking for garbage among a million new objects that all stay takes a sixth of the import's time."""
-    collects = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collects:
-            gc.enable()
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +79,8 @@ def provider_of(request: Mapping[str, Any]) -> str:
 def warm_up(target: Target) -> None:
     """Import what the first request to this target would import within its timeout (the OpenAI SDK: a second)."""
     if target.provider in _BY_SDK:
-        with unheard(), _no_collections():
-            import openai.resources  # noqa: F401, PLC0415 - comes with litellm
+        with unheard(), no_collections():
+            import openai.resources.chat.completions  # noqa: F401, PLC0415 - comes with litellm
 
 
 def without_refused_defaults(target: Target, temperature: float, max_tokens: int) -> dict[str, Any]:
@@ -145,35 +109,9 @@ def _accepts(target: Target, **params: Any) -> dict[str, Any] | None:
         return params
 
 
-@contextlib.asynccontextmanager
-async def _ending() -> AsyncIterator[None]:
-    """Let callbacks hear of the last requests; when all tasks have ended, close the loop's clients."""
-    await _callbacks_heard()
-    yield
-    litellm = load()
-    await litellm.close_litellm_async_clients()
-    from llmbatch._litellm import transport  # noqa: PLC0415 - imports aiohttp
-
-    await transport.close()
-    litellm.in_memory_llm_clients_cache.flush_cache()
-
-
-async def _callbacks_heard() -> None:
-    """Wait a moment until callbacks that a user has registered with LiteLLM have heard of the last requests."""
-    with contextlib.suppress(Exception):  # LiteLLM's internals; the interpreter is ending
-        from litellm.litellm_core_utils.logging_worker import GLOBAL_LOGGING_WORKER  # noqa: PLC0415 - imports litellm
-
-        await asyncio.sleep(0)
-        async with asyncio.timeout(_CALLBACK_SECONDS):
-            await GLOBAL_LOGGING_WORKER.flush()
-
-
 async def get_json(url: str, headers: Mapping[str, str]) -> dict[str, Any]:
     """GET a small JSON document with LiteLLM's own HTTP client; raises httpx.HTTPStatusError for an error status."""
-    load()
-    from litellm.llms.custom_httpx.http_handler import get_async_httpx_client  # noqa: PLC0415 - imports litellm
-    from litellm.types.utils import LlmProviders  # noqa: PLC0415
-
-    response = await get_async_httpx_client(llm_provider=LlmProviders.GITHUB_COPILOT).get(url, headers=dict(headers))
+    client = internal("litellm.llms.custom_httpx.http_handler:get_async_httpx_client")
+    response = await client(llm_provider=load().LlmProviders.GITHUB_COPILOT).get(url, headers=dict(headers))
     response.raise_for_status()
     return response.json()  # type: ignore[no-any-return]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import base64
 import copy
-import functools
 import json
 import struct
 from typing import TYPE_CHECKING, Any
 
-from llmbatch._litellm import load
+from llmbatch._litellm.holds import CONVERTER
+from llmbatch._litellm.loading import internal, load
 from llmbatch._litellm.unheard import unheard
 
 if TYPE_CHECKING:
@@ -23,10 +23,13 @@ _UNDECODED = "\N{REPLACEMENT CHARACTER}"
 @unheard()
 def answer_body(body: Mapping[str, Any]) -> dict[str, Any]:
     """The body as a live call would return it. Raises for a body that is no answer."""
-    convert, chat, embedding = _converters()
+    litellm, convert = load(), internal(CONVERTER)
     if "data" in body:
         made = convert(
-            response_object=dict(body), model_response_object=embedding(), response_type="embedding", hidden_params={}
+            response_object=dict(body),
+            model_response_object=litellm.EmbeddingResponse(),
+            response_type="embedding",
+            hidden_params={},
         ).model_dump()
         decode_vectors(made["data"])
         return dict(made)
@@ -38,7 +41,9 @@ def answer_body(body: Mapping[str, Any]) -> dict[str, Any]:
     for at, choice in enumerate(plain["choices"]):
         if isinstance(choice["message"].get("content"), list):
             parts[at], choice["message"]["content"] = choice["message"]["content"], ""
-    made = convert(response_object=plain, model_response_object=chat(), hidden_params={}, _response_headers={})
+    made = convert(
+        response_object=plain, model_response_object=litellm.ModelResponse(), hidden_params={}, _response_headers={}
+    )
     whole = dict(made.model_dump())
     for at, content in parts.items():
         whole["choices"][at]["message"]["content"] = content
@@ -71,14 +76,3 @@ def decode_vectors(items: list[Any]) -> None:
         if isinstance(item["embedding"], str):
             raw = base64.b64decode(item["embedding"])
             item["embedding"] = list(struct.unpack(f"<{len(raw) // 4}f", raw))
-
-
-@functools.cache
-def _converters() -> tuple[Any, Any, Any]:
-    load()
-    from litellm.litellm_core_utils.llm_response_utils.convert_dict_to_response import (  # noqa: PLC0415
-        convert_to_model_response_object,
-    )
-    from litellm.types.utils import EmbeddingResponse, ModelResponse  # noqa: PLC0415 - imports litellm
-
-    return convert_to_model_response_object, ModelResponse, EmbeddingResponse

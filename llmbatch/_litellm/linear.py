@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from llmbatch._litellm import load
 
@@ -16,6 +16,7 @@ __all__ = ["LinearPrices"]
 _LONG = 100_000
 _PLAIN_DETAILS = {"text_tokens", "reasoning_tokens"}
 _EXTRAS = ("tools", "web_search_options", "service_tier", "extra_body")
+_PerToken = tuple[float | None, float]  # USD of the prompt's and of the answer's; None where there is no price
 _OTHER_PRICES = ("off_peak", "per_request", "per_second", "tiered", "reasoning")
 
 
@@ -28,7 +29,7 @@ class LinearPrices:
     """
 
     def __init__(self) -> None:
-        self._known: dict[tuple[Any, ...], tuple[list[Any], _Linear | None]] = {}
+        self._known: dict[tuple[Any, ...], tuple[list[Any], _PerToken | None]] = {}
 
     def cost(self, logging: Any, result: Any, whole: Callable[[], float | None]) -> float | None:
         """USD of an answer; `whole` is LiteLLM's calculation of it."""
@@ -40,9 +41,9 @@ class LinearPrices:
             return whole()
         prices = load().model_cost
         entries = [len(prices), *(prices.get(name) for name in (result.model, logging.model, f"{key[1]}/{key[0]}"))]
-        before, linear = self._known.get(key, (None, None))
-        if linear is not None and before == entries:
-            return linear.cost(result.usage)
+        before, per_token = self._known.get(key, (None, None))
+        if per_token is not None and before == entries:
+            return _cost(per_token, result.usage)
         cost = whole()
         self._known[key] = (copy.deepcopy(entries), _agreeing(entries[1:], result.usage, cost))
         return cost
@@ -62,26 +63,19 @@ class LinearPrices:
         return (logging.model, told.get("custom_llm_provider"), result.model, tier, getattr(usage, "cost", None))
 
 
-class _Linear(NamedTuple):
-    """USD a token; None where there is no price."""
-
-    prompt: float | None
-    completion: float
-
-    def cost(self, usage: Any) -> float | None:
-        if self.prompt is None:
-            return None
-        return float(self.prompt * usage.prompt_tokens + self.completion * usage.completion_tokens)
+def _cost(per_token: _PerToken, usage: Any) -> float | None:
+    prompt, completion = per_token
+    return None if prompt is None else float(prompt * usage.prompt_tokens + completion * usage.completion_tokens)
 
 
-def _agreeing(entries: list[Any], usage: Any, cost: float | None) -> _Linear | None:
+def _agreeing(entries: list[Any], usage: Any, cost: float | None) -> _PerToken | None:
     """Prices by the token that give this cost; None where no entry has them, or prices that depend on more."""
     if not cost:
-        return _Linear(cost, 0.0)
+        return (cost, 0.0)
     for entry in filter(None, entries):
         if any(word in name for name, value in entry.items() if value for word in _OTHER_PRICES):
             continue
-        linear = _Linear(entry.get("input_cost_per_token") or 0.0, entry.get("output_cost_per_token") or 0.0)
-        if abs((linear.cost(usage) or 0.0) - cost) <= 1e-9 * cost:
-            return linear
+        per_token = (entry.get("input_cost_per_token") or 0.0, entry.get("output_cost_per_token") or 0.0)
+        if abs((_cost(per_token, usage) or 0.0) - cost) <= 1e-9 * cost:
+            return per_token
     return None

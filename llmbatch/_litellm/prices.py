@@ -23,7 +23,7 @@ def batch_cost(target: Target, usage: Mapping[str, Any] | None, answered_by: str
     calculate = load().cost_calculator.batch_cost_calculator
     try:
         parts = calculate(
-            usage=_usage_class()(**usage), model=target.name, custom_llm_provider=target.provider, model_info=info
+            usage=load().Usage(**usage), model=target.name, custom_llm_provider=target.provider, model_info=info
         )
     except Exception:  # noqa: BLE001 - a usage or a price of a shape that it does not expect
         return None
@@ -74,11 +74,3 @@ def _prices(model: str, provider: str) -> Any:
     info = model_info(model, provider)
     known = any(value for key, value in info.items() if key.startswith(("input_cost_per", "output_cost_per")))
     return info if known else None
-
-
-@functools.cache
-def _usage_class() -> Any:
-    load()
-    from litellm.types.utils import Usage  # noqa: PLC0415 - imports litellm
-
-    return Usage

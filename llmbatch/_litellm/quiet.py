@@ -1,19 +1,19 @@
 """A logging object for LiteLLM's calls that computes nothing for callbacks that nobody registered.
 
-It saves half of a bare `acompletion`'s CPU time, and is not used where anybody listens or where LiteLLM is not as
-expected: `tests/test_litellm_contract.py` holds the expectations.
+It is not used where anybody listens, or where LiteLLM is not as expected.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import functools
-import inspect
 import uuid
 from typing import TYPE_CHECKING, Any
 
 from llmbatch._litellm import load
+from llmbatch._litellm.holds import HOLDS, LOGGING
 from llmbatch._litellm.linear import LinearPrices
+from llmbatch._litellm.loading import internal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -24,64 +24,26 @@ _DYNAMIC = ("callbacks", "success_callback", "failure_callback", "logger_fn", "g
 _HOOKS = ("callbacks", "input_callback", "success_callback", "failure_callback", "service_callback",
           "_async_input_callback", "_async_success_callback", "_async_failure_callback", "pre_call_rules",
           "post_call_rules", "custom_provider_map")  # fmt: skip
-_USED = ("pre_call", "claim_async_success_log", "handle_sync_success_callbacks_for_async_calls", "failure_handler",
-         "async_failure_handler", "_response_cost_calculator")  # fmt: skip
 
 
 @functools.cache
 def _quiet_logging() -> Callable[..., Any] | None:
     """The class; None where LiteLLM's own is not built as expected."""
-    load()
-    try:
-        from litellm.litellm_core_utils.litellm_logging import Logging  # noqa: PLC0415 - imports litellm
-
-        for name in _USED:
-            getattr(Logging, name)
-    except (ImportError, AttributeError):
+    if not HOLDS["quiet"].stands():
         return None
-    prices = LinearPrices()
+    logging, prices = internal(LOGGING), LinearPrices()
+    calculate = internal(f"{LOGGING}.response_cost_calculator") or internal(f"{LOGGING}._response_cost_calculator")
 
-    class QuietLogging(Logging):
+    class QuietLogging(logging):  # type: ignore[misc,valid-type]  # a class
         def claim_async_success_log(self) -> bool:
             return False
 
-        def handle_sync_success_callbacks_for_async_calls(self, *_: Any, **__: Any) -> None:
-            return None
+        def response_cost_calculator(self, result: Any, *args: Any, **kwargs: Any) -> float | None:
+            return prices.cost(self, result, functools.partial(calculate, self, result, *args, **kwargs))
 
-        def failure_handler(self, *_: Any, **__: Any) -> None:
-            return None
-
-        async def async_failure_handler(self, *_: Any, **__: Any) -> None:
-            return None
-
-        def pre_call(self, *args: Any, **kwargs: Any) -> None:
-            super().pre_call(*args, **kwargs)  # type: ignore[no-untyped-call]
-            told = kwargs.get("additional_args") or {}
-            if told.get("openai_sdk"):
-                _spare_the_sdk(told.get("complete_input_dict"))
-
-        def _response_cost_calculator(self, result: Any, *args: Any, **kwargs: Any) -> float | None:
-            whole = functools.partial(super()._response_cost_calculator, result, *args, **kwargs)
-            return prices.cost(self, result, whole)
+        _response_cost_calculator = response_cost_calculator  # its name before
 
     return QuietLogging
-
-
-def _spare_the_sdk(data: Any) -> None:
-    """Let the OpenAI SDK merge plain JSON into the body, in its own order, instead of matching values to its types."""
-    if not isinstance(data, dict) or data.get("stream") or not (data.get("messages") and data.get("model")):
-        return
-    plain = {name: data.pop(name) for name in _sdk_fields() if name in data}
-    data |= {"messages": [], "model": plain["model"], "extra_body": plain | (data.get("extra_body") or {})}
-
-
-@functools.cache
-def _sdk_fields() -> tuple[str, ...]:
-    """The names of a chat request's fields in the order in which the SDK writes them."""
-    from openai.resources.chat.completions import AsyncCompletions  # noqa: PLC0415 - comes with litellm
-
-    names = inspect.signature(AsyncCompletions.create).parameters
-    return tuple(name for name in names if name not in {"self", "stream", "timeout"} and not name.startswith("extra_"))
 
 
 def _asked_for(hooks: Any) -> bool:

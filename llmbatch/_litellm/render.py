@@ -1,9 +1,9 @@
 """The body that a live call would send, without sending it.
 
-Exact: LiteLLM builds the whole request and reports it to its logging object just before the transport; ours stops it
-there (2-3 ms). Fast: rows of one batch differ in their messages only, so one exact render serves every row of the same
-shape, once it has shown that messages of this shape go out as they are. `tests/test_render.py` compares both with
-what a server receives.
+Exact: LiteLLM builds the whole request and reports it to its logging object just before the transport, or has the
+OpenAI SDK build it; ours stop it there (2-3 ms). Fast: rows of one batch differ in their messages only, so one exact
+render serves every row of the same shape, once it has shown that messages of this shape go out as they are.
+`tests/test_render.py` compares both with what a server receives.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from llmbatch._litellm import load, provider_of
+from llmbatch._litellm.holds import LOGGING
+from llmbatch._litellm.loading import internal
 from llmbatch._litellm.quiet import new_logging
 from llmbatch._litellm.unheard import unheard
 
@@ -29,18 +31,10 @@ _PLAIN_ROLES = {"system", "developer", "user", "assistant"}
 
 class _Stopped(BaseException):
     # No Exception, so that nothing on its way out handles it.
-    def __init__(self, body: dict[str, Any], url: str, *, by_sdk: bool) -> None:
+    def __init__(self, body: Any, url: str) -> None:
         super().__init__()
-        self.body = body
+        self.body: dict[str, Any] = json.loads(body if isinstance(body, str | bytes) else json.dumps(body or {}))
         self.url = url
-        self.by_sdk = by_sdk
-
-
-class _SentByUs(BaseException):
-    # As above.
-    def __init__(self, content: bytes) -> None:
-        super().__init__()
-        self.content = content
 
 
 @unheard()
@@ -59,28 +53,24 @@ def render(request: Mapping[str, Any]) -> dict[str, Any]:
     if kind == "embeddings":
         given = {"encoding_format": "float"} | given
     try:
-        call(**given, litellm_logging_obj=new_logging(_stopping_logging(), request, call.__name__))
+        logging = new_logging(_stopping_logging(), request, call.__name__)
+        call(**given, client=_stopping_client(), litellm_logging_obj=logging)
     except _Stopped as stopped:
         _check_endpoint(stopped, kind, str(request["model"]))
-        body = _as_the_sdk_sends(stopped.body, kind) if stopped.by_sdk else json.loads(json.dumps(stopped.body))
-        return dict(body)
+        return stopped.body
     msg = f"LiteLLM answered model {request['model']!r} without a request to render; ask it live instead"
     raise ValueError(msg)
 
 
 @functools.cache
 def _stopping_logging() -> Any:
-    load()
-    from litellm.litellm_core_utils.litellm_logging import Logging  # noqa: PLC0415 - imports litellm
-
-    class StoppingLogging(Logging):
+    class StoppingLogging(internal(LOGGING)):  # type: ignore[misc]  # a class
         def pre_call(self, input: Any, api_key: Any, model: Any = None, additional_args: Any = None) -> None:  # noqa: A002, ARG002 - LiteLLM's signature
             told = additional_args or {}
-            body, url = told.get("complete_input_dict"), str(told.get("api_base") or "")
-            body = json.loads(body) if isinstance(body, str | bytes) else dict(body or {})
             # Embeddings carry no "openai_sdk" mark; who reports them tells.
-            by_sdk = bool(told.get("openai_sdk")) or sys._getframe(1).f_globals["__name__"] in _SDK_ROUTES  # noqa: SLF001
-            raise _Stopped(body, url, by_sdk=by_sdk)
+            by_sdk = told.get("openai_sdk") or sys._getframe(1).f_globals["__name__"] in _SDK_ROUTES  # noqa: SLF001
+            if not by_sdk:
+                raise _Stopped(told.get("complete_input_dict"), str(told.get("api_base") or ""))
 
     return StoppingLogging
 
@@ -96,32 +86,20 @@ def _check_endpoint(stopped: _Stopped, kind: str, model: str) -> None:
 
 
 @functools.cache
-def _sdk() -> Any:
+def _stopping_client() -> Any:
     """An OpenAI client that builds requests and sends none."""
-    import httpx  # noqa: PLC0415 - comes with litellm
     import openai  # noqa: PLC0415 - comes with litellm
 
-    def stop(request: httpx.Request) -> None:
-        raise _SentByUs(request.content)
+    def stop(request: Any) -> None:
+        raise _Stopped(request.content, str(request.url))
 
     return openai.OpenAI(
         api_key="unused",
         base_url="https://unused.invalid",
         max_retries=0,
         # A hook comes before any transport, also one that a cassette has put in its place.
-        http_client=httpx.Client(event_hooks={"request": [stop]}),
+        http_client=openai.DefaultHttpxClient(event_hooks={"request": [stop]}),
     )
-
-
-def _as_the_sdk_sends(body: Mapping[str, Any], kind: str) -> Any:
-    """What the OpenAI SDK makes of LiteLLM's arguments: `extra_body` merged, headers and timeouts taken out."""
-    create = _sdk().chat.completions.create if kind == "chat" else _sdk().embeddings.create
-    try:
-        create(**body)
-    except _SentByUs as sent:
-        return json.loads(sent.content)
-    msg = "the OpenAI SDK built no request"
-    raise RuntimeError(msg)
 
 
 class Renderer:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 
 from llmbatch._litellm import provider_of
+from llmbatch._litellm.loading import internal, load
 from llmbatch._litellm.sse import StreamWatch
 
 if TYPE_CHECKING:
@@ -94,13 +95,11 @@ def hand_over(request: Mapping[str, Any]) -> aiohttp.ClientSession:
 
 @functools.lru_cache(maxsize=32)
 def _hand_over(mine: aiohttp.ClientSession, name: str, ssl_verify: Any, minute: int) -> None:  # noqa: ARG001 - the cache's key
-    from litellm.llms.custom_httpx.http_handler import get_async_httpx_client  # noqa: PLC0415 - imports litellm
-    from litellm.types.utils import LlmProviders  # noqa: PLC0415
-
+    client = internal("litellm.llms.custom_httpx.http_handler:get_async_httpx_client")
     with contextlib.suppress(ValueError, TypeError):  # a provider of the user's own, another LiteLLM
-        provider = LlmProviders.VERTEX_AI if name == "gemini" else LlmProviders(name)
+        provider = load().LlmProviders("vertex_ai" if name == "gemini" else name)
         for params in (None, {"ssl_verify": ssl_verify}):
-            get_async_httpx_client(llm_provider=provider, params=params, shared_session=mine)
+            client(llm_provider=provider, params=params, shared_session=mine)
 
 
 async def close() -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from types import FrameType
 
 __all__ = ["unheard"]
 
@@ -25,12 +26,11 @@ class _FromLiteLLM(type):
     """Makes a filter ask, of each warning, where it comes from instead of what it is."""
 
     def __subclasscheck__(cls, category: type) -> bool:
-        frame = sys._getframe(1)  # noqa: SLF001 - the caller's, as `warnings` itself looks for it
+        frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - as `warnings` itself finds out
         while frame is not None:
-            name = frame.f_globals.get("__name__", "")
-            if name.startswith(("litellm.", "llmbatch._litellm")):
+            if str(frame.f_globals.get("__name__")).startswith(("litellm.", "llmbatch._litellm")):
                 return True
-            frame = frame.f_back  # type: ignore[assignment]
+            frame = frame.f_back
         return False
 
 
@@ -45,22 +45,16 @@ _FILTER = ("ignore", None, _LiteLLMs, None, 0)
 def unheard() -> Iterator[None]:
     """Ignore the warnings of what LiteLLM does within it, in any thread or task; a decorator too."""
     global _running  # noqa: PLW0603 - filters are the process's
+    # Whoever leaves a `catch_warnings` takes the filter away, or brings it back. An `ignore` leaves no trace in the
+    # registries of what was heard already, so that they stay valid.
     with _lock:
         _running += 1
-        _set(present=True)
+        if _FILTER not in warnings.filters:
+            warnings.filters.insert(0, _FILTER)  # type: ignore[attr-defined]
     try:
         yield
     finally:
         with _lock:
             _running -= 1
-            _set(present=_running > 0)
-
-
-def _set(*, present: bool) -> None:
-    # Leaving a `catch_warnings` takes it away, or brings it back. An `ignore` leaves no trace in the registries of what
-    # was heard already, so that they stay valid.
-    filters = warnings.filters
-    if present and _FILTER not in filters:
-        filters.insert(0, _FILTER)  # type: ignore[attr-defined]
-    elif not present and _FILTER in filters:
-        filters.remove(_FILTER)  # type: ignore[attr-defined]
+            if not _running and _FILTER in warnings.filters:
+                warnings.filters.remove(_FILTER)  # type: ignore[attr-defined]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from llmbatch._litellm import load
 from llmbatch._litellm.prices import model_info
 
 if TYPE_CHECKING:
@@ -35,10 +36,14 @@ def worst_cost(plan: Any) -> Callable[[Mapping[str, Any]], float]:
         msg = f"max_cost needs a bound on the answers of {target.model!r}: pass max_tokens="
         raise ValueError(msg)
 
+    entry = load().model_cost.get(info.get("key"), info)
+    tiers = [entry, *(entry.get("tiered_pricing") or ())]
+    uplift = max([1.0, *(value for name, value in entry.items() if name.endswith("_multiplier"))])
+
     def dearest(*names: str) -> float:
-        prices = [info.get(name + tier) for name in names for tier in ("", "_above_128k_tokens", "_above_200k_tokens",
-                                                                       "_above_1hr", "_priority")]  # fmt: skip
-        return max((float(price) for price in prices if price), default=0.0)
+        """Whatever follows the name: a length of the prompt, a service tier, a cache's time."""
+        prices = (price for tier in tiers for name, price in tier.items() if name.startswith(names) and price)
+        return float(uplift * max(prices, default=0.0))
 
     price_in = dearest("input_cost_per_token", "cache_creation_input_token_cost")
     price_out = 0.0 if embeds else dearest("output_cost_per_token", "output_cost_per_reasoning_token")

@@ -184,7 +184,10 @@ def _dressed_up(exc: BaseException) -> bool:
 
 def _message(exc: BaseException) -> str:
     """The provider's own words, out of the prefixes, JSON and advice that LiteLLM and the SDKs put around them."""
-    text = str(exc)[: 16 * _LONGEST_MESSAGE].partition(" Traceback (most recent call last)")[0]
+    # The OpenAI SDK keeps an answer that is no object apart, and says its status only.
+    bodies = (getattr(link, "body", None) for link in _chain(exc))
+    text = next((body for body in bodies if isinstance(body, str) and body.strip()), str(exc))
+    text = text[: 16 * _LONGEST_MESSAGE].partition(" Traceback (most recent call last)")[0]
     text = text.partition("\nTraceback (most recent call last)")[0]
     text = re.sub(r"^(?:(?:litellm\.)?\w+(?:Error|Timeout)?: )+(?:\w*Exception - )?", "", text.strip())
     text = re.sub(r"\.? Handle with `litellm\.\w+`\.?$", "", text)

@@ -1,0 +1,77 @@
+"""LiteLLM itself, imported when the first call needs it (2-4 s, 2,600 modules), and what is no public part of it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import os
+import pkgutil
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from llmbatch._leaves.background import at_end
+from llmbatch._litellm.unheard import unheard
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+    from types import ModuleType
+
+__all__ = ["internal", "load", "no_collections"]
+
+_CALLBACK_SECONDS = 3.0
+
+
+@cache
+def load() -> ModuleType:
+    """Import litellm without its start-up downloads and its printed advice."""
+    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+    os.environ.setdefault("LITELLM_LOCAL_ANTHROPIC_BETA_HEADERS", "True")
+    with unheard(), no_collections():
+        import litellm  # noqa: PLC0415 - slow to import, so only when needed
+
+        # Its pydantic models are built when first used: here, instead of within a request's timeout.
+        litellm.ModelResponse(choices=[{"message": {"role": "assistant", "content": ""}}]).model_dump()
+        litellm.ModelResponseStream(choices=[{"index": 0, "delta": {"content": ""}}]).model_dump()
+    litellm.suppress_debug_info = True
+    litellm.disable_hf_tokenizer_download = True
+    at_end(_ending)
+    return litellm
+
+
+@contextlib.asynccontextmanager
+async def _ending() -> AsyncIterator[None]:
+    """Let callbacks hear of the last requests; when all tasks have ended, close the loop's clients."""
+    with contextlib.suppress(Exception):  # whatever it is, the interpreter is ending
+        await asyncio.sleep(0)
+        async with asyncio.timeout(_CALLBACK_SECONDS):
+            await internal("litellm.litellm_core_utils.logging_worker:GLOBAL_LOGGING_WORKER").flush()
+    yield
+    litellm = load()
+    await litellm.close_litellm_async_clients()
+    from llmbatch._litellm import transport  # noqa: PLC0415 - imports aiohttp
+
+    await transport.close()
+    litellm.in_memory_llm_clients_cache.flush_cache()
+
+
+@contextlib.contextmanager
+def no_collections() -> Iterator[None]:
+    """Looking for garbage among a million new objects that all stay takes a sixth of the import's time."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
+
+
+@cache
+def internal(place: str) -> Any:
+    """What LiteLLM keeps at `module:name` (as `holds` lists it); None where it keeps it elsewhere."""
+    load()
+    try:
+        return pkgutil.resolve_name(place)
+    except (ImportError, AttributeError):
+        return None
