@@ -80,9 +80,16 @@ class _Child:
     def __init__(self, alike: Mapping[str, Any]) -> None:
         self.alike = alike
         self.process: asyncio.subprocess.Process | None = None
-        self.ready = self.served = False
+        self.served = False
+        self._prepared = False
         self.waiting: dict[int, asyncio.Future[str]] = {}
         self.life = asyncio.ensure_future(self._live())
+
+    @property
+    def ready(self) -> bool:
+        """Whether it can be asked, as far as is known."""
+        stdin = self.process.stdin if self.process is not None else None
+        return self._prepared and stdin is not None and not stdin.is_closing()
 
     async def _live(self) -> None:
         """Start it, take its answers, and fail what it has been asked when it ends."""
@@ -99,13 +106,13 @@ class _Child:
             while True:
                 size = int.from_bytes(await answers.readexactly(4), "big")
                 number, _, said = (await answers.readexactly(size)).decode("utf-8", "surrogatepass").partition("\n")
-                self.ready = self.served = True
+                self._prepared = self.served = True
                 if (future := self.waiting.pop(int(number), None)) is not None and not future.done():
                     future.set_result(said)
         except (asyncio.IncompleteReadError, OSError):
             pass
         finally:
-            self.ready = False
+            self._prepared = False
             code = await self._ended()
             died = Failure("ProcessDied", f"the process that sent it ended ({code})", retryable=True, billed=None)
             for future in self.waiting.values():
