@@ -69,6 +69,7 @@ def create_chat_completions_batch(
         progress: True or False for the bar; None shows it in a terminal or a notebook.
         on_result: called with (index, row) as each row finishes, on llmbatch's own thread.
         custom_ids: one id a row, instead of the ids derived from the requests.
+        processes: in how many processes LiteLLM's part of the calls runs, or "auto": as many as there are cores.
         batch_job: True runs it as the provider's own batch job, at batch prices, and waits for it.
 
     Example:

@@ -50,6 +50,7 @@ class BatchOptions(TypedDict, total=False):
     progress: bool | None
     on_result: Callable[[int, Row], object] | None
     custom_ids: Sequence[str] | None
+    processes: int | Literal["auto"]
 
 
 class EmbeddingsOptions(BatchOptions, _Connection, total=False):
@@ -115,6 +116,7 @@ class Options:
     progress: bool | None = None
     on_result: Callable[[int, Row], object] | None = None
     custom_ids: Sequence[str] | None = None
+    processes: int | Literal["auto"] = 1
 
     @classmethod
     def among(cls, given: Mapping[str, Any], *, max_workers: int | Literal["auto"], count: int | None) -> Self:
@@ -130,6 +132,8 @@ class Options:
     def __post_init__(self) -> None:
         if self.max_workers != "auto":
             check_number("max_workers", self.max_workers, 'pass a whole number, or "auto"', whole=True, least=1)
+        if self.processes != "auto":
+            check_number("processes", self.processes, 'pass a whole number, or "auto"', whole=True, least=1)
         for name in ("requests_per_minute", "tokens_per_minute", "timeout", "deadline", "max_cost"):
             value = getattr(self, name)
             if value is not None:

@@ -94,6 +94,15 @@ def by_functions(litellm: Any, events: list[Any]) -> None:
     litellm.success_callback, litellm.failure_callback = [succeeded], [failed]
 
 
+def test_with_callbacks_a_batch_stays_in_one_process(litellm: Any, options: dict[str, Any], log: list[str]) -> None:
+    """They live in it; the log says so once."""
+    events: list[Any] = []
+    by_logger(litellm, events)
+    assert not create_chat_completions_batch(chats(["one", "two"]), **options, processes=2).failed
+    assert settled(events, 2) == Counter({("ok", "one"): 1, ("ok", "two"): 1})
+    assert sum("stays in one process" in line for line in log) == 1
+
+
 @pytest.mark.parametrize("register", [by_logger, by_functions])
 def test_each_answer_and_each_failed_attempt_is_reported_once(
     litellm: Any, options: dict[str, Any], register: Callable[[Any, list[Any]], None]

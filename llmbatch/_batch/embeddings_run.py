@@ -13,8 +13,8 @@ from llmbatch._batch.rows import failure_row
 from llmbatch._batch.run import Run, sender_for
 from llmbatch._leaves.identity import CustomIds
 from llmbatch._leaves.row import Row, answer_row
-from llmbatch._litellm.calls import embed
 from llmbatch._request.guards import Budget
+from llmbatch._request.processes import calling
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable, Iterator
@@ -57,7 +57,8 @@ class EmbeddingsRun(Run[_Chunk, list[tuple[int, Row]]]):
     """One batch of embeddings."""
 
     def __init__(self, texts: Iterable[Any], plan: EmbeddingsPlan, options: Options) -> None:
-        super().__init__(options, [sender_for(plan, options, Budget(options.max_cost))], embed)
+        call = calling("embed", options.processes)
+        super().__init__(options, [sender_for(plan, options, Budget(options.max_cost))], call)
         self.texts, self.plan = texts, plan
         self._chunk_texts = CHUNK_TEXTS.get(plan.target.provider, DEFAULT_CHUNK_TEXTS)
         if plan.target.api_base is not None:

@@ -11,7 +11,6 @@ from llmbatch._batch.embeddings_run import EmbeddingsRun
 from llmbatch._batch.streams import assembled
 from llmbatch._leaves.checks import check_messages_list, check_texts
 from llmbatch._leaves.identity import is_connection
-from llmbatch._litellm.calls import chat
 from llmbatch._request.plans import (
     DEFAULT_MAX_TOKENS,
     DEFAULT_TEMPERATURE,
@@ -20,6 +19,7 @@ from llmbatch._request.plans import (
     plan_chat,
     plan_embeddings,
 )
+from llmbatch._request.processes import calling
 from llmbatch.options import CHATS_ONLY, Options
 from llmbatch.providers import copilot
 
@@ -49,7 +49,8 @@ def chat_batch(
         given["requests_per_minute"] = given.get("requests_per_minute") or copilot.requests_per_minute()
     options = Options.among(given, max_workers=max_workers, count=count)
     plans = [first, *(_fallback(entry, target, temperature, max_tokens, given) for entry in options.fallbacks)]
-    run = ChatRun(conversations, plans, options, assembled if streamed else chat)
+    call = assembled if streamed else calling("chat", options.processes)
+    run = ChatRun(conversations, plans, options, call)
     facts = {
         "model": target.model,
         "temperature": first.params.get("temperature"),

@@ -18,7 +18,7 @@ from llmbatch._litellm.loading import internal
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["logging_arguments", "new_logging"]
+__all__ = ["anybody_listens", "logging_arguments", "new_logging"]
 
 _DYNAMIC = ("callbacks", "success_callback", "failure_callback", "logger_fn", "guardrails", "prompt_id", "caching")
 _HOOKS = ("callbacks", "input_callback", "success_callback", "failure_callback", "service_callback",
@@ -51,10 +51,16 @@ def _asked_for(hooks: Any) -> bool:
     return any(hook != "cache" for hook in hooks or ())
 
 
+def anybody_listens(request: Mapping[str, Any]) -> bool:
+    """Whether a callback, rule or hook wants to hear of a call."""
+    litellm = load()
+    return any(_asked_for(getattr(litellm, name, None)) for name in _HOOKS) or any(map(request.get, _DYNAMIC))
+
+
 def logging_arguments(request: Mapping[str, Any]) -> dict[str, Any]:
     """`litellm_logging_obj` for a call that no callback, cache, rule or hook wants to hear of; else nothing."""
     litellm = load()
-    if any(_asked_for(getattr(litellm, name, None)) for name in _HOOKS) or any(request.get(name) for name in _DYNAMIC):
+    if anybody_listens(request):
         return {}
     if litellm.cache is not None or litellm.max_budget or litellm.model_fallbacks:
         return {}

@@ -152,6 +152,8 @@ class Sender:
             return Failure(
                 "Cancelled", "the request was cancelled from inside", provider=self.target.provider, billed=None
             )
+        except AttemptFailedError as exc:
+            failure = exc.failure  # classified where it was sent
         except Exception as exc:  # noqa: BLE001 - a failing request becomes a row, whatever it failed with
             failure = failures.classify(exc, self.target.provider)
         else:

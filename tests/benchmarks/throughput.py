@@ -38,19 +38,19 @@ def main() -> None:
     runner = asyncio.Runner()
     for model in ("openai/gpt-4o-mini", "hosted_vllm/local-model"):
         with server_process(log=False) as server:
-            contenders = _contenders(runner, model, server.api_base, given.workers)
+            made = contenders(runner, model, server.api_base, given.workers)
             chats = [[{"role": "user", "content": f"Question {i}?"}] for i in range(given.rows)]
-            for run in contenders.values():
+            for run in made.values():
                 run(chats[:50])
-            rounds = [_round(contenders, chats) for _ in range(given.rounds)]
-            for name in list(contenders)[1:]:
+            rounds = [compared(made, chats) for _ in range(given.rounds)]
+            for name in list(made)[1:]:
                 cpu, speed = (statistics.median(round_[name][i] for round_ in rounds) for i in (0, 1))
                 print(f"{model}: {name}: median CPU a row {cpu:.2f}x, rows a second {speed:.2f}x of the bare loop")
             print(flush=True)
     runner.close()
 
 
-def _contenders(runner: asyncio.Runner, model: str, base: str, workers: int) -> dict[str, Callable[[Any], None]]:
+def contenders(runner: asyncio.Runner, model: str, base: str, workers: int) -> dict[str, Callable[[Any], None]]:
     """The bare loop first, each a function of conversations."""
     options: dict[str, Any] = {"temperature": 0.3, "max_tokens": 200}
     place = {"model": model, "api_base": base, "api_key": "sk-x"}
@@ -82,7 +82,7 @@ def _contenders(runner: asyncio.Runner, model: str, base: str, workers: int) -> 
     }
 
 
-def _round(contenders: dict[str, Callable[[Any], None]], chats: list[Any]) -> dict[str, tuple[float, float]]:
+def compared(contenders: dict[str, Callable[[Any], None]], chats: list[Any]) -> dict[str, tuple[float, float]]:
     """CPU and speed of each, as ratios to the first's."""
     measured = {name: _measured(run, chats) for name, run in contenders.items()}
     print("  " + "   ".join(f"{name} {cpu:.2f} ms {rate:4.0f}/s" for name, (cpu, rate) in measured.items()), flush=True)
