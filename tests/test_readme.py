@@ -20,6 +20,7 @@ from loguru import logger
 import llmbatch
 from llmbatch.options import Options
 from llmbatch.providers import registry
+from tests import versions
 from tests.batch_server import BatchProvider
 
 if TYPE_CHECKING:
@@ -135,3 +136,16 @@ def test_every_public_name_and_option_is_in_the_reference() -> None:
     missing = [name for name in llmbatch.__all__ if not re.search(rf"\b{name.removeprefix('a')}\b|\b{name}\b", README)]
     assert missing == []
     assert [name for name in Options.__dataclass_fields__ if f"`{name}`" not in README] == []
+
+
+def test_every_package_is_pinned_and_the_proven_versions_are_named() -> None:
+    """All that is asked for has an exact version, and the README names LiteLLM's and the SDK's."""
+    own, tools = versions.needs()
+    told = versions.project()
+    pins = dict(pin.partition(" ")[0].split("==") for pin in told["tool"]["uv"]["constraint-dependencies"])
+    building = dict(pin.split("==") for pin in told["tool"]["uv"]["build-constraint-dependencies"])
+    for known, needed in ((pins, own + tools), (building, told["build-system"]["requires"])):
+        assert {re.match(r"[\w.-]+", need)[0] for need in needed} <= known.keys()  # type: ignore[index]
+    (floor,) = (need.partition(">=")[2].partition(",")[0] for need in own if need.startswith("litellm"))
+    for proven in (f"LiteLLM {floor}", f"LiteLLM {pins['litellm']}", f"{pins['openai']} (the pins)"):
+        assert proven in " ".join(README.split())
