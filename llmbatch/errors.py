@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from llmbatch._leaves.sums import failures_line
+
 if TYPE_CHECKING:
     from llmbatch._leaves.row import Row
 
@@ -54,7 +56,7 @@ class BatchFailedError(LLMBatchError):
     """Some rows of a batch failed; `failed` holds their error rows."""
 
     def __init__(self, failed: list[Row], total: int) -> None:
-        super().__init__(f"{len(failed)} of {total} rows failed; the first: {failed[0]['error']}")
+        super().__init__(f"{len(failed)} of {total} rows failed: {failures_line(failed)}")
         self.failed = failed
         self.total = total
 

@@ -8,7 +8,7 @@ import sys
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-from llmbatch._leaves.row import Tally
+from llmbatch._leaves.sums import Tally
 
 if TYPE_CHECKING:
     from llmbatch._leaves.row import Row

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import html
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, SupportsIndex, overload
 
-from llmbatch._leaves.row import Row, Tally, parsed_row, row_text, row_vector
+from llmbatch._leaves.row import CUT_OFF, Row, finish_reasons, parsed_row, row_text, row_vector
+from llmbatch._leaves.sums import Tally, failures_text, latency, latency_text
+from llmbatch._leaves.table import table
 from llmbatch.errors import BatchFailedError
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ __all__ = ["BatchResults", "Row"]
 
 
 class BatchResults(list[Row]):
-    """The rows of a batch in the order of its input: a plain list that also knows its totals.
+    """The rows of a batch in the order of its input: a plain list that also knows its totals. So does a slice of it.
 
     Attributes:
         elapsed: wall time of the run in seconds.
@@ -40,6 +41,17 @@ class BatchResults(list[Row]):
         self.elapsed = elapsed
         self.response_format = response_format
 
+    @overload
+    def __getitem__(self, item: SupportsIndex) -> Row: ...
+
+    @overload
+    def __getitem__(self, item: slice) -> BatchResults: ...
+
+    def __getitem__(self, item: SupportsIndex | slice) -> Row | BatchResults:
+        if not isinstance(item, slice):
+            return super().__getitem__(item)
+        return BatchResults(super().__getitem__(item), elapsed=self.elapsed, response_format=self.response_format)
+
     @property
     def usage(self) -> dict[str, Any]:
         """Tokens summed over all rows, with `prompt_tokens_details` and `completion_tokens_details` where given."""
@@ -57,7 +69,7 @@ class BatchResults(list[Row]):
 
     @property
     def failed(self) -> list[Row]:
-        """The error rows, in order."""
+        """The error rows, in order; `row["error_details"]["index"]` is each one's place in the input."""
         return [row for row in self if "error" in row]
 
     @property
@@ -66,13 +78,28 @@ class BatchResults(list[Row]):
         return [row for row in self if "error" not in row]
 
     @property
+    def truncated(self) -> list[Row]:
+        """The rows whose answer was cut off at max_tokens (`finish_reason` "length"), in order."""
+        return [row for row in self if CUT_OFF in finish_reasons(row)]
+
+    @property
+    def resumed(self) -> list[Row]:
+        """The rows that an earlier run had answered: they were found in the checkpoint, and not sent."""
+        return [row for row in self if row.get("resumed")]
+
+    @property
+    def latency(self) -> dict[str, float] | None:
+        """Seconds that answers took, `p50`, `p95`, `p99` and `max`; None when no answered row knows (batch jobs)."""
+        return latency(seconds for row in self.succeeded if (seconds := row.get("elapsed")) is not None)
+
+    @property
     def texts(self) -> list[str | None]:
         """Each row's answer text, None where the row failed or the answer has no text."""
         return [row_text(row) for row in self]
 
     @property
     def parsed(self) -> list[Any]:
-        """Each row's answer as an instance of `response_format`, None where the row failed.
+        """Each row's answer as an instance of `response_format`, None where the row failed or calls tools.
 
         Raises ValueError when the batch was not given a pydantic `response_format`.
         """
@@ -94,18 +121,24 @@ class BatchResults(list[Row]):
         return self
 
     def summary(self) -> str:
-        """One line: rows, failures, time, speed, tokens and cost."""
+        """One line for each kind of failure, the root cause first, then one of totals: time, speed, tokens and cost.
+
+        The speed is that of the rows that this run answered, those found in the checkpoint left out.
+        """
+        return failures_text(Tally(self)) + self._totals()
+
+    def _totals(self) -> str:
         tally = Tally(self)
         ok, usage = tally.rows - tally.failed, tally.usage
-        speed = f"{len(self) / self.elapsed:.1f} rows/s" if self.elapsed > 0 else "-"
+        speed = f"{tally.answered / self.elapsed:.1f} rows/s" if self.elapsed > 0 else "-"
         return (
-            f"{ok}/{len(self)} rows succeeded in {self.elapsed:.2f}s ({speed}); "
+            f"{ok}/{len(self)} rows succeeded in {self.elapsed:.2f}s ({speed}){latency_text(self.latency)}; "
             f"tokens: {usage['prompt_tokens']} prompt + {usage['completion_tokens']} completion "
-            f"= {usage['total_tokens']}; cost: {tally.cost_text(6)}"
+            f"= {usage['total_tokens']}; cost: {tally.cost_text(6)}{tally.notes(6)}"
         )
 
     def to_pandas(self) -> pd.DataFrame:
-        """A DataFrame with one row a request: custom_id, text, error, model, tokens, cost, attempts, and parsed fields.
+        """A DataFrame with one row a request: text, parsed fields, error, finish_reason, model, tokens, cost, times.
 
         Needs the `pandas` extra.
         """
@@ -114,35 +147,7 @@ class BatchResults(list[Row]):
         return rows_frame(self, self.response_format)
 
     def __repr__(self) -> str:
-        return f"<BatchResults: {self.summary()}>"
+        return f"<BatchResults: {self._totals()}>"
 
     def _repr_html_(self) -> str:
-        shown = 10
-        head = "".join(f"<th>{name}</th>" for name in ("", "answer", "model", "tokens", "cost"))
-        body = "".join(self._html_row(i, row) for i, row in enumerate(self[:shown]))
-        more = f"<p>… and {len(self) - shown} more rows</p>" if len(self) > shown else ""
-        return (
-            f"<div class='llmbatch'><p>{html.escape(self.summary())}</p>"
-            f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{more}</div>"
-        )
-
-    @staticmethod
-    def _html_row(index: int, row: Row) -> str:
-        longest = 200
-        text = row["error"] if "error" in row else row_text(row)
-        if text is None and row.get("data"):
-            text = f"[vector of {len(row['data'][0]['embedding'])} numbers]"
-        elif text is None:
-            text = "[tool calls]"
-        text = text if len(text) <= longest else text[: longest - 1] + "…"
-        cost = row.get("cost")
-        cells = (
-            str(index),
-            text,
-            str(row.get("model") or ""),
-            str((row.get("usage") or {}).get("total_tokens", "")),
-            "" if cost is None else f"${cost:.6f}",
-        )
-        style = " style='color:#b00020'" if "error" in row else ""
-        tds = "".join(f"<td style='text-align:left'>{html.escape(cell)}</td>" for cell in cells)
-        return f"<tr{style}>{tds}</tr>"
+        return table(self, self._totals())

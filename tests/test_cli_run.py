@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from llmbatch.cli import main
+from tests.replies import said
 from tests.server import Response, Server, answer_to
 from tests.talk import lines, script, until
 
@@ -206,6 +207,28 @@ def test_an_edit_undone_after_a_kill_is_asked_again(shell: Shell, server: Server
     assert [text_of(line) for line in lines(shell.out)] == [answer_to("one")]
 
 
+def test_the_summary_names_what_failed_was_cut_and_was_there_before(shell: Shell, server: Server) -> None:
+    """By the rows' numbers in IN, whatever their parameters; a rerun says what it sent beside the file's totals."""
+    odd = {"q3": Response(400), "q7": Response(400), "q5": said("half", "length")}
+    server.handler = lambda request: odd.get(request.text)
+    rows = [batch_line(f"id-{i}", f"q{i}", temperature=i % 2) for i in range(10)]
+    source = write(shell.directory / "in.jsonl", rows)
+    done = shell.run(source, "-m", "gpt-4o-mini")
+    assert done.exit_code == 1, done.output
+    told = json.loads(done.stdout)
+    (failures,) = told["failures"]
+    assert failures == {"type": "BadRequestError", "count": 2, "message": "scripted 400", "rows": [3, 7]}
+    assert (told["truncated"], told["resumed"], told["sent"], told["spent"]) == (1, 0, 10, told["cost"])
+    times = sorted(line["llmbatch"]["elapsed"] for line in lines(shell.out) if not line["error"])
+    assert told["latency"] == {"p50": times[3], "p95": times[7], "p99": times[7], "max": times[7]}
+    assert all(line["llmbatch"]["waited"] >= 0 for line in lines(shell.out))
+    server.handler = None
+    again = json.loads(shell.run(source, "-m", "gpt-4o-mini").stdout)
+    assert (again["succeeded"], again["truncated"], again["resumed"], again["sent"]) == (10, 1, 8, 2)
+    assert 0 < again["spent"] < again["cost"]
+    assert again["failures"] == []
+
+
 def test_schema_and_parameters_go_out(shell: Shell, server: Server) -> None:
     """--schema becomes a strict response_format, --param any other argument, with JSON values."""
     schema = {"title": "City", "type": "object", "properties": {"name": {"type": "string"}}}
@@ -348,7 +371,7 @@ def test_ctrl_c_exits_130_and_leaves_out_resumable(shell: Shell, server: Server)
 
 @pytest.mark.processes
 def test_a_terminal_shows_the_bar_and_a_line_for_people(shell: Shell, server: Server) -> None:
-    """On a terminal the bar has rate, failures, tokens, cost and time left, and the summary is no JSON."""
+    """On a terminal the bar has rate, failures, tokens, cost and time left; the summary has lines, failures first."""
     server.handler = lambda request: Response(400) if request.text == "q7" else None
     server.set(latency=0.1)
     source = write(shell.directory / "in.jsonl", [{"id": i, "prompt": f"q{i}"} for i in range(60)])
@@ -372,4 +395,7 @@ def test_a_terminal_shows_the_bar_and_a_line_for_people(shell: Shell, server: Se
     assert "1 failed" in text
     assert "tokens, $" in text
     assert "row/s" in text
-    assert "59 of 60 rows answered" in text
+    end = text[text.index("1 of 60 rows failed:") :].split("\r\n")
+    assert end[1] == "  1 BadRequestError (row 7): scripted 400"
+    assert end[2].startswith("59 of 60 rows answered in ")
+    assert "; latency: p50 0." in end[2]

@@ -103,10 +103,11 @@ def test_failures_are_rows_beside_answers(server: Server) -> None:
     details = results[2]["error_details"]
     assert details == {
         "type": "BadRequestError", "status_code": 400, "provider": "openai", "retryable": False, "attempts": 1,
+        "index": 2,
     }  # fmt: skip
     assert results[2]["usage"] == {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
     assert results.texts[2] is None
-    with pytest.raises(llmbatch.BatchFailedError, match="1 of 4 rows failed"):
+    with pytest.raises(llmbatch.BatchFailedError, match=r"^1 of 4 rows failed: 1 BadRequestError \(row 2\): "):
         results.raise_for_errors()
 
 

@@ -37,6 +37,8 @@ def test_the_deadline_keeps_what_is_done(server: Server) -> None:
     assert {row["error_details"]["type"] for row in rows.failed} == {"DeadlineExceeded"}
     assert len(server.requests) == 6 + 4
     assert [row["cost"] for row in rows[6:]] == [None] * 4 + [0.0] * 20
+    assert (rows.unpriced, rows.truncated) == (4, [])
+    assert f"({6 / rows.elapsed:.1f} rows/s)" in rows.summary()
     assert rows.elapsed < 20
 
 
@@ -45,6 +47,16 @@ def test_the_deadline_holds_for_embeddings(server: Server) -> None:
     server.handler = lambda request: Response(200, delay=60)
     rows = llmbatch.create_embeddings_batch(["a", "b", "c"], **place(server.api_base, model="openai/e"), deadline=0.5)
     assert [row["error_details"]["type"] for row in rows] == ["DeadlineExceeded"] * 3
+    server.handler = lambda request: (
+        Response(400)
+        if len(request.json["input"]) > 1
+        else Response(delay=60)
+        if "b" in request.json["input"]
+        else None
+    )
+    rows = llmbatch.create_embeddings_batch(["a", "b", "c"], **place(server.api_base, model="openai/e"), deadline=1.5)
+    assert ["error" in row for row in rows] == [False, True, False], "paid halves of a chunk are kept"
+    assert rows[1]["cost"] is None
 
 
 def test_a_retry_does_not_outlive_the_deadline(server: Server) -> None:

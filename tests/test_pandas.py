@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 pd = pytest.importorskip("pandas")
 
-OWN = ["custom_id", "text", "error", "model", "prompt_tokens", "completion_tokens", "total_tokens", "cost", "attempts"]
+OWN = ["custom_id", "text", "error", "finish_reason", "model", "prompt_tokens", "completion_tokens", "total_tokens",
+       "cost", "attempts", "elapsed", "waited"]  # fmt: skip
 
 
 class Person(BaseModel):
@@ -55,6 +56,10 @@ def test_results_become_a_frame_with_a_row_for_each_request(server: Server, opti
     assert frame["total_tokens"].sum() == results.usage["total_tokens"]
     assert frame["cost"].isna().tolist() == [True, False, True], "no known price, and one that was refused for free"
     assert frame["attempts"].tolist() == [1, 1, 1]
+    assert frame["finish_reason"].tolist()[::2] == ["stop", "stop"]
+    assert frame["finish_reason"].isna().tolist() == [False, True, False]
+    assert frame["elapsed"].tolist() == [row["elapsed"] for row in results]
+    assert frame["waited"].tolist() == [row["waited"] for row in results]
 
 
 def test_parsed_fields_are_columns(server: Server, options: dict[str, Any]) -> None:

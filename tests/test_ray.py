@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
 pd = pytest.importorskip("pandas")
 
-ADDED = ["answer", "answer_error", "answer_model", "answer_prompt_tokens", "answer_completion_tokens",
-         "answer_total_tokens", "answer_cost", "answer_attempts"]  # fmt: skip
+ADDED = ["answer", "answer_error", "answer_finish_reason", "answer_model", "answer_prompt_tokens",
+         "answer_completion_tokens", "answer_total_tokens", "answer_cost", "answer_attempts", "answer_elapsed",
+         "answer_waited"]  # fmt: skip
 
 
 class Verdict(BaseModel):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from loguru import logger
 
-from llmbatch._batch.rows import failure_row
+from llmbatch._leaves.row import numbered
 from llmbatch._request.failures import Failure
 from llmbatch.progress import ProgressBar
 from llmbatch.results import BatchResults
@@ -68,7 +68,8 @@ class Batch:
         try:
             async with contextlib.aclosing(self.run.rows()) as rows:
                 async for index, row in rows:
-                    bar.add(row)
+                    self.run.under_way.pop(index, None)
+                    bar.add(numbered(index, row))
                     if "error" in row:
                         with bar.aside():
                             logger.debug("Row {} failed: {}", index, row["error"])
@@ -80,11 +81,13 @@ class Batch:
             elapsed = time.perf_counter() - started
             logger.info(
                 "{} batch finished: total time: {:.2f}s, success rate: {}/{}, speed: {:.1f} rows/second, "
-                "tokens: prompt {}, completion {}, total {}, cost: {}",
-                self.noun, elapsed, tally.rows - tally.failed, tally.rows, tally.rows / elapsed if elapsed else 0.0,
+                "tokens: prompt {}, completion {}, total {}, cost: {}{}",
+                self.noun, elapsed, tally.rows - tally.failed, tally.rows, tally.answered / elapsed if elapsed else 0.0,
                 tally.usage["prompt_tokens"], tally.usage["completion_tokens"], tally.usage["total_tokens"],
-                tally.cost_text(6),
+                tally.cost_text(6), tally.notes(6),
             )  # fmt: skip
+            for failures in tally.failures:
+                logger.warning("Failed rows: {}", failures)
 
     async def collect(self) -> BatchResults:
         """All rows in the order of the input."""
@@ -109,4 +112,4 @@ class Batch:
 
     def _not_done(self, index: int) -> Row:
         failure = Failure("Cancelled", "the batch was interrupted before this row was done", retryable=True)
-        return failure_row(failure, self.run.target, f"row-{index}", cost=None)
+        return numbered(index, self.run.cut(failure, index))

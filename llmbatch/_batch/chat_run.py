@@ -57,7 +57,7 @@ class ChatRun(Run[Any, tuple[int, Row]]):
         if known is not None:
             return index, known
         send = partial(self._sent, index, conversation, request, custom_id)
-        row = await self._in_time(send, partial(self._late, custom_id))
+        row = await self._in_time(send, partial(self._late, index, custom_id))
         self._record(request_id, prints, row)
         return index, row
 
@@ -81,7 +81,7 @@ class ChatRun(Run[Any, tuple[int, Row]]):
 
     async def _by(self, at: int, index: int, request: dict[str, Any], custom_id: str) -> Row:
         """The row that one of the senders makes of a request."""
-        outcome = await self.senders[at].send(request, index, self.call_for(index))
+        outcome = await self.senders[at].send(request, index, self.call_for(index), self._begun(index))
         return chat_row(outcome, self.plans[at], custom_id)
 
     @contextlib.asynccontextmanager

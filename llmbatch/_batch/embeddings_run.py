@@ -95,10 +95,7 @@ class EmbeddingsRun(Run[_Chunk, list[tuple[int, Row]]]):
             yield chunk
 
     async def _embedded(self, _: int, chunk: _Chunk) -> list[tuple[int, Row]]:
-        def late(cost: float | None) -> list[Row]:
-            return [self._late(text.custom_id, cost) for text in chunk.texts]
-
-        rows = await self._in_time(partial(self._sent, chunk.texts), late) if chunk.texts else []
+        rows = await self._sent(chunk.texts) if chunk.texts else []
         for text, row in zip(chunk.texts, rows, strict=True):
             self._record(text.request_id, text.prints, row)
         return [*chunk.rows, *((text.index, row) for text, row in zip(chunk.texts, rows, strict=True))]
@@ -106,16 +103,19 @@ class EmbeddingsRun(Run[_Chunk, list[tuple[int, Row]]]):
     async def _sent(self, texts: list[_Text]) -> list[Row]:
         """A row for each text; a chunk that is refused as a whole is halved until only the bad texts fail."""
         request = self.plan.request([text.text for text in texts])
-        outcome = await self.senders[0].send(request, texts[0].index, self.call_for(texts[0].index))
+        first, begun = texts[0].index, self._begun(*(text.index for text in texts))
+        send = partial(self.senders[0].send, request, first, self.call_for(first), begun)
+        outcome = await self._in_time(send, lambda: None)
+        if outcome is None:
+            return [self._late(text.index, text.custom_id) for text in texts]
         failure = outcome.failure
         if failure is None:
             return self._shared_out(texts, outcome)
         if len(texts) > 1 and failure.status_code in _SPLIT_STATUS and not failure.shared:
             half = len(texts) // 2
-            first, second = await asyncio.gather(self._sent(texts[:half]), self._sent(texts[half:]))
-            return [*first, *second]
-        attempts, cost = outcome.attempts, outcome.cost
-        return [failure_row(failure, self.target, text.custom_id, attempts=attempts, cost=cost) for text in texts]
+            halves = await asyncio.gather(self._sent(texts[:half]), self._sent(texts[half:]))
+            return [row for rows in halves for row in rows]
+        return [failure_row(failure, self.target, text.custom_id, **outcome.spent) for text in texts]
 
     def _shared_out(self, texts: list[_Text], outcome: Outcome) -> list[Row]:
         """The rows of an answered chunk, joined by `index`; usage and cost are shared out by length and add up."""
@@ -128,17 +128,15 @@ class EmbeddingsRun(Run[_Chunk, list[tuple[int, Row]]]):
         shares = _shares(tokens, [len(text.text) for text in texts])
         rows = []
         for at, text in enumerate(texts):
-            cost = None if outcome.cost is None else outcome.cost * (shares[at] / tokens if tokens else 1 / len(texts))
+            share = shares[at] / tokens if tokens else 1 / len(texts)
+            spent = {**outcome.spent, "cost": None if outcome.cost is None else outcome.cost * share}
             if not (items.get(at) or {}).get("embedding"):
-                rows.append(
-                    self._refused(
-                        text.custom_id, "EmptyAnswer", "the provider's answer has no vector for this text", cost
-                    )
-                )
+                problem = "the provider's answer has no vector for this text"
+                rows.append(self._refused(text.custom_id, "EmptyAnswer", problem, **spent))
                 continue
             usage = {"prompt_tokens": shares[at], "completion_tokens": 0, "total_tokens": shares[at]}
             one = {**body, "data": [{**items[at], "index": 0}], "usage": usage}
-            rows.append(answer_row(one, custom_id=text.custom_id, cost=cost, attempts=outcome.attempts))
+            rows.append(answer_row(one, custom_id=text.custom_id, **spent))
         return rows
 
 

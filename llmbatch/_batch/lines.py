@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import IO, TYPE_CHECKING, Any
 
-from llmbatch._leaves.files import json_line
-from llmbatch._leaves.row import Row, answer_row, error_row
+from llmbatch._leaves.files import json_text
+from llmbatch._leaves.row import OWN_KEYS, Row, answer_row, error_row
 from llmbatch.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SUCCESS", "line_from_row", "output_lines", "row_from_line", "written_row"]
 
-_OWN_KEYS = ("cost", "attempts", "fallback")
+_OWN_KEYS = (*(name for name in OWN_KEYS if name != "custom_id"), "fallback")
 SUCCESS = range(200, 300)  # HTTP's
 _KEPT_OF_FAILED = ("id", "choices", "usage", "created")
 
@@ -24,15 +24,16 @@ _KEPT_OF_FAILED = ("id", "choices", "usage", "created")
 def line_from_row(row: Row, **extra: Any) -> dict[str, Any]:
     """The row as a line of OpenAI's batch output files: `custom_id, response {status_code, request_id, body}, error`.
 
-    What the provider's shape has no place for (`cost`, `attempts`, …) is under the line's own `llmbatch` key.
+    What the provider's shape has no place for (`cost`, `elapsed`, …) is under the line's own `llmbatch` key. A failed
+    row's number is left out: where its line stands says it, and another run may have another order.
     """
     own = {k: row[k] for k in _OWN_KEYS if k in row}  # type: ignore[literal-required]
     if "error" not in row:
-        body = {k: v for k, v in row.items() if k not in {*_OWN_KEYS, "custom_id"}}
+        body = {k: v for k, v in row.items() if k not in {*_OWN_KEYS, "custom_id", "resumed"}}
         response: dict[str, Any] | None = {"status_code": 200, "request_id": row.get("id"), "body": body}
         error = None
     else:
-        own["error_details"] = row["error_details"]
+        own["error_details"] = {k: v for k, v in row["error_details"].items() if k != "index"}
         own["model"] = row.get("model")
         body = {k: row[k] for k in _KEPT_OF_FAILED if row.get(k)}  # type: ignore[literal-required]
         status = row["error_details"].get("status_code")
@@ -74,7 +75,7 @@ def row_from_line(line: Mapping[str, Any]) -> Row:
 
 def written_row(row: Row, **extra: Any) -> bytes:
     """The row's line as it is written."""
-    return json_line(line_from_row(row, **extra), "replace")
+    return json_text(line_from_row(row, **extra), separators=(",", ":")).encode() + b"\n"
 
 
 def output_lines(file: IO[bytes], path: Path) -> Iterator[tuple[int, int, dict[str, Any] | None]]:

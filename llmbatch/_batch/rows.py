@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
 
-from llmbatch._leaves.row import Row, answer_row, error_row, row_text
+from llmbatch._leaves.row import CUT_OFF, Row, answer_row, error_row, plain, refusal_text, row_text
 from llmbatch._request.failures import Failure, clean
 
 if TYPE_CHECKING:
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 __all__ = ["chat_row", "failure_row"]
 
+_FILTERED = "content_filter"
 
-def failure_row(
-    failure: Failure, target: Target, custom_id: str, *, attempts: int = 0, cost: float | None = 0.0
-) -> Row:
-    """The error row of a failure; `cost` in USD, None where the provider may have charged for it."""
+
+def failure_row(failure: Failure, target: Target, custom_id: str, **spent: Any) -> Row:
+    """The error row of a failure; `spent` is an `Outcome`'s: attempts, cost in USD (None: perhaps charged), times."""
     return error_row(
         type=failure.type,
         message=clean(failure.message),
@@ -29,21 +29,20 @@ def failure_row(
         status_code=failure.status_code,
         provider=failure.provider or target.provider,
         retryable=failure.retryable,
-        attempts=attempts,
-        cost=cost,
+        **spent,
     )
 
 
 def chat_row(outcome: Outcome, plan: ChatPlan, custom_id: str) -> Row:
     """The row of an outcome; an answer that does not fit the pydantic model asked for is an error row that keeps it."""
     if outcome.failure is not None:
-        return failure_row(outcome.failure, plan.target, custom_id, attempts=outcome.attempts, cost=outcome.cost)
+        return failure_row(outcome.failure, plan.target, custom_id, **outcome.spent)
     assert outcome.answer is not None  # noqa: S101 - either is there
-    row = answer_row(outcome.answer.body, custom_id=custom_id, cost=outcome.cost, attempts=outcome.attempts)
+    row = answer_row(plain(outcome.answer.body), custom_id=custom_id, **outcome.spent)
     misfit = _misfit(row, plan.response_format)
     if misfit is None:
         return row
-    bad = failure_row(misfit, plan.target, custom_id, attempts=outcome.attempts, cost=outcome.cost)
+    bad = failure_row(misfit, plan.target, custom_id, **outcome.spent)
     return {**bad, "model": row["model"], "choices": row.get("choices") or [], "usage": row["usage"]}
 
 
@@ -52,14 +51,28 @@ def _misfit(row: Row, model: type[BaseModel] | None) -> Failure | None:
     if not row.get("choices"):
         return Failure("EmptyAnswer", "the provider answered without any choice", 200)
     choice = row["choices"][0]
-    if model is None or (choice.get("message") or {}).get("tool_calls"):
+    message = choice.get("message") or {}
+    if model is None or message.get("tool_calls"):
         return None
+    problem = _invalid(row_text(row) or "", model)
+    if problem is None:
+        return None
+    refusal = refusal_text(message)
+    if refusal or choice.get("finish_reason") == _FILTERED:
+        text = refusal or row_text(row) or "the answer was withheld (finish_reason content_filter)"
+        return Failure("Refused", text, 200)
+    cut = "; the answer was cut off, raise max_tokens" if choice.get("finish_reason") == CUT_OFF else ""
+    return Failure("ValidationError", f"the answer is no {model.__name__}: {problem}{cut}", 200)
+
+
+def _invalid(text: str, model: type[BaseModel]) -> str | None:
+    """Why the text is no instance of the model, None when it is."""
     try:
-        model.model_validate_json(row_text(row) or "")
+        model.model_validate_json(text)
     except ValidationError as exc:
         first = exc.errors(include_input=False, include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
-        cut = "; the answer was cut off, raise max_tokens" if choice.get("finish_reason") == "length" else ""
-        text = f"the answer is no {model.__name__}: {where + ': ' if where else ''}{first['msg']}{cut}"
-        return Failure("ValidationError", text, 200)
+        return f"{where + ': ' if where else ''}{first['msg']}"
+    except Exception as exc:  # noqa: BLE001 - a validator of the caller's own; it is this row's failure only
+        return f"its validator raised {type(exc).__name__}"
     return None

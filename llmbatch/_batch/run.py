@@ -22,7 +22,7 @@ from llmbatch._litellm.worst import worst_cost
 from llmbatch._request.failures import Failure
 from llmbatch._request.guards import Breaker
 from llmbatch._request.limits import limiter_for
-from llmbatch._request.sender import Sender
+from llmbatch._request.sender import Outcome, Sender
 from llmbatch.errors import CheckpointError
 from llmbatch.providers import copilot
 
@@ -68,6 +68,7 @@ class Run(Generic[T, R]):
     Attributes:
         senders: for the model asked for, and then its fallbacks.
         call_for: gives, for an input's index, the function that sends one request once.
+        under_way: what has become so far of the inputs whose rows have not been taken yet, one outcome a model.
     """
 
     def __init__(self, options: Options, senders: list[Sender], call: Call) -> None:
@@ -76,6 +77,7 @@ class Run(Generic[T, R]):
         self.call_for: Callable[[int], Call] = lambda _: call
         self._checkpoint: Checkpoint | None = None
         self._deadline: float | None = None
+        self.under_way: dict[int, list[Outcome]] = {}
 
     @property
     def target(self) -> Target:
@@ -104,17 +106,17 @@ class Run(Generic[T, R]):
             if self._checkpoint is not None and self._checkpoint.changes:
                 logger.info("Sent again, since these fields changed: {}", dict(self._checkpoint.changes))
 
-    async def _in_time(self, work: Callable[[], Awaitable[S]], late: Callable[[float | None], S]) -> S:
-        """The work's result, or `late(cost)` at the deadline; what has not begun by then is not begun."""
+    async def _in_time(self, work: Callable[[], Awaitable[S]], late: Callable[[], S]) -> S:
+        """The work's result, or `late()` at the deadline; what has not begun by then is not begun."""
         if self._deadline is None:
             return await work()
         if self._deadline <= asyncio.get_running_loop().time():
-            return late(0.0)
+            return late()
         try:
             async with asyncio.timeout_at(self._deadline):
                 return await work()
         except TimeoutError:
-            return late(None)
+            return late()
 
     def _known(self, request: Mapping[str, Any], request_id: str, custom_id: str) -> tuple[Row | None, dict[str, str]]:
         """The row that the checkpoint holds for a request, and the digests to write it with."""
@@ -124,9 +126,11 @@ class Run(Generic[T, R]):
         row = self._checkpoint.found(request_id)
         if row is None:
             self._checkpoint.note_change(prints)
-        elif row["custom_id"] != custom_id:
+            return None, prints
+        if row["custom_id"] != custom_id:
             row["custom_id"] = custom_id
             self._record(request_id, prints, row)
+        row["resumed"] = True
         return row, prints
 
     def _record(self, request_id: str, prints: dict[str, str], row: Row) -> None:
@@ -145,9 +149,31 @@ class Run(Generic[T, R]):
             return self.options.custom_ids[index]
         return request_id or f"row-{index}"
 
-    def _refused(self, custom_id: str, kind: str, message: str, cost: float | None = 0.0) -> Row:
+    def _refused(self, custom_id: str, kind: str, message: str, **spent: Any) -> Row:
         """The error row of an input that no provider has answered for."""
-        return failure_row(Failure(kind, message), self.target, custom_id, cost=cost)
+        return failure_row(Failure(kind, message), self.target, custom_id, **spent)
 
-    def _late(self, custom_id: str, cost: float | None) -> Row:
-        return self._refused(custom_id, "DeadlineExceeded", f"not done within deadline={self.options.deadline} s", cost)
+    def _late(self, index: int, custom_id: str) -> Row:
+        failure = Failure("DeadlineExceeded", f"not done within deadline={self.options.deadline} s")
+        return self.cut(failure, index, custom_id)
+
+    def _begun(self, *indices: int) -> Outcome:
+        """The outcome, to be filled, of a request for these inputs."""
+        before = self.under_way.get(indices[0])
+        outcome = Outcome(None, None, 0, 0.0, rows=len(indices))
+        if before:
+            outcome.begun = before[0].begun
+        for index in indices:
+            self.under_way.setdefault(index, []).append(outcome)
+        return outcome
+
+    def cut(self, failure: Failure, index: int, custom_id: str | None = None) -> Row:
+        """The error row of an input that was not done in time, with what was sent for it and may have been charged."""
+        outcomes = self.under_way.get(index) or [Outcome(None, None, 0, 0.0)]
+        lost = any(outcome.uncertain for outcome in outcomes)
+        spent = {
+            **outcomes[-1].spent,
+            "attempts": sum(outcome.attempts for outcome in outcomes),
+            "cost": None if lost else sum((outcome.cost or 0.0) / outcome.rows for outcome in outcomes),
+        }
+        return failure_row(failure, self.target, custom_id or self._row_id(index, None), **spent)

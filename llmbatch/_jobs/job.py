@@ -18,6 +18,7 @@ from llmbatch._jobs.remote import ProviderFailedError, Remote
 from llmbatch._jobs.results import Join
 from llmbatch._jobs.state import JobState, Part
 from llmbatch._leaves.background import awaited, in_background
+from llmbatch._leaves.row import numbered
 from llmbatch._litellm.files import Access
 from llmbatch.errors import BatchJobError
 from llmbatch.progress import ProgressBar
@@ -283,7 +284,7 @@ class BatchJob:
         async with self.remote() as remote:
             bodies = await again.bodies(self.state, remote, failed, payloads)
         rows = {row["custom_id"]: row for row in await again.run_live(self.state, self._access, bodies, options)}
-        results[:] = [rows.get(row["custom_id"], row) for row in results]
+        results[:] = [numbered(index, rows.get(row["custom_id"], row)) for index, row in enumerate(results)]
         return results
 
     def remote(self) -> Remote:

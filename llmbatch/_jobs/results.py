@@ -11,7 +11,7 @@ from loguru import logger
 
 from llmbatch._batch.lines import SUCCESS, row_from_line
 from llmbatch._batch.rows import chat_row, failure_row
-from llmbatch._leaves.row import Row, answer_row
+from llmbatch._leaves.row import Row, answer_row, numbered
 from llmbatch._litellm import Answer
 from llmbatch._litellm.answers import answer_body
 from llmbatch._litellm.prices import batch_cost
@@ -52,7 +52,10 @@ class Join:
         """The rows, in the order of the input."""
         for note, times in self.notes.items():
             logger.warning("Batch job {}: {} {}", self._state.id, times, note)
-        return [self._rows.get(custom_id) or self._missing(custom_id, None) for custom_id in self._state.custom_ids]
+        return [
+            numbered(index, self._rows.get(custom_id) or self._missing(custom_id, None))
+            for index, custom_id in enumerate(self._state.custom_ids)
+        ]
 
     def add(self, part: Part, paths: list[Path]) -> None:
         """Take over a part's files (there may be none) and say of each of its rows that is not in them why."""

@@ -11,12 +11,22 @@ from typing import IO, TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["json_line", "replacing"]
+__all__ = ["json_line", "json_text", "replacing"]
 
 
-def json_line(value: Any, errors: str = "strict") -> bytes:
-    """The value as a line of JSONL; `errors` says what becomes of text that is no UTF-8, as in `str.encode`."""
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode("utf-8", errors) + b"\n"
+def json_line(value: Any) -> bytes:
+    """The value as a line of JSONL. Raises UnicodeEncodeError for text that is no UTF-8 (half an emoji)."""
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
+
+
+def json_text(value: Any, **style: Any) -> str:
+    """The value as JSON that can be written, whatever its texts: what is no UTF-8 is escaped."""
+    text = json.dumps(value, ensure_ascii=False, **style)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return json.dumps(value, **style)
+    return text
 
 
 @contextmanager

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from llmbatch._leaves.row import parsed_row, row_text, row_vector
+from llmbatch._leaves.row import finish_reasons, parsed_row, row_text, row_vector, well_formed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,39 +19,43 @@ if TYPE_CHECKING:
 __all__ = ["load_pandas", "rows_frame"]
 
 _USAGE = ("prompt_tokens", "completion_tokens", "total_tokens")
-_COLUMNS = ("custom_id", "text", "error", "model", *_USAGE, "cost", "attempts")
+_COLUMNS = ("custom_id", "text", "error", "finish_reason", "model", *_USAGE, "cost", "attempts", "elapsed", "waited")
+_LARGEST = 2**63 - 1
 
 
 def rows_frame(rows: Sequence[Row], model: type[BaseModel] | None = None) -> pd.DataFrame:
     """A DataFrame with one row a request, in order: what `results.to_pandas()` returns.
 
-    Columns: `custom_id`, `text` (missing where the row failed), `error` (missing where it did not), `model`,
-    `prompt_tokens`, `completion_tokens`, `total_tokens`, `cost` (USD, NaN where unknown), `attempts`. With a pydantic
-    `model` its fields come after `text`, as `parsed_NAME` where a name is taken. Embeddings have a column
-    `embedding` with the vectors instead of `text`. Raises ImportError without pandas.
+    Columns: `custom_id`, `text` (missing where the row failed), `error` (missing where it did not), `finish_reason` (of
+    the first choice), `model`, `prompt_tokens`, `completion_tokens`, `total_tokens`, `cost` (USD, NaN where unknown),
+    `attempts`, `elapsed` and `waited` (seconds, NaN where unknown). With a pydantic `model` its fields come after
+    `text`, as `parsed_NAME` where a name is taken. Embeddings have a column `embedding` with the vectors instead of
+    `text`, and no `finish_reason`. Raises ImportError without pandas.
     """
     pandas = load_pandas()
     vectors = [row_vector(row) for row in rows]
     embeds = any(vector is not None for vector in vectors)
-    columns: dict[str, list[Any]] = {"custom_id": [row["custom_id"] for row in rows]}
-    if embeds:
-        columns["embedding"] = vectors
-    else:
-        columns["text"] = [row_text(row) for row in rows]
-    parsed = _parsed_columns(rows, model)
-    columns |= parsed | {
+    texts: dict[str, list[Any]] = {
+        "custom_id": [row["custom_id"] for row in rows],
+        "text": [row_text(row) for row in rows],
         "error": [row.get("error") for row in rows],
+        "finish_reason": [next(iter(finish_reasons(row)), None) for row in rows],
         "model": [row.get("model") for row in rows],
-        **{name: [_tokens(row, name) for row in rows] for name in _USAGE},
-        "cost": [row.get("cost") for row in rows],
-        "attempts": [row.get("attempts") for row in rows],
     }
-    frame = pandas.DataFrame(columns)
-    kinds = dict.fromkeys({"custom_id", "text", "error", "model"} & columns.keys(), "string")
-    frame = frame.astype({**kinds, **dict.fromkeys([*_USAGE, "attempts"], "int64"), "cost": "float64"})
+    texts = {name: [value and well_formed(value) for value in values] for name, values in texts.items()}
+    numbers = {name: [row.get(name) for row in rows] for name in ("cost", "attempts", "elapsed", "waited")}
+    parsed = _parsed_columns(rows, model)
+    columns = {**texts, **parsed, "embedding": vectors, **numbers}
+    columns |= {name: [_tokens(row, name) for row in rows] for name in _USAGE}
+    left_out = {"text", "finish_reason"} if embeds else {"embedding"}
+    order = ["custom_id", "text", "embedding", *parsed, *_COLUMNS[2:]]
+    frame = pandas.DataFrame({name: columns[name] for name in order if name not in left_out})
+    kinds = dict.fromkeys(texts.keys() - left_out, "string") | dict.fromkeys([*_USAGE, "attempts"], "int64")
+    frame = frame.astype({**kinds, **dict.fromkeys(("cost", "elapsed", "waited"), "float64")})
     for name in parsed:
-        # Whole numbers stay whole next to failed rows.
-        frame[name] = frame[name].convert_dtypes()
+        with contextlib.suppress(OverflowError):  # a number that fits no column of numbers stays as it is
+            # Whole numbers stay whole next to failed rows.
+            frame[name] = frame[name].convert_dtypes()
     return frame
 
 
@@ -66,7 +71,8 @@ def _parsed_columns(rows: Sequence[Row], model: type[BaseModel] | None) -> dict[
 
 
 def _tokens(row: Row, name: str) -> int:
-    return int((row.get("usage") or {}).get(name) or 0)
+    """As a column of whole numbers can hold it."""
+    return min(int((row.get("usage") or {}).get(name) or 0), _LARGEST)
 
 
 def load_pandas() -> Any:

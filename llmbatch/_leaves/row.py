@@ -1,21 +1,26 @@
-"""One request's outcome as a plain dict, how it is made, and sums over many."""
+"""One request's outcome as a plain dict, how it is made, and what is read from it."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping
+import json
+import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypedDict
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-__all__ = ["NO_USAGE", "Row", "Tally", "answer_row", "error_row", "parsed_row", "row_text", "row_vector"]
+__all__ = ["CUT_OFF", "NO_USAGE", "OWN_KEYS", "Row", "answer_row", "error_row", "finish_reasons", "numbered",
+           "parsed_row", "plain", "refusal_text", "row_text", "row_vector", "well_formed"]  # fmt: skip
 
 
 class Row(TypedDict, total=False):
     """One request's outcome: the provider's answer as LiteLLM gives it, plus llmbatch's own keys.
 
-    `"error" in row` tells a failed row; it then has `choices: []`, zero `usage`, and `error_details`.
+    Every row has `model`, `usage` and what `OWN_KEYS` names. `"error" in row` tells a failed row; it then has
+    `choices: []`, zero `usage`, and `error_details`. Times are in seconds: `elapsed` of the attempt that answered or of
+    the last one that failed, `waited` of everything before it (limits, retries). They are None where nothing was sent,
+    and in rows of batch jobs. `resumed` marks a row that was found in the checkpoint.
     """
 
     id: str
@@ -28,18 +33,26 @@ class Row(TypedDict, total=False):
     custom_id: str
     cost: float | None
     attempts: int
+    elapsed: float | None
+    waited: float | None
+    resumed: bool
     error: str
     error_details: dict[str, Any]
     fallback: dict[str, Any]
 
 
 NO_USAGE = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
+OWN_KEYS = ("custom_id", "cost", "attempts", "elapsed", "waited")
+CUT_OFF = "length"  # the finish reason of an answer that had no room
+_ONLY_OURS = {"error", "error_details", "fallback", "resumed"}
 
 
-def answer_row(body: Mapping[str, Any], *, custom_id: str, cost: float | None, attempts: int = 1) -> Row:
-    """A row for an answered request. `cost` in USD, None where no price is known."""
+def answer_row(body: Mapping[str, Any], *, custom_id: str, cost: float | None, attempts: int = 1, **times: Any) -> Row:
+    """A row for an answered request. `cost` in USD, None where no price is known; `times`: `elapsed` and `waited`."""
+    answer = {key: value for key, value in body.items() if key not in _ONLY_OURS}
     usage = {**NO_USAGE, **(body.get("usage") or {})}
-    return {**body, "usage": usage, "custom_id": custom_id, "cost": cost, "attempts": attempts}  # type: ignore[typeddict-item]
+    cost = cost if cost is None or math.isfinite(cost) else None
+    return {**answer, "usage": usage, "custom_id": custom_id, "cost": cost, "attempts": attempts, **_rounded(**times)}  # type: ignore[typeddict-item]
 
 
 def error_row(
@@ -53,6 +66,8 @@ def error_row(
     retryable: bool = False,
     attempts: int = 0,
     cost: float | None = 0.0,
+    elapsed: float | None = None,
+    waited: float | None = None,
     **details: Any,
 ) -> Row:
     """A row for a failed request: `error` is one line for people, `error_details` is for programs.
@@ -67,7 +82,8 @@ def error_row(
         "custom_id": custom_id,
         "cost": cost,
         "attempts": attempts,
-        "error": f"{type}: {message}",
+        **_rounded(elapsed, waited),  # type: ignore[typeddict-item]
+        "error": well_formed(f"{type}: {message}"),
         "error_details": {
             "type": type,
             "status_code": status_code,
@@ -79,78 +95,77 @@ def error_row(
     }
 
 
+def _rounded(elapsed: float | None = None, waited: float | None = None) -> dict[str, float | None]:
+    return {name: s if s is None else round(s, 4) for name, s in (("elapsed", elapsed), ("waited", waited))}
+
+
+def numbered(index: int, row: Row) -> Row:
+    """The row; a failed one says from now on which of the input it is."""
+    if "error" in row:
+        row["error_details"]["index"] = index
+    return row
+
+
+def well_formed(text: str) -> str:
+    """The text as any program can write it: the halves of a split emoji are joined, half a one is replaced."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
+
+
+def plain(body: dict[str, Any]) -> dict[str, Any]:
+    """The answer as strict JSON in UTF-8: well-formed texts, None for NaN and infinity."""
+    try:
+        json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
+    except (ValueError, TypeError):
+        return {str(key): _plain(value) for key, value in body.items()}
+    return body
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {well_formed(str(key)): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, int) else well_formed(str(value))
+
+
 def row_text(row: Mapping[str, Any]) -> str | None:
     """The first choice's text; None for a failed row or an answer without text (tool calls)."""
     if "error" in row or not row.get("choices"):
         return None
     content = (row["choices"][0].get("message") or {}).get("content")
     if isinstance(content, list):
-        return "".join(part.get("text") or "" for part in content if isinstance(part, Mapping))
-    return content
+        texts = (part.get("text") for part in content if isinstance(part, Mapping))
+        return "".join(text for text in texts if isinstance(text, str))
+    return content if isinstance(content, str) else None
+
+
+def refusal_text(message: Mapping[str, Any]) -> str | None:
+    """The model's own words where it refuses, from either place in which LiteLLM leaves them."""
+    found = message.get("refusal") or (message.get("provider_specific_fields") or {}).get("refusal")
+    return str(found) if found else None
+
+
+def finish_reasons(row: Mapping[str, Any]) -> list[str]:
+    """Why the provider ended each of the answer's choices, as it says; none for embeddings and for what failed."""
+    return [str(choice["finish_reason"]) for choice in row.get("choices") or () if choice.get("finish_reason")]
 
 
 def parsed_row(row: Mapping[str, Any], model: type[BaseModel]) -> Any:
-    """The answer as an instance of the pydantic model, None where the row failed or has no text."""
-    return None if (text := row_text(row)) is None else model.model_validate_json(text)
+    """The answer as an instance of the pydantic model, None where the row failed, or calls tools instead."""
+    if (text := row_text(row)) is None:
+        return None
+    try:
+        return model.model_validate_json(text)
+    except Exception:  # noqa: BLE001 - what was to validate has; this is text beside tool calls, and a model's own code
+        return None
 
 
 def row_vector(row: Mapping[str, Any]) -> list[float] | None:
     """The embedding, None where the row failed or is a chat's."""
     return row["data"][0]["embedding"] if row.get("data") else None
-
-
-class Tally:
-    """Sums over rows as they come.
-
-    Attributes:
-        rows: how many there were.
-        errors: how many failed, by the error's type.
-        usage: tokens, with `prompt_tokens_details` and `completion_tokens_details` where given.
-        unpriced: rows that may have cost money but have no known price.
-    """
-
-    def __init__(self, rows: Iterable[Row] = ()) -> None:
-        self.rows = self.unpriced = 0
-        self.errors: Counter[str] = Counter()
-        self.usage: dict[str, Any] = dict(NO_USAGE)
-        self._cost, self._any_price = 0.0, False
-        for row in rows:
-            self.add(row)
-
-    def add(self, row: Row) -> None:
-        """One more row."""
-        self.rows += 1
-        _add_usage(self.usage, row.get("usage"))
-        if "error" in row:
-            self.errors[row["error_details"]["type"]] += 1
-        cost = row.get("cost")
-        if cost is None:
-            self.unpriced += 1
-        else:
-            self._cost += cost
-            self._any_price |= "error" not in row
-
-    @property
-    def failed(self) -> int:
-        """How many rows failed."""
-        return self.errors.total()
-
-    @property
-    def cost(self) -> float | None:
-        """USD of the rows with a known price; None when no answered row has one and some row may have cost money."""
-        return None if self.unpriced and not self._any_price else self._cost
-
-    def cost_text(self, digits: int) -> str:
-        """The cost in words, for people."""
-        if self.cost is None:
-            return "unknown (no known price)"
-        return f"${self.cost:.{digits}f}" + (f" ({self.unpriced} rows without a known price)" if self.unpriced else "")
-
-
-def _add_usage(total: dict[str, Any], usage: Mapping[str, Any] | None) -> None:
-    """Add one usage object into `total`, nested details (cached and reasoning tokens) included; nulls count nothing."""
-    for key, value in (usage or {}).items():
-        if isinstance(value, Mapping):
-            _add_usage(total.setdefault(key, {}), value)
-        elif isinstance(value, int | float) and not isinstance(value, bool):
-            total[key] = total.get(key, 0) + value

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -41,7 +42,8 @@ class Outcome:
     """What became of one request: an answer or a failure, after how many attempts, for how many USD (None: unknown).
 
     `renewed` is the refusal after which the credentials were renewed, once. `uncertain` says that the provider may also
-    have charged for an attempt whose answer was lost.
+    have charged for an attempt whose answer was lost. `elapsed` is the last attempt's time in seconds and `waited` what
+    went by before it, since `begun`. `rows` is how many rows the request was for.
     """
 
     answer: Answer | None
@@ -50,6 +52,23 @@ class Outcome:
     cost: float | None
     renewed: Failure | None = None
     uncertain: bool = False
+    elapsed: float | None = None
+    waited: float | None = None
+    begun: float = field(default_factory=time.monotonic)
+    rows: int = 1
+
+    def timed(self, sent_at: float | None) -> None:
+        """An attempt is over that was sent at this moment, or never."""
+        now = time.monotonic()
+        if sent_at is not None:
+            self.elapsed, self.waited = now - sent_at, sent_at - self.begun
+        elif self.elapsed is None:
+            self.waited = now - self.begun
+
+    @property
+    def spent(self) -> dict[str, Any]:
+        """What its row says of it."""
+        return {"attempts": self.attempts, "cost": self.cost, "elapsed": self.elapsed, "waited": self.waited}
 
 
 @dataclass(kw_only=True)
@@ -67,12 +86,13 @@ class Sender:
     priced: bool = True
     secrets: tuple[str, ...] = ()
 
-    async def send(self, request: dict[str, Any], order: int, call: Call) -> Outcome:
+    async def send(self, request: dict[str, Any], order: int, call: Call, outcome: Outcome | None = None) -> Outcome:
         """Send until answered or failed for good; never raises for what a provider, the network or LiteLLM does.
 
-        `call` sends one request once. `order` decides who goes first where requests wait for a limit.
+        `call` sends one request once. `order` decides who goes first where requests wait for a limit. An `outcome` that
+        is given is filled on the way, for whoever cancels it.
         """
-        outcome = Outcome(None, None, 0, 0.0)
+        outcome = outcome or Outcome(None, None, 0, 0.0)
         try:
             answer = await self._attempts(request, order, call, outcome)
         except AttemptFailedError as exc:
@@ -105,6 +125,7 @@ class Sender:
         if not await self.budget.reserve(worst):
             raise NotSentError(self._over_budget())
         cost: float | None = 0.0
+        sent_at = None
         try:
             arguments = await self._arguments(outcome)
             permit = await self.limiter.admit(order, self._tokens(request))
@@ -113,11 +134,13 @@ class Sender:
                 raise NotSentError(self.breaker.stopped)
             outcome.attempts += 1
             cost = None  # unknown, should it be cancelled from here on
+            sent_at = time.monotonic()
             result = await self._once({**request, **arguments}, permit, call)
             cost = result.cost if isinstance(result, Answer) else (None if result.billed is None else 0.0)
         finally:
             self.budget.settle(worst, worst if cost is None else cost)
             outcome.uncertain |= cost is None
+            outcome.timed(sent_at)
             outcome.cost = (outcome.cost or 0.0) + (cost or 0.0)
         if isinstance(result, Answer):
             return result

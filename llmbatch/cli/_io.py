@@ -10,6 +10,7 @@ from typing import IO, Any, TypeVar
 
 import click
 
+from llmbatch._leaves.files import json_text
 from llmbatch._request.plans import DEFAULT_MAX_TOKENS, DEFAULT_TEMPERATURE
 from llmbatch.cli._inputs import checked_input
 
@@ -103,13 +104,13 @@ def taken_input_options(options: dict[str, Any]) -> dict[str, Any]:
 
 def emit(value: Any) -> None:
     """Print JSON: one line on a pipe, indented on a terminal."""
-    click.echo(json.dumps(value, ensure_ascii=False, indent=2 if sys.stdout.isatty() else None))
+    click.echo(json_text(value, indent=2 if sys.stdout.isatty() else None))
 
 
 def written(file: IO[str], values: Any) -> int:
     """Write values as JSONL and return how many there were."""
     count = 0
     for value in values:
-        file.write(json.dumps(value, ensure_ascii=False, separators=(",", ":")) + "\n")
+        file.write(json_text(value, separators=(",", ":")) + "\n")
         count += 1
     return count

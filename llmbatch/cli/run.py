@@ -7,7 +7,9 @@ from __future__ import annotations
 import json
 import sys
 import time
+from array import array
 from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -146,6 +148,7 @@ class _Batches:
 
 def _answer(batches: _Batches, output: Path) -> int:
     """Send everything, and return the exit code."""
+    from llmbatch._leaves.sums import failures_text  # noqa: PLC0415
     from llmbatch.cli._output import answered, arrange  # noqa: PLC0415 - `--help` needs none of it
     from llmbatch.errors import CheckpointError  # noqa: PLC0415
 
@@ -162,7 +165,8 @@ def _answer(batches: _Batches, output: Path) -> int:
         raise ValueError(str(exc)) from exc
     except KeyboardInterrupt:
         click.echo(
-            f"Interrupted: {tally.sums.rows} of {batches.rows.count} rows are in {output}; the same command goes on.",
+            f"{failures_text(tally.sums)}Interrupted: {tally.sums.rows} of {batches.rows.count} rows are in {output}; "
+            "the same command goes on.",
             err=True,
         )
         return INTERRUPTED
@@ -176,42 +180,56 @@ class _Tally:
     """What has become of the rows: their ids in the input's order, counts and sums."""
 
     def __init__(self, rows: Input) -> None:
-        from llmbatch._leaves.row import Tally, error_row  # noqa: PLC0415 - `--help` needs none of it
+        from llmbatch._leaves.row import error_row  # noqa: PLC0415 - `--help` needs none of it
+        from llmbatch._leaves.sums import Tally  # noqa: PLC0415
 
         self.custom_ids = [""] * rows.count
         self.unsent: list[Row] = []
         self.sums = Tally()
+        self._seconds = array("d")
         self._started = time.perf_counter()
         for position, custom_id, problem in rows.refused:
             self.add(position, error_row(type="InvalidRow", message=problem, model=None, custom_id=custom_id))
 
     def add(self, position: int, row: Row) -> None:
-        self.sums.add(row)
+        from llmbatch._leaves.row import numbered  # noqa: PLC0415
+
+        self.sums.add(numbered(position, row))
+        if "error" not in row and (elapsed := row.get("elapsed")) is not None:
+            self._seconds.append(elapsed)
         self.custom_ids[position] = row["custom_id"]
         if "error" in row and row["error_details"]["type"] == "InvalidRow":
             self.unsent.append(row)
 
     def report(self, output: Path, before: int) -> None:
-        """Print the summary: JSON on a pipe, a line on a terminal."""
-        sums, seconds = self.sums, time.perf_counter() - self._started
+        """Print the summary: JSON on a pipe, lines on a terminal, what failed first."""
+        from llmbatch._leaves.sums import failures_text, latency, latency_text  # noqa: PLC0415
+
+        sums, seconds, found = self.sums, time.perf_counter() - self._started, latency(self._seconds)
         if not sys.stdout.isatty():
             emit({
                 "output": str(output),
                 "rows": sums.rows,
                 "succeeded": sums.rows - sums.failed,
                 "failed": sums.failed,
-                "errors": dict(sums.errors),
+                "errors": sums.errors,
+                "failures": list(map(asdict, sums.failures)),
+                "truncated": sums.truncated,
                 "answered_before": before,
+                "resumed": sums.resumed,
+                "sent": sums.sent,
                 **{name: sums.usage[name] for name in ("prompt_tokens", "completion_tokens", "total_tokens")},
                 "cost": sums.cost,
+                "spent": None if sums.cost is None else sums.spent,
                 "unpriced": sums.unpriced,
                 "seconds": round(seconds, 3),
+                "latency": found,
             })  # fmt: skip
             return
-        errors = "".join(f", {count} {kind}" for kind, count in sums.errors.most_common())
         click.echo(
-            f"{sums.rows - sums.failed:,} of {sums.rows:,} rows answered in {seconds:.1f} s{errors}; "
-            f"{sums.usage['total_tokens']:,} tokens; cost: {sums.cost_text(4)}; {output}"
+            f"{failures_text(sums)}{sums.rows - sums.failed:,} of {sums.rows:,} rows answered in {seconds:.1f} s"
+            f"{latency_text(found)}; {sums.usage['total_tokens']:,} tokens; "
+            f"cost: {sums.cost_text(4)}{sums.notes(4)}; {output}"
         )
 
 

@@ -9,6 +9,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 from llmbatch._leaves.frame import load_pandas
+from llmbatch._leaves.sums import failures_line
 from llmbatch._leaves.template import Template
 from llmbatch.completions import create_chat_completions_batch
 
@@ -43,7 +44,7 @@ def complete_column(
     pandas = load_pandas()
     results = create_chat_completions_batch(conversations(frame, template, system), model, **kwargs)
     if failed := results.failed:
-        message = f"{len(failed)} of {len(results)} rows failed and are missing, the first with {failed[0]['error']}"
+        message = f"{len(failed)} of {len(results)} rows failed and are missing: {failures_line(failed)}"
         warnings.warn(f"{message}; use complete_frame for all errors", stacklevel=2)
     return pandas.Series(results.texts, index=frame.index, dtype="string", name="text")
 

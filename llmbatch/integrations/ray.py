@@ -47,8 +47,8 @@ class Completions:
         template: the prompt over the table's columns ("Summarise: {text}"). A row without a value is an error.
         model: LiteLLM's model string; else the environment's MODEL_CHOICE, else gpt-4o-mini.
         output: the answers' column. Beside it are `OUTPUT_error`, `_model`, `_prompt_tokens`, `_completion_tokens`,
-            `_total_tokens`, `_cost` (USD, NaN where unknown), `_attempts`, and the fields of a pydantic
-            `response_format`.
+            `_total_tokens`, `_cost` (USD, NaN where unknown), `_attempts`, `_elapsed`, `_waited` (seconds),
+            `_finish_reason`, and the fields of a pydantic `response_format`.
         system: a system message for every row.
         workers: how many processes work on the table; each takes that part of the limits and of `max_cost`.
         requests_per_minute, tokens_per_minute, max_cost: of the account, for all workers together. A worker that is
