@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import os
 import pkgutil
@@ -12,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 from llmbatch._litellm.unheard import unheard
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from types import ModuleType
 
-__all__ = ["internal", "load", "no_collections"]
+__all__ = ["internal", "load"]
 
 
 @cache
@@ -23,27 +21,22 @@ def load() -> ModuleType:
     """Import litellm without its start-up downloads and its printed advice."""
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
     os.environ.setdefault("LITELLM_LOCAL_ANTHROPIC_BETA_HEADERS", "True")
-    with unheard(), no_collections():
-        import litellm  # noqa: PLC0415 - slow to import, so only when needed
-
-        # Its pydantic models are built when first used: here, instead of within a request's timeout.
-        litellm.ModelResponse(choices=[{"message": {"role": "assistant", "content": ""}}]).model_dump()
-        litellm.ModelResponseStream(choices=[{"index": 0, "delta": {"content": ""}}]).model_dump()
-    litellm.suppress_debug_info = True
-    litellm.disable_hf_tokenizer_download = True
-    return litellm
-
-
-@contextlib.contextmanager
-def no_collections() -> Iterator[None]:
-    """Looking for garbage among a million new objects that all stay takes a sixth of the import's time."""
+    # Looking for garbage among a million new objects that all stay takes a sixth of the import's time.
     collects = gc.isenabled()
     gc.disable()
     try:
-        yield
+        with unheard():
+            import litellm  # noqa: PLC0415 - slow to import, so only when needed
+
+            # Its pydantic models are built when first used: here, instead of within a request's timeout.
+            litellm.ModelResponse(choices=[{"message": {"role": "assistant", "content": ""}}]).model_dump()
+            litellm.ModelResponseStream(choices=[{"index": 0, "delta": {"content": ""}}]).model_dump()
     finally:
         if collects:
             gc.enable()
+    litellm.suppress_debug_info = True
+    litellm.disable_hf_tokenizer_download = True
+    return litellm
 
 
 @cache
