@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from llmbatch._litellm.loading import internal, load, no_collections
+from llmbatch._litellm.loading import internal, load
 from llmbatch._litellm.unheard import unheard
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def provider_of(request: Mapping[str, Any]) -> str:
 def warm_up(target: Target) -> None:
     """Import what the first request to this target would import within its timeout (the OpenAI SDK: a second)."""
     if target.provider in _BY_SDK:
-        with unheard(), no_collections():
+        with unheard():
             import openai.resources.chat.completions  # noqa: F401, PLC0415 - comes with litellm
 
 

@@ -14,10 +14,10 @@ from llmbatch._leaves.background import at_end
 from llmbatch._litellm.unheard import unheard
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator
     from types import ModuleType
 
-__all__ = ["internal", "load", "no_collections"]
+__all__ = ["internal", "load"]
 
 _CALLBACK_SECONDS = 3.0
 
@@ -27,12 +27,19 @@ def load() -> ModuleType:
     """Import litellm without its start-up downloads and its printed advice."""
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
     os.environ.setdefault("LITELLM_LOCAL_ANTHROPIC_BETA_HEADERS", "True")
-    with unheard(), no_collections():
-        import litellm  # noqa: PLC0415 - slow to import, so only when needed
+    # Looking for garbage among a million new objects that all stay takes a sixth of the import's time.
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        with unheard():
+            import litellm  # noqa: PLC0415 - slow to import, so only when needed
 
-        # Its pydantic models are built when first used: here, instead of within a request's timeout.
-        litellm.ModelResponse(choices=[{"message": {"role": "assistant", "content": ""}}]).model_dump()
-        litellm.ModelResponseStream(choices=[{"index": 0, "delta": {"content": ""}}]).model_dump()
+            # Its pydantic models are built when first used: here, instead of within a request's timeout.
+            litellm.ModelResponse(choices=[{"message": {"role": "assistant", "content": ""}}]).model_dump()
+            litellm.ModelResponseStream(choices=[{"index": 0, "delta": {"content": ""}}]).model_dump()
+    finally:
+        if collects:
+            gc.enable()
     litellm.suppress_debug_info = True
     litellm.disable_hf_tokenizer_download = True
     at_end(_ending)
@@ -53,18 +60,6 @@ async def _ending() -> AsyncIterator[None]:
 
     await transport.close()
     litellm.in_memory_llm_clients_cache.flush_cache()
-
-
-@contextlib.contextmanager
-def no_collections() -> Iterator[None]:
-    """Looking for garbage among a million new objects that all stay takes a sixth of the import's time."""
-    collects = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collects:
-            gc.enable()
 
 
 @cache

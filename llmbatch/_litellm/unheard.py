@@ -34,11 +34,7 @@ class _FromLiteLLM(type):
         return False
 
 
-class _LiteLLMs(Warning, metaclass=_FromLiteLLM):
-    pass
-
-
-_FILTER = ("ignore", None, _LiteLLMs, None, 0)
+_FILTER = ("ignore", None, _FromLiteLLM("_LiteLLMs", (Warning,), {}), None, 0)
 
 
 @contextlib.contextmanager
