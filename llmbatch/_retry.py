@@ -13,14 +13,25 @@ from tenacity.wait import wait_base
 if TYPE_CHECKING:
     from llmbatch._failures import Failure
 
-__all__ = ["AttemptFailedError", "NotSentError", "retrying"]
+__all__ = ["AttemptFailedError", "NotSentError", "rest", "retrying"]
 
 # Waits in seconds. A provider's hint below the floor is still a refusal a moment later; one above the cap is honoured
 # up to the cap.
 HINT_FLOOR, HINT_CAP = 0.05, 120.0
 BACKOFF_FIRST, BACKOFF_CAP = 0.5, 30.0
+# After a refusal: short, since the limiter paces.
+REST_FIRST, REST_CAP = 0.1, 1.0
 # A row that keeps failing for this long after its first failure is given up, whatever its attempts.
 FAULT_SECONDS, REFUSED_SECONDS = 600.0, 3600.0
+
+
+def rest(refusals: int, hint: float | None, jitter: float) -> float:
+    """Seconds that a row rests after so many refusals in a row: what the provider asks for, or a moment, ever longer.
+
+    `jitter` is a random number from 0 to 1. The limiter holds back the others, where that is called for.
+    """
+    own = min(REST_FIRST * 1.5 ** (refusals - 1), REST_CAP)
+    return max(min(hint or 0.0, HINT_CAP), own * (0.5 + 0.5 * jitter))
 
 
 class AttemptFailedError(Exception):
