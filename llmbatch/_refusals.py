@@ -30,10 +30,10 @@ __all__ = ["FIRST_WINDOW", "Permit", "Refusals"]
 
 RECORD = 128  # requests that are remembered
 FIRST_WINDOW = 8  # requests in flight before the provider has shown anything
-FIRST_GRACE, LEAST_GRACE, MOST_GRACE = 0.2, 0.05, 1.0
+FIRST_GRACE, LEAST_GRACE, MOST_GRACE = 0.15, 0.05, 1.0
 CONVINCED = 3.5  # log of the odds that a model must have against chance
 RECENT = 2.0  # seconds over which the accepted rate is measured
-FIRST_CUT, CUT = 0.5, 0.92  # of the accepted rate
+FIRST_CUT, CUT = 0.4, 0.92  # of the accepted rate
 MOST_GROWTH, GROWTH = 0.3, 0.006  # a second; the latter times the square of the seconds since the last cut
 LONGEST_HINT, LONGEST_PROBE = 120.0, 30.0
 FIRST_PROBE, PROBE_GROWTH = 0.3, 1.25
@@ -52,6 +52,7 @@ class Permit:
     answered: bool = False
     refused: bool = False
     over: bool = False  # sent while a limit was passed, as was found later
+    near: bool = False  # sent at about the rate that was the limit before
     widens: bool = False  # sent to see whether one more is let in
 
 
@@ -66,11 +67,13 @@ class Refusals:
         self.total = 0
         self._record: deque[Permit] = deque(maxlen=RECORD)
         self._undecided: deque[Permit] = deque()
+        self._quiet = (0.0, 0.0)  # refused and sent away from any limit, before the record
         self._sent = 0
         self._decided = 0  # the number of the first request sent since the last decision
         self._cut_at = self._grown_at = self._calm_since = now
         self._trial: tuple[int, int] | None = None  # refused and sent before the first cut
         self._lag = FIRST_GRACE / 2
+        self._limit = math.inf
         self._closed = 0.0  # seconds until the next probe; 0 when the door is open
         self._probe: Permit | None = None
         self._tender = 0
@@ -98,10 +101,14 @@ class Refusals:
         permit.number, permit.crowd = self._sent, in_flight
         self._sent += 1
         self._undecided.append(permit)
+        permit.near = 0.95 * self._limit <= self.rate < math.inf
         permit.widens = self.crowd is not None and in_flight >= self.window
         if permit.widens:
             self._widen_at = math.inf
         else:
+            if len(self._record) == RECORD and not (self._record[0].over or self._record[0].near):
+                kept = min(1.0, RECORD / (self._quiet[1] + 1))
+                self._quiet = (kept * (self._quiet[0] + self._record[0].refused), kept * (self._quiet[1] + 1))
             self._record.append(permit)
         if self._closed:
             self._probe = permit
@@ -129,7 +136,8 @@ class Refusals:
         seconds = min(now - self._grown_at, 1.0)
         self._grown_at = now
         if wanted and self.rate < math.inf and now > self._calm_since:
-            self.rate *= 1 + min(MOST_GROWTH, GROWTH * (now - self._calm_since) ** 2) * seconds
+            growth = min(MOST_GROWTH, GROWTH * (now - self._calm_since) ** 2, 0.01 * self.rate)
+            self.rate *= 1 + growth * seconds
 
     def refused(self, permit: Permit, now: float, hint: float) -> None:
         self.total += 1
@@ -139,12 +147,13 @@ class Refusals:
             if later.number <= permit.number:
                 break
             later.crowd -= 1
-        if self.crowd is not None and permit.crowd >= self.crowd:
-            self.window = self.crowd
+        if self.crowd is not None and permit.crowd >= 0.9 * self.crowd:
+            self.window = max(permit.crowd, math.ceil(0.9 * self.crowd))
             self._widen_after = min(SELDOM, self._widen_after * 2)
             self._widen_at = now + self._widen_after
             return
         if self._closed:
+            permit.over = True
             if permit is self._probe:
                 self._probe = None
                 self._closed = min(LONGEST_PROBE, self._closed * PROBE_GROWTH)
@@ -153,82 +162,96 @@ class Refusals:
                 self.not_before = max(self.not_before, now + min(hint, LONGEST_HINT))
             return
         self._decide(permit, now)
-        if hint and (self._share(self._run(permit)) ** len(self._run(permit)) < 0.03):
-            self.not_before = max(self.not_before, now + min(hint, LONGEST_HINT))
-            self._held_for = permit.number
+        if hint:
+            run = list(takewhile(lambda p: p.refused, reversed(self._known())))
+            if len(self._record) == len(run) or self._share(run) ** len(run) < 0.002:
+                self.not_before = max(self.not_before, now + min(hint, LONGEST_HINT))
+                self._held_for = permit.number
 
     # -- decisions
 
-    def _run(self, permit: Permit) -> list[Permit]:
-        """The refusals in a row that end with the latest one."""
+    def _known(self) -> list[Permit]:
+        """The record up to the latest request that was refused."""
         known = list(self._record)
         while known and not known[-1].refused:
             known.pop()
-        return list(takewhile(lambda p: p.refused, reversed(known)))
+        return known
 
     def _share(self, run: list[Permit]) -> float:
         """Share of refusals that is seen apart from a run, and from what was over a limit."""
-        rest = [p for p in self._record if not p.over and (not run or p.number < run[-1].number or p.number > run[0].number)]
-        return (sum(p.refused for p in rest) + 1) / (len(rest) + 2) if len(rest) > 1 or run and len(run) > 1 else 0.02
+        rest = [p for p in self._record if not p.over and p not in run]
+        return (sum(p.refused for p in rest) + 0.5) / (len(rest) + 4)
+
+    def _chance(self) -> float:
+        """The share of refusals away from any limit."""
+        quiet = [p for p in self._record if not p.over and not p.near and (self.rate == math.inf or p.number < self._decided)]
+        return (self._quiet[0] + sum(p.refused for p in quiet) + 0.5) / (self._quiet[1] + len(quiet) + 20)
 
     def _decide(self, permit: Permit, now: float) -> None:
-        if permit.number < self._decided:
+        known = self._known()
+        run = list(takewhile(lambda p: p.refused, reversed(known)))
+        recent = [p for p in known if p.number >= self._decided]
+        if permit.number < self._decided or not recent:
             return
-        recent = [p for p in self._record if p.number >= self._decided]
-        run = self._run(permit)
         share = self._share(run)
-        if len(run) >= 5 and share ** len(run) < 0.002:
-            least = min(p.crowd for p in run)
-            most = max((p.crowd for p in self._record if not p.refused and p.number < run[-1].number), default=-1)
-            if least > most and least > 0 and (self.crowd is None or least < self.crowd):
-                self._gather(least, now)
-            else:
-                self._close(run, now)
-            return
         if self._tender and share < 0.3:
-            self._cut(now, CUT, run)
+            self._cut(now, CUT, run[::-1])
             return
+        by_crowd, crowd = _by_crowd(recent, now - self.grace)
+        if self.crowd is not None and crowd >= self.crowd:
+            by_crowd = -math.inf
         by_time, since = _by_time(recent)
-        by_crowd, crowd = _by_crowd(recent)
-        if by_crowd > CONVINCED and by_crowd > by_time - 1 and (self.crowd is None or crowd < self.crowd):
-            self._gather(crowd, now)
+        if len(run) >= 5:
+            rest = len(known) - len(run)
+            refused = sum(p.refused for p in known) - len(run)
+            odds = _quiet(refused, rest) + _over(len(run), len(run)) - _quiet(refused + len(run), len(known)) - math.log(len(known))
+            if odds > 2.5:
+                if by_crowd > 0:
+                    self._gather(crowd, now)
+                else:
+                    self._close(run, now)
+                return
+        if by_crowd > CONVINCED and by_crowd > by_time - 1:
+            if sum(p.refused for p in recent if p.crowd >= crowd) >= 5:
+                self._gather(crowd, now)
             return
         if self.rate == math.inf:
             if by_time > CONVINCED:
                 self._cut(now, FIRST_CUT, recent[since:])
             return
-        rest = [p for p in self._record if not p.over]
+        rest = [p for p in known if not p.over]
         if self._trial and len(recent) >= 12:
             (k, n), (m, o) = self._trial, (sum(p.refused for p in recent), len(recent))
-            if _evidence(k, n) + _evidence(m, o) < _evidence(k + m, n + o):
+            if _over(k, n) + _quiet(m, o) < _quiet(k + m, n + o):
                 self._lift()
                 return
-        quiet = [p for p in rest if p.number < self._decided]
-        since = _excess(recent, (sum(p.refused for p in quiet) + 1) / (len(quiet) + 20))
+        share = self._chance()
+        near = permit.near and share < 0.05
+        since = _excess(recent, share, 2.0 if near else 3.5)
         if since is not None:
-            over = recent[since:]
-            self._cut(now, CUT, over if sum(p.refused for p in over) > 2 else [])
-        else:
+            self._cut(now, CUT, recent[since:] if not permit.near else [])
+        elif near:
             self._calm_since = now
 
     def _accepted(self, now: float) -> float:
         """Requests a second that were let in of late."""
-        since = now - self._lag - RECENT
-        if len(self._record) == RECORD:
-            since = max(since, self._record[0].sent_at)
-        since = max(since, self._cut_at)
-        let_in = sum(not p.refused for p in self._record if since <= p.sent_at <= now - self._lag)
-        first = max(since, min((p.sent_at for p in self._record), default=now))
-        return let_in / max(now - self._lag - first, 0.25)
+        until = now - self._lag
+        shown = [p for p in self._record if p.sent_at <= until]
+        since = until - RECENT
+        if len(shown) > 16:
+            since = min(since, shown[-16].sent_at)
+        since = max(since, self._cut_at, shown[0].sent_at if shown else now)
+        return sum(not p.refused for p in shown if p.sent_at >= since) / max(until - since, 0.25)
 
     def _cut(self, now: float, factor: float, over: list[Permit]) -> None:
-        shown = self.rate == math.inf or sum(p.number >= self._decided for p in self._record) >= 8
+        shown = self.rate == math.inf or (now - self._cut_at > 0.5 and sum(p.number >= self._decided for p in self._record) >= 8)
         if self.rate == math.inf:
             self._trial = sum(p.refused for p in over), len(over)
-        accepted = max(self._accepted(now), 0.5) if shown else self.rate
-        self.rate = min(self.rate, accepted * factor)
-        for p in over:
-            p.over = True
+        chance = self._chance()
+        self._limit = max(self._accepted(now), 0.5) / (1 - chance) if shown else self.rate * 0.8
+        self.rate = min(self.rate, self._limit * factor)
+        for p in self._record:
+            p.over |= bool(over) and p.number >= over[0].number
         self._decided, self._cut_at, self._grown_at, self._calm_since = self._sent, now, now, now
 
     def _lift(self) -> None:
@@ -258,17 +281,18 @@ class Refusals:
         self._cut_at = self._closed_at
 
 
-def _evidence(refused: int, sent: int) -> float:
-    """Log of the probability of an outcome of `sent` requests, whatever the share of refusals (all equally likely)."""
-    return math.lgamma(refused + 1) + math.lgamma(sent - refused + 1) - math.lgamma(sent + 2)
+def _beta(a: float, b: float) -> float:
+    return math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b)
 
 
-def _split(some: list[Permit], others: list[Permit]) -> float:
-    """Log odds that `some` were refused at a higher share than `others`, against one share for all."""
-    k, n, m, o = sum(p.refused for p in some), len(some), sum(p.refused for p in others), len(others)
-    if k * o <= m * n:
-        return -math.inf
-    return _evidence(k, n) + _evidence(m, o) - _evidence(k + m, n + o) - math.log(n + o)
+def _quiet(refused: int, sent: int) -> float:
+    """Log probability of so many refusals by chance alone: mostly a small share."""
+    return _beta(refused + 1, sent - refused + 4) - _beta(1, 4)
+
+
+def _over(refused: int, sent: int) -> float:
+    """Log probability of so many refusals over a limit: mostly a large share."""
+    return _beta(refused + 2, sent - refused + 1) - _beta(2, 1)
 
 
 def _by_time(record: list[Permit]) -> tuple[float, int]:
@@ -278,14 +302,14 @@ def _by_time(record: list[Permit]) -> tuple[float, int]:
     for i, p in enumerate(record):
         k, n = total - before, sent - i
         if p.refused and i and k * i > before * n:
-            odds = _evidence(before, i) + _evidence(k, n)
+            odds = _quiet(before, i) + _over(k, n)
             if odds > best:
                 best, at = odds, i
         before += p.refused
-    return best - _evidence(total, sent) - math.log(max(sent, 1)), at
+    return best - _quiet(total, sent) - math.log(max(sent, 1)), at
 
 
-def _excess(record: list[Permit], share: float) -> int | None:
+def _excess(record: list[Permit], share: float, enough: float) -> int | None:
     """Since when refusals are clearly more frequent than this share (a cumulative score), or None."""
     more = share + (1 - share) * 0.15
     score, since = 0.0, 0
@@ -293,19 +317,21 @@ def _excess(record: list[Permit], share: float) -> int | None:
         if not score:
             since = i
         score = max(0.0, score + math.log(more / share if p.refused else (1 - more) / (1 - share)))
-    return since if score > 3 else None
+    return since if score > enough else None
 
 
-def _by_crowd(record: list[Permit]) -> tuple[float, int]:
-    """Log odds that hardly anything is let in from some crowd on, and which."""
+def _by_crowd(record: list[Permit], since: float) -> tuple[float, int]:
+    """Log odds that hardly anything is let in from some crowd on, and which; what is sent since then is undecided."""
     ranked = sorted(record, key=lambda p: p.crowd)
-    total, sent = sum(p.refused for p in ranked), len(ranked)
+    total = sum(p.refused for p in ranked)
+    above = sum(p.refused or p.answered or p.sent_at < since for p in ranked)
     best, crowd, below = -math.inf, 0, 0
     for i, p in enumerate(ranked):
-        k, n = total - below, sent - i
-        if p.crowd > 0 and (not i or ranked[i - 1].crowd < p.crowd) and k >= 5 and k >= 0.9 * n:
-            odds = (_evidence(below, i) if i else 0.0) + _evidence(k, n)
-            if odds > best:
-                best, crowd = odds, p.crowd
+        k = total - below
+        if p.crowd > 0 and i and ranked[i - 1].crowd < p.crowd and k >= 0.8 * above:
+            odds = _quiet(below, i) + _over(k, above) - _quiet(total, i + above)
+            if odds > best - 0.5:
+                best, crowd = max(best, odds), p.crowd
         below += p.refused
-    return best - _evidence(total, sent) - math.log(max(sent, 1)), crowd
+        above -= p.refused or p.answered or p.sent_at < since
+    return best - math.log(len({p.crowd for p in record}) or 1), crowd
