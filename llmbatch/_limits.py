@@ -17,8 +17,9 @@ import time
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from llmbatch._evidence import Permit
 from llmbatch._rate_headers import stated_limits
-from llmbatch._refusals import FIRST_WINDOW, Permit, Refusals
+from llmbatch._refusals import FIRST_WINDOW, Refusals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -52,13 +53,9 @@ class _Bucket:
         if self.rate < math.inf:
             self.level -= amount
 
-    def follow(self, rate: float, remaining: float, in_flight: float) -> None:
-        """Take over what the provider states: the truth lies between what remains and that less what is in flight."""
-        self.burst = math.inf
-        if self.rate == math.inf:
-            self.level = remaining - in_flight
-        self.level = min(max(self.level, remaining - in_flight), remaining)
-        self.rate = rate
+    def follow(self, rate: float, remaining: float) -> None:
+        """Take over what the provider states: no more than what remains goes before it has stated it anew."""
+        self.rate, self.level, self.burst = rate, remaining, max(1.0, remaining)
 
 
 class Limiter:
@@ -118,7 +115,6 @@ class Limiter:
     def answered(self, permit: Permit, headers: Mapping[str, str], used_tokens: float | None) -> None:
         """The request was answered: learn what the headers state, and what it really used."""
         self._close(permit)
-        permit.answered = True
         if used_tokens is not None and permit.tokens:
             for bucket in (self.tokens, self._told_tokens):
                 bucket.take(used_tokens - permit.tokens)
@@ -135,7 +131,6 @@ class Limiter:
     def faulted(self, permit: Permit) -> None:
         """The request failed in a way that says nothing about limits, or was cancelled."""
         self._close(permit)
-        permit.answered = True
         self._pump()
 
     def estimate(self, prompt_tokens: float, max_tokens: float | None) -> float:
@@ -159,10 +154,10 @@ class Limiter:
             self.requests.refill(now)
             # Two in reserve, so that a jitter of milliseconds is not a refusal.
             reserve = min(2.0, requests.rate)
-            self.requests.follow(requests.rate, requests.remaining - reserve, self.in_flight)
+            self.requests.follow(requests.rate, requests.remaining - reserve - self.refusals.undecided)
         if tokens := stated.get("tokens"):
             self.tokens.refill(now)
-            self.tokens.follow(tokens.rate, tokens.remaining, self.in_flight * permit.tokens)
+            self.tokens.follow(tokens.rate, tokens.remaining - self.refusals.undecided * permit.tokens)
 
     def _buckets(self, now: float) -> tuple[list[_Bucket], list[_Bucket]]:
         """The buckets of requests and of tokens that hold now, filled up to now."""
