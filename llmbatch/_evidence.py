@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Permit", "by_crowd", "by_run", "by_time", "odds", "since_excess"]
+__all__ = ["Permit", "by_crowd", "by_run", "by_time", "odds", "over", "since_excess"]
 
 
 @dataclass(slots=True, eq=False)
@@ -28,6 +28,7 @@ class Permit:
         open: whether nothing has come back.
         refused: whether it was refused for a limit.
         limited: whether it was sent at a limit, or over one as was found later.
+        trial: whether it was sent to see if the crowd may be larger.
     """
 
     tokens: float
@@ -37,6 +38,7 @@ class Permit:
     open: bool = True
     refused: bool = False
     limited: bool = False
+    trial: bool = False
 
 
 def odds(away: tuple[float, float], limited: tuple[float, float]) -> float:
@@ -45,7 +47,7 @@ def odds(away: tuple[float, float], limited: tuple[float, float]) -> float:
     return _by_chance(k, n) + _by_chance(m, o) - _by_chance(k + m, n + o)
 
 
-def _over(below: tuple[int, int], above: tuple[int, int]) -> float:
+def over(below: tuple[int, int], above: tuple[int, int]) -> float:
     """That what was sent above a limit has a share of its own, a large one."""
     (k, n), (m, o) = below, above
     return _by_chance(k, n) + _by_limit(m, o) - _by_chance(k + m, n + o)
@@ -57,7 +59,7 @@ def by_time(record: Sequence[Permit]) -> tuple[float, int]:
     best, place, before = -math.inf, 0, 0
     for i, permit in enumerate(record):
         if permit.refused:
-            given = _over((before, i), (total - before, sent - i))
+            given = over((before, i), (total - before, sent - i))
             if given > best:
                 best, place = given, i
             before += 1
@@ -68,7 +70,7 @@ def by_run(record: Sequence[Permit], run: int) -> float:
     """That the last so many, all of them refused, met something else than those before."""
     before = len(record) - run
     refused = sum(p.refused for p in record[:before])
-    return _over((refused, before), (run, run)) - math.log(max(len(record), 1))
+    return over((refused, before), (run, run)) - math.log(max(len(record), 1))
 
 
 def by_crowd(record: Sequence[Permit], undecided_since: float) -> tuple[float, int]:
@@ -79,7 +81,7 @@ def by_crowd(record: Sequence[Permit], undecided_since: float) -> tuple[float, i
     best, crowd = -math.inf, 0
     for i, permit in enumerate(ranked):
         if permit.crowd and i and ranked[i - 1].crowd < permit.crowd and refused - below >= 0.8 * above:
-            given = _over((below, i), (refused - below, above))
+            given = over((below, i), (refused - below, above))
             if given > best - 0.5:
                 best, crowd = max(best, given), permit.crowd
         below += permit.refused

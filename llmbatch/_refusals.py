@@ -26,7 +26,7 @@ import math
 from collections import deque
 from itertools import takewhile
 
-from llmbatch._evidence import Permit, by_crowd, by_run, by_time, odds, since_excess
+from llmbatch._evidence import Permit, by_crowd, by_run, by_time, odds, over, since_excess
 
 __all__ = ["FIRST_WINDOW", "Refusals"]
 
@@ -43,7 +43,7 @@ AT_LIMIT = 0.95  # of the last limit
 MOST_GROWTH, GROWTH, GROWTH_PER_REQUEST = 0.3, 0.004, 0.01  # a second; the second times (seconds since the last cut)²
 FIRST_PROBE, PROBE_GROWTH, LONGEST_PROBE, LONGEST_HINT = 0.3, 1.25, 30.0, 120.0
 DEBUG = 0
-WIDEN_SECONDS, LONGEST_WIDEN, NARROWEST, LUCKY = 0.5, 60.0, 0.9, 0.2
+WIDEN_SECONDS, SUREST, NARROWEST = 0.5, 10.5, 0.9
 
 
 class Refusals:
@@ -65,7 +65,6 @@ class Refusals:
         self._cut_at = self._grown_at = self._calm_since = now
         self._before_cuts = (math.inf, math.inf)
         # crowd
-        self._belief = 0.0
         self._widen_at = 0.0
         # door
         self._closed = 0.0  # seconds until the next probe; 0 when it is open
@@ -88,12 +87,13 @@ class Refusals:
     def sent(self, permit: Permit, in_flight: int) -> None:
         """One more is sent."""
         permit.number, permit.crowd = self._sent, in_flight
-        permit.limited = AT_LIMIT * self._limit <= self.rate < math.inf
+        permit.limited = not self.crowd and AT_LIMIT * self._limit <= self.rate < math.inf
         self._sent += 1
         self._undecided.append(permit)
         if self._closed:
             self._probe = permit
         if self.crowd and in_flight >= self.window:
+            permit.trial = permit.limited = True
             self._widen_at = math.inf
         self._record.append(permit)
         if len(self._record) > RECORD:
@@ -134,8 +134,12 @@ class Refusals:
                 self._not_before = now + self._closed
             self._not_before = max(self._not_before, now + hint)
         elif self.crowd and permit.crowd >= NARROWEST * self.crowd:
-            self._narrow(permit, now)
+            permit.limited = True
+            self.window = max(min(self.window, permit.crowd), math.ceil(NARROWEST * self.crowd))
+            self._doubt(now)
         else:
+            if self.crowd:
+                self._doubt(now)
             known = self._known()
             run = sum(1 for _ in takewhile(lambda p: p.refused, reversed(known)))
             if permit.number >= self._decided_at:
@@ -161,9 +165,9 @@ class Refusals:
         if not self.crowd:
             if permit.crowd + 1 >= self.window / 2:
                 self.window += 1
-        elif permit.crowd >= self.window:
-            self.window = permit.crowd + 1
-            self._believe(-math.log((1 - self._chance()) / LUCKY), now)
+        elif permit.trial:
+            self.window += permit.crowd >= self.window
+            self._doubt(now)
 
     # -- decisions
 
@@ -187,6 +191,11 @@ class Refusals:
         refused, sent = self._counts(limited=False, before=before)
         return (refused + 0.5) / (sent + 20)
 
+    @staticmethod
+    def _convinced(chance: float) -> float:
+        """Log odds that are enough; where many are refused by chance, runs of them come by chance too."""
+        return CONVINCED if chance < 0.05 else 2 * CONVINCED
+
     def _decide(self, permit: Permit, known: list[Permit], run: int, now: float) -> None:
         recent = [p for p in known if p.number >= self._decided_at]
         if self._tender and self._chance(known[-run].number) < 0.1:
@@ -194,23 +203,30 @@ class Refusals:
             return
         crowded, crowd = by_crowd(recent, now - self._grace)
         timed, place = by_time(recent)
+        convinced = self._convinced(self._chance(recent[place].number))
         if run >= RUN and by_run(known, run) > 2.5:
             if crowded > 0:
-                self._gather(crowd, crowded, now)
+                self._gather(crowd, now)
             else:
                 self._close(run, now)
-        elif crowded > max(CONVINCED, timed - 1):
+        elif crowded > max(convinced, timed - 1):
             if sum(p.refused for p in recent if p.crowd >= crowd) >= RUN:
-                self._gather(crowd, crowded, now)
+                self._gather(crowd, now)
         elif self.rate == math.inf:
-            if timed > CONVINCED and sum(p.refused for p in recent[place:]) >= 3:
+            if timed > convinced and sum(p.refused for p in recent[place:]) >= 3:
                 self._cut(now, FIRST_CUT, len(self._record) - len(known) + len(recent) - place)
         elif self._chance() < 0.05 and self._no_worse():
             self._lift()
         else:
-            chance = self._chance()
-            near = permit.limited and chance < 0.05
-            start = since_excess(recent, chance, 2.0 if near else 3.5)
+            near = permit.limited and self._chance() < 0.05
+            if near:
+                start = since_excess(recent, self._chance(), 2.0)
+            else:
+                start = since_excess(recent, self._chance(), CONVINCED)
+                if start is not None:
+                    chance = self._chance(recent[start].number)
+                    later = since_excess(recent[start:], chance, self._convinced(chance))
+                    start = None if later is None else start + later
             if start is not None:
                 self._cut(now, CUT, len(self._record) - len(known) + len(recent) - start)
             elif near:
@@ -264,27 +280,21 @@ class Refusals:
 
     # -- crowd
 
-    def _gather(self, crowd: int, belief: float, now: float) -> None:
+    def _gather(self, crowd: int, now: float) -> None:
+        self._past = {True: (0.0, 0.0), False: self._past[False]}
         for permit in self._record:
-            permit.limited |= permit.crowd >= crowd
+            permit.limited = permit.crowd >= crowd
         self.crowd = self.window = crowd
         self._decided_at = self._sent
-        self._belief = 0.0
-        self._believe(belief, now)
+        self._doubt(now)
 
-    def _narrow(self, permit: Permit, now: float) -> None:
-        permit.limited = True
-        self.window = max(permit.crowd, math.ceil(NARROWEST * self.crowd))
-        self._believe(math.log((1 - LUCKY) / self._chance()), now)
-
-    def _believe(self, more: float, now: float) -> None:
-        """Change the log odds that the crowd is what counts, and with it the time until one more is tried."""
-        self._belief += more
-        if self._belief < 0:
+    def _doubt(self, now: float) -> None:
+        """Try one more after a while, the later the surer it is that the crowd is what counts; or give that up."""
+        away, limited = (self._counts(limited=limited, before=self._sent) for limited in (False, True))
+        belief = over(away, limited) - math.log(self.crowd + 1)
+        if belief < 0:
             self.crowd = 0
-            return
-        wait = WIDEN_SECONDS * 2 ** min(self._belief - CONVINCED, 10)
-        self._widen_at = now + min(wait, LONGEST_WIDEN)
+        self._widen_at = now + WIDEN_SECONDS * 2 ** (min(belief, SUREST) - CONVINCED)
 
     # -- door
 
