@@ -13,7 +13,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Permit", "by_crowd", "by_run", "by_time", "odds", "over", "since_excess"]
+__all__ = ["Permit", "HARDLY_ANYTHING", "by_crowd", "by_run", "by_time", "odds", "over", "since_excess"]
+
+
+HARDLY_ANYTHING = 8  # is let in: the share of refusals is most likely above 0.8
 
 
 @dataclass(slots=True, eq=False)
@@ -26,6 +29,7 @@ class Permit:
         number: counts the limiter's requests.
         crowd: how many were in flight before it; those that were refused later are taken out again.
         open: whether nothing has come back.
+        let_in: whether it has not been refused for so long that it will not be.
         refused: whether it was refused for a limit.
         limited: whether it was sent at a limit, or over one as was found later.
         trial: whether it was sent to see if the crowd may be larger.
@@ -36,6 +40,7 @@ class Permit:
     number: int = 0
     crowd: int = 0
     open: bool = True
+    let_in: bool = False
     refused: bool = False
     limited: bool = False
     trial: bool = False
@@ -47,10 +52,11 @@ def odds(away: tuple[float, float], limited: tuple[float, float]) -> float:
     return _by_chance(k, n) + _by_chance(m, o) - _by_chance(k + m, n + o)
 
 
-def over(below: tuple[int, int], above: tuple[int, int]) -> float:
-    """That what was sent above a limit has a share of its own, a large one."""
+def over(below: tuple[float, float], above: tuple[float, float], most: int = 2) -> float:
+    """That what was sent above a limit has a share of its own, a large one: the larger `most`, the larger."""
     (k, n), (m, o) = below, above
-    return _by_chance(k, n) + _by_limit(m, o) - _by_chance(k + m, n + o)
+    limit = _beta(m + most, o - m + 1) - _beta(most, 1)
+    return _by_chance(k, n) + limit - _by_chance(k + m, n + o)
 
 
 def by_time(record: Sequence[Permit]) -> tuple[float, int]:
@@ -73,15 +79,15 @@ def by_run(record: Sequence[Permit], run: int) -> float:
     return over((refused, before), (run, run)) - math.log(max(len(record), 1))
 
 
-def by_crowd(record: Sequence[Permit], undecided_since: float) -> tuple[float, int]:
-    """That hardly anything is let in from some crowd on, and which; what is sent since then may yet be refused."""
+def by_crowd(record: Sequence[Permit]) -> tuple[float, int]:
+    """That hardly anything is let in from some crowd on, and which; what is undecided there does not count."""
     ranked = sorted(record, key=lambda p: p.crowd)
-    decided = [p.refused or not p.open or p.sent_at < undecided_since for p in ranked]
+    decided = [p.refused or p.let_in for p in ranked]
     refused, above, below = sum(p.refused for p in ranked), sum(decided), 0
     best, crowd = -math.inf, 0
     for i, permit in enumerate(ranked):
         if permit.crowd and i and ranked[i - 1].crowd < permit.crowd and refused - below >= 0.8 * above:
-            given = over((below, i), (refused - below, above))
+            given = over((below, i), (refused - below, above), HARDLY_ANYTHING)
             if given > best - 0.5:
                 best, crowd = max(best, given), permit.crowd
         below += permit.refused
@@ -103,11 +109,6 @@ def since_excess(record: Sequence[Permit], share: float, enough: float) -> int |
 def _by_chance(refused: float, sent: float) -> float:
     """Log probability of an outcome under a share that is mostly small."""
     return _beta(refused + 1, sent - refused + 4) - _beta(1, 4)
-
-
-def _by_limit(refused: float, sent: float) -> float:
-    """Log probability of an outcome under a share that is mostly large."""
-    return _beta(refused + 2, sent - refused + 1) - _beta(2, 1)
 
 
 def _beta(a: float, b: float) -> float:

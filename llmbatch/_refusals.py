@@ -26,13 +26,13 @@ import math
 from collections import deque
 from itertools import takewhile
 
-from llmbatch._evidence import Permit, by_crowd, by_run, by_time, odds, over, since_excess
+from llmbatch._evidence import HARDLY_ANYTHING, Permit, by_crowd, by_run, by_time, odds, over, since_excess
 
 __all__ = ["FIRST_WINDOW", "Refusals"]
 
 RECORD = 128  # requests that are remembered one by one
 FIRST_WINDOW = 8  # requests in flight before the provider has shown anything
-FIRST_GRACE, LEAST_GRACE, MOST_GRACE = 0.12, 0.05, 1.0  # seconds after which what is not refused is let in
+FIRST_GRACE, LEAST_GRACE, MOST_GRACE = 0.1, 0.05, 1.0  # seconds after which what is not refused is let in
 CONVINCED = 3.5  # log of the odds against chance
 RUN = 5  # refusals in a row that may be a closed door
 RECENT_SECONDS, RECENT_REQUESTS = 3.0, 16  # over which the accepted rate is measured, whichever is longer
@@ -63,6 +63,8 @@ class Refusals:
         # rate
         self._limit = math.inf
         self._cut_at = self._grown_at = self._calm_since = now
+        self._interval: tuple[int, int] | None = None  # refused and sent before the last cut that had many refusals
+        self._patience = 1
         self._before_cuts = (math.inf, math.inf)
         # crowd
         self._widen_at = 0.0
@@ -110,6 +112,7 @@ class Refusals:
                 break
             self._undecided.popleft()
             if not permit.refused:
+                permit.let_in = True
                 self._let_in(permit, now)
         seconds, self._grown_at = min(now - self._grown_at, 1.0), now
         if wanted and self.rate < math.inf:
@@ -133,8 +136,8 @@ class Refusals:
                 self._closed = min(LONGEST_PROBE, self._closed * PROBE_GROWTH)
                 self._not_before = now + self._closed
             self._not_before = max(self._not_before, now + hint)
-        elif self.crowd and permit.crowd >= NARROWEST * self.crowd:
-            permit.limited = True
+        elif self.crowd and (permit.crowd >= self.crowd or permit.crowd >= NARROWEST * self.crowd < self.window - 1):
+            permit.limited = permit.crowd >= self.crowd
             self.window = max(min(self.window, permit.crowd), math.ceil(NARROWEST * self.crowd))
             self._doubt(now)
         else:
@@ -181,7 +184,7 @@ class Refusals:
     def _counts(self, limited: bool, before: int) -> tuple[float, float]:
         """Refused and sent at a limit or away from it, before the request of that number."""
         refused, sent = self._past[limited]
-        found = [p.refused for p in self._record if p.limited is limited and p.number < before]
+        found = [p.refused for p in self._record if p.limited is limited and p.number < before and (p.refused or p.let_in)]
         return refused + sum(found), sent + len(found)
 
     def _chance(self, before: int | None = None) -> float:
@@ -191,19 +194,20 @@ class Refusals:
         refused, sent = self._counts(limited=False, before=before)
         return (refused + 0.5) / (sent + 20)
 
-    @staticmethod
-    def _convinced(chance: float) -> float:
+    def _convinced(self, chance: float) -> float:
         """Log odds that are enough; where many are refused by chance, runs of them come by chance too."""
-        return CONVINCED if chance < 0.05 else 2 * CONVINCED
+        return CONVINCED * (self._patience if chance < 0.05 else 2 * self._patience)
 
     def _decide(self, permit: Permit, known: list[Permit], run: int, now: float) -> None:
         recent = [p for p in known if p.number >= self._decided_at]
         if self._tender and self._chance(known[-run].number) < 0.1:
             self._cut(now, CUT, run)
             return
-        crowded, crowd = by_crowd(recent, now - self._grace)
-        timed, place = by_time(recent)
-        convinced = self._convinced(self._chance(recent[place].number))
+        crowded, crowd = by_crowd(recent)
+        timeline = [p for p in known if not p.limited]
+        timed, place = by_time(timeline)
+        since = timeline[place].number if timeline else 0
+        convinced = self._convinced(self._chance(since))
         if run >= RUN and by_run(known, run) > 2.5:
             if crowded > 0:
                 self._gather(crowd, now)
@@ -213,8 +217,8 @@ class Refusals:
             if sum(p.refused for p in recent if p.crowd >= crowd) >= RUN:
                 self._gather(crowd, now)
         elif self.rate == math.inf:
-            if timed > convinced and sum(p.refused for p in recent[place:]) >= 3:
-                self._cut(now, FIRST_CUT, len(self._record) - len(known) + len(recent) - place)
+            if timed > convinced and sum(p.refused for p in timeline[place:]) >= 3:
+                self._cut(now, FIRST_CUT, self._sent - since)
         elif self._chance() < 0.05 and self._no_worse():
             self._lift()
         else:
@@ -228,7 +232,7 @@ class Refusals:
                     later = since_excess(recent[start:], chance, self._convinced(chance))
                     start = None if later is None else start + later
             if start is not None:
-                self._cut(now, CUT, len(self._record) - len(known) + len(recent) - start)
+                self._cut(now, CUT, self._sent - recent[start].number)
             elif near:
                 self._calm_since = now
 
@@ -242,6 +246,16 @@ class Refusals:
 
     def _cut(self, now: float, factor: float, last: int) -> None:
         """Cut the rate, since the last so many requests were sent at too high a one."""
+        found = [p.refused for p in self._record if p.number >= self._decided_at]
+        interval = sum(found), len(found)
+        if min(interval[0] / 4, interval[1] / 20) >= 1:
+            rate = min(self.rate, self._accepted(now))
+            if self._interval is None or rate < 0.75 * self._interval_rate:
+                if self._interval and odds(self._interval, interval) < 0:
+                    self._patience = 2
+                    self._lift()
+                    return
+                self._interval, self._interval_rate = interval, rate
         for permit in list(self._record)[-last:]:
             permit.limited = True
         if now - self._cut_at > SHOWN_SECONDS:
@@ -269,9 +283,7 @@ class Refusals:
 
     def _lift(self) -> None:
         self.rate = self._limit = math.inf
-        self._forget_limits()
-
-    def _forget_limits(self) -> None:
+        self._interval = None
         for permit in self._record:
             permit.limited = False
         self._past[False] = tuple(map(sum, zip(self._past[True], self._past[False], strict=True)))
@@ -286,12 +298,12 @@ class Refusals:
             permit.limited = permit.crowd >= crowd
         self.crowd = self.window = crowd
         self._decided_at = self._sent
-        self._doubt(now)
+        self._widen_at = now + WIDEN_SECONDS
 
     def _doubt(self, now: float) -> None:
         """Try one more after a while, the later the surer it is that the crowd is what counts; or give that up."""
         away, limited = (self._counts(limited=limited, before=self._sent) for limited in (False, True))
-        belief = over(away, limited) - math.log(self.crowd + 1)
+        belief = over(away, limited, HARDLY_ANYTHING) - math.log(self.crowd + 1)
         if belief < 0:
             self.crowd = 0
         self._widen_at = now + WIDEN_SECONDS * 2 ** (min(belief, SUREST) - CONVINCED)
