@@ -32,7 +32,7 @@ __all__ = ["FIRST_WINDOW", "Refusals"]
 
 RECORD = 128  # requests that are remembered one by one
 FIRST_WINDOW = 8  # requests in flight before the provider has shown anything
-FIRST_GRACE, LEAST_GRACE, MOST_GRACE = 0.1, 0.05, 1.0  # seconds after which what is not refused is let in
+FIRST_GRACE, LEAST_GRACE, MOST_GRACE = 0.08, 0.05, 1.0  # seconds after which what is not refused is let in
 CONVINCED = 3.5  # log of the odds against chance
 RUN = 5  # refusals in a row that may be a closed door
 RECENT_SECONDS, RECENT_REQUESTS = 3.0, 16  # over which the accepted rate is measured, whichever is longer
@@ -42,7 +42,6 @@ SHOWN_SECONDS, SHOWN_REQUESTS = 0.5, 8  # after a cut, before the accepted rate 
 AT_LIMIT = 0.95  # of the last limit
 MOST_GROWTH, GROWTH, GROWTH_PER_REQUEST = 0.3, 0.004, 0.01  # a second; the second times (seconds since the last cut)²
 FIRST_PROBE, PROBE_GROWTH, LONGEST_PROBE, LONGEST_HINT = 0.3, 1.25, 30.0, 120.0
-DEBUG = 0
 WIDEN_SECONDS, SUREST, NARROWEST = 0.5, 10.5, 0.9
 
 
@@ -64,7 +63,7 @@ class Refusals:
         self._limit = math.inf
         self._cut_at = self._grown_at = self._calm_since = now
         self._interval: tuple[int, int] | None = None  # refused and sent before the last cut that had many refusals
-        self._patience = 1
+        self._patience, self._vain = 1.0, 0
         self._before_cuts = (math.inf, math.inf)
         # crowd
         self._widen_at = 0.0
@@ -239,7 +238,6 @@ class Refusals:
     def _no_worse(self) -> bool:
         """Whether the share of refusals at the limit is that away from it."""
         away, limited = (self._counts(limited=limited, before=self._sent) for limited in (False, True))
-        if odds(away, limited) < 0 and DEBUG: print('NW', away, limited, odds(away, limited))
         return away[0] >= 3 and limited[1] > 40 and odds(away, limited) < -0.5
 
     # -- rate
@@ -251,8 +249,9 @@ class Refusals:
         if min(interval[0] / 4, interval[1] / 20) >= 1:
             rate = min(self.rate, self._accepted(now))
             if self._interval is None or rate < 0.75 * self._interval_rate:
-                if self._interval and odds(self._interval, interval) < 0:
-                    self._patience = 2
+                self._vain = self._vain + 1 if self._interval and odds(self._interval, interval) < 0 else 0
+                if self._vain > 1:
+                    self._patience = 1.5
                     self._lift()
                     return
                 self._interval, self._interval_rate = interval, rate
@@ -283,7 +282,7 @@ class Refusals:
 
     def _lift(self) -> None:
         self.rate = self._limit = math.inf
-        self._interval = None
+        self._interval, self._vain = None, 0
         for permit in self._record:
             permit.limited = False
         self._past[False] = tuple(map(sum, zip(self._past[True], self._past[False], strict=True)))
