@@ -32,15 +32,16 @@ __all__ = ["FIRST_WINDOW", "Refusals"]
 
 RECORD = 128  # requests that are remembered one by one
 FIRST_WINDOW = 8  # requests in flight before the provider has shown anything
-FIRST_GRACE, LEAST_GRACE, MOST_GRACE = 0.08, 0.05, 1.0  # seconds after which what is not refused is let in
+FIRST_GRACE, LEAST_GRACE, MOST_GRACE = 0.09, 0.05, 1.0  # seconds after which what is not refused is let in
 CONVINCED = 3.5  # log of the odds against chance
 RUN = 5  # refusals in a row that may be a closed door
-RECENT_SECONDS, RECENT_REQUESTS = 3.0, 16  # over which the accepted rate is measured, whichever is longer
-HEAD_START = 4.0
-FIRST_CUT, CUT, BLIND_CUT = 0.35, 0.9, 0.78  # of the accepted rate; of the last rate, where that is not yet known
+RECENT_SECONDS, RECENT_REQUESTS = 4.0, 16  # over which the accepted rate is measured, whichever is longer
+HEAD_START = 3.0
+FIRST_CUT, CUT, BLIND_CUT = 0.33, 0.87, 0.78  # of the accepted rate; of the last rate, where that is not yet known
 SHOWN_SECONDS, SHOWN_REQUESTS = 0.5, 8  # after a cut, before the accepted rate is known again
 AT_LIMIT = 0.95  # of the last limit
 MOST_GROWTH, GROWTH, GROWTH_PER_REQUEST = 0.3, 0.004, 0.01  # a second; the second times (seconds since the last cut)²
+PROMPT_SECONDS = 0.08  # after which a refusal has been on its way for long
 FIRST_PROBE, PROBE_GROWTH, LONGEST_PROBE, LONGEST_HINT = 0.3, 1.25, 30.0, 120.0
 WIDEN_SECONDS, SUREST, NARROWEST = 0.5, 10.5, 0.9
 
@@ -116,7 +117,8 @@ class Refusals:
         seconds, self._grown_at = min(now - self._grown_at, 1.0), now
         if wanted and self.rate < math.inf:
             calm = max(0.0, now - self._calm_since)
-            self.rate *= 1 + seconds * min(MOST_GROWTH, GROWTH * calm**2, GROWTH_PER_REQUEST * self.rate)
+            blind = max(1.0, self._lag / PROMPT_SECONDS)  # the later refusals come back, the slower
+            self.rate *= 1 + seconds * min(MOST_GROWTH, GROWTH * calm**2 / blind, GROWTH_PER_REQUEST * self.rate)
 
     def refused(self, permit: Permit, now: float, hint: float) -> None:
         """The request was refused for a limit; it is closed already."""
@@ -238,7 +240,7 @@ class Refusals:
     def _no_worse(self) -> bool:
         """Whether the share of refusals at the limit is that away from it."""
         away, limited = (self._counts(limited=limited, before=self._sent) for limited in (False, True))
-        return away[0] >= 3 and limited[1] > 40 and odds(away, limited) < -0.5
+        return away[0] >= 4 and limited[1] > 40 and odds(away, limited) < -0.5
 
     # -- rate
 
