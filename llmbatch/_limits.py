@@ -17,6 +17,8 @@ import time
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from loguru import logger
+
 from llmbatch._evidence import Permit
 from llmbatch._rate_headers import stated_limits
 from llmbatch._refusals import FIRST_WINDOW, Refusals
@@ -28,6 +30,8 @@ __all__ = ["FIRST_WINDOW", "Limiter", "Permit", "limiter_for"]
 
 TOLD_BURST_SECONDS = 0.1  # that may be caught up with after a late moment; well within the margin over a minute
 TOLD_MARGIN = 0.995  # of a limit never to exceed: requests sent evenly may arrive a little closer
+FORGOTTEN_SECONDS = 60.0  # without a request, after which what was found out about refusals is doubted altogether
+SAID_AGAIN_SECONDS = 30.0
 PACE_BURST = 0.05  # seconds of a learnt rate that may be caught up with
 
 
@@ -53,9 +57,15 @@ class _Bucket:
         if self.rate < math.inf:
             self.level -= amount
 
-    def follow(self, rate: float, remaining: float) -> None:
-        """Take over what the provider states: no more than what remains goes before it has stated it anew."""
-        self.rate, self.level, self.burst = rate, remaining, max(1.0, remaining)
+    def follow(self, rate: float, remaining: float, in_flight: float, undecided: float) -> None:
+        """Take over what the provider states: no more than what remains goes before it has stated it anew.
+
+        What it has counted already is at least what was let in, at most all that is in flight.
+        """
+        if self.rate == math.inf:
+            self.level = -math.inf
+        self.level = min(max(self.level, remaining - in_flight), remaining - undecided)
+        self.rate, self.burst = rate, max(1.0, remaining)
 
 
 class Limiter:
@@ -69,6 +79,8 @@ class Limiter:
         self._told: list[tuple[float | None, float | None]] = []
         self.refusals = Refusals(now)
         self.in_flight = 0
+        self._last_sent = now
+        self._said: dict[str, float] = {}
         self._waiters: list[tuple[int, int, float, asyncio.Future[Permit]]] = []
         self._ticket = itertools.count()
         self._timer: asyncio.TimerHandle | None = None
@@ -102,6 +114,9 @@ class Limiter:
 
     async def admit(self, order: int, tokens: float) -> Permit:
         """Wait for this request's turn. Every permit must go to exactly one of `answered`, `refused`, `faulted`."""
+        now = self._clock()
+        if not self.in_flight and not self._waiters and now - self._last_sent > FORGOTTEN_SECONDS:
+            self.refusals = Refusals(now)
         future: asyncio.Future[Permit] = asyncio.get_running_loop().create_future()
         heapq.heappush(self._waiters, (order, next(self._ticket), tokens, future))
         self._pump()
@@ -115,27 +130,29 @@ class Limiter:
     def answered(self, permit: Permit, headers: Mapping[str, str], used_tokens: float | None) -> None:
         """The request was answered: learn what the headers state, and what it really used."""
         self._close(permit)
-        if used_tokens is not None and permit.tokens:
-            for bucket in (self.tokens, self._told_tokens):
-                bucket.take(used_tokens - permit.tokens)
+        if used_tokens is not None:
+            self._correct(permit, used_tokens)
         self._read(headers, permit)
         self._pump()
 
     def refused(self, permit: Permit, headers: Mapping[str, str], hint: float | None) -> None:
-        """The request was refused for a rate limit."""
+        """The request was refused for a limit."""
         self._close(permit)
+        self._correct(permit, 0.0)
         self._read(headers, permit)
         self.refusals.refused(permit, self._clock(), hint or 0.0)
+        self._tell()
         self._pump()
 
     def faulted(self, permit: Permit) -> None:
         """The request failed in a way that says nothing about limits, or was cancelled."""
         self._close(permit)
+        self._correct(permit, 0.0)
         self._pump()
 
     def estimate(self, prompt_tokens: float, max_tokens: float | None) -> float:
         """Tokens that a request will count as: its prompt and what answers have used so far, at first the most."""
-        return prompt_tokens + (self._tokens_per_answer or max_tokens or 0)
+        return prompt_tokens + (self._tokens_per_answer or max_tokens or 0.0)
 
     def used(self, completion_tokens: float) -> None:
         """Learn how many tokens an answer takes."""
@@ -147,17 +164,31 @@ class Limiter:
             permit.open = False
             self.in_flight -= 1
 
-    def _read(self, headers: Mapping[str, str], permit: Permit) -> None:
-        stated = stated_limits(headers)
+    def _correct(self, permit: Permit, used_tokens: float) -> None:
+        """Give back what the request was expected to use and has not used."""
+        if permit.tokens:
+            for bucket in (self.tokens, self._told_tokens):
+                bucket.take(used_tokens - permit.tokens)
+
+    def _tell(self) -> None:
+        """Log what refusals were found to depend on, once for each finding and while."""
+        kind, line = self.refusals.finding
         now = self._clock()
-        if requests := stated.get("requests"):
-            self.requests.refill(now)
-            # Two in reserve, so that a jitter of milliseconds is not a refusal.
-            reserve = min(2.0, requests.rate)
-            self.requests.follow(requests.rate, requests.remaining - reserve - self.refusals.undecided)
-        if tokens := stated.get("tokens"):
-            self.tokens.refill(now)
-            self.tokens.follow(tokens.rate, tokens.remaining - self.refusals.undecided * permit.tokens)
+        if kind and now - self._said.get(kind, -math.inf) > SAID_AGAIN_SECONDS:
+            logger.info("{}", line)
+        if kind:
+            self._said = {**self._said, kind: now}
+
+    def _read(self, headers: Mapping[str, str], permit: Permit) -> None:
+        if not (stated := stated_limits(headers)):
+            return
+        now, in_flight, undecided = self._clock(), self.in_flight, self.refusals.undecided
+        for bucket, unit, each in ((self.requests, "requests", 1.0), (self.tokens, "tokens", permit.tokens)):
+            if limit := stated.get(unit):
+                bucket.refill(now)
+                # Requests are held two in reserve, so that a jitter of milliseconds is not a refusal.
+                reserve = min(2.0, limit.rate) if unit == "requests" else 0.0
+                bucket.follow(limit.rate, limit.remaining - reserve, in_flight * each, undecided * each)
 
     def _buckets(self, now: float) -> tuple[list[_Bucket], list[_Bucket]]:
         """The buckets of requests and of tokens that hold now, filled up to now."""
@@ -203,6 +234,7 @@ class Limiter:
                 permit = Permit(tokens, now)
                 self.refusals.sent(permit, self.in_flight)
                 self.in_flight += 1
+                self._last_sent = now
                 future.set_result(permit)
             heapq.heappop(self._waiters)
 

@@ -34,6 +34,8 @@ RECORD = 128  # requests that are remembered one by one
 FIRST_WINDOW = 8  # requests in flight before the provider has shown anything
 FIRST_GRACE, LEAST_GRACE, MOST_GRACE = 0.09, 0.05, 1.0  # seconds after which what is not refused is let in
 CONVINCED = 3.5  # log of the odds against chance
+RARE = 0.05  # share of refusals by chance below which a single one is news
+SOME_REFUSALS, SOME_REQUESTS = 5, 50  # before chance is called a finding
 RUN = 5  # refusals in a row that may be a closed door
 RECENT_SECONDS, RECENT_REQUESTS = 4.0, 16  # over which the accepted rate is measured, whichever is longer
 HEAD_START = 3.0
@@ -54,6 +56,7 @@ class Refusals:
         self.window: float = FIRST_WINDOW
         self.crowd = 0  # at which refusals begin; 0 when they do not depend on it
         self.total = 0
+        self._lifted = False
         self._record: deque[Permit] = deque()
         self._past = {True: (0.0, 0.0), False: (0.0, 0.0)}  # refused and sent, at a limit and away, before the record
         self._undecided: deque[Permit] = deque()
@@ -63,6 +66,7 @@ class Refusals:
         # rate
         self._limit = math.inf
         self._cut_at = self._grown_at = self._calm_since = now
+        self._interval_rate = math.inf
         self._interval: tuple[int, int] | None = None  # refused and sent before the last cut that had many refusals
         self._patience, self._vain = 1.0, 0
         self._before_cuts = (math.inf, math.inf)
@@ -73,6 +77,21 @@ class Refusals:
         self._probe: Permit | None = None
         self._tender = 0  # requests to be let in before an opened door is believed
         self._held_by = 0
+
+    @property
+    def finding(self) -> tuple[str, str]:
+        """What refusals were found to depend on, as a word and as a line for people; empty before they were."""
+        chance = self._chance(self._sent)
+        if self._closed:
+            return "door", "everything is refused: one request at a time is tried"
+        if self.crowd:
+            return "crowd", f"requests are refused from {self.crowd} in flight on: no more are sent at once"
+        if self.rate < math.inf:
+            return "rate", f"refusals depend on the rate: paced at {self.rate:.3g} requests a second"
+        if self.total >= SOME_REFUSALS and self._sent >= SOME_REQUESTS and chance > RARE / 5:
+            mend = "pacing lifted" if self._lifted else "nothing is held back"
+            return "chance", f"refusals do not depend on the rate ({chance:.0%} of requests): {mend}"
+        return "", ""
 
     def wait(self, now: float, in_flight: int) -> float:
         """Seconds until one more may be sent, as far as window and door go; inf: when something has come back."""
@@ -185,7 +204,9 @@ class Refusals:
     def _counts(self, limited: bool, before: int) -> tuple[float, float]:
         """Refused and sent at a limit or away from it, before the request of that number."""
         refused, sent = self._past[limited]
-        found = [p.refused for p in self._record if p.limited is limited and p.number < before and (p.refused or p.let_in)]
+        found = [
+            p.refused for p in self._record if p.limited is limited and p.number < before and (p.refused or p.let_in)
+        ]
         return refused + sum(found), sent + len(found)
 
     def _chance(self, before: int | None = None) -> float:
@@ -197,7 +218,7 @@ class Refusals:
 
     def _convinced(self, chance: float) -> float:
         """Log odds that are enough; where many are refused by chance, runs of them come by chance too."""
-        return CONVINCED * (self._patience if chance < 0.05 else 2 * self._patience)
+        return CONVINCED * (self._patience if chance < RARE else 2 * self._patience)
 
     def _decide(self, permit: Permit, known: list[Permit], run: int, now: float) -> None:
         recent = [p for p in known if p.number >= self._decided_at]
@@ -220,10 +241,10 @@ class Refusals:
         elif self.rate == math.inf:
             if timed > convinced and sum(p.refused for p in timeline[place:]) >= 3:
                 self._cut(now, FIRST_CUT, self._sent - since)
-        elif self._chance() < 0.05 and self._no_worse():
+        elif self._chance() < RARE and self._no_worse():
             self._lift()
         else:
-            near = permit.limited and self._chance() < 0.05
+            near = permit.limited and self._chance() < RARE
             if near:
                 start = since_excess(recent, self._chance(), 2.0)
             else:
@@ -284,10 +305,11 @@ class Refusals:
 
     def _lift(self) -> None:
         self.rate = self._limit = math.inf
-        self._interval, self._vain = None, 0
+        self._interval, self._vain, self._lifted = None, 0, True
         for permit in self._record:
             permit.limited = False
-        self._past[False] = tuple(map(sum, zip(self._past[True], self._past[False], strict=True)))
+        (k, n), (m, o) = self._past[False], self._past[True]
+        self._past[False] = (k + m, n + o)
         self._past[True] = (0.0, 0.0)
         self._decided_at = self._sent
 

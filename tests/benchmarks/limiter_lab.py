@@ -325,7 +325,10 @@ def main() -> None:
             if controller == "llmbatch":
                 cells[-1] += f" ({min(run.share for run in runs):.2f}/{max(run.refusals for run in runs)})"
         bar = f"{scenario.share:.2f}" + ("" if scenario.refusals is None else f"/{scenario.refusals}")
-        print(f"{scenario.name:40} {scenario.ideal():8.1f} {bar:>10} " + " ".join(f"{cell:>14}" for cell in cells), flush=True)
+        print(
+            f"{scenario.name:40} {scenario.ideal():8.1f} {bar:>10} " + " ".join(f"{cell:>14}" for cell in cells),
+            flush=True,
+        )
 
 
 if __name__ == "__main__":
