@@ -63,7 +63,7 @@ class Batch:
             "{} batch: batch size: {}, max workers: {}, {}",
             self.noun, "unknown" if self.count is None else self.count, options.max_workers, facts,
         )  # fmt: skip
-        bar = ProgressBar(self.count, options.progress)
+        bar = ProgressBar(self.count, options.progress, note=self.run.limits_found)
         tally = bar.tally
         try:
             async with contextlib.aclosing(self.run.rows()) as rows:

@@ -18,6 +18,7 @@ from llmbatch._batch.rows import failure_row
 from llmbatch._batch.slots import Slots
 from llmbatch._leaves.fan_out import fan_out
 from llmbatch._leaves.identity import fingerprints
+from llmbatch._litellm.prices import model_info
 from llmbatch._litellm.worst import worst_cost
 from llmbatch._request.failures import Failure
 from llmbatch._request.guards import Breaker
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Run", "sender_for"]
 
+GUESSED_ANSWER_TOKENS = 4096  # that an answer may have, where neither the call nor LiteLLM's map bounds it
+
 T = TypeVar("T")
 R = TypeVar("R")
 S = TypeVar("S")
@@ -56,10 +59,16 @@ def sender_for(plan: ChatPlan | EmbeddingsPlan, options: Options, budget: Budget
         retries=options.retries,
         timeout=options.timeout,
         worst_cost=None if options.max_cost is None else worst_cost(plan),
+        longest_answer=_longest_answer(plan.target) if options.tokens_per_minute else 0.0,
         credentials=plan.credentials,
         priced=plan.target.provider != copilot.PROVIDER,
         secrets=plan.secrets,
     )
+
+
+def _longest_answer(target: Target) -> float:
+    """In tokens: the model's own limit, else a guess."""
+    return model_info(target.name, target.provider).get("max_output_tokens") or GUESSED_ANSWER_TOKENS
 
 
 class Run(Generic[T, R]):
@@ -83,6 +92,10 @@ class Run(Generic[T, R]):
     def target(self) -> Target:
         """The target that was asked for."""
         return self.senders[0].target
+
+    def limits_found(self) -> str:
+        """What refusals of the target were found to depend on, in a line; empty before that."""
+        return self.senders[0].limiter.refusals.finding[1]
 
     def rows(self) -> AsyncGenerator[tuple[int, Row]]:
         """Run it."""

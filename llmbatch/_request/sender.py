@@ -73,7 +73,10 @@ class Outcome:
 
 @dataclass(kw_only=True)
 class Sender:
-    """Sends requests to one target. `worst_cost` bounds a request's price in USD, where there is a budget."""
+    """Sends requests to one target. `worst_cost` bounds a request's price in USD, where there is a budget.
+
+    `longest_answer`, in tokens, is what a request that names no bound counts as until answers have come.
+    """
 
     target: Target
     limiter: Limiter
@@ -82,6 +85,7 @@ class Sender:
     retries: int
     timeout: float | None
     worst_cost: Callable[[Mapping[str, Any]], float] | None = None
+    longest_answer: float = 0.0
     credentials: Credentials | None = None
     priced: bool = True
     secrets: tuple[str, ...] = ()
@@ -195,7 +199,9 @@ class Sender:
 
     def _tokens(self, request: Mapping[str, Any]) -> float:
         length = sum(len(text) for text in _prompts(request))
-        most = request.get("max_tokens") or request.get("max_completion_tokens")
+        most = request.get("max_tokens") or request.get("max_completion_tokens") or self.longest_answer
+        if "input" in request:
+            most = 0
         return self.limiter.estimate(length / _CHARACTERS_PER_TOKEN + 4, most)
 
     def _over_budget(self) -> Failure:
