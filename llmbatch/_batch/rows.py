@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, ValidationError
 
 from llmbatch._leaves.row import Row, answer_row, error_row, row_text
-from llmbatch._request.failures import Failure, clean
+from llmbatch._request.failures import Failure
 
 if TYPE_CHECKING:
     from llmbatch._litellm import Target
@@ -23,7 +23,7 @@ def failure_row(
     """The error row of a failure; `cost` in USD, None where the provider may have charged for it."""
     return error_row(
         type=failure.type,
-        message=clean(failure.message),
+        message=" ".join(failure.message.split()),
         model=target.model,
         custom_id=custom_id,
         status_code=failure.status_code,

@@ -7,6 +7,7 @@ holds nothing of the row.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from itertools import chain, islice
 from typing import Any
@@ -22,6 +23,9 @@ def check_number(
         kind = "a whole number" if whole else "a number"
         msg = f"{name} must be {kind}, not {type(value).__name__} ({value!r}); {mend}"
         raise TypeError(msg)
+    if isinstance(value, float) and not math.isfinite(value):
+        msg = f"{name} must be a finite number, not {value!r}; {mend}"
+        raise ValueError(msg)
     if (value <= 0 if least is None else value < least) or (most is not None and value > most):
         limit = "more than 0" if least is None else f"at least {least:g}"
         limit = limit if most is None else f"between {least or 0:g} and {most:g}"

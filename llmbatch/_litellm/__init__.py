@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import gc
 import os
+import sys
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping
     from types import ModuleType
 
-__all__ = ["Answer", "Target", "get_json", "load", "provider_of", "resolve", "warm_up",
+__all__ = ["Answer", "Target", "get_json", "load", "own_keys", "provider_of", "resolve", "warm_up",
            "without_refused_defaults"]  # fmt: skip
 
 _CALLBACK_SECONDS = 3.0
@@ -44,6 +45,12 @@ def load() -> ModuleType:
     litellm.disable_hf_tokenizer_download = True
     at_end(_ending)
     return litellm
+
+
+def own_keys() -> list[str]:
+    """The keys that somebody has set on LiteLLM itself (`litellm.api_key = …`)."""
+    settings = vars(sys.modules.get("litellm", sys)).items()
+    return [value for name, value in settings if name.endswith(("_key", "_token")) and isinstance(value, str)]
 
 
 @contextlib.contextmanager
