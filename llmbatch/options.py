@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict
 
-from llmbatch._leaves.checks import check_number
+from llmbatch._leaves.checks import check_number, checked_ids
 
 if TYPE_CHECKING:
     import os
@@ -139,16 +139,15 @@ class Options:
                 check_number(name, value, "leave it out (None) for no limit")
         check_number("retries", self.retries, "0 sends each row once", whole=True, least=0)
         on_result: Any = self.on_result
-        if wrong := [entry for entry in self.fallbacks if not isinstance(entry, str | dict)]:
-            kind = type(wrong[0]).__name__
-            msg = f'fallbacks holds a {kind}; each must be a model\'s name or a dict: ["gpt-4o", {{"model": "..."}}]'
+        entries: list[Any] = list(self.fallbacks)
+        if wrong := next((type(entry).__name__ for entry in entries if not isinstance(entry, str | dict)), None):
+            msg = f'fallbacks holds a {wrong}; each must be a model\'s name or a dict: ["gpt-4o", {{"model": "..."}}]'
             raise TypeError(msg)
         if on_result is not None and not callable(on_result):
             msg = "on_result must be a function of (index, row)"
             raise TypeError(msg)
-        if self.custom_ids is not None and len(set(self.custom_ids)) != len(self.custom_ids):
-            msg = "custom_ids holds an id twice; answers are joined by id, so each row needs its own"
-            raise ValueError(msg)
+        for _ in checked_ids(self.custom_ids or ()):
+            pass
 
 
 def _listed(name: str, given: Any, what: str) -> list[Any] | None:

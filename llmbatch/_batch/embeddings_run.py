@@ -104,7 +104,7 @@ class EmbeddingsRun(Run[_Chunk, list[tuple[int, Row]]]):
 
     async def _sent(self, texts: list[_Text]) -> list[Row]:
         """A row for each text; a chunk that is refused as a whole is halved until only the bad texts fail."""
-        request = self.plan.request([text.text for text in texts])
+        request = {**self.plan.request(texts[0].text), "input": [text.text for text in texts]}
         outcome = await self.senders[0].send(request, texts[0].index, self.call_for(texts[0].index))
         failure = outcome.failure
         if failure is None:

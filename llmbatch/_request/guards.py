@@ -39,7 +39,7 @@ class Breaker:
     async def unless_stopped(self, wait: Coroutine[Any, Any, T]) -> T | None:
         """What `wait` comes to, or None as soon as the sending is stopped."""
         try:
-            async with asyncio.timeout(None) as until:
+            async with asyncio.timeout(None if self.stopped is None else 0) as until:
                 self._waits.add(until)
                 return await wait
         except TimeoutError:

@@ -97,10 +97,9 @@ class ChatPlan(_Plan):
 class EmbeddingsPlan(_Plan):
     """Of embeddings."""
 
-    def request(self, texts: Any) -> dict[str, Any]:
-        """LiteLLM's arguments for one text, or for a list of texts sent together. Raises as `ChatPlan.request` does."""
-        given = [checked_text(text) for text in texts] if isinstance(texts, list) else checked_text(texts)
-        return {**copied(self.params), "input": given}
+    def request(self, text: Any) -> dict[str, Any]:
+        """LiteLLM's arguments for one text. Raises as `ChatPlan.request` does."""
+        return {**copied(self.params), "input": checked_text(text)}
 
 
 def plan_chat(
