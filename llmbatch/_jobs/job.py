@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 import tempfile
@@ -257,6 +258,11 @@ class BatchJob:
                 for part in self.state.parts:
                     files = await self._downloaded(remote, part, Path(directory))
                     await asyncio.to_thread(join.add, part, files)
+            if join.told:
+                asked: dict[str, Payload] = {}
+                with contextlib.suppress(BatchJobError):
+                    asked = await again.bodies(self.state, remote, join.told, None)
+                join.without_quotes(asked)
         ends = [part.ended_at for part in self.state.parts if part.ended_at]
         elapsed = float(max(0, max(ends) - self.state.created_at)) if ends else 0.0
         return BatchResults(join.rows(), elapsed=elapsed, response_format=self._response_format)
