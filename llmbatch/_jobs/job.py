@@ -19,6 +19,7 @@ from llmbatch._jobs.remote import ProviderFailedError, Remote
 from llmbatch._jobs.results import Join
 from llmbatch._jobs.state import JobState, Part
 from llmbatch._leaves.background import awaited, in_background
+from llmbatch._leaves.checks import check_number
 from llmbatch._litellm.files import Access
 from llmbatch.errors import BatchJobError
 from llmbatch.progress import ProgressBar
@@ -212,6 +213,9 @@ class BatchJob:
         *,
         progress: bool | None = None,
     ) -> BatchJob:
+        check_number("poll", poll, "it is the first pause in seconds", least=0)
+        if timeout is not None:
+            check_number("timeout", timeout, "None waits as long as it takes", least=0)
         started, pause = time.monotonic(), poll
         bar = ProgressBar(len(self), progress)
         try:
