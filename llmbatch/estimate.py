@@ -6,8 +6,8 @@ import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from llmbatch._jobs.rendering import Filling
-from llmbatch._leaves.checks import check_messages_list
+from llmbatch._jobs.rendering import BadRow, Filling, line_for
+from llmbatch._leaves.checks import UnsendableError, check_messages_list
 from llmbatch._leaves.files import json_line
 from llmbatch._leaves.identity import SeenIds, custom_id_for
 from llmbatch._litellm.prices import batch_cost, count_tokens, has_batch_price, live_cost
@@ -116,14 +116,14 @@ class _Counts:
         self.rows += 1
         try:
             request = self.plan.request(item)
-        except ValueError:
+            custom_id = custom_id_for(request)
+            line = None if self.provider is None else line_for(request, custom_id, self.provider)
+        except (BadRow, UnsendableError):
             self.invalid += 1
             return
-        custom_id = custom_id_for(request)
         self.repeats += not self._seen.add(custom_id)
-        if self.provider is not None:
-            payload = self.provider.render_payload_for_batch_request(request, custom_id)
-            self.files += self._filling.begins_file(len(json_line(payload)))
+        if line is not None:
+            self.files += self._filling.begins_file(len(json_line(line)))
         characters = len(json.dumps(request["messages"], ensure_ascii=False))
         self.images += any(_has_media(message) for message in request["messages"])
         self._characters += characters

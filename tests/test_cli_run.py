@@ -141,6 +141,17 @@ def test_csv_with_a_template_reports_empty_cells_in_their_place(shell: Shell, se
     assert json.loads(done.stdout)["errors"] == {"InvalidRow": 1}
 
 
+def test_a_table_as_pandas_writes_it_is_read(shell: Shell, server: Server) -> None:
+    """`df.to_csv()` has its index in a column without a name; a row with too many cells is still refused."""
+    source = shell.directory / "in.csv"
+    source.write_text(",text\n0,good\n1,bad\n")
+    assert shell.run(source, "--column", "text").exit_code == 0
+    assert {request.text for request in server.requests} == {"good", "bad"}
+    source.write_text("a,text\n0,good,more\n")
+    refused = shell.run(source, "--column", "text")
+    assert (refused.exit_code, "as many cells" in refused.stderr) == (2, True)
+
+
 def test_parquet_and_piped_csv_give_a_column_to_ask_with(shell: Shell, server: Server) -> None:
     """--column takes a column as it is; --id-column names the ids; --format says what a pipe holds."""
     pandas = pytest.importorskip("pandas")

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from tests.server import Server
 
 HI = {"role": "user", "content": "Hi"}
+NUMBERS = ("max_cost", "timeout", "deadline", "requests_per_minute", "tokens_per_minute", "temperature")
 
 
 @pytest.mark.parametrize(
@@ -36,6 +37,11 @@ HI = {"role": "user", "content": "Hi"}
         ({"request_per_minute": 3}, ValueError, "did you mean requests_per_minute"),
         ({"num_retries": 3}, ValueError, "use retries="),
         ({"fallbacks": "gpt-4o"}, TypeError, "put it in a list"),
+        ({"fallbacks": ["gpt-4o", None]}, TypeError, "a model's name or a dict"),
+        ({"fallbacks": 5}, TypeError, "put it in a list"),
+        ({"custom_ids": "ab", "messages_list": [[HI], [HI]]}, TypeError, "put it in a list"),
+        ({"custom_ids": ["a", 2], "messages_list": [[HI], [HI]]}, ValueError, r"str\(id\)"),
+        *(({name: float(value)}, ValueError, "finite") for value in ("nan", "inf") for name in NUMBERS),
         ({"custom_ids": ["a", "a"], "messages_list": [[HI], [HI]]}, ValueError, "an id twice"),
         ({"custom_ids": ["a"], "messages_list": [[HI], [HI]]}, ValueError, "1 ids for 2 rows"),
         ({"on_result": 3}, TypeError, "function"),
@@ -91,3 +97,30 @@ def test_a_batch_as_a_job_is_checked_alike(server: Server, option: dict[str, Any
             [[HI]], "openai/gpt-4o-mini", batch_job=True, api_base=server.api_base, api_key="k", **option
         )
     assert not server.requests
+
+
+def test_what_is_no_list_but_can_be_counted_is_taken_in_its_order(server: Server) -> None:
+    """A filtered column (whose index has gaps), a generator of ids, and None where nothing is meant."""
+    pd = pytest.importorskip("pandas")
+    frame = pd.DataFrame({"id": ["a", "b", "c"], "text": ["no", "yes", "yes"]}).query("text == 'yes'")
+    chats = frame["text"].map(lambda text: [{"role": "user", "content": text}])
+    given = {"api_base": server.api_base, "api_key": "sk-test", "progress": False}
+    results = llmbatch.create_chat_completions_batch(
+        chats, "openai/gpt-4o-mini", custom_ids=frame["id"], fallbacks=None, **given
+    )
+    assert [row["custom_id"] for row in results] == ["b", "c"]
+    assert not results.failed
+    ids: Any = (f"id-{at}" for at in range(2))
+    results = llmbatch.create_embeddings_batch(frame["text"], "openai/e", custom_ids=ids, **given)
+    assert [row["custom_id"] for row in results] == ["id-0", "id-1"]
+    assert not results.failed
+
+
+def test_too_few_ids_for_a_generator_are_told(server: Server) -> None:
+    """When the row comes that has none."""
+    with pytest.raises(ValueError, match="holds 2 ids, fewer than there are rows; give one each"):
+        llmbatch.create_chat_completions_batch(
+            ([HI] for _ in range(9)), "openai/gpt-4o-mini", custom_ids=["a", "b"], max_workers=1,
+            api_base=server.api_base, api_key="sk-test", progress=False,
+        )  # fmt: skip
+    assert len(server.requests) == 2

@@ -12,6 +12,7 @@ from loguru import logger
 
 from llmbatch._batch.rows import chat_row
 from llmbatch._batch.run import Run, sender_for
+from llmbatch._leaves.checks import UnsendableError
 from llmbatch._leaves.identity import CustomIds
 from llmbatch._leaves.row import Row
 from llmbatch._request.guards import Budget
@@ -50,7 +51,7 @@ class ChatRun(Run[Any, tuple[int, Row]]):
         try:
             request = self.plans[0].request(conversation)
             request_id = self._ids(request)
-        except Exception as exc:  # noqa: BLE001 - a row that cannot be sent is that row's error
+        except UnsendableError as exc:
             return index, self._refused(self._row_id(index, None), "InvalidRow", str(exc))
         custom_id = self._row_id(index, request_id)
         known, prints = self._known(request, request_id, custom_id)

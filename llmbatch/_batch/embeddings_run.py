@@ -102,7 +102,7 @@ class EmbeddingsRun(Run[_Chunk, list[tuple[int, Row]]]):
 
     async def _sent(self, texts: list[_Text]) -> list[Row]:
         """A row for each text; a chunk that is refused as a whole is halved until only the bad texts fail."""
-        request = self.plan.request([text.text for text in texts])
+        request = {**self.plan.request(texts[0].text), "input": [text.text for text in texts]}
         first, begun = texts[0].index, self._begun(*(text.index for text in texts))
         send = partial(self.senders[0].send, request, first, self.call_for(first), begun)
         outcome = await self._in_time(send, lambda: None)

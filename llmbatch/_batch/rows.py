@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ValidationError
 
 from llmbatch._leaves.row import CUT_OFF, Row, answer_row, error_row, plain, refusal_text, row_text
-from llmbatch._request.failures import Failure, clean
+from llmbatch._request.failures import Failure
 
 if TYPE_CHECKING:
     from llmbatch._litellm import Target
@@ -23,7 +23,7 @@ def failure_row(failure: Failure, target: Target, custom_id: str, **spent: Any) 
     """The error row of a failure; `spent` is an `Outcome`'s: attempts, cost in USD (None: perhaps charged), times."""
     return error_row(
         type=failure.type,
-        message=clean(failure.message),
+        message=" ".join(failure.message.split()),
         model=target.model,
         custom_id=custom_id,
         status_code=failure.status_code,

@@ -62,7 +62,6 @@ def sender_for(plan: ChatPlan | EmbeddingsPlan, options: Options, budget: Budget
         longest_answer=_longest_answer(plan.target) if options.tokens_per_minute else 0.0,
         credentials=plan.credentials,
         priced=plan.target.provider != copilot.PROVIDER,
-        secrets=plan.secrets,
     )
 
 
@@ -158,8 +157,12 @@ class Run(Generic[T, R]):
 
     def _row_id(self, index: int, request_id: str | None) -> str:
         """The row's id: the caller's, else its request's, else its place."""
-        if self.options.custom_ids is not None:
-            return self.options.custom_ids[index]
+        ids = self.options.custom_ids
+        if ids is not None:
+            if index >= len(ids):
+                msg = f"custom_ids holds {len(ids)} ids, fewer than there are rows; give one each"
+                raise ValueError(msg)
+            return ids[index]
         return request_id or f"row-{index}"
 
     def _refused(self, custom_id: str, kind: str, message: str, **spent: Any) -> Row:

@@ -150,6 +150,6 @@ async def recover(state: JobState, remote: Remote, ids: Sequence[str]) -> None:
                 state.name, state.endpoint = payload["body"]["model"], batch.get("endpoint") or payload["url"]
             name = (batch.get("metadata") or {}).get(PART_TAG) or str(batch["id"])
             part = Part(name, spans_of(sorted(positions)), sha256="", bytes=path.stat().st_size)
-            part.update(batch)
+            await remote.take_over(part, batch)
             state.parts.append(part)
     state.custom_ids = list(at)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 import tempfile
@@ -18,6 +19,7 @@ from llmbatch._jobs.remote import ProviderFailedError, Remote
 from llmbatch._jobs.results import Join
 from llmbatch._jobs.state import JobState, Part
 from llmbatch._leaves.background import awaited, in_background
+from llmbatch._leaves.checks import check_number
 from llmbatch._leaves.row import numbered
 from llmbatch._litellm.files import Access
 from llmbatch.errors import BatchJobError
@@ -212,6 +214,9 @@ class BatchJob:
         *,
         progress: bool | None = None,
     ) -> BatchJob:
+        check_number("poll", poll, "it is the first pause in seconds", least=0)
+        if timeout is not None:
+            check_number("timeout", timeout, "None waits as long as it takes", least=0)
         started, pause = time.monotonic(), poll
         bar = ProgressBar(len(self), progress)
         try:
@@ -258,6 +263,11 @@ class BatchJob:
                 for part in self.state.parts:
                     files = await self._downloaded(remote, part, Path(directory))
                     await asyncio.to_thread(join.add, part, files)
+            if join.told:
+                asked: dict[str, Payload] = {}
+                with contextlib.suppress(BatchJobError):
+                    asked = await again.bodies(self.state, remote, join.told, None)
+                join.without_quotes(asked)
         ends = [part.ended_at for part in self.state.parts if part.ended_at]
         elapsed = float(max(0, max(ends) - self.state.created_at)) if ends else 0.0
         return BatchResults(join.rows(), elapsed=elapsed, response_format=self._response_format)

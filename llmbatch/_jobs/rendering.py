@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from llmbatch._leaves.checks import UnsendableError, checked_ids
 from llmbatch._leaves.identity import CustomIds, SeenIds
 from llmbatch.providers.registry import provider_for
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from llmbatch._request.plans import ChatPlan, EmbeddingsPlan
     from llmbatch.providers.base import Payload, Provider
 
-__all__ = ["BadRow", "Filling", "PayloadChecks", "read_payloads", "rendered"]
+__all__ = ["BadRow", "Filling", "PayloadChecks", "line_for", "read_payloads", "rendered"]
 
 
 class BadRow(ValueError):  # noqa: N818 - a value that stands for a row, raised only where there are no rows
@@ -34,7 +35,7 @@ def rendered(
     """A payload, or what is wrong with it, for each item in order."""
     provider = provider or provider_for(plan.target.provider)
     derived = CustomIds()
-    given = None if custom_ids is None else _checked_ids(custom_ids)
+    given = None if custom_ids is None else checked_ids(custom_ids)
     for index, item in enumerate(items):
         custom_id = next(given, None) if given else None
         if given and custom_id is None:
@@ -42,25 +43,29 @@ def rendered(
             raise ValueError(msg)
         try:
             request = plan.request(item)
-        except ValueError as exc:
-            yield BadRow(str(exc), custom_id or f"row-{index}")
-        else:
-            yield provider.render_payload_for_batch_request(request, custom_id or derived(request))
+            line: Payload | BadRow = line_for(request, custom_id or derived(request), provider)
+        except UnsendableError as exc:
+            line = BadRow(str(exc), custom_id or f"row-{index}")
+        except BadRow as exc:
+            line = exc
+        yield line
     if given and next(given, None) is not None:
         msg = "custom_ids has more ids than there are rows; give one each"
         raise ValueError(msg)
 
 
-def _checked_ids(custom_ids: Iterable[Any]) -> Iterator[str]:
-    seen = SeenIds()
-    for at, custom_id in enumerate(custom_ids):
-        if not isinstance(custom_id, str) or not custom_id:
-            msg = f"custom_ids[{at}] must be a string that is not empty, not {custom_id!r}"
-            raise ValueError(msg)
-        if not seen.add(custom_id):
-            msg = f"custom_ids[{at}] is {custom_id!r} a second time; each row needs its own"
-            raise ValueError(msg)
-        yield custom_id
+def line_for(request: Mapping[str, Any], custom_id: str, provider: Provider) -> Payload:
+    """The payload of one request. Raises BadRow where it is the row that cannot be rendered, not the parameters."""
+    try:
+        return provider.render_payload_for_batch_request(request, custom_id)
+    except Exception as exc:  # noqa: BLE001 - LiteLLM's own, of any kind
+        plain = {"messages": [{"role": "user", "content": "x"}]} if "messages" in request else {"input": "x"}
+        try:
+            provider.render_payload_for_batch_request({**request, **plain}, custom_id)
+        except Exception:  # noqa: BLE001 - any row with these parameters
+            raise exc from None
+        msg = f"LiteLLM makes no request of it ({type(exc).__name__})"
+    raise BadRow(msg, custom_id)
 
 
 def read_payloads(path: str | os.PathLike[str]) -> Iterator[Payload]:

@@ -11,11 +11,12 @@ from loguru import logger
 
 from llmbatch._batch.lines import SUCCESS, row_from_line
 from llmbatch._batch.rows import chat_row, failure_row
+from llmbatch._jobs.remote import MESSAGE_LEFT_OUT
 from llmbatch._leaves.row import Row, answer_row, numbered
 from llmbatch._litellm import Answer
 from llmbatch._litellm.answers import answer_body
 from llmbatch._litellm.prices import batch_cost
-from llmbatch._request.failures import RETRYABLE_STATUS, Failure
+from llmbatch._request.failures import RETRYABLE_STATUS, Failure, clean
 from llmbatch._request.plans import ChatPlan
 from llmbatch._request.sender import Outcome
 
@@ -24,12 +25,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from llmbatch._jobs.state import JobState, Part
+    from llmbatch.providers.base import Payload
 
 __all__ = ["Join"]
 
 _ID_IN_BROKEN_LINE = re.compile(rb'"custom_id"\s*:\s*"([^"\\]+)"')
 # Codes of error lines for requests that were never run: the provider charges nothing for them.
-_NOT_RUN = {"batch_expired": "BatchExpired", "batch_cancelled": "BatchCancelled"}
+_NOT_RUN = {"batch_expired": "expired", "batch_cancelled": "cancelled"}
 _UNREAD = "UnparsableResult"
 
 
@@ -47,13 +49,27 @@ class Join:
             custom_id: self._error(custom_id, "InvalidRow", message) for custom_id, message in state.invalid.items()
         }
         self.notes: Counter[str] = Counter()
+        self._told: set[str] = set()
+
+    @property
+    def told(self) -> list[str]:
+        """The rows whose errors are the provider's own words about them."""
+        return [custom_id for custom_id in self._told if "error" in self._rows.get(custom_id, {})]
+
+    def without_quotes(self, requests: Mapping[str, Payload]) -> None:
+        """Take out of the provider's words what they quote of these requests; those about no known one are left out."""
+        for custom_id in self.told:
+            row = self._rows[custom_id]
+            kind, _, message = row["error"].partition(": ")
+            known = requests.get(custom_id)
+            row["error"] = f"{kind}: {MESSAGE_LEFT_OUT if known is None else clean(message, known['body'])}"
 
     def rows(self) -> list[Row]:
         """The rows, in the order of the input."""
         for note, times in self.notes.items():
             logger.warning("Batch job {}: {} {}", self._state.id, times, note)
         return [
-            numbered(index, self._rows.get(custom_id) or self._missing(custom_id, None))
+            numbered(index, self._rows.get(custom_id) or self._missing(custom_id, ""))
             for index, custom_id in enumerate(self._state.custom_ids)
         ]
 
@@ -68,7 +84,7 @@ class Join:
         refusals = self._refusals(part)
         for position in part.positions():
             custom_id = self._state.custom_ids[position]
-            row = found.get(custom_id) or refusals.get(custom_id) or self._missing(custom_id, part)
+            row = found.get(custom_id) or refusals.get(custom_id) or self._missing(custom_id, part.status)
             before = self._rows.get(custom_id)
             if before is None or "error" in before:
                 self._rows[custom_id] = row
@@ -124,13 +140,15 @@ class Join:
         """The row of an error line, in whichever of its two places the error is."""
         row = row_from_line(line)
         details = row["error_details"]
-        status = details["status_code"]
-        kind = _NOT_RUN.get(details["type"], details["type"])
+        status, kind = details["status_code"], details["type"]
+        if kind in _NOT_RUN:
+            return self._missing(row["custom_id"], _NOT_RUN[kind])
         message = row["error"].partition(": ")[2]
+        self._told.add(row["custom_id"])
         return self._error(
-            row["custom_id"], kind, message, status_code=status, attempts=0 if kind in _NOT_RUN.values() else 1,
+            row["custom_id"], kind, message, status_code=status, attempts=1,
             # A line that says neither a status nor why is a provider's slip, not a refusal.
-            retryable=kind in {*_NOT_RUN.values(), "RequestError"} or status in RETRYABLE_STATUS,
+            retryable=kind == "RequestError" or status in RETRYABLE_STATUS,
         )  # fmt: skip
 
     def _refusals(self, part: Part) -> dict[str, Row]:
@@ -154,8 +172,7 @@ class Join:
             rows[custom_id] = row
         return rows
 
-    def _missing(self, custom_id: str, part: Part | None) -> Row:
-        status = part.status if part else ""
+    def _missing(self, custom_id: str, status: str) -> Row:
         if status == "expired":
             message = "the completion window ended before the provider got to this request"
             return self._error(custom_id, "BatchExpired", message, retryable=True)

@@ -7,6 +7,7 @@ of LiteLLM's own keyword arguments.
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +17,16 @@ from llmbatch._litellm.unheard import unheard
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Answer", "Target", "get_json", "load", "provider_of", "resolve", "warm_up",
+__all__ = ["Answer", "Target", "get_json", "load", "own_keys", "provider_of", "resolve", "warm_up",
            "without_refused_defaults"]  # fmt: skip
 
 _BY_SDK = {"openai", "azure"}
+
+
+def own_keys() -> list[str]:
+    """The keys that somebody has set on LiteLLM itself (`litellm.api_key = …`)."""
+    settings = vars(sys.modules.get("litellm", sys)).items()
+    return [value for name, value in settings if name.endswith(("_key", "_token")) and isinstance(value, str)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from typing import TYPE_CHECKING, TypeVar
 
 from llmbatch._request.failures import Failure
 
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+    from typing import Any
+
 __all__ = ["Breaker", "Budget"]
+
+T = TypeVar("T")
 
 # Rows in a row that fail with a fault that the others would meet too, before the rest is not sent.
 FEW, FEW_AFTER_SUCCESS = 5, 15
@@ -27,6 +34,20 @@ class Breaker:
         self.stopped: Failure | None = None
         self._in_a_row = 0
         self._any_success = False
+        self._waits: set[asyncio.Timeout] = set()
+
+    async def unless_stopped(self, wait: Coroutine[Any, Any, T]) -> T | None:
+        """What `wait` comes to, or None as soon as the sending is stopped."""
+        try:
+            async with asyncio.timeout(None if self.stopped is None else 0) as until:
+                self._waits.add(until)
+                return await wait
+        except TimeoutError:
+            if not until.expired():
+                raise
+            return None
+        finally:
+            self._waits.discard(until)
 
     def succeeded(self) -> None:
         """A row was answered."""
@@ -49,6 +70,8 @@ class Breaker:
         self.stopped = Failure(
             "NotSent", f"not sent, since {why}", failure.status_code, failure.provider, retryable=True, shared=True
         )
+        for until in self._waits:
+            until.reschedule(0)
 
 
 class Budget:

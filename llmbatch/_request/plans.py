@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from llmbatch import _litellm
@@ -18,6 +16,8 @@ from llmbatch._leaves.checks import check_number, checked_messages, checked_text
 from llmbatch.options import OWN_OPTIONS
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from llmbatch._request.sender import Credentials
 
 __all__ = [
@@ -79,11 +79,6 @@ class _Plan:
     params: Mapping[str, Any] = field(repr=False)
     credentials: Credentials | None = field(default=None, repr=False)
 
-    @property
-    def secrets(self) -> tuple[str, ...]:
-        """Values that no log and no row may show."""
-        return _secrets(self.params)
-
 
 @dataclass(frozen=True, eq=False)
 class ChatPlan(_Plan):
@@ -102,10 +97,9 @@ class ChatPlan(_Plan):
 class EmbeddingsPlan(_Plan):
     """Of embeddings."""
 
-    def request(self, texts: Any) -> dict[str, Any]:
-        """LiteLLM's arguments for one text, or for a list of texts sent together. Raises as `ChatPlan.request` does."""
-        given = [checked_text(text) for text in texts] if isinstance(texts, list) else checked_text(texts)
-        return {**copied(self.params), "input": given}
+    def request(self, text: Any) -> dict[str, Any]:
+        """LiteLLM's arguments for one text. Raises as `ChatPlan.request` does."""
+        return {**copied(self.params), "input": checked_text(text)}
 
 
 def plan_chat(
@@ -191,10 +185,3 @@ def _checked_kwargs(kwargs: Mapping[str, Any]) -> dict[str, Any]:
             msg = f"unknown option {name}=; did you mean {close[0]}=?"
             raise ValueError(msg)
     return {name: value for name, value in kwargs.items() if value is not None and name not in left_out}
-
-
-def _secrets(params: Mapping[str, Any]) -> tuple[str, ...]:
-    marks = ("key", "token", "secret", "password", "credential", "authorization")
-    nested = chain.from_iterable(v.items() for v in params.values() if isinstance(v, Mapping))
-    pairs = ((str(k).lower(), v) for k, v in chain(params.items(), nested))
-    return tuple(v for k, v in pairs if isinstance(v, str) and v and any(mark in k for mark in marks))

@@ -88,7 +88,6 @@ class Sender:
     longest_answer: float = 0.0
     credentials: Credentials | None = None
     priced: bool = True
-    secrets: tuple[str, ...] = ()
 
     async def send(self, request: dict[str, Any], order: int, call: Call, outcome: Outcome | None = None) -> Outcome:
         """Send until answered or failed for good; never raises for what a provider, the network or LiteLLM does.
@@ -116,12 +115,15 @@ class Sender:
             return await self._attempt(request, order, call, outcome)
         except AttemptFailedError as exc:
             first = exc
-        async for attempt in retrying(self.retries, paced=True):
+        async for attempt in retrying(self.retries, paced=True).copy(sleep=self._pause):
             with attempt:
                 if attempt.retry_state.attempt_number == 1:
                     raise first
                 return await self._attempt(request, order, call, outcome)
         raise AssertionError  # unreachable: tenacity ends with a result or an exception
+
+    async def _pause(self, seconds: float) -> None:
+        await self.breaker.unless_stopped(asyncio.sleep(seconds))
 
     async def _attempt(self, request: dict[str, Any], order: int, call: Call, outcome: Outcome) -> Answer:
         """One attempt, with its worst case reserved while it runs. Counts itself and its cost in `outcome`."""
@@ -132,10 +134,12 @@ class Sender:
         sent_at = None
         try:
             arguments = await self._arguments(outcome)
-            permit = await self.limiter.admit(order, self._tokens(request))
+            permit = await self.breaker.unless_stopped(self.limiter.admit(order, self._tokens(request)))
             if self.breaker.stopped is not None:
-                self.limiter.faulted(permit)
+                if permit is not None:
+                    self.limiter.faulted(permit)
                 raise NotSentError(self.breaker.stopped)
+            assert permit is not None  # noqa: S101 - nothing was stopped
             outcome.attempts += 1
             cost = None  # unknown, should it be cancelled from here on
             sent_at = time.monotonic()
@@ -182,7 +186,7 @@ class Sender:
         except AttemptFailedError as exc:
             failure = exc.failure  # classified where it was sent
         except Exception as exc:  # noqa: BLE001 - a failing request becomes a row, whatever it failed with
-            failure = failures.classify(exc, self.target.provider)
+            failure = failures.classify(exc, self.target.provider, request)
         else:
             answer = answer if self.priced else replace(answer, cost=None)
             usage = answer.body.get("usage") or {}
@@ -195,7 +199,7 @@ class Sender:
             self.limiter.refused(permit, failure.headers, failure.hint)
         else:
             self.limiter.faulted(permit)
-        return replace(failure, message=failures.clean(failure.message, (*self.secrets, *_prompts(request))))
+        return failure
 
     def _tokens(self, request: Mapping[str, Any]) -> float:
         length = sum(len(text) for text in _prompts(request))
@@ -212,7 +216,7 @@ class Sender:
 
 
 def _prompts(request: Mapping[str, Any]) -> list[str]:
-    """The texts of a request: what must not show in an error, and what counts as tokens."""
+    """The texts of a request, which count as tokens."""
     given = request.get("input")
     if given is not None:
         return [given] if isinstance(given, str) else [text for text in given if isinstance(text, str)]

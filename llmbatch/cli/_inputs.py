@@ -241,9 +241,9 @@ def _csv(file: IO[bytes]) -> Records:
     csv.field_size_limit(_LONGEST_CELL)
     text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
     try:
-        reader = csv.DictReader(text, restkey="", strict=True)
+        reader = csv.DictReader(text, strict=True)
         for record in reader:
-            if None in record.values() or "" in record:
+            if None in record.values() or None in record:
                 columns = len(reader.fieldnames or ())
                 msg = f"line {reader.line_num} has not as many cells as the header ({columns}); quote cells with commas"
                 raise ValueError(msg)

@@ -7,6 +7,7 @@ GITHUB_COPILOT_API_BASE and GITHUB_COPILOT_API_KEY_URL (LiteLLM's names) overrid
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import time
 from dataclasses import replace
@@ -57,7 +58,7 @@ def requests_per_minute() -> float:
         limit = float(given)
     except ValueError:
         limit = 0.0
-    if limit <= 0:
+    if not 0 < limit < math.inf:
         msg = f"COPILOT_REQUESTS_PER_MINUTE must be a positive number, not {given!r}; unset it for 60"
         raise ValueError(msg)
     return limit
