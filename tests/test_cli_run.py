@@ -190,7 +190,7 @@ def test_a_changed_input_is_sent_again_and_paid_answers_are_kept(shell: Shell, s
     assert [(line["custom_id"], text_of(line)) for line in lines(shell.out)] == [
         ("b", answer_to("two")), ("a", answer_to("one, edited")), ("d", answer_to("three")),
     ]  # fmt: skip
-    assert [line["custom_id"] for line in lines(shell.directory / "out.jsonl.old")] == ["c"]
+    assert [line["custom_id"] for line in lines(shell.directory / "out.jsonl.old")] == ["a", "c"]
 
 
 def test_an_edit_undone_after_a_kill_is_asked_again(shell: Shell, server: Server) -> None:

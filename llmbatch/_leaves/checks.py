@@ -53,7 +53,6 @@ def check_messages_list(messages_list: Any) -> tuple[Iterable[Any], int | None]:
 def check_texts(texts: Any) -> tuple[Iterable[Any], int | None]:
     """The texts to embed as an iterable, and their number where it is known. Raises TypeError, with the mend."""
 
-
     def check(first: Sequence[Any]) -> None:
         if all(isinstance(item, list | tuple | Mapping) for item in first):
             msg = f'texts holds {type(first[0]).__name__} objects; pass a list of strings: ["...", ...]'

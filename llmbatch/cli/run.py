@@ -81,7 +81,11 @@ def run(source: str, output: Path | None, dry_run: bool, **options: Any) -> None
         if output is None or dry_run:
             emit(batches.preview())
         else:
-            sys.exit(_answer(batches, output))
+            from llmbatch.cli._output import journal  # noqa: PLC0415 - `--help` needs none of it
+
+            with journal(output) as path:
+                code = _answer(batches, path)
+            sys.exit(code)
 
 
 class _Batches:
@@ -157,7 +161,7 @@ def _answer(batches: _Batches, output: Path) -> int:
                 for index, row in finished:
                     tally.add(group.positions[index], row)
         output.parent.mkdir(parents=True, exist_ok=True)
-        others = arrange(output, tally.custom_ids, tally.unsent)
+        arranged = arrange(output, tally.custom_ids, tally.unsent)
     except CheckpointError as exc:
         raise ValueError(str(exc)) from exc
     except KeyboardInterrupt:
@@ -166,8 +170,12 @@ def _answer(batches: _Batches, output: Path) -> int:
             err=True,
         )
         return INTERRUPTED
-    if others:
-        click.echo(f"{others} answers to rows that IN no longer has went to {output}.old", err=True)
+    if arranged.moved:
+        click.echo(
+            f"{arranged.moved} answers to rows that IN no longer has, or asks anew, went to {output}.old", err=True
+        )
+    if arranged.kept:
+        click.echo(f"{arranged.kept} rows failed now and keep the answers of an earlier run in {output}", err=True)
     tally.report(output, before)
     return BAD_END if tally.sums.failed else 0
 
