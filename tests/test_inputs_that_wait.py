@@ -76,12 +76,11 @@ def test_an_input_of_known_length_has_all_its_rows_at_the_deadline(server: Serve
 
 
 def test_an_input_that_raises_ends_the_batch_after_its_rows(server: Server, tmp_path: Path) -> None:
-    """Each row that it gave is answered and kept: given by the iterator, and in the file and `interrupted_results()`."""
+    """Each row that it gave is answered and kept: by the iterator, in the file and in `interrupted_results()`."""
     server.set(latency=0.02)
-    found = {}
+    found: dict[int, Any] = {}
     with pytest.raises(OSError, match="disk gone"):
-        for index, row in llmbatch.as_completed(failing(25), **place(server.api_base)):
-            found[index] = row
+        found.update(llmbatch.as_completed(failing(25), **place(server.api_base)))
     assert [answered(found[index], index) for index in range(25)] == [True] * 25
     path = tmp_path / "run.jsonl"
     with pytest.raises(OSError, match="disk gone") as caught:

@@ -81,16 +81,17 @@ from tests.talk import chats, place
 given = place({base!r}, max_workers=4, retries=0)
 _ = await llmbatch.acreate_chat_completions_batch(chats(1), **given)
 """
+KEPT = "len(llmbatch.interrupted_results().succeeded)"
 STOPPED_FORMS = {
-    "_ = await llmbatch.acreate_chat_completions_batch(chats(300), **given)": "len(llmbatch.interrupted_results().succeeded)",
+    "_ = await llmbatch.acreate_chat_completions_batch(chats(300), **given)": KEPT,
     "n = 0\nasync for _ in llmbatch.as_completed(chats(300), **given): n += 1": "n",
-    "_ = llmbatch.create_chat_completions_batch(chats(300), **given)": "len(llmbatch.interrupted_results().succeeded)",
+    "_ = llmbatch.create_chat_completions_batch(chats(300), **given)": KEPT,
 }
 
 
 @pytest.mark.processes
 def test_stop_ends_a_running_cell_and_keeps_what_is_done(server: Server) -> None:
-    """Jupyter's Stop during an awaited batch, an `async for` and a blocking call: nothing more is sent, rows are there."""
+    """Jupyter's Stop in an awaited batch, an `async for`, a blocking call: nothing more is sent, rows are there."""
     server.set(latency=0.05)
     manager, client = start_new_kernel(kernel_name="python3", cwd=str(EXAMPLES.parent))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import weakref
 from collections import Counter
 from contextlib import contextmanager
@@ -18,10 +19,8 @@ from llmbatch._batch.lines import output_lines, row_from_line, written_row
 from llmbatch._leaves.files import replaceable, replacing
 from llmbatch.errors import CheckpointError
 
-try:
+if sys.platform != "win32":  # where nothing is locked
     import fcntl
-except ModuleNotFoundError:  # Windows, where nothing is locked
-    fcntl = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -147,19 +146,18 @@ def _split(fingerprints: Mapping[str, str]) -> tuple[str, _Fields]:
 
 def lock(file: IO[bytes], path: Path) -> None:
     """Hold the file for this process; the lock goes with the process, however it ends."""
-    if fcntl is None:
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        raise CheckpointError(_in_use(path)) from None
-    _locked.add(file)
+    if sys.platform != "win32":
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise CheckpointError(_in_use(path)) from None
+        _locked.add(file)
 
 
 def unlock(file: IO[bytes]) -> None:
     """Let the file go, also where a child process has it too."""
     _locked.discard(file)
-    if fcntl is not None:
+    if sys.platform != "win32":
         fcntl.flock(file, fcntl.LOCK_UN)
 
 

@@ -30,7 +30,7 @@ def journal(output: Path) -> Iterator[Path]:
     own = os.path.samestat(output.stat(), os.fstat(1))
     with (
         tempfile.TemporaryDirectory(prefix="llmbatch-") as directory,
-        open(os.dup(1), "wb") if own else output.open("ab") as device,
+        os.fdopen(os.dup(1), "wb") if own else output.open("ab") as device,
     ):
         path = Path(directory) / output.name
         try:
@@ -115,7 +115,7 @@ class _Lines:
 def _rewrite(
     file: IO[bytes], path: Path, found: _Lines, custom_ids: Iterable[str], made: Mapping[str, bytes] | None = None
 ) -> int:
-    """Write the lines of these ids, made ones among them, and what is left to `NAME.old`; returns how many these are."""
+    """Write the lines of these ids, made ones among them, and append what is left to `NAME.old`; returns how many."""
     wanted, made = list(custom_ids), made or {}
     left = found.superseded + [found.kept[row_id] for row_id in found.kept.keys() - set(wanted)]
     if left:
