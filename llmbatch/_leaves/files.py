@@ -25,7 +25,7 @@ def replaceable(path: str | os.PathLike[str]) -> bool:
 
     A device, a pipe or what the shell has put there as standard output can only be written to.
     """
-    if not os.path.exists(path):
+    if not Path(path).exists():
         return True
     with suppress(OSError):  # no standard output, or a link to nothing
         if os.path.samestat(os.stat(path), os.fstat(1)):  # noqa: PTH116 - a descriptor has no Path
