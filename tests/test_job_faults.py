@@ -81,6 +81,15 @@ def test_a_refusal_says_what_was_refused_and_shows_no_key(
     assert (len(batches.files), len(batches.jobs)) == (1, 1)
 
 
+def test_a_state_file_that_cannot_be_written_is_told_before_anything_is_created(
+    batches: BatchProvider, place: dict[str, Any], tmp_path: Path
+) -> None:
+    """A folder that takes no file is an error with its mend."""
+    with pytest.raises(BatchJobError, match="another path"):
+        submitted(place, state=tmp_path / ("x" * 250))
+    assert not batches.files
+
+
 def test_a_body_in_a_json_string_is_read(
     batches: BatchProvider, place: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
