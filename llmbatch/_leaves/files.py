@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["json_line", "replaceable", "replacing"]
+__all__ = ["is_standard_output", "json_line", "replaceable", "replacing"]
 
 
 def json_line(value: Any, errors: str = "strict") -> bytes:
@@ -25,12 +25,15 @@ def replaceable(path: str | os.PathLike[str]) -> bool:
 
     A device, a pipe or what the shell has put there as standard output can only be written to.
     """
-    if not Path(path).exists():
-        return True
-    with suppress(OSError):  # no standard output, or a link to nothing
-        if os.path.samestat(os.stat(path), os.fstat(1)):  # noqa: PTH116 - a descriptor has no Path
-            return False
-    return Path(path).is_file()
+    return not Path(path).exists() or (Path(path).is_file() and not is_standard_output(path))
+
+
+def is_standard_output(path: str | os.PathLike[str]) -> bool:
+    """Whether this process prints to that very file, device or pipe."""
+    try:
+        return os.path.samestat(Path(path).stat(), os.fstat(1))
+    except OSError:  # none of them there
+        return False
 
 
 @contextmanager

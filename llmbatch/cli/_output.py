@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NamedTuple
 
 from llmbatch._batch.checkpoint import lock, rewriting, unlock
 from llmbatch._batch.lines import output_lines, written_row
-from llmbatch._leaves.files import replaceable
+from llmbatch._leaves.files import is_standard_output, replaceable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,16 +24,20 @@ __all__ = ["answered", "arrange", "journal"]
 
 @contextmanager
 def journal(output: Path) -> Iterator[Path]:
-    """The file that rows are written to as they finish: `output`, or one that is copied to a device in the end."""
+    """The file that rows are written to as they finish: `output`, or one that is copied to a device or pipe in the end.
+
+    Where that is standard output it has the rows alone: what is printed meanwhile goes to standard error.
+    """
     if replaceable(output):
         yield output
         return
-    own = os.path.samestat(output.stat(), os.fstat(1))
-    with (
-        tempfile.TemporaryDirectory(prefix="llmbatch-") as directory,
-        os.fdopen(os.dup(1), "wb") if own else output.open("ab") as device,
-    ):
-        path = Path(directory) / output.name
+    with ExitStack() as stack:
+        path = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="llmbatch-"))) / output.name
+        if is_standard_output(output):
+            stack.enter_context(redirect_stdout(sys.stderr))
+            device = stack.enter_context(os.fdopen(os.dup(1), "wb"))
+        else:
+            device = stack.enter_context(output.open("ab"))
         try:
             yield path
         finally:

@@ -84,7 +84,7 @@ def run(source: str, output: Path | None, dry_run: bool, **options: Any) -> None
             from llmbatch.cli._output import journal  # noqa: PLC0415 - `--help` needs none of it
 
             with journal(output) as path:
-                code = _answer(batches, path)
+                code = _answer(batches, path, output)
             sys.exit(code)
 
 
@@ -148,20 +148,20 @@ class _Batches:
         return {"payload": payload, "estimates": estimates, "refused": refused}
 
 
-def _answer(batches: _Batches, output: Path) -> int:
-    """Send everything, and return the exit code."""
+def _answer(batches: _Batches, path: Path, output: Path) -> int:
+    """Send everything, with `path` as the journal of `output`, and return the exit code."""
     from llmbatch.cli._output import answered, arrange  # noqa: PLC0415 - `--help` needs none of it
     from llmbatch.errors import CheckpointError  # noqa: PLC0415
 
     tally = _Tally(batches.rows)
     try:
-        before = answered(output)
+        before = answered(path)
         for group in batches.rows.groups:
-            with closing(batches.send(group, output)) as finished:
+            with closing(batches.send(group, path)) as finished:
                 for index, row in finished:
                     tally.add(group.positions[index], row)
-        output.parent.mkdir(parents=True, exist_ok=True)
-        arranged = arrange(output, tally.custom_ids, tally.unsent)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        arranged = arrange(path, tally.custom_ids, tally.unsent)
     except CheckpointError as exc:
         raise ValueError(str(exc)) from exc
     except KeyboardInterrupt:
