@@ -61,7 +61,8 @@ def create_chat_completions_batch(
         requests_per_minute, tokens_per_minute: limits never to exceed; left out, they are learnt from the provider.
         retries: faults (5xx, resets, timeouts) that a row survives, 6; refusals for a rate limit do not count.
         timeout: seconds for one whole attempt, 600; None for no end.
-        deadline: seconds for the whole batch; rows not done by then become error rows.
+        deadline: seconds for the whole batch; rows not done by then become error rows, and a generator is asked for
+            no more.
         max_cost: USD never to exceed; each request's worst case is reserved before it is sent.
         fallbacks: models to try, in order, when a row finally fails.
         checkpoint: path of a journal of finished rows; a rerun sends only what is missing or failed.

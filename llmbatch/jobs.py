@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import os
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -22,7 +23,7 @@ from llmbatch._request.plans import DEFAULT_MAX_TOKENS, DEFAULT_TEMPERATURE, Cha
 from llmbatch.estimate import estimate_plan
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from llmbatch._batch.chat_run import ChatRun
     from llmbatch.options import ChatOptions
@@ -149,10 +150,25 @@ async def _submitted(submission: submit.Submission, state: PathLike | None, **ho
         known = submit.known_state(state, made)
         job = BatchJob(known, path=state, access=submission.access, response_format=submission.response_format)
         job.save()
-        async with job.remote() as remote:
-            for part, path in zip(known.parts, files, strict=False):
-                await remote.submit(part, path)
+        with _left_running(job):
+            async with job.remote() as remote:
+                for part, path in zip(known.parts, files, strict=False):
+                    await remote.submit(part, path)
     return job
+
+
+@contextmanager
+def _left_running(job: BatchJob) -> Iterator[None]:
+    """An interruption says which job goes on at the provider, and how to find it again."""
+    try:
+        yield
+    except asyncio.CancelledError as exc:
+        again = f"{job.id!r}, model={job.state.model!r}" if job.path is None else repr(str(job.path))
+        exc.add_note(
+            f"batch job {job.id} goes on at the provider: job = llmbatch.retrieve_batch_job({again}), "
+            "then job.wait().results() or job.cancel()"
+        )
+        raise
 
 
 async def _found(
@@ -171,8 +187,9 @@ async def _found(
 async def run_batch_job(run: ChatRun, completion_window: str) -> BatchResults:
     """`create_chat_completions_batch(…, batch_job=True)`: submit what the run would send, wait, and return the rows.
 
-    Of its options, `checkpoint` is the job's state file; `deadline` cancels the job, and rows not done by then are
-    error rows. How fast it goes is the provider's choice.
+    Of its options, `checkpoint` is the job's state file: the same call with it goes on after an interruption, which
+    leaves the job running, and submits the failed rows again once it has ended. `deadline` cancels the job, and rows
+    not done by then are error rows. How fast it goes is the provider's choice.
     """
     options, plan, conversations = run.options, run.plans[0], run.conversations
     if options.fallbacks:
@@ -181,16 +198,20 @@ async def run_batch_job(run: ChatRun, completion_window: str) -> BatchResults:
         )
         raise ValueError(msg)
     if options.max_cost is not None:
-        conversations = list(conversations)
-        await asyncio.to_thread(_check_cost, plan, conversations, options.max_cost)
+        conversations = held = await asyncio.to_thread(list, conversations)
+        await asyncio.to_thread(_check_cost, plan, held, options.max_cost)
     submission = submit.of_plan(plan, conversations, options.custom_ids)
+    earlier = options.checkpoint is not None and await asyncio.to_thread(Path(options.checkpoint).exists)
     job = await _submitted(submission, options.checkpoint, completion_window=completion_window)
-    try:
-        await job.await_(timeout=options.deadline, progress=options.progress)
-    except TimeoutError:
-        await job.acancel()
-        await job.await_(timeout=_CANCEL_SECONDS, progress=False)
-    results = await job.aresults()
+    with _left_running(job):
+        if earlier and (job.ended or job.status == "submitting"):
+            await job.aresubmit_failed()
+        try:
+            await job.await_(timeout=options.deadline, progress=options.progress)
+        except TimeoutError:
+            await job.acancel()
+            await job.await_(timeout=_CANCEL_SECONDS, progress=False)
+        results = await job.aresults()
     if options.on_result is not None:
         for index, row in enumerate(results):
             options.on_result(index, row)

@@ -9,6 +9,8 @@ import pty
 import shlex
 import signal
 import termios
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -22,7 +24,6 @@ from tests.talk import lines, script, until
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable
-    from pathlib import Path
 
 MODEL = "openai/test-model"
 
@@ -202,7 +203,54 @@ def test_a_changed_input_is_sent_again_and_paid_answers_are_kept(shell: Shell, s
     assert [(line["custom_id"], text_of(line)) for line in lines(shell.out)] == [
         ("b", answer_to("two")), ("a", answer_to("one, edited")), ("d", answer_to("three")),
     ]  # fmt: skip
-    assert [line["custom_id"] for line in lines(shell.directory / "out.jsonl.old")] == ["c"]
+    assert [line["custom_id"] for line in lines(shell.directory / "out.jsonl.old")] == ["a", "c"]
+
+
+def test_no_error_takes_the_place_of_an_answer(shell: Shell, server: Server) -> None:
+    """A rerun that asks anew and fails, with a bad key or an emptied cell, leaves the answers; a good one does not."""
+    rows = [{"id": f"r{i}", "prompt": f"q{i}"} for i in range(4)]
+    source = write(shell.directory / "in.jsonl", rows)
+    assert shell.run(source).exit_code == 0
+    paid = shell.out.read_bytes()
+    server.handler = lambda request: Response(401)
+    done = shell.run(source, "-t", "0.9")
+    assert done.exit_code == 1
+    assert "4 rows failed now and keep the answers" in done.stderr
+    assert shell.out.read_bytes() == paid
+    (shell.directory / "in.csv").write_text("id,text\nr0,\n" + "".join(f"r{i},q{i}\n" for i in range(1, 4)))
+    assert shell.run(shell.directory / "in.csv", "--column", "text").exit_code == 1
+    assert shell.out.read_bytes() == paid
+    server.handler = None
+    server.reset()
+    assert shell.run(source).exit_code == 0
+    assert not server.requests
+    assert shell.run(source, "-t", "0.9").exit_code == 0
+    old = shell.directory / "out.jsonl.old"
+    assert len(server.requests) == 4
+    assert old.read_bytes() == paid
+    assert [line["custom_id"] for line in lines(shell.out)] == ["r0", "r1", "r2", "r3"]
+    assert shell.out.read_bytes() != paid
+
+
+def test_a_pipe_or_a_terminal_as_out_stays_what_it_is(shell: Shell, server: Server) -> None:
+    """The rows are written to it in order in the end; nothing takes its place."""
+    source = write(shell.directory / "in.jsonl", [{"id": f"r{i}", "prompt": f"q{i}"} for i in range(3)])
+    shell.out = shell.directory / "pipe"
+    os.mkfifo(shell.out)
+    with ThreadPoolExecutor(1) as pool:
+        read = pool.submit(shell.out.read_text)
+        assert shell.run(source).exit_code == 0
+        rows = [json.loads(line) for line in read.result(30).splitlines()]
+    assert [row["custom_id"] for row in rows] == ["r0", "r1", "r2"]
+    assert shell.out.is_fifo()
+    ours, theirs = pty.openpty()
+    shell.out = Path(os.ttyname(theirs))
+    assert shell.run(source).exit_code == 0
+    assert shell.out.is_char_device()
+    assert [json.loads(line)["custom_id"] for line in os.read(ours, 1 << 16).splitlines()] == ["r0", "r1", "r2"]
+    os.close(ours)
+    os.close(theirs)
+    assert sorted(path.name for path in shell.directory.iterdir()) == ["in.jsonl", "pipe"]
 
 
 def test_an_edit_undone_after_a_kill_is_asked_again(shell: Shell, server: Server) -> None:

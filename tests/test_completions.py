@@ -122,7 +122,7 @@ def test_hundreds_of_rows_survive_faults(provider: Callable[..., Server]) -> Non
 
 
 def test_a_generator_is_taken_as_it_is_sent(provider: Callable[..., Server]) -> None:
-    """Rows of a generator are taken a few at a time, not all at once."""
+    """Rows of a generator are taken when they have a slot, not all at once."""
     server = provider(latency=0.01)
     taken = 0
 
@@ -134,7 +134,7 @@ def test_a_generator_is_taken_as_it_is_sent(provider: Callable[..., Server]) -> 
 
     for number, _ in enumerate(llmbatch.as_completed(generated(), **place(server.api_base), max_workers=4)):
         if number == 20:
-            assert taken < 300
+            assert taken <= 21 + 4
             break
 
 

@@ -67,7 +67,7 @@ def test_a_retry_does_not_outlive_the_deadline(server: Server) -> None:
 
 
 INTERRUPTED = """
-import asyncio, sys, llmbatch
+import asyncio, sys, time, llmbatch
 from tests.talk import batch, chats, place
 base, path = sys.argv[1:]
 given = place(base, max_workers=4)
@@ -75,10 +75,18 @@ async def inside_a_loop():
     batch(base, chats(30), max_workers=4)
 async def awaited():
     await llmbatch.acreate_chat_completions_batch(chats(30), **given)
+def awaited_in_a_loop_of_its_own():
+    before, loop = llmbatch.interrupted_results(), asyncio.new_event_loop()
+    try:
+        loop.run_until_complete(awaited())
+    finally:  # the loop stands still: nobody awaits any more
+        while llmbatch.interrupted_results() is before:
+            time.sleep(0.05)
 for form in (
     lambda: batch(base, chats(30), max_workers=4, checkpoint=path),
     lambda: asyncio.run(inside_a_loop()),
     lambda: asyncio.run(awaited()),
+    awaited_in_a_loop_of_its_own,
 ):
     input()
     try:
@@ -93,6 +101,20 @@ try:
         count += 1
 except KeyboardInterrupt:
     print(count, flush=True)
+input()
+async def iterated():
+    global count
+    async for _ in llmbatch.as_completed(chats(30), **given):
+        count += 1
+try:
+    asyncio.run(iterated())
+except KeyboardInterrupt:
+    print(count - 6, flush=True)
+input()
+def endless():
+    yield from chats(10)
+    time.sleep(600)
+batch(base, endless(), max_workers=10)
 """
 
 
@@ -100,7 +122,8 @@ except KeyboardInterrupt:
 def test_ctrl_c_keeps_what_is_done_in_every_form(server: Server, tmp_path: Path) -> None:
     """KeyboardInterrupt is raised in the call, nothing more is sent, and the same process can go on.
 
-    In a plain script, in a running loop as in a notebook, awaited, and as an iterator.
+    In a plain script, in a running loop as in a notebook, awaited, in a loop that Ctrl-C stops, as an iterator of
+    either kind, and with an input that blocks. Uncaught, it ends with a line that says where the rows are.
     """
     path = tmp_path / "run.jsonl"
     server.handler = slow_after(6)
@@ -108,7 +131,7 @@ def test_ctrl_c_keeps_what_is_done_in_every_form(server: Server, tmp_path: Path)
     with script(INTERRUPTED, server.api_base, str(path), **given) as process:
         assert process.stdin
         assert process.stdout
-        for said in (KEPT, KEPT, KEPT, "6"):
+        for said in (KEPT, KEPT, KEPT, KEPT, "6", "6", ""):
             server.reset()
             process.stdin.write("\n")
             process.stdin.flush()
@@ -117,7 +140,12 @@ def test_ctrl_c_keeps_what_is_done_in_every_form(server: Server, tmp_path: Path)
             os.kill(process.pid, signal.SIGINT)
             assert process.stdout.readline().strip() == said
             assert len(server.requests) == 10
-        assert process.communicate(timeout=30) == ("", "")
+        _, err = process.communicate(timeout=30)
+    assert err.startswith("Traceback")
+    assert err.splitlines()[-2:] == [
+        "KeyboardInterrupt",
+        "6 rows were done: llmbatch.interrupted_results() has them; with checkpoint= a rerun sends only the rest",
+    ]
     server.handler = None
     server.reset()
     rows = batch(server.api_base, chats(30), checkpoint=path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -99,6 +100,57 @@ def test_a_batch_can_run_as_a_job(batches: BatchProvider, place: dict[str, Any],
         assert results.texts == [answer_to(f"Question {i}") for i in range(3)]
     assert seen == [0, 1, 2] * 2
     assert len(batches.jobs) == 1
+
+
+def test_a_rerun_of_a_job_sends_its_failed_rows_again(
+    batches: BatchProvider, place: dict[str, Any], tmp_path: Path
+) -> None:
+    """As a live batch with a checkpoint does, and only these; also where that was cut short."""
+
+    def run() -> llmbatch.BatchResults:
+        given: dict[str, Any] = {"batch_job": True, "custom_ids": ["a", "b", "c"], "progress": False, **place}
+        return llmbatch.create_chat_completions_batch(asked(3), MODEL, checkpoint=tmp_path / "job.json", **given)
+
+    batches.fates = {"a": "expired", "b": "failed"}
+    assert run().texts == [None, None, answer_to("Question 2")]
+    batches.fates = {"b": "failed"}
+    assert run().texts == [answer_to("Question 0"), None, answer_to("Question 2")]
+    batches.fault("POST", "/v1/batches", Response(401))
+    with pytest.raises(BatchJobError):
+        run()
+    batches.fates.clear()
+    assert run().texts == [answer_to(f"Question {i}") for i in range(3)]
+    run()
+    sizes = [len(batches.files[job["input_file_id"]].content.splitlines()) for job in batches.jobs.values()]
+    assert sizes == [3, 2, 1]
+
+
+def test_an_interruption_leaves_the_job_and_says_how_to_go_on(
+    batches: BatchProvider, place: dict[str, Any], tmp_path: Path
+) -> None:
+    """The error names the job's id or its state file, by which it is found, waited for or cancelled."""
+    batches.polls = 10**6
+
+    async def interrupted(**options: Any) -> str:
+        made = len(batches.jobs)
+        given = {"batch_job": True, "progress": False, **place, **options}
+        task = asyncio.ensure_future(llmbatch.acreate_chat_completions_batch(asked(2), MODEL, **given))
+        while len(batches.jobs) == made:  # noqa: ASYNC110 - the server is another thread
+            await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError) as caught:
+            await task
+        (note,) = caught.value.__notes__
+        return note
+
+    state = tmp_path / "job.json"
+    for options in ({}, {"checkpoint": state}):
+        note = asyncio.run(interrupted(**options))
+        job = list(batches.jobs.values())[-1]
+        assert job["status"] != "cancelling"
+        assert job["metadata"]["llmbatch_job"] in note
+    assert repr(str(state)) in note
+    assert f"retrieve_batch_job({str(state)!r})" in note
 
 
 def test_a_deadline_cancels_the_job(batches: BatchProvider, place: dict[str, Any]) -> None:

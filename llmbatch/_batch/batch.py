@@ -33,7 +33,8 @@ _interrupted: BatchResults | None = None
 def interrupted_results() -> BatchResults | None:
     """What the last interrupted batch of this process had finished, None if there was none.
 
-    A list of as many rows as that batch had got to; those not done are error rows of type `Cancelled`.
+    A list of as many rows as that batch had got to; those not done are error rows of type `Cancelled`. What ends a
+    batch so is Ctrl-C, a notebook's Stop, a cancelled task, and an exception of its input or of `on_result`.
 
     Example:
         try:
@@ -54,6 +55,9 @@ class Batch:
     facts: Mapping[str, Any]
     response_format: type[Any] | None = None
 
+    def __post_init__(self) -> None:
+        self.run.count = self.count
+
     async def as_completed(self) -> AsyncGenerator[tuple[int, Row]]:
         """The rows as they finish, logged, counted and shown."""
         options = self.run.options
@@ -73,9 +77,11 @@ class Batch:
                     if "error" in row:
                         with bar.aside():
                             logger.debug("Row {} failed: {}", index, row["error"])
-                    if options.on_result is not None:
-                        options.on_result(index, row)
-                    yield index, row
+                    try:
+                        if options.on_result is not None:
+                            options.on_result(index, row)
+                    finally:  # the row is done, whatever on_result does
+                        yield index, row
         finally:
             bar.close()
             elapsed = time.perf_counter() - started
@@ -98,10 +104,18 @@ class Batch:
             async with contextlib.aclosing(self.as_completed()) as finished:
                 async for index, row in finished:
                     rows[index] = row  # noqa: PERF403 - what is there when it is cancelled counts
-        except asyncio.CancelledError:
-            _interrupted = self._results(rows, max([self.count or 0, *(index + 1 for index in rows)]), started)
+        except BaseException as exc:
+            if rows or isinstance(exc, asyncio.CancelledError):
+                _interrupted = self._results(rows, max([self.count or 0, *(index + 1 for index in rows)]), started)
+                exc.add_note(self._said(len(rows)))
             raise
         return self._results(rows, len(rows), started)
+
+    def _said(self, done: int) -> str:
+        path = self.run.options.checkpoint
+        given = "" if path is None else repr(str(path))
+        rest = f"with checkpoint={given} a rerun sends only the rest"
+        return f"{done} rows were done: llmbatch.interrupted_results() has them; {rest}"
 
     def _results(self, rows: dict[int, Row], count: int, started: float) -> BatchResults:
         return BatchResults(

@@ -77,12 +77,14 @@ class Run(Generic[T, R]):
         senders: for the model asked for, and then its fallbacks.
         call_for: gives, for an input's index, the function that sends one request once.
         under_way: what has become so far of the inputs whose rows have not been taken yet, one outcome a model.
+        count: how many inputs there are, None where nobody knows.
     """
 
     def __init__(self, options: Options, senders: list[Sender], call: Call) -> None:
         self.options = options
         self.senders = senders
         self.call_for: Callable[[int], Call] = lambda _: call
+        self.count: int | None = None
         self._checkpoint: Checkpoint | None = None
         self._deadline: float | None = None
         self.under_way: dict[int, list[Outcome]] = {}
@@ -101,17 +103,21 @@ class Run(Generic[T, R]):
         raise NotImplementedError
 
     async def _running(self, items: Iterable[T], work: Callable[[int, T], Awaitable[R]]) -> AsyncGenerator[R]:
-        """Fan `work` out over the items, with the checkpoint open and the caller's limits in force."""
+        """Fan `work` out over the items, with the checkpoint open and the caller's limits in force.
+
+        At the deadline nobody waits for the next item of an input of unknown length; of a known one each item is a row.
+        """
         options, limiter = self.options, self.senders[0].limiter
         if options.deadline is not None:
             self._deadline = asyncio.get_running_loop().time() + options.deadline
+        until = self._deadline if self.count is None else None
         slots = Slots(options.max_workers, limiter)
         with contextlib.ExitStack() as stack:
             if options.checkpoint is not None:
                 self._checkpoint = Checkpoint(options.checkpoint)
                 stack.callback(self._checkpoint.close)
             stack.enter_context(limiter.told(options.requests_per_minute, options.tokens_per_minute))
-            async with contextlib.aclosing(fan_out(items, work, slots=slots)) as finished:
+            async with contextlib.aclosing(fan_out(items, work, slots=slots, until=until)) as finished:
                 async for _, result in finished:
                     slots.finished()
                     yield result

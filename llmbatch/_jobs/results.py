@@ -93,8 +93,11 @@ class Join:
         try:
             line = json.loads(text)
             custom_id = line["custom_id"]
+            response = line.get("response") or {}
+            if isinstance(response.get("body"), str):
+                response["body"] = _unquoted(response["body"])
             row = self._row(line)
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, AttributeError):
             named = _ID_IN_BROKEN_LINE.search(text)
             custom_id = named.group(1).decode("utf-8", "replace") if named else ""
             row = self._error(
@@ -194,6 +197,14 @@ class Join:
     ) -> Row:
         failure = Failure(kind, message, status_code, retryable=retryable)
         return failure_row(failure, self._state.target, custom_id, **spent)
+
+
+def _unquoted(body: str) -> Any:
+    """A body that is JSON in a JSON string, as OGX's server writes it, or words."""
+    try:
+        return json.loads(body)
+    except ValueError:
+        return {"message": body}
 
 
 def _said(row: Row) -> Any:

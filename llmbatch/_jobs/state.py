@@ -124,12 +124,16 @@ class JobState:
         )  # fmt: skip
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write it so that a crash leaves the old file or the new one."""
+        """Write it so that a crash leaves the old file or the new one. Raises BatchJobError where it cannot be."""
         target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(target) as file:
-            data = {"llmbatch": "batch job", **asdict(self)}
-            file.write(json.dumps(data, ensure_ascii=False, indent=1).encode())
+        data = {"llmbatch": "batch job", **asdict(self)}
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(target) as file:
+                file.write(json.dumps(data, ensure_ascii=False, indent=1).encode())
+        except OSError as exc:
+            msg = f"cannot write the state file {target}: {exc.strerror}; make room in its folder, or give another path"
+            raise BatchJobError(msg) from exc
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> JobState:

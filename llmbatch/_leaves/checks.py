@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
-from itertools import chain, islice
 from typing import Any
 
 from llmbatch._leaves.identity import SeenIds
@@ -50,39 +49,55 @@ def check_number(
 def check_messages_list(messages_list: Any) -> tuple[Iterable[Any], int | None]:
     """The conversations as an iterable that starts at the first one, and their number where it is known.
 
-    Raises TypeError, with the mend, when the argument as a whole is not a list (or generator) of conversations.
+    Raises TypeError, with the mend, when the argument as a whole is not a list (or generator) of conversations; of a
+    generator that shows when its first item comes.
     """
     kind = type(messages_list).__name__
     mend = 'pass a list of conversations: [[{"role": "user", "content": "..."}], ...]'
-    items, count, first = _peeked(messages_list, "messages_list", mend)
-    if first and all(isinstance(item, str) for item in first):
-        msg = f'messages_list holds strings; {mend}, as in [[{{"role": "user", "content": text}}] for text in texts]'
-        raise TypeError(msg)
-    if first and all(_is_message(item) for item in first):
-        msg = f"messages_list is one conversation ({kind} of messages), not a list of them; pass [messages]"
-        raise TypeError(msg)
-    return items, count
+
+    def check(first: Sequence[Any]) -> None:
+        if all(isinstance(item, str) for item in first):
+            msg = (
+                f'messages_list holds strings; {mend}, as in [[{{"role": "user", "content": text}}] for text in texts]'
+            )
+            raise TypeError(msg)
+        if all(_is_message(item) for item in first):
+            msg = f"messages_list is one conversation ({kind} of messages), not a list of them; pass [messages]"
+            raise TypeError(msg)
+
+    return _checked(messages_list, "messages_list", mend, check)
 
 
 def check_texts(texts: Any) -> tuple[Iterable[Any], int | None]:
     """The texts to embed as an iterable, and their number where it is known. Raises TypeError, with the mend."""
-    items, count, first = _peeked(texts, "texts", 'pass a list of strings: ["...", ...]')
-    if first and all(isinstance(item, list | tuple | Mapping) for item in first):
-        msg = f'texts holds {type(first[0]).__name__} objects; pass a list of strings: ["...", ...]'
-        raise TypeError(msg)
-    return items, count
+
+    def check(first: Sequence[Any]) -> None:
+        if all(isinstance(item, list | tuple | Mapping) for item in first):
+            msg = f'texts holds {type(first[0]).__name__} objects; pass a list of strings: ["...", ...]'
+            raise TypeError(msg)
+
+    return _checked(texts, "texts", 'pass a list of strings: ["...", ...]', check)
 
 
-def _peeked(given: Any, name: str, mend: str) -> tuple[Iterable[Any], int | None, list[Any]]:
+def _checked(
+    given: Any, name: str, mend: str, check: Callable[[Sequence[Any]], None]
+) -> tuple[Iterable[Any], int | None]:
+    """The items and their number; `check` sees the first ones, of a generator the very first when it comes."""
     if isinstance(given, str | bytes | Mapping) or not isinstance(given, Iterable):
         msg = f"{name} must be a list, not {type(given).__name__}; {mend}"
         raise TypeError(msg)
     if isinstance(given, Sequence):
-        return given, len(given), list(given[:2])
-    count = len(given) if isinstance(given, Sized) else None
-    iterator = iter(given)
-    first = list(islice(iterator, 2))
-    return chain(first, iterator), count, first
+        if first := list(given[:2]):
+            check(first)
+        return given, len(given)
+    return _checked_later(given, check), len(given) if isinstance(given, Sized) else None
+
+
+def _checked_later(items: Iterable[Any], check: Callable[[Sequence[Any]], None]) -> Iterator[Any]:
+    for at, item in enumerate(items):
+        if not at:
+            check([item])
+        yield item
 
 
 def _is_message(item: Any) -> bool:

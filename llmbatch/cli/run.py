@@ -83,7 +83,11 @@ def run(source: str, output: Path | None, dry_run: bool, **options: Any) -> None
         if output is None or dry_run:
             emit(batches.preview())
         else:
-            sys.exit(_answer(batches, output))
+            from llmbatch.cli._output import journal  # noqa: PLC0415 - `--help` needs none of it
+
+            with journal(output) as path:
+                code = _answer(batches, path, output)
+            sys.exit(code)
 
 
 class _Batches:
@@ -146,21 +150,21 @@ class _Batches:
         return {"payload": payload, "estimates": estimates, "refused": refused}
 
 
-def _answer(batches: _Batches, output: Path) -> int:
-    """Send everything, and return the exit code."""
+def _answer(batches: _Batches, path: Path, output: Path) -> int:
+    """Send everything, with `path` as the journal of `output`, and return the exit code."""
     from llmbatch._leaves.sums import failures_text  # noqa: PLC0415
     from llmbatch.cli._output import answered, arrange  # noqa: PLC0415 - `--help` needs none of it
     from llmbatch.errors import CheckpointError  # noqa: PLC0415
 
     tally = _Tally(batches.rows)
     try:
-        before = answered(output)
+        before = answered(path)
         for group in batches.rows.groups:
-            with closing(batches.send(group, output)) as finished:
+            with closing(batches.send(group, path)) as finished:
                 for index, row in finished:
                     tally.add(group.positions[index], row)
-        output.parent.mkdir(parents=True, exist_ok=True)
-        others = arrange(output, tally.custom_ids, tally.unsent)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        arranged = arrange(path, tally.custom_ids, tally.unsent)
     except CheckpointError as exc:
         raise ValueError(str(exc)) from exc
     except KeyboardInterrupt:
@@ -170,8 +174,12 @@ def _answer(batches: _Batches, output: Path) -> int:
             err=True,
         )
         return INTERRUPTED
-    if others:
-        click.echo(f"{others} answers to rows that IN no longer has went to {output}.old", err=True)
+    if arranged.moved:
+        click.echo(
+            f"{arranged.moved} answers to rows that IN no longer has, or asks anew, went to {output}.old", err=True
+        )
+    if arranged.kept:
+        click.echo(f"{arranged.kept} rows failed now and keep the answers of an earlier run in {output}", err=True)
     tally.report(output, before)
     return BAD_END if tally.sums.failed else 0
 
