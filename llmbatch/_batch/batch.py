@@ -109,4 +109,4 @@ class Batch:
 
     def _not_done(self, index: int) -> Row:
         failure = Failure("Cancelled", "the batch was interrupted before this row was done", retryable=True)
-        return failure_row(failure, self.run.target, f"row-{index}", cost=None)
+        return failure_row(failure, self.run.target, f"row-{index}", cost=self.run.spent(index))

@@ -13,14 +13,14 @@ from loguru import logger
 from llmbatch._batch.rows import chat_row
 from llmbatch._batch.run import Run, sender_for
 from llmbatch._leaves.identity import CustomIds
-from llmbatch._leaves.row import Row
+from llmbatch._leaves.row import Row, add_spent, add_usage
 from llmbatch._request.guards import Budget
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable, Mapping
 
     from llmbatch._request.plans import ChatPlan
-    from llmbatch._request.sender import Call
+    from llmbatch._request.sender import Call, Outcome
     from llmbatch.options import Options
 
 __all__ = ["ChatRun"]
@@ -57,31 +57,37 @@ class ChatRun(Run[Any, tuple[int, Row]]):
         if known is not None:
             return index, known
         send = partial(self._sent, index, conversation, request, custom_id)
-        row = await self._in_time(send, partial(self._late, custom_id))
+        row = await self._in_time([index], send, partial(self._too_late, index, custom_id))
         self._record(request_id, prints, row)
         return index, row
 
-    async def _sent(self, index: int, conversation: Any, request: dict[str, Any], custom_id: str) -> Row:
-        """The row of the first model that answers."""
+    def _too_late(self, index: int, custom_id: str) -> Row:
+        """The row at the deadline, with what was paid for until then."""
+        ledger = self._ledgers[index]
+        row = self._late(custom_id, self.spent(index), sum(sent.attempts for sent in ledger))
+        for sent in ledger:
+            add_usage(row["usage"], sent.answer.body.get("usage") if sent.answer else None)
+        return row
+
+    async def _sent(
+        self, index: int, conversation: Any, request: dict[str, Any], custom_id: str, ledger: list[Outcome]
+    ) -> Row:
+        """The row of the first model that answers, with what all that were asked have used."""
         async with self._turn(request):
-            row = await self._by(0, index, request, custom_id)
+            row = await self._by(0, index, request, custom_id, ledger)
             for at in range(1, len(self.senders)):
                 if "error" not in row or row["error_details"]["type"] in _NO_FALLBACK:
                     break
-                first_error, spent, attempts = row["error"], row["cost"], row["attempts"]
+                before, first_error = row, row["error"]
                 logger.warning("{} falls back to {}: {}", custom_id, self.plans[at].target.model, first_error)
-                row = await self._by(at, index, self.plans[at].request(conversation), custom_id)
+                row = await self._by(at, index, self.plans[at].request(conversation), custom_id, ledger)
                 row["fallback"] = {"instead_of": self.target.model, "error": first_error}
-                row["attempts"] += attempts
-                if spent is None and "error" in row:
-                    row["cost"] = None
-                elif row["cost"] is not None:
-                    row["cost"] += spent or 0.0
+                add_spent(row, before)
         return row
 
-    async def _by(self, at: int, index: int, request: dict[str, Any], custom_id: str) -> Row:
+    async def _by(self, at: int, index: int, request: dict[str, Any], custom_id: str, ledger: list[Outcome]) -> Row:
         """The row that one of the senders makes of a request."""
-        outcome = await self.senders[at].send(request, index, self.call_for(index))
+        outcome = await self.senders[at].send(request, index, self.call_for(index), ledger)
         return chat_row(outcome, self.plans[at], custom_id)
 
     @contextlib.asynccontextmanager

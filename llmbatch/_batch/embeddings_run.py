@@ -94,24 +94,31 @@ class EmbeddingsRun(Run[_Chunk, list[tuple[int, Row]]]):
             yield chunk
 
     async def _embedded(self, _: int, chunk: _Chunk) -> list[tuple[int, Row]]:
-        def late(cost: float | None) -> list[Row]:
-            return [self._late(text.custom_id, cost) for text in chunk.texts]
-
-        rows = await self._in_time(partial(self._sent, chunk.texts), late) if chunk.texts else []
+        rows: list[Row] = []
+        if chunk.texts:
+            indexes = [text.index for text in chunk.texts]
+            rows = await self._in_time(indexes, partial(self._sent, chunk.texts), partial(self._too_late, chunk.texts))
         for text, row in zip(chunk.texts, rows, strict=True):
             self._record(text.request_id, text.prints, row)
         return [*chunk.rows, *((text.index, row) for text, row in zip(chunk.texts, rows, strict=True))]
 
-    async def _sent(self, texts: list[_Text]) -> list[Row]:
+    def _too_late(self, texts: list[_Text]) -> list[Row]:
+        """The rows at the deadline, which share what was paid for until then."""
+        attempts = sum(sent.attempts for sent in self._ledgers[texts[0].index])
+        spent = self.spent(texts[0].index)
+        share = spent and spent / len(texts)
+        return [self._late(text.custom_id, share, attempts) for text in texts]
+
+    async def _sent(self, texts: list[_Text], ledger: list[Outcome]) -> list[Row]:
         """A row for each text; a chunk that is refused as a whole is halved until only the bad texts fail."""
         request = self.plan.request([text.text for text in texts])
-        outcome = await self.senders[0].send(request, texts[0].index, self.call_for(texts[0].index))
+        outcome = await self.senders[0].send(request, texts[0].index, self.call_for(texts[0].index), ledger)
         failure = outcome.failure
         if failure is None:
             return self._shared_out(texts, outcome)
         if len(texts) > 1 and failure.status_code in _SPLIT_STATUS and not failure.shared:
             half = len(texts) // 2
-            first, second = await asyncio.gather(self._sent(texts[:half]), self._sent(texts[half:]))
+            first, second = await asyncio.gather(self._sent(texts[:half], ledger), self._sent(texts[half:], ledger))
             return [*first, *second]
         attempts, cost = outcome.attempts, outcome.cost
         return [failure_row(failure, self.target, text.custom_id, attempts=attempts, cost=cost) for text in texts]

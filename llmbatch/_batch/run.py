@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from loguru import logger
@@ -18,6 +19,7 @@ from llmbatch._batch.rows import failure_row
 from llmbatch._batch.slots import Slots
 from llmbatch._leaves.fan_out import fan_out
 from llmbatch._leaves.identity import fingerprints
+from llmbatch._litellm.prices import own_cost
 from llmbatch._litellm.worst import worst_cost
 from llmbatch._request.failures import Failure
 from llmbatch._request.guards import Breaker
@@ -27,13 +29,14 @@ from llmbatch.errors import CheckpointError
 from llmbatch.providers import copilot
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 
     from llmbatch._leaves.row import Row
-    from llmbatch._litellm import Target
+    from llmbatch._litellm import Answer, Target
     from llmbatch._request.guards import Budget
+    from llmbatch._request.limits import Limiter
     from llmbatch._request.plans import ChatPlan, EmbeddingsPlan
-    from llmbatch._request.sender import Call
+    from llmbatch._request.sender import Call, Outcome
     from llmbatch.options import Options
 
 __all__ = ["Run", "sender_for"]
@@ -57,9 +60,16 @@ def sender_for(plan: ChatPlan | EmbeddingsPlan, options: Options, budget: Budget
         timeout=options.timeout,
         worst_cost=None if options.max_cost is None else worst_cost(plan),
         credentials=plan.credentials,
-        priced=plan.target.provider != copilot.PROVIDER,
+        price=_price(plan.target),
         secrets=plan.secrets,
     )
+
+
+def _price(target: Target) -> Callable[[Answer], float | None]:
+    """What gives an answer's cost: the caller's own prices, nothing (Copilot is a subscription), or LiteLLM."""
+    if target.prices:
+        return lambda answer: own_cost(target, answer.body.get("usage"))
+    return (lambda _: None) if target.provider == copilot.PROVIDER else attrgetter("cost")
 
 
 class Run(Generic[T, R]):
@@ -76,11 +86,17 @@ class Run(Generic[T, R]):
         self.call_for: Callable[[int], Call] = lambda _: call
         self._checkpoint: Checkpoint | None = None
         self._deadline: float | None = None
+        self._ledgers: dict[int, list[Outcome]] = {}
 
     @property
     def target(self) -> Target:
         """The target that was asked for."""
         return self.senders[0].target
+
+    def share(self, budget: Budget) -> None:
+        """Spend out of a budget that other runs spend out of too."""
+        for sender in self.senders:
+            sender.budget = budget
 
     def rows(self) -> AsyncGenerator[tuple[int, Row]]:
         """Run it."""
@@ -96,7 +112,8 @@ class Run(Generic[T, R]):
             if options.checkpoint is not None:
                 self._checkpoint = Checkpoint(options.checkpoint)
                 stack.callback(self._checkpoint.close)
-            stack.enter_context(limiter.told(options.requests_per_minute, options.tokens_per_minute))
+            for limiter in self._limiters():
+                stack.enter_context(limiter.told(options.requests_per_minute, options.tokens_per_minute))
             async with contextlib.aclosing(fan_out(items, work, slots=slots)) as finished:
                 async for _, result in finished:
                     slots.finished()
@@ -104,17 +121,39 @@ class Run(Generic[T, R]):
             if self._checkpoint is not None and self._checkpoint.changes:
                 logger.info("Sent again, since these fields changed: {}", dict(self._checkpoint.changes))
 
-    async def _in_time(self, work: Callable[[], Awaitable[S]], late: Callable[[float | None], S]) -> S:
-        """The work's result, or `late(cost)` at the deadline; what has not begun by then is not begun."""
+    def _limiters(self) -> list[Limiter]:
+        """Those that the caller's limits bind: of all senders at the account that was asked for."""
+        return list(
+            dict.fromkeys(s.limiter for s in self.senders if s.limiter.account is self.senders[0].limiter.account)
+        )
+
+    async def _in_time(
+        self, indexes: Sequence[int], work: Callable[[list[Outcome]], Awaitable[S]], late: Callable[[], S]
+    ) -> S:
+        """The work's result, or `late()` at the deadline; what has not begun by then is not begun.
+
+        `work` notes in the ledger what it sends for these inputs, so that `spent` can tell while it is not done.
+        """
+        ledger: list[Outcome] = []
+        self._ledgers |= dict.fromkeys(indexes, ledger)
         if self._deadline is None:
-            return await work()
-        if self._deadline <= asyncio.get_running_loop().time():
-            return late(0.0)
-        try:
-            async with asyncio.timeout_at(self._deadline):
-                return await work()
-        except TimeoutError:
-            return late(None)
+            result = await work(ledger)
+        elif self._deadline <= asyncio.get_running_loop().time():
+            result = late()
+        else:
+            try:
+                async with asyncio.timeout_at(self._deadline):
+                    result = await work(ledger)
+            except TimeoutError:
+                result = late()
+        for index in indexes:  # kept where it is cancelled
+            del self._ledgers[index]
+        return result
+
+    def spent(self, index: int) -> float | None:
+        """USD of an input that is not done; None where the provider may have charged for an answer that was lost."""
+        ledger = self._ledgers.get(index, ())
+        return None if any(sent.uncertain for sent in ledger) else sum(sent.cost or 0.0 for sent in ledger)
 
     def _known(self, request: Mapping[str, Any], request_id: str, custom_id: str) -> tuple[Row | None, dict[str, str]]:
         """The row that the checkpoint holds for a request, and the digests to write it with."""
@@ -149,5 +188,6 @@ class Run(Generic[T, R]):
         """The error row of an input that no provider has answered for."""
         return failure_row(Failure(kind, message), self.target, custom_id, cost=cost)
 
-    def _late(self, custom_id: str, cost: float | None) -> Row:
-        return self._refused(custom_id, "DeadlineExceeded", f"not done within deadline={self.options.deadline} s", cost)
+    def _late(self, custom_id: str, cost: float | None, attempts: int) -> Row:
+        failure = Failure("DeadlineExceeded", f"not done within deadline={self.options.deadline} s")
+        return failure_row(failure, self.target, custom_id, attempts=attempts, cost=cost)

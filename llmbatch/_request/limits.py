@@ -62,6 +62,10 @@ class _Bucket:
             self.level -= amount
 
 
+# What the caller has told of an account, by its numbers.
+_Account = dict[tuple[float | None, float | None], tuple[_Bucket, _Bucket]]
+
+
 @dataclass(slots=True, eq=False)
 class Permit:
     """One admitted request. `tokens` is the estimate that it was admitted with."""
@@ -74,15 +78,15 @@ class Permit:
 class Limiter:
     """When requests may go. `order` in `admit` decides who goes first (a retried row before a new one)."""
 
-    def __init__(self) -> None:
+    def __init__(self, account: _Account | None = None) -> None:
         now = time.monotonic()
+        self.account = {} if account is None else account
         self.requests, self.tokens = _Bucket(), _Bucket()
         self.ceiling = math.inf  # the requests a second that the provider states
         self.window: float = FIRST_WINDOW
         self.in_flight = 0
         self.refusals = 0
         self._told: list[tuple[_Bucket, _Bucket]] = []
-        self._told_before: dict[tuple[float | None, float | None], tuple[_Bucket, _Bucket]] = {}
         self._waiters: list[tuple[int, int, float, asyncio.Future[Permit]]] = []
         self._ticket = itertools.count()
         self._timer: asyncio.TimerHandle | None = None
@@ -100,11 +104,14 @@ class Limiter:
 
     @contextlib.contextmanager
     def told(self, requests_per_minute: float | None, tokens_per_minute: float | None) -> Iterator[None]:
-        """Within it the caller's own limits hold, evenly paced, for everyone who shares this limiter."""
+        """Within it the caller's own limits hold, evenly paced, for everyone who shares this limiter.
+
+        The same numbers told to other limiters of the account (its other models) are one limit with these.
+        """
         if not requests_per_minute and not tokens_per_minute:
             yield
             return
-        told = self._told_before.setdefault((requests_per_minute, tokens_per_minute), (_Bucket(), _Bucket()))
+        told = self.account.setdefault((requests_per_minute, tokens_per_minute), (_Bucket(), _Bucket()))
         for bucket, per_minute, burst_seconds in zip(
             told, (requests_per_minute, tokens_per_minute), (TOLD_BURST_SECONDS, 1.0), strict=True
         ):
@@ -270,9 +277,14 @@ class Limiter:
 
 
 @lru_cache(maxsize=256)
-def limiter_for(provider: str, api_base: str | None, key_digest: str | None, model: str) -> Limiter:  # noqa: ARG001 - the cache's key
+def limiter_for(provider: str, api_base: str | None, key_digest: str | None, model: str) -> Limiter:  # noqa: ARG001
     """The process's limiter for one account at one provider; what it has learnt stays for the next batch."""
-    return Limiter()
+    return Limiter(_account(provider, api_base, key_digest))
+
+
+@lru_cache(maxsize=256)
+def _account(provider: str, api_base: str | None, key_digest: str | None) -> _Account:  # noqa: ARG001 - the cache's key
+    return {}
 
 
 if hasattr(os, "register_at_fork"):
