@@ -14,6 +14,7 @@ from the workers' environment. Needs the `ray` extra; `Completions` alone needs 
 from __future__ import annotations
 
 import threading
+import uuid
 from typing import TYPE_CHECKING, Any
 
 from llmbatch._batch.prepared import chat_batch
@@ -89,6 +90,7 @@ class Completions:
             self._arguments["max_cost"] = max_cost / workers
         self._budget = Budget(self._arguments.get("max_cost"))
         self._checkpoint = checkpoint
+        self._name = uuid.uuid4().hex
         self._open()
 
     def _open(self) -> None:
@@ -104,6 +106,10 @@ class Completions:
             )
             raise ValueError(msg)
         return {name: value for name, value in vars(self).items() if name not in {"_lock", "_journal", "_plan"}}
+
+    def __dask_tokenize__(self) -> tuple[str, int]:
+        """Dask's name for it; Dask pickles it otherwise, on its threads too."""
+        return type(self).__qualname__, self._name
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
