@@ -55,12 +55,11 @@ def usages(prompt: int, medium: str, tokens: int) -> Iterator[Any]:
     if medium:
         yield usage(In(**{f"{medium}_tokens": tokens, "text_tokens": prompt}))
         return
-    yield usage(inference_geo="us", speed="fast")
+    yield usage(None, Out(audio_tokens=MOST, text_tokens=0))
     yield usage(In(cached_tokens=prompt), Out(reasoning_tokens=MOST, text_tokens=0))
     hour = {"ephemeral_1h_input_tokens": prompt, "ephemeral_5m_input_tokens": 0}
-    yield usage(
-        In(cache_creation_tokens=prompt, cache_creation_token_details=hour), Out(audio_tokens=MOST, text_tokens=0)
-    )
+    dear = In(cache_creation_tokens=prompt, cache_creation_token_details=hour)
+    yield usage(dear, inference_geo="us", speed="fast")
 
 
 def costs(plan: Any, entry: dict[str, Any], usage: Any) -> Iterator[float]:
