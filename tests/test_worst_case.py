@@ -11,10 +11,11 @@ from llmbatch._litellm import load
 from llmbatch._litellm.worst import worst_cost
 from llmbatch._request.plans import plan_chat, plan_embeddings
 from tests.server import Response
-from tests.talk import batch, chats, place
+from tests.talk import KEY, batch, chats, place
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from tests.server import Server
 
@@ -202,6 +203,10 @@ def test_own_prices_are_of_their_call_only(server: Server) -> None:
     assert batch(server.api_base, chats(1))[0]["cost"] == plain
     assert repr(load().model_cost["gpt-4o-mini"]) == before
     assert "error" in batch(server.api_base, chats(1), max_cost=0.1, **own)[0]
+    server.handler = lambda request: Response(400) if request.json["model"] == "gpt-4o-mini" else None
+    (row,) = batch(server.api_base, chats(1), fallbacks=["openai/gpt-4o"], **own)
+    assert row["cost"] == pytest.approx(usage["prompt_tokens"] * 2.5e-6 + usage["completion_tokens"] * 1e-5)
+    server.handler = None
     unknown = place(server.api_base, model="openai/nobody-knows-it", **own)
     estimate = llmbatch.estimate_batch(chats(1), **unknown)
     assert estimate.live_cost == pytest.approx(estimate.prompt_tokens * 0.001 + 200 * 0.002)
@@ -210,6 +215,18 @@ def test_own_prices_are_of_their_call_only(server: Server) -> None:
         ["a text"], **place(server.api_base, model="openai/text-embedding-3-small", input_cost_per_token=0.5)
     )
     assert vectors[0]["cost"] == pytest.approx(vectors[0]["usage"]["prompt_tokens"] * 0.5)
+
+
+@pytest.mark.usefixtures("batches")
+def test_a_job_keeps_its_own_prices(server: Server, tmp_path: Path) -> None:
+    """In its state too; half of them, as it is with every price that has none for batches."""
+    own = {"input_cost_per_token": 0.001, "output_cost_per_token": 0.002}
+    llmbatch.submit_batch_job(chats(1), state=tmp_path / "job.json", **place(server.api_base), **own)
+    (row,) = llmbatch.BatchJob.load(tmp_path / "job.json", api_key=KEY).wait(poll=0.05, progress=False).results()
+    usage = row["usage"]
+    assert row["cost"] == pytest.approx(usage["prompt_tokens"] * 0.0005 + usage["completion_tokens"] * 0.001)
+    with pytest.raises(ValueError, match="max_cost is not checked for payloads"):
+        llmbatch.submit_batch_job(llmbatch.render_batch_requests(chats(1), "gpt-4o-mini"), "gpt-4o-mini", max_cost=1.0)
 
 
 @pytest.mark.parametrize(

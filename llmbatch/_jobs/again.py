@@ -104,7 +104,7 @@ async def run_live(
     state: JobState, access: Access, payloads: Mapping[str, Payload], options: Mapping[str, Any]
 ) -> list[Row]:
     """The rows of live requests with these payloads' bodies."""
-    own = {"model": state.model, **vars(access)}
+    own = {"model": state.model, **vars(access), **state.prices}
     if "model" not in options:
         own |= {k: v for k, v in state.target.arguments().items() if k != "model"}
     else:

@@ -52,7 +52,7 @@ _BOUNDED = frozenset({
     "safe_prompt", "safety_settings", "prompt_cache_key", "prompt_cache_retention",
     "cache_control_injection_points", "service_tier", "speed", "stream", "stream_options", "drop_params",
     "allowed_openai_params", "modalities", "audio", "extra_body", "dimensions", "encoding_format", "input_type",
-    "truncate", "task_type", "title", "mock_response",
+    "truncate", "task_type", "title", "mock_response", "ssl_verify", "deployment_id", "region_name", "project",
 })  # fmt: skip
 _IN_THE_PROMPT = ("tools", "functions", "tool_choice", "function_call", "response_format")
 _TEXT_KEYS = {"role", "content", "name", "tool_calls", "tool_call_id", "function_call", "refusal", "reasoning_content",
@@ -121,7 +121,7 @@ def worst_cost(plan: Any, *, job: bool = False) -> Callable[[Mapping[str, Any]],
         if "input" in asked:  # embeddings
             return cost + (once + image) * len(_texts(asked["input"]))
         most = max(asked.get("max_tokens") or 0, asked.get("max_completion_tokens") or 0)
-        if not most or (asked.get("drop_params") and not keeps_limits):
+        if not most or (not keeps_limits and (asked.get("drop_params") or load().drop_params)):
             most = longest
         if not most:
             msg = f"max_cost needs a bound on the answers of {target.model!r}: pass max_tokens="

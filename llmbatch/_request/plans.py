@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmbatch import _litellm
 from llmbatch._leaves.checks import check_number, checked_messages, checked_text, copied
+from llmbatch._leaves.identity import is_price
 from llmbatch.options import OWN_OPTIONS
 
 if TYPE_CHECKING:
@@ -51,7 +52,6 @@ DEFAULT_MAX_TOKENS: int = _DefaultInt(200)
 _HOTTEST = 2.0
 _ALIKE = 0.77  # difflib's ratio: 'max_worker' and 'workers' are above it, LiteLLM's 'max_tokens' below
 _KNOWN_TO_LITELLM = {"max_fallbacks"}
-_PRICE = re.compile(r"_cost_per_|_token_cost|^cost_per_|^(tiered|off_peak)_pricing$")
 _PRICE_A_TOKEN = re.compile(r"((input|output)_cost_per_token|cache_(read|creation)_input_token_cost)(_batches)?")
 _INSTEAD = {
     "num_retries": "llmbatch retries itself, use retries=",
@@ -175,7 +175,7 @@ def _target(model: str, kwargs: dict[str, Any]) -> tuple[_litellm.Target, dict[s
 
 def _own_prices(kwargs: dict[str, Any]) -> tuple[tuple[str, float], ...]:
     """The caller's own prices, taken out of `kwargs`: some LiteLLMs would keep them for every call of the process."""
-    names = sorted(name for name in kwargs if _PRICE.search(name))
+    names = sorted(name for name in kwargs if is_price(name))
     for name in names:
         if not _PRICE_A_TOKEN.fullmatch(name):
             msg = f"{name}= is no price by the token; give such prices to litellm.register_model({{...}})"

@@ -107,7 +107,7 @@ class Completions:
             raise ValueError(msg)
         return {name: value for name, value in vars(self).items() if name not in {"_lock", "_journal", "_plan"}}
 
-    def __dask_tokenize__(self) -> tuple[str, int]:
+    def __dask_tokenize__(self) -> tuple[str, str]:
         """Dask's name for it; Dask pickles it otherwise, on its threads too."""
         return type(self).__qualname__, self._name
 
