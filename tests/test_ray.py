@@ -200,6 +200,7 @@ def test_two_actors_answer_every_row_once_within_one_limit(ray: Any, tmp_path: P
     """None lost, none twice, none refused at the given limit; a later worker takes every answer from the checkpoint."""
     count, per_minute = 600, 3000
     given = {"requests_per_minute": per_minute, "actors": 2, "batch_size": 100, "checkpoint": str(tmp_path)}
+    given |= {"max_cost": 2.0, "input_cost_per_token": 1e-6, "output_cost_per_token": 1e-6}
     with server_process(rpm=per_minute, burst=0.5, latency=0.05) as server:
         rows = ray.data.from_items([{"id": i, "text": f"question {i}"} for i in range(count)], override_num_blocks=6)
 
@@ -210,6 +211,7 @@ def test_two_actors_answer_every_row_once_within_one_limit(ray: Any, tmp_path: P
         assert [row["answer_error"] for row in made] == [None] * count
         assert (stats["ok"], stats["duplicates"], stats["limited"]) == (count, 0, 0)
         assert sum(row["answer_total_tokens"] for row in made) == stats["tokens"]
+        assert sum(row["answer_cost"] for row in made) == pytest.approx(stats["tokens"] * 1e-6)
         assert len(list(tmp_path.iterdir())) == 2, "both actors worked"
         later = Completions("{text}", checkpoint=str(tmp_path), **options(server))
         again = later(pd.DataFrame({"text": [f"question {i}" for i in range(count)]}))
