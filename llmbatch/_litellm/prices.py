@@ -85,9 +85,11 @@ def model_info(model: str, provider: str) -> Mapping[str, Any]:
 
 def price_entry(target: Target) -> Mapping[str, Any]:
     """All that is known of a model's prices and limits; the caller's own prices stand alone."""
-    info = model_info(target.name, target.provider)
+    info, known = model_info(target.name, target.provider), load().model_cost
     limits = {name: info.get(name) for name in ("mode", "max_input_tokens", "max_output_tokens")}
-    return {**limits, **(dict(target.prices) or load().model_cost.get(str(info.get("key"))) or info)}
+    # The model as it was named may have a price of its region.
+    entry = known.get(target.model) or known.get(str(info.get("key"))) or info
+    return {**limits, **(dict(target.prices) or entry)}
 
 
 @functools.lru_cache(maxsize=256)
