@@ -88,7 +88,7 @@ def price_entry(target: Target) -> Mapping[str, Any]:
     info, known = model_info(target.name, target.provider), load().model_cost
     limits = {name: info.get(name) for name in ("mode", "max_input_tokens", "max_output_tokens")}
     # The model as it was named may have a price of its region.
-    entry = known.get(target.model) or known.get(str(info.get("key"))) or info
+    entry = (known.get(target.model) if info else None) or known.get(str(info.get("key"))) or info
     return {**limits, **(dict(target.prices) or entry)}
 
 
