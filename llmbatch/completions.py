@@ -61,9 +61,10 @@ def create_chat_completions_batch(
         requests_per_minute, tokens_per_minute: limits never to exceed; left out, they are learnt from the provider.
         retries: faults (5xx, resets, timeouts) that a row survives, 6; refusals for a rate limit do not count.
         timeout: seconds for one whole attempt, 600; None for no end.
-        deadline: seconds for the whole batch; rows not done by then become error rows, and a generator is asked for
+            deadline: seconds for the whole batch; rows not done by then become error rows, and a generator is asked for
             no more.
-        max_cost: USD never to exceed; each request's worst case is reserved before it is sent.
+        max_cost: USD never to exceed; each request's worst case is reserved before it is sent. What nothing bounds
+            (web search, other tools that the provider runs) is refused.
         fallbacks: models to try, in order, when a row finally fails.
         checkpoint: path of a journal of finished rows; a rerun sends only what is missing or failed.
         warm_prompt_cache: let one row of each shared beginning go first, so that the others meet a warm cache.

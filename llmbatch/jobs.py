@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 from llmbatch._jobs import again, submit
 from llmbatch._jobs.job import BatchJob, PathLike
 from llmbatch._leaves.background import awaited, in_background
-from llmbatch._request.plans import DEFAULT_MAX_TOKENS, DEFAULT_TEMPERATURE, ChatPlan
-from llmbatch.estimate import estimate_plan
+from llmbatch._request.plans import DEFAULT_MAX_TOKENS, DEFAULT_TEMPERATURE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -69,6 +68,7 @@ def submit_batch_job(
         max_rows: lines of an input file, the provider's limit unless given; more rows make more files.
         max_bytes: bytes of an input file, likewise.
         custom_ids: one id a row, instead of the ids derived from the requests.
+        max_cost: USD never to exceed; a job that may cost more is not submitted.
         kwargs: LiteLLM's, as in `create_chat_completions_batch`.
 
     Returns a BatchJob. Raises ValueError or TypeError for misuse, NotImplementedError for a provider without support,
@@ -199,7 +199,7 @@ async def run_batch_job(run: ChatRun, completion_window: str) -> BatchResults:
         raise ValueError(msg)
     if options.max_cost is not None:
         conversations = held = await asyncio.to_thread(list, conversations)
-        await asyncio.to_thread(_check_cost, plan, held, options.max_cost)
+        await asyncio.to_thread(submit.check_cost, plan, held, options.max_cost)
     submission = submit.of_plan(plan, conversations, options.custom_ids)
     earlier = options.checkpoint is not None and await asyncio.to_thread(Path(options.checkpoint).exists)
     job = await _submitted(submission, options.checkpoint, completion_window=completion_window)
@@ -216,14 +216,3 @@ async def run_batch_job(run: ChatRun, completion_window: str) -> BatchResults:
         for index, row in enumerate(results):
             options.on_result(index, row)
     return results
-
-
-def _check_cost(plan: ChatPlan, conversations: Sequence[Any], max_cost: float) -> None:
-    """Raise ValueError when the job may cost more than `max_cost` USD, or nobody knows."""
-    estimate = estimate_plan(plan, conversations)
-    if estimate.job_cost is None:
-        msg = "max_cost needs a model with a known price and a bound on its answers: pass max_tokens="
-        raise ValueError(msg)
-    if estimate.job_cost > max_cost:
-        msg = f"the job may cost ${estimate.job_cost:.4f}, more than max_cost=${max_cost:.4f}; lower max_tokens"
-        raise ValueError(msg)

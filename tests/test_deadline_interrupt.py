@@ -9,6 +9,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from pydantic import BaseModel
 
 import llmbatch
 from tests.server import Response
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from tests.server import Server
 
-KEPT = "30 6 {'Cancelled'}"
+KEPT = "30 6 4 {'Cancelled'}"
 
 
 def slow_after(count: int) -> Any:
@@ -40,6 +41,22 @@ def test_the_deadline_keeps_what_is_done(server: Server) -> None:
     assert (rows.unpriced, rows.truncated) == (4, [])
     assert f"({6 / rows.elapsed:.1f} rows/s)" in rows.summary()
     assert rows.elapsed < 20
+
+
+def test_rows_that_wait_for_a_limit_have_cost_nothing(server: Server) -> None:
+    """Only what was sent may have been paid for; what a first model was paid for stays in the row's sums."""
+    rows = batch(server.api_base, chats(10), requests_per_minute=120, deadline=1.0, model="openai/waits-for-a-limit")
+    assert 0 < len(server.requests) < 10
+    assert {(row["cost"], row["attempts"]) for row in rows.failed} == {(0.0, 0)}
+
+    class Shape(BaseModel):
+        good: bool
+
+    server.handler = lambda request: Response(200, delay=60) if request.json["model"] == "gpt-4o" else None
+    (row,) = batch(server.api_base, chats(1), deadline=1.0, fallbacks=["openai/gpt-4o"], response_format=Shape)
+    assert row["error_details"]["type"] == "DeadlineExceeded"
+    assert (row["cost"], row["attempts"]) == (None, 2)
+    assert row["usage"]["completion_tokens"] > 0
 
 
 def test_the_deadline_holds_for_embeddings(server: Server) -> None:
@@ -93,7 +110,8 @@ for form in (
         form()
     except KeyboardInterrupt:
         done = llmbatch.interrupted_results()
-        print(len(done), len(done.succeeded), {row["error_details"]["type"] for row in done.failed}, flush=True)
+        kinds = {row["error_details"]["type"] for row in done.failed}
+        print(len(done), len(done.succeeded), done.unpriced, kinds, flush=True)
 input()
 count = 0
 try:
@@ -121,6 +139,8 @@ batch(base, endless(), max_workers=10)
 @pytest.mark.processes
 def test_ctrl_c_keeps_what_is_done_in_every_form(server: Server, tmp_path: Path) -> None:
     """KeyboardInterrupt is raised in the call, nothing more is sent, and the same process can go on.
+
+        Only rows that were on their way may have cost money.
 
     In a plain script, in a running loop as in a notebook, awaited, in a loop that Ctrl-C stops, as an iterator of
     either kind, and with an input that blocks. Uncaught, it ends with a line that says where the rows are.

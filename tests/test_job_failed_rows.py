@@ -50,6 +50,22 @@ def test_a_resubmission_that_failed_again_leaves_the_answers(batches: BatchProvi
     assert results.texts == [None, answer_to("Question 1"), answer_to("Question 2")]
 
 
+def test_one_budget_holds_for_all_rows_that_are_sent_live(batches: BatchProvider, place: dict[str, Any]) -> None:
+    """However many sets of parameters they have."""
+    rows = asked(36)
+    sets = [rows[at : at + 12] for at in (0, 12, 24)]
+    payloads = [
+        p
+        for seed, part in enumerate(sets)
+        for p in llmbatch.render_batch_requests(part, MODEL, seed=seed, max_tokens=10)
+    ]
+    job = submit_batch_job(payloads, MODEL, **place)
+    batches.fates = dict.fromkeys(job.state.custom_ids, "failed")
+    results = job.wait(0.01).run_failed_live(progress=False, max_cost=0.00008)
+    assert 0 < results.cost <= 0.00008  # type: ignore[operator]
+    assert results.failed
+
+
 def test_an_interrupted_resubmission_goes_on(batches: BatchProvider, place: dict[str, Any], tmp_path: Path) -> None:
     """With the same rows, once."""
     job = submitted(place, state=tmp_path / "job.json")

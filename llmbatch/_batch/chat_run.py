@@ -14,7 +14,7 @@ from llmbatch._batch.rows import chat_row
 from llmbatch._batch.run import Run, sender_for
 from llmbatch._leaves.checks import UnsendableError
 from llmbatch._leaves.identity import CustomIds
-from llmbatch._leaves.row import Row
+from llmbatch._leaves.row import Row, add_spent
 from llmbatch._request.guards import Budget
 
 if TYPE_CHECKING:
@@ -63,21 +63,17 @@ class ChatRun(Run[Any, tuple[int, Row]]):
         return index, row
 
     async def _sent(self, index: int, conversation: Any, request: dict[str, Any], custom_id: str) -> Row:
-        """The row of the first model that answers."""
+        """The row of the first model that answers, with what all that were asked have used."""
         async with self._turn(request):
             row = await self._by(0, index, request, custom_id)
             for at in range(1, len(self.senders)):
                 if "error" not in row or row["error_details"]["type"] in _NO_FALLBACK:
                     break
-                first_error, spent, attempts = row["error"], row["cost"], row["attempts"]
+                before, first_error = row, row["error"]
                 logger.warning("{} falls back to {}: {}", custom_id, self.plans[at].target.model, first_error)
                 row = await self._by(at, index, self.plans[at].request(conversation), custom_id)
                 row["fallback"] = {"instead_of": self.target.model, "error": first_error}
-                row["attempts"] += attempts
-                if spent is None and "error" in row:
-                    row["cost"] = None
-                elif row["cost"] is not None:
-                    row["cost"] += spent or 0.0
+                add_spent(row, before)
         return row
 
     async def _by(self, at: int, index: int, request: dict[str, Any], custom_id: str) -> Row:

@@ -10,7 +10,7 @@ from llmbatch._batch.chat_run import ChatRun
 from llmbatch._batch.embeddings_run import EmbeddingsRun
 from llmbatch._batch.streams import assembled
 from llmbatch._leaves.checks import check_messages_list, check_texts
-from llmbatch._leaves.identity import is_connection
+from llmbatch._leaves.identity import is_connection, is_price
 from llmbatch._request.plans import (
     DEFAULT_MAX_TOKENS,
     DEFAULT_TEMPERATURE,
@@ -87,9 +87,10 @@ def _fallback(
     max_tokens: int | None,
     kwargs: dict[str, Any],
 ) -> ChatPlan:
-    """A fallback's plan. The first model's server and key go to no other provider."""
+    """A fallback's plan. The first model's server and key go to no other provider, its prices to no other model."""
     given = {"model": entry} if isinstance(entry, str) else dict(entry)
     model = given.pop("model", None) or default_model(None)
+    kwargs = {k: v for k, v in kwargs.items() if not is_price(k)}
     own = {k: v for k, v in kwargs.items() if is_connection(k)}
     try:
         same = _litellm.resolve(model, api_base=own.get("api_base")).provider == first.provider

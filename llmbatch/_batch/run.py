@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from loguru import logger
@@ -18,7 +19,8 @@ from llmbatch._batch.rows import failure_row
 from llmbatch._batch.slots import Slots
 from llmbatch._leaves.fan_out import fan_out
 from llmbatch._leaves.identity import fingerprints
-from llmbatch._litellm.prices import model_info
+from llmbatch._leaves.row import add_usage
+from llmbatch._litellm.prices import model_info, own_cost
 from llmbatch._litellm.worst import worst_cost
 from llmbatch._request.failures import Failure
 from llmbatch._request.guards import Breaker
@@ -31,8 +33,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 
     from llmbatch._leaves.row import Row
-    from llmbatch._litellm import Target
+    from llmbatch._litellm import Answer, Target
     from llmbatch._request.guards import Budget
+    from llmbatch._request.limits import Limiter
     from llmbatch._request.plans import ChatPlan, EmbeddingsPlan
     from llmbatch._request.sender import Call
     from llmbatch.options import Options
@@ -61,13 +64,20 @@ def sender_for(plan: ChatPlan | EmbeddingsPlan, options: Options, budget: Budget
         worst_cost=None if options.max_cost is None else worst_cost(plan),
         longest_answer=_longest_answer(plan.target) if options.tokens_per_minute else 0.0,
         credentials=plan.credentials,
-        priced=plan.target.provider != copilot.PROVIDER,
+        price=_price(plan.target),
     )
 
 
 def _longest_answer(target: Target) -> float:
     """In tokens: the model's own limit, else a guess."""
     return model_info(target.name, target.provider).get("max_output_tokens") or GUESSED_ANSWER_TOKENS
+
+
+def _price(target: Target) -> Callable[[Answer], float | None]:
+    """What gives an answer's cost: the caller's own prices, nothing (Copilot is a subscription), or LiteLLM."""
+    if target.prices:
+        return lambda answer: own_cost(target, answer.body.get("usage"))
+    return (lambda _: None) if target.provider == copilot.PROVIDER else attrgetter("cost")
 
 
 class Run(Generic[T, R]):
@@ -98,6 +108,11 @@ class Run(Generic[T, R]):
         """What refusals of the target were found to depend on, in a line; empty before that."""
         return self.senders[0].limiter.refusals.finding[1]
 
+    def share(self, budget: Budget) -> None:
+        """Spend out of a budget that other runs spend out of too."""
+        for sender in self.senders:
+            sender.budget = budget
+
     def rows(self) -> AsyncGenerator[tuple[int, Row]]:
         """Run it."""
         raise NotImplementedError
@@ -116,7 +131,8 @@ class Run(Generic[T, R]):
             if options.checkpoint is not None:
                 self._checkpoint = Checkpoint(options.checkpoint)
                 stack.callback(self._checkpoint.close)
-            stack.enter_context(limiter.told(options.requests_per_minute, options.tokens_per_minute))
+            for limiter in self._limiters():
+                stack.enter_context(limiter.told(options.requests_per_minute, options.tokens_per_minute))
             async with contextlib.aclosing(fan_out(items, work, slots=slots, until=until)) as finished:
                 async for _, result in finished:
                     slots.finished()
@@ -135,6 +151,12 @@ class Run(Generic[T, R]):
                 return await work()
         except TimeoutError:
             return late()
+
+    def _limiters(self) -> list[Limiter]:
+        """Those that the caller's limits bind: of all senders at the account that was asked for."""
+        return list(
+            dict.fromkeys(s.limiter for s in self.senders if s.limiter.account is self.senders[0].limiter.account)
+        )
 
     def _known(self, request: Mapping[str, Any], request_id: str, custom_id: str) -> tuple[Row | None, dict[str, str]]:
         """The row that the checkpoint holds for a request, and the digests to write it with."""
@@ -198,4 +220,7 @@ class Run(Generic[T, R]):
             "attempts": sum(outcome.attempts for outcome in outcomes),
             "cost": None if lost else sum((outcome.cost or 0.0) / outcome.rows for outcome in outcomes),
         }
-        return failure_row(failure, self.target, custom_id or self._row_id(index, None), **spent)
+        row = failure_row(failure, self.target, custom_id or self._row_id(index, None), **spent)
+        for outcome in outcomes:
+            add_usage(row["usage"], outcome.answer.body.get("usage") if outcome.answer else None)
+        return row

@@ -16,6 +16,7 @@ from llmbatch._jobs.files import write_input_files
 from llmbatch._jobs.remote import PART_TAG
 from llmbatch._jobs.rendering import read_payloads
 from llmbatch._jobs.state import JobState, Part, spans_of
+from llmbatch._request.guards import Budget
 from llmbatch.errors import BatchJobError
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ async def run_live(
     state: JobState, access: Access, payloads: Mapping[str, Payload], options: Mapping[str, Any]
 ) -> list[Row]:
     """The rows of live requests with these payloads' bodies."""
-    own = {"model": state.model, **vars(access)}
+    own = {"model": state.model, **vars(access), **state.prices}
     if "model" not in options:
         own |= {k: v for k, v in state.target.arguments().items() if k != "model"}
     else:
@@ -116,6 +117,7 @@ async def run_live(
         asked = body.pop("messages", None) or body.pop("input")
         groups[json.dumps(body)][custom_id] = asked
     rows: list[Row] = []
+    budget = Budget(options.get("max_cost"))
     for shared, asked in groups.items():
         params = json.loads(shared)
         if state.endpoint.endswith("/embeddings"):
@@ -124,6 +126,7 @@ async def run_live(
         else:
             params = {"temperature": None, "max_tokens": None, **params}
             batch = chat_batch(list(asked.values()), **{"custom_ids": list(asked), **params, **own, **options})
+        batch.run.share(budget)
         rows += await batch.collect()
     return rows
 

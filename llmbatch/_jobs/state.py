@@ -92,6 +92,7 @@ class JobState:
 
     Attributes:
         invalid: rows that could not be sent, by id, with the reason.
+        prices: the caller's own, USD a token.
     """
 
     model: str
@@ -108,13 +109,14 @@ class JobState:
     invalid: dict[str, str] = field(default_factory=dict)
     parts: list[Part] = field(default_factory=list)
     id: str = field(default_factory=lambda: f"job-{uuid.uuid4().hex[:16]}")
+    prices: dict[str, float] = field(default_factory=dict)
     created_at: int = field(default_factory=lambda: int(time.time()))
     format: int = _FORMAT
 
     @property
     def target(self) -> Target:
         """Where it runs."""
-        return Target(self.model, self.name, self.provider, self.api_base)
+        return Target(self.model, self.name, self.provider, self.api_base, tuple(self.prices.items()))
 
     def same_input(self, other: JobState) -> bool:
         """Whether `other`, just made, asks the same of the same place, so that this one may go on where it stopped."""

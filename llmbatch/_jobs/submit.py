@@ -15,6 +15,7 @@ from llmbatch._jobs.rendering import read_payloads, rendered
 from llmbatch._jobs.state import JobState
 from llmbatch._leaves.checks import check_messages_list, check_number
 from llmbatch._litellm.files import Access
+from llmbatch._litellm.worst import worst_cost
 from llmbatch._request.plans import ChatPlan, plan_chat
 from llmbatch.options import OWN_OPTIONS
 from llmbatch.providers.registry import provider_for
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from llmbatch._jobs.rendering import BadRow
     from llmbatch.providers.base import Payload, Provider
 
-__all__ = ["Submission", "access_from", "known_state", "of_plan", "prepare", "unknown_state"]
+__all__ = ["Submission", "access_from", "check_cost", "known_state", "of_plan", "prepare", "unknown_state"]
 
 _ACCESS = ("api_key", "api_version", "organization", "azure_ad_token", "extra_headers")
 _PLACE = ("api_base", "base_url", "custom_llm_provider")
@@ -82,16 +83,35 @@ def prepare(  # noqa: PLR0917 - the public function's own order
     kwargs: Mapping[str, Any],
 ) -> Submission:
     """Check what a user submits. Raises as `plan_chat` does, and NotImplementedError for providers without support."""
+    kwargs = dict(kwargs)
+    max_cost = kwargs.pop("max_cost", None)
     if isinstance(requests, str | os.PathLike):
-        return _of_payloads(read_payloads(requests), model, custom_ids, kwargs)
+        return _of_payloads(read_payloads(requests), model, custom_ids, kwargs, max_cost)
     items, _ = check_messages_list(requests) if not _holds_payloads(requests) else (requests, None)
     iterator = iter(items)
     first = list(islice(iterator, 1))
     items = chain(first, iterator)
     if first and isinstance(first[0], Mapping) and "custom_id" in first[0]:
-        return _of_payloads(items, model, custom_ids, kwargs)
+        return _of_payloads(items, model, custom_ids, kwargs, max_cost)
     plan = plan_chat(model, temperature, max_tokens, **kwargs)
+    if max_cost is not None:
+        items = list(items)
+        check_cost(plan, items, max_cost)
     return of_plan(plan, items, custom_ids)
+
+
+def check_cost(plan: ChatPlan, conversations: Sequence[Any], max_cost: float) -> None:
+    """Raise ValueError when the job may cost more than `max_cost` USD, or nothing bounds what it costs."""
+    worst, most = worst_cost(plan, job=True), 0.0
+    for conversation in conversations:
+        try:
+            request = plan.request(conversation)
+        except ValueError:  # it is not sent, and will be an error row
+            continue
+        most += worst(request)
+    if most > max_cost:
+        msg = f"the job may cost ${most:.4f}, more than max_cost=${max_cost:.4f}; raise it, or lower max_tokens"
+        raise ValueError(msg)
 
 
 def of_plan(plan: ChatPlan, conversations: Iterable[Any], custom_ids: Iterable[str] | None) -> Submission:
@@ -106,8 +126,15 @@ def _holds_payloads(requests: Any) -> bool:
 
 
 def _of_payloads(
-    payloads: Iterable[Any], model: str | None, custom_ids: Iterable[str] | None, given: Mapping[str, Any]
+    payloads: Iterable[Any],
+    model: str | None,
+    custom_ids: Iterable[str] | None,
+    given: Mapping[str, Any],
+    max_cost: float | None,
 ) -> Submission:
+    if max_cost is not None:
+        msg = "max_cost is not checked for payloads: leave it out, or submit the conversations that they are made of"
+        raise ValueError(msg)
     extra = sorted(given.keys() - {*_ACCESS, *_PLACE, *OWN_OPTIONS})
     if extra or custom_ids is not None:
         msg = (
@@ -138,7 +165,7 @@ def unknown_state(model: str | None, given: Mapping[str, Any]) -> tuple[JobState
 def _empty_state(target: _litellm.Target, access: Access, provider: Provider) -> JobState:
     return JobState(
         model=target.model, name=target.name, provider=target.provider, api_base=target.api_base,
-        api_version=access.api_version, endpoint="", completion_window="24h", metadata={},
+        prices=dict(target.prices), api_version=access.api_version, endpoint="", completion_window="24h", metadata={},
         max_rows=provider.max_rows, max_bytes=provider.max_bytes,
     )  # fmt: skip
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, TypedDict
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-__all__ = ["CUT_OFF", "NO_USAGE", "OWN_KEYS", "Row", "answer_row", "error_row", "finish_reasons", "numbered",
-           "parsed_row", "plain", "refusal_text", "row_text", "row_vector", "well_formed"]  # fmt: skip
+__all__ = ["CUT_OFF", "NO_USAGE", "OWN_KEYS", "Row", "add_spent", "add_usage", "answer_row", "error_row",
+           "finish_reasons", "numbered", "parsed_row", "plain", "refusal_text", "row_text", "row_vector", "well_formed"]  # fmt: skip
 
 
 class Row(TypedDict, total=False):
@@ -134,6 +134,18 @@ def _plain(value: Any) -> Any:
     return value if value is None or isinstance(value, int) else well_formed(str(value))
 
 
+def add_spent(row: Row, before: Row) -> None:
+    """Add to a row what an earlier one for the same input has used: tokens, USD and attempts."""
+    add_usage(row["usage"], before["usage"])
+    row["attempts"] += before["attempts"]
+    if "error" in row:
+        row["error_details"]["attempts"] = row["attempts"]
+    if before["cost"] is None and "error" in row:
+        row["cost"] = None
+    elif row["cost"] is not None:
+        row["cost"] += before["cost"] or 0.0
+
+
 def row_text(row: Mapping[str, Any]) -> str | None:
     """The first choice's text; None for a failed row or an answer without text (tool calls)."""
     if "error" in row or not row.get("choices"):
@@ -169,3 +181,12 @@ def parsed_row(row: Mapping[str, Any], model: type[BaseModel]) -> Any:
 def row_vector(row: Mapping[str, Any]) -> list[float] | None:
     """The embedding, None where the row failed or is a chat's."""
     return row["data"][0]["embedding"] if row.get("data") else None
+
+
+def add_usage(total: dict[str, Any], usage: Mapping[str, Any] | None) -> None:
+    """Add one usage object into `total`, nested details (cached and reasoning tokens) included; nulls count nothing."""
+    for key, value in (usage or {}).items():
+        if isinstance(value, Mapping):
+            add_usage(total.setdefault(key, {}), value)
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            total[key] = total.get(key, 0) + value

@@ -31,12 +31,16 @@ def own_keys() -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where a request goes: `model` as LiteLLM takes it, the provider's own `name` for it, `provider`, `api_base`."""
+    """Where a request goes: `model` as LiteLLM takes it, the provider's own `name` for it, `provider`, `api_base`.
+
+    `prices` are the caller's own, in LiteLLM's words: USD a token.
+    """
 
     model: str
     name: str
     provider: str
     api_base: str | None = None
+    prices: tuple[tuple[str, float], ...] = ()
 
     def arguments(self) -> dict[str, Any]:
         """LiteLLM's arguments for this target."""

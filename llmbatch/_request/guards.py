@@ -75,18 +75,23 @@ class Breaker:
 
 
 class Budget:
-    """A hard cap in USD: each request's worst case is reserved before it is sent."""
+    """A hard cap in USD: each request's worst case is reserved before it is sent.
+
+    Where an answer has cost more than its worst case after all (a provider that answers by another model), those after
+    it count as so many times more too.
+    """
 
     def __init__(self, cap: float | None) -> None:
         self.cap = cap
         self.spent = self.reserved = 0.0
+        self._dearer = 1.0
         self._settled = asyncio.Event()
 
     async def reserve(self, worst: float) -> bool:
         """Take `worst` out of what is left, waiting for requests in flight to settle; False when it never fits."""
         if self.cap is None:
             return True
-        while self.spent + self.reserved + worst > self.cap:
+        while self.spent + (self.reserved + worst) * self._dearer > self.cap:
             if not self.reserved:
                 return False
             self._settled.clear()
@@ -94,10 +99,12 @@ class Budget:
         self.reserved += worst
         return True
 
-    def settle(self, worst: float, cost: float) -> None:
-        """The request is over: its worst case comes back, and what it cost is spent."""
+    def settle(self, worst: float, cost: float | None) -> None:
+        """The request is over: its worst case comes back, and what it cost is spent; all of it where nobody knows."""
         if self.cap is None:
             return
         self.reserved = max(0.0, self.reserved - worst) if self.reserved > worst * 1.000001 else 0.0
-        self.spent += cost
+        self.spent += worst * self._dearer if cost is None else cost
+        if cost is not None and worst:
+            self._dearer = max(self._dearer, cost / worst)
         self._settled.set()

@@ -69,15 +69,31 @@ class _Bucket:
         self.rate, self.burst = rate, max(1.0, remaining)
 
 
+class _Told:
+    """What callers have told of one account, all its models together: the lowest of the numbers that hold counts."""
+
+    def __init__(self, now: float) -> None:
+        self.requests, self.tokens = _Bucket(now), _Bucket(now)
+        self.limits: list[tuple[float | None, float | None]] = []
+
+    def hold(self, now: float) -> None:
+        """Follow a change of `limits`; a debt stays."""
+        for bucket, unit, seconds in ((self.requests, 0, TOLD_BURST_SECONDS), (self.tokens, 1, 1.0)):
+            bucket.refill(now)
+            lowest = min((limit for told in self.limits if (limit := told[unit])), default=math.inf)
+            bucket.rate = lowest / 60 * TOLD_MARGIN
+            if lowest < math.inf:
+                bucket.burst = max(1.0, bucket.rate * seconds)
+
+
 class Limiter:
     """When requests may go. `order` in `admit` decides who goes first (a retried row before a new one)."""
 
-    def __init__(self, clock: Callable[[], float] | None = None) -> None:
+    def __init__(self, clock: Callable[[], float] | None = None, account: _Told | None = None) -> None:
         self._clock = clock or time.monotonic
         now = self._clock()
+        self.account = account or _Told(now)
         self.requests, self.tokens, self._pace = _Bucket(now), _Bucket(now), _Bucket(now)
-        self._told_requests, self._told_tokens = _Bucket(now), _Bucket(now)
-        self._told: list[tuple[float | None, float | None]] = []
         self.refusals = Refusals(now)
         self.in_flight = 0
         self._last_sent = now
@@ -94,24 +110,16 @@ class Limiter:
 
     @contextlib.contextmanager
     def told(self, requests_per_minute: float | None, tokens_per_minute: float | None) -> Iterator[None]:
-        """Within it the caller's own limits hold, evenly paced, for everyone who shares this limiter; the lowest counts."""
+        """Within it the caller's own limits hold, evenly paced, for everyone at this account; the lowest counts."""
         told = (requests_per_minute, tokens_per_minute)
-        self._told.append(told)
-        self._hold_to_told()
+        self.account.limits.append(told)
+        self.account.hold(self._clock())
         try:
             yield
         finally:
-            self._told.remove(told)
-            self._hold_to_told()
+            self.account.limits.remove(told)
+            self.account.hold(self._clock())
             self._pump()
-
-    def _hold_to_told(self) -> None:
-        now = self._clock()
-        for bucket, unit, seconds in ((self._told_requests, 0, TOLD_BURST_SECONDS), (self._told_tokens, 1, 1.0)):
-            bucket.refill(now)
-            if limits := [limit for told in self._told if (limit := told[unit])]:
-                bucket.rate = min(limits) / 60 * TOLD_MARGIN
-                bucket.burst = max(1.0, bucket.rate * seconds)
 
     async def admit(self, order: int, tokens: float) -> Permit:
         """Wait for this request's turn. Every permit must go to exactly one of `answered`, `refused`, `faulted`."""
@@ -168,7 +176,7 @@ class Limiter:
     def _correct(self, permit: Permit, used_tokens: float) -> None:
         """Give back what the request was expected to use and has not used."""
         if permit.tokens:
-            for bucket in (self.tokens, self._told_tokens):
+            for bucket in (self.tokens, self.account.tokens):
                 bucket.take(used_tokens - permit.tokens)
 
     def _tell(self) -> None:
@@ -198,11 +206,7 @@ class Limiter:
                 self._pace.level = min(self._pace.level, 0.0)
             self._pace.rate = self.refusals.rate
             self._pace.burst = max(1.0, PACE_BURST * self._pace.rate)
-        requests, tokens = [self.requests, self._pace], [self.tokens]
-        if any(told[0] for told in self._told):
-            requests.append(self._told_requests)
-        if any(told[1] for told in self._told):
-            tokens.append(self._told_tokens)
+        requests, tokens = [self.requests, self._pace, self.account.requests], [self.tokens, self.account.tokens]
         for bucket in (*requests, *tokens):
             bucket.refill(now)
         return requests, tokens
@@ -241,9 +245,14 @@ class Limiter:
 
 
 @lru_cache(maxsize=256)
-def limiter_for(provider: str, api_base: str | None, key_digest: str | None, model: str) -> Limiter:  # noqa: ARG001 - the cache's key
+def limiter_for(provider: str, api_base: str | None, key_digest: str | None, model: str) -> Limiter:  # noqa: ARG001
     """The process's limiter for one account at one provider; what it has learnt stays for the next batch."""
-    return Limiter()
+    return Limiter(account=_account(provider, api_base, key_digest))
+
+
+@lru_cache(maxsize=256)
+def _account(provider: str, api_base: str | None, key_digest: str | None) -> _Told:  # noqa: ARG001 - the cache's key
+    return _Told(time.monotonic())
 
 
 if hasattr(os, "register_at_fork"):

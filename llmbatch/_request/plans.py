@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import difflib
 import os
-from dataclasses import dataclass, field
+import re
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from llmbatch import _litellm
 from llmbatch._leaves.checks import check_number, checked_messages, checked_text, copied
+from llmbatch._leaves.identity import is_price
 from llmbatch.options import OWN_OPTIONS
 
 if TYPE_CHECKING:
@@ -50,6 +52,7 @@ DEFAULT_MAX_TOKENS: int = _DefaultInt(200)
 _HOTTEST = 2.0
 _ALIKE = 0.77  # difflib's ratio: 'max_worker' and 'workers' are above it, LiteLLM's 'max_tokens' below
 _KNOWN_TO_LITELLM = {"max_fallbacks"}
+_PRICE_A_TOKEN = re.compile(r"((input|output)_cost_per_token|cache_(read|creation)_input_token_cost)(_batches)?")
 _INSTEAD = {
     "num_retries": "llmbatch retries itself, use retries=",
     "max_retries": "llmbatch retries itself, use retries=",
@@ -118,6 +121,9 @@ def plan_chat(
     if max_tokens is not None:
         check_number("max_tokens", max_tokens, "None leaves it to the model", whole=True, least=1)
     target, connection = _target(default_model(_checked_model(model)), kwargs)
+    if target.prices and "output_cost_per_token" not in dict(target.prices):
+        msg = "prices of your own need both input_cost_per_token= and output_cost_per_token= (USD); 0 is a price too"
+        raise ValueError(msg)
     chosen: dict[str, Any] = {}
     if temperature is DEFAULT_TEMPERATURE or max_tokens is DEFAULT_MAX_TOKENS:
         accepted = _litellm.without_refused_defaults(target, float(DEFAULT_TEMPERATURE), int(DEFAULT_MAX_TOKENS))
@@ -149,15 +155,30 @@ def plan_embeddings(model: str | None, **kwargs: Any) -> EmbeddingsPlan:
 
 
 def _target(model: str, kwargs: dict[str, Any]) -> tuple[_litellm.Target, dict[str, Any]]:
-    """The target, and the base url under LiteLLM's one name for it; takes both out of `kwargs`."""
+    """The target, and the base url under LiteLLM's one name for it; takes both, and prices, out of `kwargs`."""
     api_base = kwargs.pop("api_base", None) or kwargs.pop("base_url", None)
     provider = kwargs.pop("custom_llm_provider", None)
     for name, value in (("api_base", api_base), ("custom_llm_provider", provider)):
         if value is not None and not isinstance(value, str):
             msg = f"{name} must be a string, not {type(value).__name__}"
             raise TypeError(msg)
-    target = _litellm.resolve(model, api_base=api_base, custom_llm_provider=provider)
+    prices = _own_prices(kwargs)
+    target = replace(_litellm.resolve(model, api_base=api_base, custom_llm_provider=provider), prices=prices)
     return target, {"api_base": api_base} if api_base else {}
+
+
+def _own_prices(kwargs: dict[str, Any]) -> tuple[tuple[str, float], ...]:
+    """The caller's own prices, taken out of `kwargs`: some LiteLLMs would keep them for every call of the process."""
+    names = sorted(name for name in kwargs if is_price(name))
+    for name in names:
+        if not _PRICE_A_TOKEN.fullmatch(name):
+            msg = f"{name}= is no price by the token; give such prices to litellm.register_model({{...}})"
+            raise ValueError(msg)
+        check_number(name, kwargs[name], "it is in USD a token", least=0)
+    if names and "input_cost_per_token" not in names:
+        msg = f"{names[0]}= alone is no price; pass input_cost_per_token= too (USD)"
+        raise ValueError(msg)
+    return tuple((name, float(kwargs.pop(name))) for name in names)
 
 
 def _checked_model(model: Any) -> str | None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Protocol
 
 from llmbatch._litellm import Answer, Target
@@ -73,8 +74,9 @@ class Outcome:
 
 @dataclass(kw_only=True)
 class Sender:
-    """Sends requests to one target. `worst_cost` bounds a request's price in USD, where there is a budget.
+    """Sends requests to one target.
 
+    `price` gives an answer's cost in USD, and `worst_cost` bounds a request's, where there is a budget.
     `longest_answer`, in tokens, is what a request that names no bound counts as until answers have come.
     """
 
@@ -87,7 +89,7 @@ class Sender:
     worst_cost: Callable[[Mapping[str, Any]], float] | None = None
     longest_answer: float = 0.0
     credentials: Credentials | None = None
-    priced: bool = True
+    price: Callable[[Answer], float | None] = attrgetter("cost")
 
     async def send(self, request: dict[str, Any], order: int, call: Call, outcome: Outcome | None = None) -> Outcome:
         """Send until answered or failed for good; never raises for what a provider, the network or LiteLLM does.
@@ -127,9 +129,7 @@ class Sender:
 
     async def _attempt(self, request: dict[str, Any], order: int, call: Call, outcome: Outcome) -> Answer:
         """One attempt, with its worst case reserved while it runs. Counts itself and its cost in `outcome`."""
-        worst = self.worst_cost(request) if self.worst_cost else 0.0
-        if not await self.budget.reserve(worst):
-            raise NotSentError(self._over_budget())
+        worst = await self._reserved(request)
         cost: float | None = 0.0
         sent_at = None
         try:
@@ -146,7 +146,7 @@ class Sender:
             result = await self._once({**request, **arguments}, permit, call)
             cost = result.cost if isinstance(result, Answer) else (None if result.billed is None else 0.0)
         finally:
-            self.budget.settle(worst, worst if cost is None else cost)
+            self.budget.settle(worst, cost)
             outcome.uncertain |= cost is None
             outcome.timed(sent_at)
             outcome.cost = (outcome.cost or 0.0) + (cost or 0.0)
@@ -188,7 +188,7 @@ class Sender:
         except Exception as exc:  # noqa: BLE001 - a failing request becomes a row, whatever it failed with
             failure = failures.classify(exc, self.target.provider, request)
         else:
-            answer = answer if self.priced else replace(answer, cost=None)
+            answer = replace(answer, cost=self.price(answer))
             usage = answer.body.get("usage") or {}
             self.limiter.answered(permit, answer.headers, usage.get("total_tokens"))
             self.limiter.used(usage.get("completion_tokens") or 0)
@@ -208,11 +208,23 @@ class Sender:
             most = 0
         return self.limiter.estimate(length / _CHARACTERS_PER_TOKEN + 4, most)
 
-    def _over_budget(self) -> Failure:
-        message = (
-            f"not sent: its worst case would pass max_cost=${self.budget.cap:g} (${self.budget.spent:.6f} are spent)"
-        )
-        return Failure("BudgetExceeded", message, provider=self.target.provider, retryable=False)
+    async def _reserved(self, request: Mapping[str, Any]) -> float:
+        """Worst case, in USD, that the budget now holds for one attempt.
+
+        Raises NotSentError where the budget has not so much left, or nothing bounds what the attempt may cost.
+        """
+        if self.worst_cost is None:
+            return 0.0
+        try:
+            worst = self.worst_cost(request)
+        except ValueError as exc:
+            why = str(exc)
+        else:
+            if await self.budget.reserve(worst):
+                return worst
+            budget = self.budget
+            why = f"its worst case (${worst:.6f}) would pass max_cost=${budget.cap:g} (${budget.spent:.6f} are spent)"
+        raise NotSentError(Failure("BudgetExceeded", f"not sent: {why}", provider=self.target.provider))
 
 
 def _prompts(request: Mapping[str, Any]) -> list[str]:

@@ -14,15 +14,18 @@ from the workers' environment. Needs the `ray` extra; `Completions` alone needs 
 from __future__ import annotations
 
 import threading
+import uuid
 from typing import TYPE_CHECKING, Any
 
+from llmbatch._batch.prepared import chat_batch
+from llmbatch._leaves.background import in_background
 from llmbatch._leaves.checks import check_number
 from llmbatch._leaves.frame import rows_frame
 from llmbatch._leaves.identity import custom_id_for
 from llmbatch._leaves.row import error_row
 from llmbatch._leaves.template import Template
+from llmbatch._request.guards import Budget
 from llmbatch._request.plans import plan_chat
-from llmbatch.completions import create_chat_completions_batch
 from llmbatch.integrations._journal import Journal
 
 if TYPE_CHECKING:
@@ -33,8 +36,6 @@ if TYPE_CHECKING:
     from llmbatch._leaves.row import Row
 
 __all__ = ["Completions", "complete_dataset"]
-
-_LEAST_COST = 1e-12
 
 
 class Completions:
@@ -51,8 +52,10 @@ class Completions:
             `_finish_reason`, and the fields of a pydantic `response_format`.
         system: a system message for every row.
         workers: how many processes work on the table; each takes that part of the limits and of `max_cost`.
-        requests_per_minute, tokens_per_minute, max_cost: of the account, for all workers together. A worker that is
-            started anew after a crash begins its share of max_cost anew.
+        requests_per_minute, tokens_per_minute: of the account, for all workers together.
+        max_cost: USD never to exceed, for all of Ray's actors or for one process. An object with it cannot be pickled:
+            each of Spark's and Dask's processes would begin its share anew with each partition. Nor does Ray start an
+            actor anew that has crashed.
         checkpoint: a directory that all workers reach; answers found there are not asked for again.
         id_column: tells rows apart that ask the same, so that each keeps its own answer in the checkpoint.
         kwargs: those of `create_chat_completions_batch`; `max_workers` is per worker.
@@ -83,8 +86,11 @@ class Completions:
         self._arguments = {"model": model, "progress": False, **kwargs}
         shares = {"requests_per_minute": requests_per_minute, "tokens_per_minute": tokens_per_minute}
         self._arguments |= {name: limit / workers for name, limit in shares.items() if limit is not None}
-        self._left = None if max_cost is None else max_cost / workers
+        if max_cost is not None:
+            self._arguments["max_cost"] = max_cost / workers
+        self._budget = Budget(self._arguments.get("max_cost"))
         self._checkpoint = checkpoint
+        self._name = uuid.uuid4().hex
         self._open()
 
     def _open(self) -> None:
@@ -93,7 +99,17 @@ class Completions:
         self._plan: Any = None
 
     def __getstate__(self) -> dict[str, Any]:
+        if self._budget.cap is not None:
+            msg = (
+                "max_cost cannot hold where each partition gets a copy of this object (Spark, Dask's processes): leave "
+                "it out there, or use complete_dataset (Ray) or Dask's threads"
+            )
+            raise ValueError(msg)
         return {name: value for name, value in vars(self).items() if name not in {"_lock", "_journal", "_plan"}}
+
+    def __dask_tokenize__(self) -> tuple[str, str]:
+        """Dask's name for it; Dask pickles it otherwise, on its threads too."""
+        return type(self).__qualname__, self._name
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
@@ -154,14 +170,11 @@ class Completions:
             return {}
         positions = list(conversations)
         arguments = dict(self._arguments)
-        if self._left is not None:
-            arguments["max_cost"] = max(self._left, _LEAST_COST)
         if keys:
             arguments["on_result"] = lambda index, row: self._known().append(keys[positions[index]], row)
-        results = create_chat_completions_batch(list(conversations.values()), **arguments)
-        with self._lock:
-            if self._left is not None:
-                self._left -= results.cost or 0.0
+        batch = chat_batch(list(conversations.values()), **arguments)
+        batch.run.share(self._budget)
+        results = in_background(batch.collect())
         return dict(zip(positions, results, strict=True))
 
     def _known(self) -> Journal:
@@ -220,4 +233,5 @@ def complete_dataset(
         zero_copy_batch=False,
         compute=ActorPoolStrategy(size=actors),
         num_cpus=num_cpus,
+        **({} if kwargs.get("max_cost") is None else {"max_restarts": 0}),  # it would begin its share of max_cost anew
     )
