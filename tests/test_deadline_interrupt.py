@@ -84,7 +84,7 @@ def test_a_retry_does_not_outlive_the_deadline(server: Server) -> None:
 
 
 INTERRUPTED = """
-import asyncio, sys, time, llmbatch
+import asyncio, contextlib, sys, time, llmbatch
 from tests.talk import batch, chats, place
 base, path = sys.argv[1:]
 given = place(base, max_workers=4)
@@ -99,6 +99,10 @@ def awaited_in_a_loop_of_its_own():
     finally:  # the loop stands still: nobody awaits any more
         while llmbatch.interrupted_results() is before:
             time.sleep(0.05)
+        for task in asyncio.all_tasks(loop):
+            with contextlib.suppress(asyncio.CancelledError):
+                loop.run_until_complete(task)
+        loop.close()
 for form in (
     lambda: batch(base, chats(30), max_workers=4, checkpoint=path),
     lambda: asyncio.run(inside_a_loop()),
