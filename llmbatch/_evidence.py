@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Permit", "HARDLY_ANYTHING", "by_crowd", "by_run", "by_time", "odds", "over", "since_excess"]
+__all__ = ["HARDLY_ANYTHING", "Permit", "by_crowd", "by_run", "by_time", "odds", "over", "since_excess"]
 
 
 HARDLY_ANYTHING = 8  # is let in: the share of refusals is most likely above 0.8
