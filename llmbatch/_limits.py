@@ -93,7 +93,7 @@ class Limiter:
 
     @contextlib.contextmanager
     def told(self, requests_per_minute: float | None, tokens_per_minute: float | None) -> Iterator[None]:
-        """Within it the caller's own limits hold, evenly paced, for everyone who shares this limiter; the lowest counts."""
+        """Within it the caller's limits hold, evenly paced, for everyone who shares this limiter; the lowest counts."""
         told = (requests_per_minute, tokens_per_minute)
         self._told.append(told)
         self._hold_to_told()

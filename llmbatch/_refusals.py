@@ -2,22 +2,21 @@
 
 The rules, each of which can be checked in `tests/benchmarks/limiter_lab.py`:
 
-1. **Evidence** (`_evidence`). The last requests are kept in the order in which they were sent, each with the crowd that it
-   met, and compared with what refusals may depend on. Fewer than three refusals prove nothing.
+1. **Evidence** (`_evidence`). The last requests are kept in the order in which they were sent, each with the crowd that
+   it met, and compared with what refusals may depend on. A decision is judged by what is sent later.
 2. **Admission by time.** What is not refused within twice the slowest recent refusal has been let in, long before its
    answer comes. The window starts at 8 and is one larger for each request so let in.
-3. **Rate.** Where refusals are more frequent since some moment, the rate is cut to less than half of what was let in of
-   late. Once paced, a refusal at about the rate that was the limit before, or more of them than chance explains, cuts it
-   to somewhat less than what is let in. Growth follows: slow at first, then ever faster, while the rate is what holds
-   requests back. Cuts take back those refused that had been sent before.
-4. **Chance.** The share of refusals away from any limit is not held against the rate. Where the share at the limit is no
-   higher, the rate is lifted.
-5. **Crowd.** Where hardly anything is let in from some number in flight on, that is the window; one more is tried now and
-   then, the more seldom the surer that is, and when that has become unlikely the window grows again.
+3. **Rate** (`_pace`). Where refusals are more frequent since some moment, the rate is cut to a third of what was let
+   in of late. Once paced, a refusal at about the last limit, or more of them than chance explains, cuts
+   it to somewhat less than what is let in. Growth follows, slow at first and then ever faster.
+4. **Chance.** The share of refusals away from any limit is not held against the rate. Where it is the same at the limit,
+   or two cuts have not lowered it, pacing is lifted.
+5. **Crowd.** Where hardly anything is let in from some number in flight on, that is the window; one more is tried now
+   and then, the more seldom the surer that is, and when that has become unlikely the window grows again.
 6. **Closed door.** A run of refusals that nothing else explains holds everything back: one request at a time is tried,
    ever more seldom, until one is let in. Then the window starts anew from what is in flight.
 7. **Hints.** A Retry-After holds everybody back while refusals are rare, until a later request is let in: then it was
-   meant for that row alone.
+   meant for that row alone. Any refused row rests by itself (`_retry.rest`).
 """
 
 from __future__ import annotations
