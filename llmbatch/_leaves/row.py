@@ -10,8 +10,24 @@ from typing import TYPE_CHECKING, Any, TypedDict
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-__all__ = ["CUT_OFF", "NO_USAGE", "OWN_KEYS", "Row", "add_spent", "add_usage", "answer_row", "error_row",
-           "finish_reasons", "numbered", "parsed_row", "plain", "refusal_text", "row_text", "row_vector", "well_formed"]  # fmt: skip
+__all__ = [
+    "CUT_OFF",
+    "NO_USAGE",
+    "OWN_KEYS",
+    "Row",
+    "add_spent",
+    "add_usage",
+    "answer_row",
+    "error_row",
+    "finish_reasons",
+    "numbered",
+    "parsed_row",
+    "plain",
+    "refusal_text",
+    "row_text",
+    "row_vector",
+    "well_formed",
+]
 
 
 class Row(TypedDict, total=False):

@@ -2,22 +2,21 @@
 
 The rules, each of which can be checked in `tests/benchmarks/limiter_lab.py`:
 
-1. **Evidence** (`evidence`). The last requests are kept in the order in which they were sent, each with the crowd that it
-   met, and compared with what refusals may depend on. Fewer than three refusals prove nothing.
+1. **Evidence** (`evidence`). The last requests are kept in the order in which they were sent, each with the crowd that
+   it met, and compared with what refusals may depend on. A decision is judged by what is sent later.
 2. **Admission by time.** What is not refused within twice the slowest recent refusal has been let in, long before its
    answer comes. The window starts at 8 and is one larger for each request so let in.
-3. **Rate.** Where refusals are more frequent since some moment, the rate is cut to less than half of what was let in of
-   late. Once paced, a refusal at about the rate that was the limit before, or more of them than chance explains, cuts it
-   to somewhat less than what is let in. Growth follows: slow at first, then ever faster, while the rate is what holds
-   requests back. Cuts take back those refused that had been sent before.
-4. **Chance.** The share of refusals away from any limit is not held against the rate. Where the share at the limit is no
-   higher, the rate is lifted.
-5. **Crowd.** Where hardly anything is let in from some number in flight on, that is the window; one more is tried now and
-   then, the more seldom the surer that is, and when that has become unlikely the window grows again.
+3. **Rate** (`pace`). Where refusals are more frequent since some moment, the rate is cut to a third of what was let
+   in of late. Once paced, a refusal at about the last limit, or more of them than chance explains, cuts
+   it to somewhat less than what is let in. Growth follows, slow at first and then ever faster.
+4. **Chance.** The share of refusals away from any limit is not held against the rate. Where it is the same at the
+   limit, or two cuts have not lowered it, pacing is lifted.
+5. **Crowd.** Where hardly anything is let in from some number in flight on, that is the window; one more is tried now
+   and then, the more seldom the surer that is, and when that has become unlikely the window grows again.
 6. **Closed door.** A run of refusals that nothing else explains holds everything back: one request at a time is tried,
    ever more seldom, until one is let in. Then the window starts anew from what is in flight.
 7. **Hints.** A Retry-After holds everybody back while refusals are rare, until a later request is let in: then it was
-   meant for that row alone.
+   meant for that row alone. Any refused row rests by itself (`_retry.rest`).
 """
 
 from __future__ import annotations
@@ -27,52 +26,45 @@ from collections import deque
 from itertools import takewhile
 
 from llmbatch._request.evidence import HARDLY_ANYTHING, Permit, by_crowd, by_run, by_time, odds, over, since_excess
+from llmbatch._request.pace import Pace
 
 __all__ = ["FIRST_WINDOW", "Refusals"]
 
 RECORD = 128  # requests that are remembered one by one
 FIRST_WINDOW = 8  # requests in flight before the provider has shown anything
 FIRST_GRACE, LEAST_GRACE, MOST_GRACE = 0.09, 0.05, 1.0  # seconds after which what is not refused is let in
-CONVINCED = 3.5  # log of the odds against chance
-RARE = 0.05  # share of refusals by chance below which a single one is news
+# Log odds against chance that are enough: in general, for a closed door (which costs little to try), at about the last
+# limit (where a refusal is expected), and that a share at the limit is no higher than elsewhere.
+CONVINCED, DOOR_ODDS, NEAR_ODDS, NO_WORSE_ODDS = 3.5, 2.5, 2.0, -0.5
+RUN, FEW = 5, 3  # refusals that may be a closed door or a crowd; that may be a rate
+RARE, UNHEARD_OF = 0.05, 1e-4  # shares of refusals by chance: below which one is news; of a run that holds all back
 SOME_REFUSALS, SOME_REQUESTS = 5, 50  # before chance is called a finding
-RUN = 5  # refusals in a row that may be a closed door
-RECENT_SECONDS, RECENT_REQUESTS = 4.0, 16  # over which the accepted rate is measured, whichever is longer
-HEAD_START = 3.0
-FIRST_CUT, CUT, BLIND_CUT = 0.33, 0.87, 0.78  # of the accepted rate; of the last rate, where that is not yet known
-SHOWN_SECONDS, SHOWN_REQUESTS = 0.5, 8  # after a cut, before the accepted rate is known again
-AT_LIMIT = 0.95  # of the last limit
-MOST_GROWTH, GROWTH, GROWTH_PER_REQUEST = 0.3, 0.004, 0.01  # a second; the second times (seconds since the last cut)²
-PROMPT_SECONDS = 0.08  # after which a refusal has been on its way for long
-FIRST_PROBE, PROBE_GROWTH, LONGEST_PROBE, LONGEST_HINT = 0.3, 1.25, 30.0, 120.0
-WIDEN_SECONDS, SUREST, NARROWEST = 0.5, 10.5, 0.9
+PRIOR = 0.5, 20  # refused and sent by chance, before anything is known
+INTERVAL = 4, 20  # refusals and requests between two cuts that say what the cut has done
+LOWER, IN_VAIN, PATIENCE = 0.75, 2, 1.5  # of the rate, for the share to be compared; such cuts; more odds after a lift
+FIRST_PROBE, PROBE_GROWTH, LONGEST_PROBE, LONGEST_HINT, TENDER = 0.3, 1.25, 30.0, 120.0, 8
+WIDEN_SECONDS, SUREST, NARROWEST = 0.5, 10.5, 0.9  # one more is tried; log odds; of the crowd found
 
 
 class Refusals:
     """Told what was sent and what became of it; `rate` (a second) and `wait` say what may be sent."""
 
     def __init__(self, now: float) -> None:
-        self.rate = math.inf
+        self.pace = Pace(now)
         self.window: float = FIRST_WINDOW
         self.crowd = 0  # at which refusals begin; 0 when they do not depend on it
         self.total = 0
-        self._lifted = False
         self._record: deque[Permit] = deque()
         self._past = {True: (0.0, 0.0), False: (0.0, 0.0)}  # refused and sent, at a limit and away, before the record
         self._undecided: deque[Permit] = deque()
         self._sent = self._decided_at = 0  # how many; before the last decision
         self._lag = FIRST_GRACE / 2
         self._not_before = 0.0
-        # rate
-        self._limit = math.inf
-        self._cut_at = self._grown_at = self._calm_since = now
+        self._interval: tuple[int, int] | None = None  # refused and sent before a cut, and at which rate
         self._interval_rate = math.inf
-        self._interval: tuple[int, int] | None = None  # refused and sent before the last cut that had many refusals
-        self._patience, self._vain = 1.0, 0
-        self._before_cuts = (math.inf, math.inf)
-        # crowd
+        self._in_vain, self._patience, self._lifted = 0, 1.0, False
         self._widen_at = 0.0
-        # door
+        self._closed_at = now
         self._closed = 0.0  # seconds until the next probe; 0 when it is open
         self._probe: Permit | None = None
         self._tender = 0  # requests to be let in before an opened door is believed
@@ -88,10 +80,15 @@ class Refusals:
             return "crowd", f"requests are refused from {self.crowd} in flight on: no more are sent at once"
         if self.rate < math.inf:
             return "rate", f"refusals depend on the rate: paced at {self.rate:.3g} requests a second"
-        if self.total >= SOME_REFUSALS and self._sent >= SOME_REQUESTS and chance > RARE / 5:
+        if self.total >= SOME_REFUSALS and self._sent >= SOME_REQUESTS and chance > RARE / 10:
             mend = "pacing lifted" if self._lifted else "nothing is held back"
             return "chance", f"refusals do not depend on the rate ({chance:.0%} of requests): {mend}"
         return "", ""
+
+    @property
+    def rate(self) -> float:
+        """Requests a second, inf where none is held back for it."""
+        return self.pace.rate
 
     def wait(self, now: float, in_flight: int) -> float:
         """Seconds until one more may be sent, as far as window and door go; inf: when something has come back."""
@@ -108,7 +105,7 @@ class Refusals:
     def sent(self, permit: Permit, in_flight: int) -> None:
         """One more is sent."""
         permit.number, permit.crowd = self._sent, in_flight
-        permit.limited = not self.crowd and AT_LIMIT * self._limit <= self.rate < math.inf
+        permit.limited = not self.crowd and self.pace.near
         self._sent += 1
         self._undecided.append(permit)
         if self._closed:
@@ -133,11 +130,7 @@ class Refusals:
             if not permit.refused:
                 permit.let_in = True
                 self._let_in(permit, now)
-        seconds, self._grown_at = min(now - self._grown_at, 1.0), now
-        if wanted and self.rate < math.inf:
-            calm = max(0.0, now - self._calm_since)
-            blind = max(1.0, self._lag / PROMPT_SECONDS)  # the later refusals come back, the slower
-            self.rate *= 1 + seconds * min(MOST_GROWTH, GROWTH * calm**2 / blind, GROWTH_PER_REQUEST * self.rate)
+        self.pace.grow(now, self._lag, wanted=wanted)
 
     def refused(self, permit: Permit, now: float, hint: float) -> None:
         """The request was refused for a limit; it is closed already."""
@@ -167,7 +160,7 @@ class Refusals:
             run = sum(1 for _ in takewhile(lambda p: p.refused, reversed(known)))
             if permit.number >= self._decided_at:
                 self._decide(permit, known, run, now)
-            if hint and (run == len(self._record) or self._chance(known[-run].number) ** run < 1e-4):
+            if hint and (run == len(self._record) or self._chance(known[-run].number) ** run < UNHEARD_OF):
                 self._not_before, self._held_by = max(self._not_before, now + hint), permit.number
 
     @property
@@ -214,103 +207,88 @@ class Refusals:
         if before is None:
             before = self._sent if self.rate == math.inf else self._decided_at
         refused, sent = self._counts(limited=False, before=before)
-        return (refused + 0.5) / (sent + 20)
+        return (refused + PRIOR[0]) / (sent + PRIOR[1])
 
     def _convinced(self, chance: float) -> float:
         """Log odds that are enough; where many are refused by chance, runs of them come by chance too."""
         return CONVINCED * (self._patience if chance < RARE else 2 * self._patience)
 
     def _decide(self, permit: Permit, known: list[Permit], run: int, now: float) -> None:
+        """What a refusal that may be news means."""
         recent = [p for p in known if p.number >= self._decided_at]
-        if self._tender and self._chance(known[-run].number) < 0.1:
-            self._cut(now, CUT, run)
+        if self._tender and self._chance(known[-run].number) < 2 * RARE:
+            self._cut(known[-run].number, now)
             return
         crowded, crowd = by_crowd(recent)
-        timeline = [p for p in known if not p.limited]
-        timed, place = by_time(timeline)
-        since = timeline[place].number if timeline else 0
+        unlimited = [p for p in known if not p.limited]
+        timed, place = by_time(unlimited)
+        since = unlimited[place].number if unlimited else self._sent
         convinced = self._convinced(self._chance(since))
-        if run >= RUN and by_run(known, run) > 2.5:
+        if run >= RUN and by_run(known, run) > DOOR_ODDS:
             if crowded > 0:
                 self._gather(crowd, now)
             else:
-                self._close(run, now)
+                self._close(known[-run:], now)
         elif crowded > max(convinced, timed - 1):
             if sum(p.refused for p in recent if p.crowd >= crowd) >= RUN:
                 self._gather(crowd, now)
-        elif self.rate == math.inf:
-            if timed > convinced and sum(p.refused for p in timeline[place:]) >= 3:
-                self._cut(now, FIRST_CUT, self._sent - since)
-        elif self._chance() < RARE and self._no_worse():
-            self._lift()
-        else:
-            near = permit.limited and self._chance() < RARE
-            if near:
-                start = since_excess(recent, self._chance(), 2.0)
-            else:
-                start = since_excess(recent, self._chance(), CONVINCED)
-                if start is not None:
-                    chance = self._chance(recent[start].number)
-                    later = since_excess(recent[start:], chance, self._convinced(chance))
-                    start = None if later is None else start + later
+        elif self.rate < math.inf:
+            self._keep_pace(permit, recent, now)
+        elif timed > convinced and sum(p.refused for p in unlimited[place:]) >= FEW:
+            self._cut(since, now, first=True)
+
+    # -- rate
+
+    def _keep_pace(self, permit: Permit, recent: list[Permit], now: float) -> None:
+        """Whether a refusal is one too many for the rate, or has nothing to do with it."""
+        chance = self._chance()
+        if chance >= RARE or not permit.limited:
+            start = since_excess(recent, chance, CONVINCED)
             if start is not None:
-                self._cut(now, CUT, self._sent - recent[start].number)
-            elif near:
-                self._calm_since = now
+                # What had been refused until then may have been chance.
+                recent, chance = recent[start:], self._chance(recent[start].number)
+                start = since_excess(recent, chance, self._convinced(chance))
+        elif self._no_worse():
+            self._lift()
+            return
+        else:
+            start = since_excess(recent, chance, NEAR_ODDS)
+            self.pace.hesitate(now)
+        if start is not None:
+            self._cut(recent[start].number, now)
 
     def _no_worse(self) -> bool:
         """Whether the share of refusals at the limit is that away from it."""
         away, limited = (self._counts(limited=limited, before=self._sent) for limited in (False, True))
-        return away[0] >= 4 and limited[1] > 40 and odds(away, limited) < -0.5
+        return away[0] >= INTERVAL[0] and limited[1] > 2 * INTERVAL[1] and odds(away, limited) < NO_WORSE_ODDS
 
-    # -- rate
-
-    def _cut(self, now: float, factor: float, last: int) -> None:
-        """Cut the rate, since the last so many requests were sent at too high a one."""
+    def _cut(self, since: int, now: float, *, first: bool = False) -> None:
+        """Cut the rate, which was too high for the requests from that number on, unless that has been in vain."""
         found = [p.refused for p in self._record if p.number >= self._decided_at]
-        interval = sum(found), len(found)
-        if min(interval[0] / 4, interval[1] / 20) >= 1:
-            rate = min(self.rate, self._accepted(now))
-            if self._interval is None or rate < 0.75 * self._interval_rate:
-                self._vain = self._vain + 1 if self._interval and odds(self._interval, interval) < 0 else 0
-                if self._vain > 1:
-                    self._patience = 1.5
-                    self._lift()
-                    return
-                self._interval, self._interval_rate = interval, rate
-        for permit in list(self._record)[-last:]:
-            permit.limited = True
-        if now - self._cut_at > SHOWN_SECONDS:
-            self._before_cuts = self.rate, self._limit
-        shown = sum(p.number >= self._decided_at for p in self._record) >= SHOWN_REQUESTS
-        if self.rate == math.inf or (shown and now - self._cut_at > SHOWN_SECONDS):
-            self._calm_since = now - (HEAD_START if self.rate == math.inf else 0.0)
-            self._limit = self._accepted(now) / (1 - self._chance())
-            self.rate = min(self.rate, self._limit * factor)
-        else:
-            self._calm_since = now
-            self._limit = self.rate = self.rate * BLIND_CUT
-        self._cut_at = self._grown_at = now
+        accepted = self.pace.accepted(self._record, now - self._lag)
+        interval, rate = (sum(found), len(found)), min(self.rate, accepted)
+        lower = rate < LOWER * self._interval_rate
+        if lower and interval[0] >= INTERVAL[0] and interval[1] >= INTERVAL[1]:
+            same = self._interval is not None and odds(self._interval, interval) < 0
+            self._in_vain = self._in_vain + 1 if same else 0
+            self._interval, self._interval_rate = interval, rate
+            if self._in_vain >= IN_VAIN:
+                self._patience = PATIENCE
+                self._lift()
+                return
+        for permit in self._record:
+            permit.limited |= permit.number >= since
+        self.pace.cut(now, accepted / (1 - self._chance()), len(found), first=first)
         self._decided_at = self._sent
 
-    def _accepted(self, now: float) -> float:
-        """Requests a second that were let in of late."""
-        until = now - self._lag
-        shown = [p for p in self._record if p.sent_at <= until]
-        since = until - RECENT_SECONDS
-        if len(shown) > RECENT_REQUESTS:
-            since = min(since, shown[-RECENT_REQUESTS].sent_at)
-        since = max(since, self._cut_at, shown[0].sent_at if shown else now)
-        return max(0.5, sum(not p.refused for p in shown if p.sent_at >= since)) / max(until - since, 0.25)
-
     def _lift(self) -> None:
-        self.rate = self._limit = math.inf
-        self._interval, self._vain, self._lifted = None, 0, True
+        """Pace no more: refusals at the limit were chance, too."""
+        self.pace.lift()
+        self._interval, self._interval_rate, self._in_vain, self._lifted = None, math.inf, 0, True
         for permit in self._record:
             permit.limited = False
         (k, n), (m, o) = self._past[False], self._past[True]
-        self._past[False] = (k + m, n + o)
-        self._past[True] = (0.0, 0.0)
+        self._past = {False: (k + m, n + o), True: (0.0, 0.0)}
         self._decided_at = self._sent
 
     # -- crowd
@@ -333,11 +311,10 @@ class Refusals:
 
     # -- door
 
-    def _close(self, run: int, now: float) -> None:
-        for permit in self._known()[-run:]:
+    def _close(self, run: list[Permit], now: float) -> None:
+        for permit in run:
             permit.limited = True
-            if permit.sent_at <= self._cut_at:
-                self.rate, self._limit = self._before_cuts
+        self.pace.undo(run[0].sent_at)
         self._closed, self._closed_at = FIRST_PROBE, now
         self._not_before = max(self._not_before, now + FIRST_PROBE)
         self.crowd = 0
@@ -346,5 +323,5 @@ class Refusals:
         self._closed, self._probe, self._not_before = 0.0, None, 0.0
         self.window = probe.crowd + 2
         self._decided_at = probe.number
-        self._tender = 8
-        self._cut_at = self._closed_at
+        self._tender = TENDER
+        self.pace.measure_since(self._closed_at)

@@ -256,7 +256,8 @@ async def aimd(scenario: Scenario, provider: Provider) -> None:
         nonlocal window, in_flight, cut_at
         while True:
             async with turn:
-                await turn.wait_for(lambda: in_flight < int(window))
+                while in_flight >= int(window):
+                    await turn.wait()
                 in_flight += 1
             sent = provider.loop.time()
             reply = await provider.ask()
@@ -322,8 +323,6 @@ def main() -> None:
             runs = [measure(scenario, controller, seed) for seed in range(given.seeds)]
             share, refusals = (statistics.median(getattr(run, name) for run in runs) for name in ("share", "refusals"))
             cells.append(f"{share:7.2f} /{refusals:6.0f}{' ' if all(run.ended for run in runs) else '!'}")
-            if controller == "llmbatch":
-                cells[-1] += f" ({min(run.share for run in runs):.2f}/{max(run.refusals for run in runs)})"
         bar = f"{scenario.share:.2f}" + ("" if scenario.refusals is None else f"/{scenario.refusals}")
         print(
             f"{scenario.name:40} {scenario.ideal():8.1f} {bar:>10} " + " ".join(f"{cell:>14}" for cell in cells),

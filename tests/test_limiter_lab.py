@@ -1,0 +1,33 @@
+"""The limiter against models of providers, in virtual time: no later change may trade one of them for another."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from tests.benchmarks.limiter_lab import SCENARIOS, Scenario, measure
+
+SEEDS, MOST = 5, 3  # the median of five is good when three are
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
+def test_the_bar_is_held(scenario: Scenario) -> None:
+    """The share of the ideal and the refusals, as medians; never less than half of what the SDK's backoff reaches."""
+    most_refusals = math.inf if scenario.refusals is None else scenario.refusals
+    quick = rare = 0
+    for seed in range(SEEDS):
+        run = measure(scenario, "llmbatch", seed)
+        assert run.ended
+        assert run.share >= 0.5 or run.share >= measure(scenario, "sdk", seed).share / 2
+        quick += run.share >= scenario.share
+        rare += run.refusals <= most_refusals
+        if min(quick, rare) == MOST:
+            return
+    pytest.fail(f"of {SEEDS} seeds {quick} reach {scenario.share} of the ideal, {rare} have {most_refusals} refusals")
+
+
+def test_the_lab_repeats_itself() -> None:
+    """Virtual time and a seed: the same run each time, whatever the machine does."""
+    (scenario,) = [scenario for scenario in SCENARIOS if scenario.name == "rpm, blind"]
+    assert measure(scenario, "llmbatch", 0) == measure(scenario, "llmbatch", 0)
