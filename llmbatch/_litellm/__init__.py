@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping
     from types import ModuleType
 
-__all__ = ["Answer", "Target", "get_json", "load", "provider_of", "resolve", "warm_up",
+__all__ = ["Answer", "Target", "get_json", "load", "provider_of", "resolve", "unset_keys", "warm_up",
            "without_refused_defaults"]  # fmt: skip
 
 _CALLBACK_SECONDS = 3.0
@@ -110,6 +110,16 @@ def resolve(model: str, *, api_base: str | None = None, custom_llm_provider: str
 def provider_of(request: Mapping[str, Any]) -> str:
     """LiteLLM's name of the provider that a request's arguments say."""
     return str(request.get("custom_llm_provider") or str(request["model"]).partition("/")[0])
+
+
+def unset_keys(target: Target, request: Mapping[str, Any]) -> list[str]:
+    """Names of the environment's variables that could hold a key and do not; none where the call names key or server.
+
+    Keys have other sources too (profiles, LiteLLM's globals): good for an explanation, not for a refusal.
+    """
+    if request.get("api_key") or target.api_base:
+        return []
+    return list(load().validate_environment(f"{target.provider}/{target.name}")["missing_keys"])
 
 
 def warm_up(target: Target) -> None:
