@@ -273,6 +273,8 @@ def test_the_examples_of_the_help_run(shell: Shell, server: Server, monkeypatch:
         ('{"prompt": "x"}\n', ["--max-workers", "0"], "max_workers"),
         ('{"prompt": "x"}\n', ["--rpm", "0"], "requests_per_minute"),
         ('{"prompt": "x"}\n', ["-p", "max_worker=3"], "did you mean max_workers"),
+        ('{"prompt": "x"}\n', ["-p", "temprature=1"], "did you mean temperature"),
+        ('{"text": "x"}\n', ["--template", '{"a": 1} {text}'], "{{ and }} for braces"),
         ('{"prompt": "x"}\n', ["-m", "no-such-model-anywhere", "--api-base", ""], "cannot tell which provider"),
         ('{"prompt": "x"}\n', ["--max-cost", "1"], "max_cost needs a price"),
         ('{"prompt": "x"}\n', ["--no-such-option"], "No such option"),

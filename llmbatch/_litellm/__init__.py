@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import inspect
 import os
 from dataclasses import dataclass
 from functools import cache
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping
     from types import ModuleType
 
-__all__ = ["Answer", "Target", "get_json", "load", "provider_of", "resolve", "unset_keys", "warm_up",
-           "without_refused_defaults"]  # fmt: skip
+__all__ = ["Answer", "Target", "get_json", "load", "parameters", "provider_of", "resolve", "unset_keys",
+           "warm_up", "without_refused_defaults"]  # fmt: skip
 
 _CALLBACK_SECONDS = 3.0
 _BY_SDK = {"openai", "azure"}
@@ -110,6 +111,14 @@ def resolve(model: str, *, api_base: str | None = None, custom_llm_provider: str
 def provider_of(request: Mapping[str, Any]) -> str:
     """LiteLLM's name of the provider that a request's arguments say."""
     return str(request.get("custom_llm_provider") or str(request["model"]).partition("/")[0])
+
+
+@cache
+def parameters() -> frozenset[str]:
+    """Names that LiteLLM itself takes for chats and embeddings; what it does not know it hands to the provider."""
+    litellm = load()
+    calls = (inspect.signature(call).parameters for call in (litellm.completion, litellm.embedding))
+    return frozenset(litellm.OPENAI_CHAT_COMPLETION_PARAMS).union(*calls) - {"kwargs"}
 
 
 def unset_keys(target: Target, request: Mapping[str, Any]) -> list[str]:
