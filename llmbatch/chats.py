@@ -169,15 +169,12 @@ class Chat:
     def _streamed(self, on_chunk: Callable[[str], object]) -> Row:
         from llmbatch import completions  # noqa: PLC0415 - payloads do without
 
-        row: Row = {}
         for event in completions.stream_chat_completions_batch([self.messages], progress=False, **self._arguments()):
             if "delta" in event:
                 on_chunk(event["delta"])
-            else:
-                row = event["row"]
-        if "error" in row:
-            raise RequestFailedError(row)
-        return row
+            elif "error" in event["row"]:
+                raise RequestFailedError(event["row"])
+        return event["row"]
 
     def _remembered(self, row: Row) -> Row:
         answer = row["choices"][0]["message"]

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from llmbatch._batch.batch import Batch
     from llmbatch._batch.chat_run import ChatRun
     from llmbatch._leaves.row import Row
+    from llmbatch._leaves.structured import M
     from llmbatch.options import ChatOptions
     from llmbatch.results import BatchResults
 
@@ -41,8 +42,8 @@ def create_chat_completions_batch(
     temperature: float | None = DEFAULT_TEMPERATURE,
     max_tokens: int | None = DEFAULT_MAX_TOKENS,
     max_workers: int | Literal["auto"] = 10,
-    **options: Unpack[ChatOptions],
-) -> BatchResults:
+    **options: Unpack[ChatOptions[M]],
+) -> BatchResults[M]:
     """Answer a list of conversations concurrently: one row in, one row out, in order, whatever fails.
 
     Returns BatchResults, a list of rows in the order of the input. A failed request is a row with `error`; misuse of
@@ -84,8 +85,8 @@ async def acreate_chat_completions_batch(
     temperature: float | None = DEFAULT_TEMPERATURE,
     max_tokens: int | None = DEFAULT_MAX_TOKENS,
     max_workers: int | Literal["auto"] = 10,
-    **options: Unpack[ChatOptions],
-) -> BatchResults:
+    **options: Unpack[ChatOptions[M]],
+) -> BatchResults[M]:
     """Answer a list of conversations concurrently; the awaitable twin of `create_chat_completions_batch`.
 
     Example:
@@ -100,7 +101,7 @@ def as_completed(
     temperature: float | None = DEFAULT_TEMPERATURE,
     max_tokens: int | None = DEFAULT_MAX_TOKENS,
     max_workers: int | Literal["auto"] = 10,
-    **options: Unpack[ChatOptions],
+    **options: Unpack[ChatOptions[M]],
 ) -> Stream[tuple[int, Row]]:
     """Answer conversations concurrently and yield `(index, row)` as they finish, for any number of rows.
 
@@ -121,7 +122,7 @@ def stream_chat_completions_batch(
     temperature: float | None = DEFAULT_TEMPERATURE,
     max_tokens: int | None = DEFAULT_MAX_TOKENS,
     max_workers: int | Literal["auto"] = 10,
-    **options: Unpack[ChatOptions],
+    **options: Unpack[ChatOptions[M]],
 ) -> Stream[StreamEvent]:
     r"""Answer conversations concurrently and yield each answer's pieces as they arrive.
 
@@ -143,8 +144,8 @@ def create_chat_completions_batch_copilot(
     temperature: float | None = DEFAULT_TEMPERATURE,
     max_tokens: int | None = DEFAULT_MAX_TOKENS,
     max_workers: int | Literal["auto"] = 10,
-    **options: Unpack[ChatOptions],
-) -> BatchResults:
+    **options: Unpack[ChatOptions[M]],
+) -> BatchResults[M]:
     """Answer a list of conversations through GitHub Copilot, with the token of GITHUB_TOKEN.
 
     Takes the options of `create_chat_completions_batch`. Requests are paced evenly at COPILOT_REQUESTS_PER_MINUTE (60).
@@ -162,8 +163,8 @@ async def acreate_chat_completions_batch_copilot(
     temperature: float | None = DEFAULT_TEMPERATURE,
     max_tokens: int | None = DEFAULT_MAX_TOKENS,
     max_workers: int | Literal["auto"] = 10,
-    **options: Unpack[ChatOptions],
-) -> BatchResults:
+    **options: Unpack[ChatOptions[M]],
+) -> BatchResults[M]:
     """Answer through GitHub Copilot; the awaitable twin of `create_chat_completions_batch_copilot`.
 
     Example:
@@ -177,7 +178,7 @@ def create_chat_completion(
     model: str | None = None,
     temperature: float | None = DEFAULT_TEMPERATURE,
     max_tokens: int | None = DEFAULT_MAX_TOKENS,
-    **options: Unpack[ChatOptions],
+    **options: Unpack[ChatOptions[M]],
 ) -> Row:
     """Answer one conversation; returns its row, and raises RequestFailedError when it fails for good.
 
@@ -195,7 +196,7 @@ async def acreate_chat_completion(
     model: str | None = None,
     temperature: float | None = DEFAULT_TEMPERATURE,
     max_tokens: int | None = DEFAULT_MAX_TOKENS,
-    **options: Unpack[ChatOptions],
+    **options: Unpack[ChatOptions[M]],
 ) -> Row:
     """Answer one conversation; the awaitable twin of `create_chat_completion`.
 
@@ -223,8 +224,8 @@ async def _collected(  # noqa: PLR0917 - the public functions' own order
     temperature: float | None,
     max_tokens: int | None,
     max_workers: int | Literal["auto"],
-    options: ChatOptions,
-) -> BatchResults:
+    options: ChatOptions[M],
+) -> BatchResults[M]:
     """All rows, live or as a batch job. The slow import of litellm does not hold up other batches."""
     given: dict[str, Any] = dict(options)
     as_job = given.pop("batch_job", False)

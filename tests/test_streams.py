@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import llmbatch
-from tests.server import Response, answer_to
 from tests.replies import said
+from tests.server import Response, answer_to
 from tests.talk import answered, batch, chats, idle, place, question, streamed
 
 if TYPE_CHECKING:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
-from llmbatch._leaves.row import Row, answer_row, error_row, row_text
+from llmbatch._leaves.row import Row, answer_row, error_row
+from llmbatch._leaves.structured import parsed_row
 from llmbatch._request.failures import Failure, clean
 
 if TYPE_CHECKING:
+    from llmbatch._leaves.structured import ResponseFormat
     from llmbatch._litellm import Target
     from llmbatch._request.plans import ChatPlan
     from llmbatch._request.sender import Outcome
@@ -47,19 +49,22 @@ def chat_row(outcome: Outcome, plan: ChatPlan, custom_id: str) -> Row:
     return {**bad, "model": row["model"], "choices": row.get("choices") or [], "usage": row["usage"]}
 
 
-def _misfit(row: Row, model: type[BaseModel] | None) -> Failure | None:
+def _misfit(row: Row, asked: ResponseFormat | None) -> Failure | None:
     """What keeps an answer from being a good row."""
     if not row.get("choices"):
         return Failure("EmptyAnswer", "the provider answered without any choice", 200)
     choice = row["choices"][0]
-    if model is None or (choice.get("message") or {}).get("tool_calls"):
+    if asked is None or (choice.get("message") or {}).get("tool_calls"):
         return None
     try:
-        model.model_validate_json(row_text(row) or "")
+        if parsed_row(row, asked) is not None:
+            return None
+        problem = "it has no text"
     except ValidationError as exc:
         first = exc.errors(include_input=False, include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        cut = "; the answer was cut off, raise max_tokens" if choice.get("finish_reason") == "length" else ""
-        text = f"the answer is no {model.__name__}: {where + ': ' if where else ''}{first['msg']}{cut}"
-        return Failure("ValidationError", text, 200)
-    return None
+        problem = ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))
+    except ValueError as exc:
+        problem = f"Invalid JSON: {exc}"
+    name = asked.__name__ if isinstance(asked, type) else "JSON"
+    cut = "; the answer was cut off, raise max_tokens" if choice.get("finish_reason") == "length" else ""
+    return Failure("ValidationError", f"the answer is no {name}: {problem}{cut}", 200)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, Required, TypedDict
 
 from llmbatch._litellm import Answer
 from llmbatch._litellm.calls import IncompleteStreamError, chat_stream
@@ -25,7 +25,7 @@ MOST_WAITING = 256  # events; beyond it no further row is taken until the consum
 class StreamEvent(TypedDict, total=False):
     """`{"index", "attempt", "delta"}` for a piece, `{"index", "row"}` at a row's end."""
 
-    index: int
+    index: Required[int]
     attempt: int
     choice: int
     delta: str

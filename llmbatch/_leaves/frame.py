@@ -5,15 +5,16 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from llmbatch._leaves.row import parsed_row, row_text, row_vector
+from llmbatch._leaves.row import choice_text, row_vector
+from llmbatch._leaves.structured import parsed_row
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import pandas as pd
-    from pydantic import BaseModel
 
     from llmbatch._leaves.row import Row
+    from llmbatch._leaves.structured import ResponseFormat
 
 __all__ = ["load_pandas", "rows_frame"]
 
@@ -21,12 +22,12 @@ _USAGE = ("prompt_tokens", "completion_tokens", "total_tokens")
 _COLUMNS = ("custom_id", "text", "error", "model", *_USAGE, "cost", "attempts")
 
 
-def rows_frame(rows: Sequence[Row], model: type[BaseModel] | None = None) -> pd.DataFrame:
+def rows_frame(rows: Sequence[Row], model: ResponseFormat | None = None) -> pd.DataFrame:
     """A DataFrame with one row a request, in order: what `results.to_pandas()` returns.
 
-    Columns: `custom_id`, `text` (missing where the row failed), `error` (missing where it did not), `model`,
-    `prompt_tokens`, `completion_tokens`, `total_tokens`, `cost` (USD, NaN where unknown), `attempts`. With a pydantic
-    `model` its fields come after `text`, as `parsed_NAME` where a name is taken. Embeddings have a column
+    Columns: `custom_id`, `text` (of a failed row only an answer that did not fit), `error` (missing where it did not),
+    `model`, `prompt_tokens`, `completion_tokens`, `total_tokens`, `cost` (USD, NaN where unknown), `attempts`. With a
+    pydantic `model` its fields come after `text`, as `parsed_NAME` where a name is taken. Embeddings have a column
     `embedding` with the vectors instead of `text`. Raises ImportError without pandas.
     """
     pandas = load_pandas()
@@ -36,7 +37,7 @@ def rows_frame(rows: Sequence[Row], model: type[BaseModel] | None = None) -> pd.
     if embeds:
         columns["embedding"] = vectors
     else:
-        columns["text"] = [row_text(row) for row in rows]
+        columns["text"] = [choice_text(row) for row in rows]
     parsed = _parsed_columns(rows, model)
     columns |= parsed | {
         "error": [row.get("error") for row in rows],
@@ -54,8 +55,8 @@ def rows_frame(rows: Sequence[Row], model: type[BaseModel] | None = None) -> pd.
     return frame
 
 
-def _parsed_columns(rows: Sequence[Row], model: type[BaseModel] | None) -> dict[str, list[Any]]:
-    if model is None:
+def _parsed_columns(rows: Sequence[Row], model: ResponseFormat | None) -> dict[str, list[Any]]:
+    if not isinstance(model, type):
         return {}
     parsed = (parsed_row(row, model) for row in rows)
     dumped = [None if instance is None else instance.model_dump() for instance in parsed]

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import Any, Required, TypedDict
 
-if TYPE_CHECKING:
-    from pydantic import BaseModel
-
-__all__ = ["NO_USAGE", "Row", "Tally", "answer_row", "error_row", "parsed_row", "row_text", "row_vector"]
+__all__ = ["NO_USAGE", "Row", "Tally", "answer_row", "choice_text", "error_row", "row_text", "row_vector"]
 
 
 class Row(TypedDict, total=False):
@@ -20,14 +17,14 @@ class Row(TypedDict, total=False):
 
     id: str
     created: int
-    model: str
+    model: Required[str]
     object: str
-    choices: list[dict[str, Any]]
+    choices: Required[list[dict[str, Any]]]
     data: list[dict[str, Any]]
-    usage: dict[str, Any]
-    custom_id: str
-    cost: float | None
-    attempts: int
+    usage: Required[dict[str, Any]]
+    custom_id: Required[str]
+    cost: Required[float | None]
+    attempts: Required[int]
     error: str
     error_details: dict[str, Any]
     fallback: dict[str, Any]
@@ -39,7 +36,8 @@ NO_USAGE = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
 def answer_row(body: Mapping[str, Any], *, custom_id: str, cost: float | None, attempts: int = 1) -> Row:
     """A row for an answered request. `cost` in USD, None where no price is known."""
     usage = {**NO_USAGE, **(body.get("usage") or {})}
-    return {**body, "usage": usage, "custom_id": custom_id, "cost": cost, "attempts": attempts}  # type: ignore[typeddict-item]
+    always = {"model": body.get("model") or "", "choices": body.get("choices") or [], "usage": usage}
+    return {**body, **always, "custom_id": custom_id, "cost": cost, "attempts": attempts}  # type: ignore[typeddict-item]
 
 
 def error_row(
@@ -81,17 +79,17 @@ def error_row(
 
 def row_text(row: Mapping[str, Any]) -> str | None:
     """The first choice's text; None for a failed row or an answer without text (tool calls)."""
-    if "error" in row or not row.get("choices"):
+    return None if "error" in row else choice_text(row)
+
+
+def choice_text(row: Mapping[str, Any]) -> str | None:
+    """The same, also of a failed row that keeps its answer."""
+    if not row.get("choices"):
         return None
     content = (row["choices"][0].get("message") or {}).get("content")
     if isinstance(content, list):
         return "".join(part.get("text") or "" for part in content if isinstance(part, Mapping))
     return content
-
-
-def parsed_row(row: Mapping[str, Any], model: type[BaseModel]) -> Any:
-    """The answer as an instance of the pydantic model, None where the row failed or has no text."""
-    return None if (text := row_text(row)) is None else model.model_validate_json(text)
 
 
 def row_vector(row: Mapping[str, Any]) -> list[float] | None:

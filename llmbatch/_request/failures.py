@@ -112,7 +112,7 @@ def classify(exc: BaseException, provider: str | None = None) -> Failure:
         )
 
 
-def _classified(exc: BaseException, provider: str | None) -> Failure:  # noqa: C901, PLR0911 - one line a kind of fault
+def _classified(exc: BaseException, provider: str | None) -> Failure:  # noqa: C901, PLR0911, PLR0912 - one line a kind of fault
     chain = list(_chain(exc))
     names = {cls.__name__ for link in chain for cls in type(link).__mro__}
     kind, message = type(exc).__name__, _message(exc)

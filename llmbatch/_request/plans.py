@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from llmbatch import _litellm
 from llmbatch._leaves.checks import check_number, checked_messages, checked_text, copied
+from llmbatch._leaves.structured import checked_format
 from llmbatch.options import OWN_OPTIONS
 
 if TYPE_CHECKING:
+    from llmbatch._leaves.structured import ResponseFormat
     from llmbatch._request.sender import Credentials
 
 __all__ = [
@@ -93,9 +95,9 @@ class _Plan:
 
 @dataclass(frozen=True, eq=False)
 class ChatPlan(_Plan):
-    """Of chats; `response_format` is the pydantic model that answers are to match, if one was given."""
+    """Of chats; `response_format` is what answers are to match, if they are to be JSON."""
 
-    response_format: type[Any] | None = None
+    response_format: ResponseFormat | None = None
 
     def request(self, messages: Any) -> dict[str, Any]:
         """LiteLLM's arguments for one conversation; nothing in them is shared, for LiteLLM changes what it is given.
@@ -145,11 +147,10 @@ def plan_chat(
         from llmbatch._leaves.tools import tool_schema  # noqa: PLC0415 - needs pydantic, which few batches do
 
         chosen["tools"] = [tool_schema(tool) for tool in kwargs["tools"]]
-    response_format = kwargs.get("response_format")
     return ChatPlan(
         target=target,
         params={**target.arguments(), **connection, **kwargs, **chosen},
-        response_format=response_format if isinstance(response_format, type) else None,
+        response_format=checked_format(kwargs.get("response_format")),
     )
 
 
