@@ -10,6 +10,7 @@ from llmbatch._batch.prepared import chat_batch
 from llmbatch._batch.streams import Events, StreamEvent
 from llmbatch._leaves.background import Stream, awaited, in_background
 from llmbatch._leaves.checks import checked_messages
+from llmbatch._litellm.calls import rehearse
 from llmbatch._request.plans import DEFAULT_MAX_TOKENS, DEFAULT_TEMPERATURE
 from llmbatch.errors import RequestFailedError
 from llmbatch.providers import copilot
@@ -29,10 +30,12 @@ __all__ = [
     "acreate_chat_completions_batch",
     "acreate_chat_completions_batch_copilot",
     "as_completed",
+    "awarm_up",
     "create_chat_completion",
     "create_chat_completions_batch",
     "create_chat_completions_batch_copilot",
     "stream_chat_completions_batch",
+    "warm_up",
 ]
 
 
@@ -67,7 +70,7 @@ def create_chat_completions_batch(
         fallbacks: models to try, in order, when a row finally fails.
         checkpoint: path of a journal of finished rows; a rerun sends only what is missing or failed.
         warm_prompt_cache: let one row of each shared beginning go first, so that the others meet a warm cache.
-        progress: True or False for the bar; None shows it in a terminal or a notebook.
+        progress: True or False for the bar; None shows it in a notebook, and to a script in its terminal.
         on_result: called with (index, row) as each row finishes, on llmbatch's own thread.
         custom_ids: one id a row, instead of the ids derived from the requests.
         batch_job: True runs it as the provider's own batch job, at batch prices, and waits for it.
@@ -206,6 +209,27 @@ async def acreate_chat_completion(
     return await awaited(_answered(messages, model, temperature, max_tokens, options))
 
 
+def warm_up(model: str | None = None, **options: Unpack[ChatOptions[M]]) -> None:
+    """Load what the first request to a model needs (seconds of imports, its client, its prices); nothing is sent.
+
+    For the start of a server, so that its first visitor waits no longer than the next. Takes the options of
+    `create_chat_completions_batch`, and raises ValueError and TypeError as it does.
+
+    Example:
+        warm_up("gpt-4o-mini")
+    """
+    in_background(_warmed(model, options))
+
+
+async def awarm_up(model: str | None = None, **options: Unpack[ChatOptions[M]]) -> None:
+    """Load what the first request needs; the awaitable twin of `warm_up`.
+
+    Example:
+        await awarm_up("gpt-4o-mini")
+    """
+    await awaited(_warmed(model, options))
+
+
 def _batch(  # noqa: PLR0917 - the public functions' own order
     messages_list: Iterable[Sequence[Any]],
     model: str | None,
@@ -237,6 +261,12 @@ async def _collected(  # noqa: PLR0917 - the public functions' own order
     from llmbatch.jobs import run_batch_job  # noqa: PLC0415 - only batch jobs need it
 
     return await run_batch_job(cast("ChatRun", batch.run), window)
+
+
+async def _warmed(model: str | None, options: ChatOptions[M]) -> None:
+    await asyncio.to_thread(_litellm.load)
+    run = cast("ChatRun", chat_batch([], model, **options).run)
+    await rehearse(run.plans[0].request([{"role": "user", "content": "Hi"}]))
 
 
 async def _answered(

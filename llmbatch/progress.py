@@ -8,6 +8,7 @@ import sys
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
+from llmbatch._leaves.background import in_front
 from llmbatch._leaves.row import Tally
 
 if TYPE_CHECKING:
@@ -17,7 +18,10 @@ __all__ = ["ProgressBar"]
 
 
 class ProgressBar:
-    """Counts rows as they finish. `show=None` shows it in a terminal or a notebook and not in a pipe or a file."""
+    """Counts rows as they finish. `show=None` shows it in a notebook, and in a terminal to a program in front.
+
+    Where a server, a worker or another thread calls, the terminal is not the call's own.
+    """
 
     def __init__(self, total: int | None, show: bool | None, unit: str = "row") -> None:
         self.tally = Tally()
@@ -58,7 +62,7 @@ def _in_notebook() -> bool:
 
 
 def _watched() -> bool:
-    return _in_notebook() or (sys.stderr is not None and sys.stderr.isatty())
+    return _in_notebook() or (in_front() and sys.stderr is not None and sys.stderr.isatty())
 
 
 def _tqdm() -> Any:

@@ -11,12 +11,13 @@ import asyncio
 import contextlib
 import gc
 import inspect
+import logging
 import os
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from llmbatch._leaves.background import at_end
+from llmbatch._leaves.background import at_end, within_call
 from llmbatch._litellm.unheard import unheard
 
 if TYPE_CHECKING:
@@ -41,10 +42,16 @@ def load() -> ModuleType:
         # Its pydantic models are built when first used: here, instead of within a request's timeout.
         litellm.ModelResponse(choices=[{"message": {"role": "assistant", "content": ""}}]).model_dump()
         litellm.ModelResponseStream(choices=[{"index": 0, "delta": {"content": ""}}]).model_dump()
+    logging.getLogger("LiteLLM").addFilter(_asked_to_be_heard)
     litellm.suppress_debug_info = True
     litellm.disable_hf_tokenizer_download = True
     at_end(_ending)
     return litellm
+
+
+def _asked_to_be_heard(record: logging.LogRecord) -> bool:
+    """Whether a line of LiteLLM's log passes: it tells of each request at INFO, often root's level only."""
+    return record.levelno != logging.INFO or not within_call() or bool(logging.getLogger("LiteLLM").level)
 
 
 @contextlib.contextmanager
