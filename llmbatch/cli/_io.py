@@ -101,9 +101,9 @@ def taken_input_options(options: dict[str, Any]) -> dict[str, Any]:
     return {name: options.pop(name) for name in ("kind", "template", "column", "id_column", "system")}
 
 
-def emit(value: Any) -> None:
+def emit(value: Any, *, err: bool = False) -> None:
     """Print JSON: one line on a pipe, indented on a terminal."""
-    click.echo(json.dumps(value, ensure_ascii=False, indent=2 if sys.stdout.isatty() else None))
+    click.echo(json.dumps(value, ensure_ascii=False, indent=2 if sys.stdout.isatty() else None), err=err)
 
 
 def written(file: IO[str], values: Any) -> int:

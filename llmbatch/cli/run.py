@@ -16,10 +16,12 @@ import click
 from llmbatch.cli._inputs import checked_input
 from llmbatch.cli._io import emit, input_options, request_arguments, request_options, taken_input_options
 from llmbatch.cli._main import BAD_END, INTERRUPTED
+from llmbatch.cli._tables import destination
 
 if TYPE_CHECKING:
     from llmbatch._leaves.row import Row
     from llmbatch.cli._inputs import Group, Input
+    from llmbatch.cli._tables import Destination
 
 __all__ = ["run"]
 
@@ -30,8 +32,8 @@ __all__ = ["run"]
     "-o",
     "--output",
     metavar="OUT",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Where the answers go; needed unless --dry-run.",
+    type=click.Path(dir_okay=False, allow_dash=True, path_type=Path),
+    help="Where the answers go: JSONL, CSV or Parquet by its suffix, - for stdout. Needed unless --dry-run.",
 )
 @input_options
 @request_options
@@ -56,9 +58,9 @@ def run(source: str, output: Path | None, dry_run: bool, **options: Any) -> None
     """Answer the rows of IN ("-" is standard input) and write them to OUT, one batch output line a row.
 
     IN is JSONL with lines {"messages": [...]}, {"prompt": "..."} or OpenAI's batch lines, or CSV or Parquet with
-    --template or --column. While it runs, OUT is its checkpoint: the same command goes on where a killed one stopped,
-    and sends again only what failed. In the end OUT has the order of IN. A batch line's own parameters are sent as they
-    are; those of the command line win over them.
+    --template or --column. While it runs, OUT is its checkpoint (OUT.jsonl beside a table, none for stdout): the same
+    command goes on where a killed one stopped, and sends again only what failed. In the end OUT has the order of IN. A
+    batch line's own parameters are sent as they are; those of the command line win over them.
 
     \b
     Prints a summary, as JSON on a pipe. Exit codes: 0 all rows answered; 1 some failed (OUT has their errors);
@@ -69,6 +71,7 @@ def run(source: str, output: Path | None, dry_run: bool, **options: Any) -> None
       llmbatch run prompts.jsonl -o answers.jsonl -m gpt-4o-mini
       llmbatch run reviews.csv --template "Sentiment of: {review}" -o answers.jsonl --max-cost 5
       cat prompts.jsonl | llmbatch run - -o answers.jsonl | jq .cost
+      llmbatch run reviews.csv --column review -o answers.parquet
     """
     if output is None and not dry_run:
         msg = "say where the answers go, with -o OUT"
@@ -81,7 +84,9 @@ def run(source: str, output: Path | None, dry_run: bool, **options: Any) -> None
         if output is None or dry_run:
             emit(batches.preview())
         else:
-            sys.exit(_answer(batches, output))
+            with destination(output) as to:
+                code = _answer(batches, to)
+            sys.exit(code)
 
 
 class _Batches:
@@ -144,12 +149,13 @@ class _Batches:
         return {"payload": payload, "estimates": estimates, "refused": refused}
 
 
-def _answer(batches: _Batches, output: Path) -> int:
+def _answer(batches: _Batches, to: Destination) -> int:
     """Send everything, and return the exit code."""
     from llmbatch.cli._output import answered, arrange  # noqa: PLC0415 - `--help` needs none of it
     from llmbatch.errors import CheckpointError  # noqa: PLC0415
 
     tally = _Tally(batches.rows)
+    output = to.journal
     try:
         before = answered(output)
         for group in batches.rows.groups:
@@ -158,17 +164,18 @@ def _answer(batches: _Batches, output: Path) -> int:
                     tally.add(group.positions[index], row)
         output.parent.mkdir(parents=True, exist_ok=True)
         others = arrange(output, tally.custom_ids, tally.unsent)
+        to.finish()
     except CheckpointError as exc:
         raise ValueError(str(exc)) from exc
     except KeyboardInterrupt:
-        click.echo(
-            f"Interrupted: {tally.sums.rows} of {batches.rows.count} rows are in {output}; the same command goes on.",
-            err=True,
-        )
+        if to.stdout:
+            to.finish()
+        where = "have been written" if to.stdout else f"are in {output}; the same command goes on"
+        click.echo(f"Interrupted: {tally.sums.rows} of {batches.rows.count} rows {where}.", err=True)
         return INTERRUPTED
     if others:
         click.echo(f"{others} answers to rows that IN no longer has went to {output}.old", err=True)
-    tally.report(output, before)
+    tally.report(to, before)
     return BAD_END if tally.sums.failed else 0
 
 
@@ -191,12 +198,12 @@ class _Tally:
         if "error" in row and row["error_details"]["type"] == "InvalidRow":
             self.unsent.append(row)
 
-    def report(self, output: Path, before: int) -> None:
-        """Print the summary: JSON on a pipe, a line on a terminal."""
+    def report(self, to: Destination, before: int) -> None:
+        """Print the summary: JSON on a pipe, a line on a terminal, on stderr where the answers have stdout."""
         sums, seconds = self.sums, time.perf_counter() - self._started
         if not sys.stdout.isatty():
             emit({
-                "output": str(output),
+                "output": to.name,
                 "rows": sums.rows,
                 "succeeded": sums.rows - sums.failed,
                 "failed": sums.failed,
@@ -206,12 +213,13 @@ class _Tally:
                 "cost": sums.cost,
                 "unpriced": sums.unpriced,
                 "seconds": round(seconds, 3),
-            })  # fmt: skip
+            }, err=to.stdout)  # fmt: skip
             return
         errors = "".join(f", {count} {kind}" for kind, count in sums.errors.most_common())
         click.echo(
             f"{sums.rows - sums.failed:,} of {sums.rows:,} rows answered in {seconds:.1f} s{errors}; "
-            f"{sums.usage['total_tokens']:,} tokens; cost: {sums.cost_text(4)}; {output}"
+            f"{sums.usage['total_tokens']:,} tokens; cost: {sums.cost_text(4)}; {to.name}",
+            err=to.stdout,
         )
 
 
