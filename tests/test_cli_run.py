@@ -18,6 +18,7 @@ from click.testing import CliRunner
 
 import llmbatch
 from llmbatch.cli import main
+from tests.replies import said
 from tests.server import Response, Server, answer_to
 from tests.talk import lines, script, until
 
@@ -214,6 +215,7 @@ def test_schema_and_parameters_go_out(shell: Shell, server: Server) -> None:
     schema = {"title": "City", "type": "object", "properties": {"name": {"type": "string"}}}
     (shell.directory / "schema.json").write_text(json.dumps(schema))
     source = write(shell.directory / "in.jsonl", [{"prompt": "hi"}])
+    server.handler = lambda request: said('{"name": "Rome"}')
     options = [
         "--schema",
         "schema.json",
@@ -255,7 +257,7 @@ def test_the_examples_of_the_help_run(shell: Shell, server: Server, monkeypatch:
     (shell.directory / "reviews.csv").write_text("review\nfine\n")
     shown = CliRunner().invoke(main, ["run", "--help"]).output
     commands = [shlex.split(line)[1:] for line in shown.splitlines() if line.strip().startswith("llmbatch run")]
-    assert len(commands) == 2
+    assert len(commands) == 3
     for command in commands:
         done = CliRunner().invoke(main, command)
         assert (done.exit_code, json.loads(done.stdout)["succeeded"]) == (0, 1), done.output
