@@ -72,7 +72,7 @@ async def chat_stream(request: Mapping[str, Any]) -> AsyncIterator[dict[str, Any
 
 async def rehearse(request: Mapping[str, Any]) -> None:
     """Send a request to a port where nobody listens: what the first one imports and builds is then there."""
-    kind = quiet.quiet_logging()
+    kind = quiet._quiet_logging()  # noqa: SLF001 - of the same room
     if kind is None:
         return  # callbacks would hear of it
     with unheard(), socket.socket() as nobody, contextlib.suppress(Exception):

@@ -18,7 +18,7 @@ from llmbatch._litellm.linear import LinearPrices
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["logging_arguments", "new_logging", "quiet_logging"]
+__all__ = ["logging_arguments", "new_logging"]
 
 _DYNAMIC = ("callbacks", "success_callback", "failure_callback", "logger_fn", "guardrails", "prompt_id", "caching")
 _HOOKS = ("callbacks", "input_callback", "success_callback", "failure_callback", "service_callback",
@@ -29,7 +29,7 @@ _USED = ("pre_call", "claim_async_success_log", "handle_sync_success_callbacks_f
 
 
 @functools.cache
-def quiet_logging() -> Callable[..., Any] | None:
+def _quiet_logging() -> Callable[..., Any] | None:
     """The class; None where LiteLLM's own is not built as expected."""
     load()
     try:
@@ -99,7 +99,7 @@ def logging_arguments(request: Mapping[str, Any]) -> dict[str, Any]:
     # Tool-call ids may need the mending that only LiteLLM's full set-up does.
     if any("tool_calls" in message for message in request["messages"]):
         return {}
-    quiet = quiet_logging()
+    quiet = _quiet_logging()
     if quiet is None:
         return {}
     try:
