@@ -185,13 +185,14 @@ class Chat:
     def _streamed(self, on_chunk: Callable[[str], object]) -> Row:
         from llmbatch import completions  # noqa: PLC0415 - payloads do without
 
-        row: Row = {}
+        row: Row | None = None
         pieces = _Pieces(on_chunk)
         for event in completions.stream_chat_completions_batch([self.messages], progress=False, **self._arguments()):
             if "row" in event:
                 row = event["row"]
             elif "choice" not in event:
                 pieces.add(event["attempt"], event["delta"])
+        assert row is not None  # noqa: S101 - one conversation, one row
         if "error" in row:
             raise RequestFailedError(row)
         pieces.end()

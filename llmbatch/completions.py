@@ -10,6 +10,7 @@ from llmbatch._batch.prepared import chat_batch
 from llmbatch._batch.streams import Events, StreamEvent
 from llmbatch._leaves.background import Stream, awaited, in_background
 from llmbatch._leaves.checks import checked_messages
+from llmbatch._litellm.calls import rehearse
 from llmbatch._request.plans import DEFAULT_MAX_TOKENS, DEFAULT_TEMPERATURE
 from llmbatch.errors import RequestFailedError
 from llmbatch.providers import copilot
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from llmbatch._batch.batch import Batch
     from llmbatch._batch.chat_run import ChatRun
     from llmbatch._leaves.row import Row
+    from llmbatch._leaves.structured import M
     from llmbatch.options import ChatOptions
     from llmbatch.results import BatchResults
 
@@ -28,10 +30,12 @@ __all__ = [
     "acreate_chat_completions_batch",
     "acreate_chat_completions_batch_copilot",
     "as_completed",
+    "awarm_up",
     "create_chat_completion",
     "create_chat_completions_batch",
     "create_chat_completions_batch_copilot",
     "stream_chat_completions_batch",
+    "warm_up",
 ]
 
 
@@ -41,8 +45,8 @@ def create_chat_completions_batch(
     temperature: float | None = DEFAULT_TEMPERATURE,
     max_tokens: int | None = DEFAULT_MAX_TOKENS,
     max_workers: int | Literal["auto"] = 10,
-    **options: Unpack[ChatOptions],
-) -> BatchResults:
+    **options: Unpack[ChatOptions[M]],
+) -> BatchResults[M]:
     """Answer a list of conversations concurrently: one row in, one row out, in order, whatever fails.
 
     Returns BatchResults, a list of rows in the order of the input. A failed request is a row with `error`; misuse of
@@ -68,7 +72,7 @@ def create_chat_completions_batch(
         fallbacks: models to try, in order, when a row finally fails.
         checkpoint: path of a journal of finished rows; a rerun sends only what is missing or failed.
         warm_prompt_cache: let one row of each shared beginning go first, so that the others meet a warm cache.
-        progress: True or False for the bar; None shows it in a terminal or a notebook.
+        progress: True or False for the bar; None shows it in a notebook, and to a script in its terminal.
         on_result: called with (index, row) as each row finishes, on llmbatch's own thread.
         custom_ids: one id a row, instead of the ids derived from the requests.
         processes: in how many processes LiteLLM's part of the calls runs, or "auto": as many as there are cores.
@@ -87,8 +91,8 @@ async def acreate_chat_completions_batch(
     temperature: float | None = DEFAULT_TEMPERATURE,
     max_tokens: int | None = DEFAULT_MAX_TOKENS,
     max_workers: int | Literal["auto"] = 10,
-    **options: Unpack[ChatOptions],
-) -> BatchResults:
+    **options: Unpack[ChatOptions[M]],
+) -> BatchResults[M]:
     """Answer a list of conversations concurrently; the awaitable twin of `create_chat_completions_batch`.
 
     Example:
@@ -103,7 +107,7 @@ def as_completed(
     temperature: float | None = DEFAULT_TEMPERATURE,
     max_tokens: int | None = DEFAULT_MAX_TOKENS,
     max_workers: int | Literal["auto"] = 10,
-    **options: Unpack[ChatOptions],
+    **options: Unpack[ChatOptions[M]],
 ) -> Stream[tuple[int, Row]]:
     """Answer conversations concurrently and yield `(index, row)` as they finish, for any number of rows.
 
@@ -124,7 +128,7 @@ def stream_chat_completions_batch(
     temperature: float | None = DEFAULT_TEMPERATURE,
     max_tokens: int | None = DEFAULT_MAX_TOKENS,
     max_workers: int | Literal["auto"] = 10,
-    **options: Unpack[ChatOptions],
+    **options: Unpack[ChatOptions[M]],
 ) -> Stream[StreamEvent]:
     r"""Answer conversations concurrently and yield each answer's pieces as they arrive.
 
@@ -146,8 +150,8 @@ def create_chat_completions_batch_copilot(
     temperature: float | None = DEFAULT_TEMPERATURE,
     max_tokens: int | None = DEFAULT_MAX_TOKENS,
     max_workers: int | Literal["auto"] = 10,
-    **options: Unpack[ChatOptions],
-) -> BatchResults:
+    **options: Unpack[ChatOptions[M]],
+) -> BatchResults[M]:
     """Answer a list of conversations through GitHub Copilot, with the token of GITHUB_TOKEN.
 
     Takes the options of `create_chat_completions_batch`. Requests are paced evenly at COPILOT_REQUESTS_PER_MINUTE (60).
@@ -165,8 +169,8 @@ async def acreate_chat_completions_batch_copilot(
     temperature: float | None = DEFAULT_TEMPERATURE,
     max_tokens: int | None = DEFAULT_MAX_TOKENS,
     max_workers: int | Literal["auto"] = 10,
-    **options: Unpack[ChatOptions],
-) -> BatchResults:
+    **options: Unpack[ChatOptions[M]],
+) -> BatchResults[M]:
     """Answer through GitHub Copilot; the awaitable twin of `create_chat_completions_batch_copilot`.
 
     Example:
@@ -180,7 +184,7 @@ def create_chat_completion(
     model: str | None = None,
     temperature: float | None = DEFAULT_TEMPERATURE,
     max_tokens: int | None = DEFAULT_MAX_TOKENS,
-    **options: Unpack[ChatOptions],
+    **options: Unpack[ChatOptions[M]],
 ) -> Row:
     """Answer one conversation; returns its row, and raises RequestFailedError when it fails for good.
 
@@ -198,7 +202,7 @@ async def acreate_chat_completion(
     model: str | None = None,
     temperature: float | None = DEFAULT_TEMPERATURE,
     max_tokens: int | None = DEFAULT_MAX_TOKENS,
-    **options: Unpack[ChatOptions],
+    **options: Unpack[ChatOptions[M]],
 ) -> Row:
     """Answer one conversation; the awaitable twin of `create_chat_completion`.
 
@@ -206,6 +210,27 @@ async def acreate_chat_completion(
         row = await acreate_chat_completion([{"role": "user", "content": "Capital of France?"}])
     """
     return await awaited(_answered(messages, model, temperature, max_tokens, options))
+
+
+def warm_up(model: str | None = None, **options: Unpack[ChatOptions[M]]) -> None:
+    """Load what the first request to a model needs (seconds of imports, its client, its prices); nothing is sent.
+
+    For the start of a server, so that its first visitor waits no longer than the next. Takes the options of
+    `create_chat_completions_batch`, and raises ValueError and TypeError as it does.
+
+    Example:
+        warm_up("gpt-4o-mini")
+    """
+    in_background(_warmed(model, options))
+
+
+async def awarm_up(model: str | None = None, **options: Unpack[ChatOptions[M]]) -> None:
+    """Load what the first request needs; the awaitable twin of `warm_up`.
+
+    Example:
+        await awarm_up("gpt-4o-mini")
+    """
+    await awaited(_warmed(model, options))
 
 
 def _batch(  # noqa: PLR0917 - the public functions' own order
@@ -226,8 +251,8 @@ async def _collected(  # noqa: PLR0917 - the public functions' own order
     temperature: float | None,
     max_tokens: int | None,
     max_workers: int | Literal["auto"],
-    options: ChatOptions,
-) -> BatchResults:
+    options: ChatOptions[M],
+) -> BatchResults[M]:
     """All rows, live or as a batch job. The slow import of litellm does not hold up other batches."""
     given: dict[str, Any] = dict(options)
     as_job = given.pop("batch_job", False)
@@ -239,6 +264,12 @@ async def _collected(  # noqa: PLR0917 - the public functions' own order
     from llmbatch.jobs import run_batch_job  # noqa: PLC0415 - only batch jobs need it
 
     return await run_batch_job(cast("ChatRun", batch.run), window)
+
+
+async def _warmed(model: str | None, options: ChatOptions[M]) -> None:
+    await asyncio.to_thread(_litellm.load)
+    run = cast("ChatRun", chat_batch([], model, **options).run)
+    await rehearse(run.plans[0].request([{"role": "user", "content": "Hi"}]))
 
 
 async def _answered(

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from llmbatch._batch.chat_run import ChatRun
+    from llmbatch._leaves.structured import ResponseFormat
     from llmbatch.options import ChatOptions
     from llmbatch.results import BatchResults
 
@@ -104,7 +105,11 @@ async def asubmit_batch_job(
 
 
 def retrieve_batch_job(
-    job: PathLike | Sequence[str], *, model: str | None = None, response_format: type[Any] | None = None, **kwargs: Any
+    job: PathLike | Sequence[str],
+    *,
+    model: str | None = None,
+    response_format: ResponseFormat | None = None,
+    **kwargs: Any,
 ) -> BatchJob:
     """A job by its state file, by llmbatch's id ("job-…"), or by the provider's batch id or ids ("batch_…").
 
@@ -119,7 +124,11 @@ def retrieve_batch_job(
 
 
 async def aretrieve_batch_job(
-    job: PathLike | Sequence[str], *, model: str | None = None, response_format: type[Any] | None = None, **kwargs: Any
+    job: PathLike | Sequence[str],
+    *,
+    model: str | None = None,
+    response_format: ResponseFormat | None = None,
+    **kwargs: Any,
 ) -> BatchJob:
     """Find a job; the awaitable twin of `retrieve_batch_job`.
 
@@ -172,7 +181,7 @@ def _left_running(job: BatchJob) -> Iterator[None]:
 
 
 async def _found(
-    job: PathLike | Sequence[str], model: str | None, response_format: type[Any] | None, given: dict[str, Any]
+    job: PathLike | Sequence[str], model: str | None, response_format: ResponseFormat | None, given: dict[str, Any]
 ) -> BatchJob:
     if isinstance(job, os.PathLike) or (isinstance(job, str) and os.path.exists(job)):  # noqa: ASYNC240, PTH110 - one look at a local path
         known = BatchJob.load(job, response_format=response_format, **given)

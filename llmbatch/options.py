@@ -8,15 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict
+from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypedDict
 
 from llmbatch._leaves.checks import check_number, checked_ids
+from llmbatch._leaves.structured import M
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Mapping, Sequence
-
-    from pydantic import BaseModel
 
     from llmbatch._leaves.row import Row
 
@@ -63,14 +62,14 @@ class EmbeddingsOptions(BatchOptions, _Connection, total=False):
     input_type: str | None
 
 
-class ChatOptions(BatchOptions, _Connection, total=False):
-    """Of chats."""
+class ChatOptions(BatchOptions, _Connection, Generic[M], total=False):
+    """Of chats; `M` is the pydantic model of `response_format`."""
 
     fallbacks: Sequence[str | dict[str, Any]] | None
     warm_prompt_cache: bool
     batch_job: bool
     completion_window: str
-    response_format: type[BaseModel] | Mapping[str, Any] | None
+    response_format: type[M] | Mapping[str, Any] | None
     tools: Sequence[Any] | None
     tool_choice: str | Mapping[str, Any] | None
     parallel_tool_calls: bool | None

@@ -8,6 +8,7 @@ import sys
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
+from llmbatch._leaves.background import in_front
 from llmbatch._leaves.sums import Tally
 
 if TYPE_CHECKING:
@@ -19,7 +20,9 @@ __all__ = ["ProgressBar"]
 
 
 class ProgressBar:
-    """Counts rows as they finish. `show=None` shows it in a terminal or a notebook and not in a pipe or a file.
+    """Counts rows as they finish. `show=None` shows it in a notebook, and in a terminal to a program in front.
+
+    Where a server, a worker or another thread calls, the terminal is not the call's own.
 
     `note` gives what else stands in its tail.
     """
@@ -65,7 +68,7 @@ def _in_notebook() -> bool:
 
 
 def _watched() -> bool:
-    return _in_notebook() or (sys.stderr is not None and sys.stderr.isatty())
+    return _in_notebook() or (in_front() and sys.stderr is not None and sys.stderr.isatty())
 
 
 def _tqdm() -> Any:

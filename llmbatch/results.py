@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, SupportsIndex, overload
+from typing import TYPE_CHECKING, Any, Generic, Self, SupportsIndex, overload
 
-from llmbatch._leaves.row import CUT_OFF, Row, finish_reasons, parsed_row, row_text, row_vector
+from llmbatch._leaves.row import CUT_OFF, Row, finish_reasons, row_text, row_vector
+from llmbatch._leaves.structured import M, parsed_row
 from llmbatch._leaves.sums import Tally, failures_text, latency, latency_text
 from llmbatch._leaves.table import table
 from llmbatch.errors import BatchFailedError
@@ -13,17 +14,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     import pandas as pd
-    from pydantic import BaseModel
+
+    from llmbatch._leaves.structured import ResponseFormat
 
 __all__ = ["BatchResults", "Row"]
 
 
-class BatchResults(list[Row]):
+class BatchResults(list[Row], Generic[M]):
     """The rows of a batch in the order of its input: a plain list that also knows its totals. So does a slice of it.
 
     Attributes:
         elapsed: wall time of the run in seconds.
-        response_format: the pydantic model that `parsed` validates with, if one was given.
+        response_format: what `parsed` reads answers by, if JSON was asked for.
 
     Example:
         results = create_chat_completions_batch(chats, "gpt-4o-mini")
@@ -35,7 +37,7 @@ class BatchResults(list[Row]):
         rows: Iterable[Row] = (),
         *,
         elapsed: float = 0.0,
-        response_format: type[BaseModel] | None = None,
+        response_format: ResponseFormat | None = None,
     ) -> None:
         super().__init__(rows)
         self.elapsed = elapsed
@@ -98,23 +100,22 @@ class BatchResults(list[Row]):
         return [row_text(row) for row in self]
 
     @property
-    def parsed(self) -> list[Any]:
-        """Each row's answer as an instance of `response_format`, None where the row failed or calls tools.
+    def parsed(self) -> list[M | None]:
+        """Each row's answer as an instance of `response_format` (a dict for a dict); None for failures and tool calls.
 
-        Raises ValueError when the batch was not given a pydantic `response_format`.
+        Raises ValueError when the batch was not given a `response_format`.
         """
-        if self.response_format is None:
-            msg = "no pydantic model to parse with; pass response_format=YourModel to the batch"
+        if (asked := self.response_format) is None:
+            msg = 'no JSON was asked for; pass response_format=YourModel or {"type": "json_object"} to the batch'
             raise ValueError(msg)
-        model = self.response_format
-        return [parsed_row(row, model) for row in self]
+        return [parsed_row(row, asked) for row in self]
 
     @property
     def embeddings(self) -> list[list[float] | None]:
         """Each row's embedding vector, None where the row failed (for `create_embeddings_batch`)."""
         return [row_vector(row) for row in self]
 
-    def raise_for_errors(self) -> BatchResults:
+    def raise_for_errors(self) -> Self:
         """Return self, or raise BatchFailedError when any row failed."""
         if failed := self.failed:
             raise BatchFailedError(failed, len(self))

@@ -10,12 +10,15 @@ import shlex
 import signal
 import termios
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
 import pytest
 from click.testing import CliRunner
 
+import llmbatch
 from llmbatch.cli import main
 from tests.replies import said
 from tests.server import Response, Server, answer_to
@@ -293,6 +296,7 @@ def test_schema_and_parameters_go_out(shell: Shell, server: Server) -> None:
     schema = {"title": "City", "type": "object", "properties": {"name": {"type": "string"}}}
     (shell.directory / "schema.json").write_text(json.dumps(schema))
     source = write(shell.directory / "in.jsonl", [{"prompt": "hi"}])
+    server.handler = lambda request: said('{"name": "Rome"}')
     options = [
         "--schema",
         "schema.json",
@@ -334,10 +338,69 @@ def test_the_examples_of_the_help_run(shell: Shell, server: Server, monkeypatch:
     (shell.directory / "reviews.csv").write_text("review\nfine\n")
     shown = CliRunner().invoke(main, ["run", "--help"]).output
     commands = [shlex.split(line)[1:] for line in shown.splitlines() if line.strip().startswith("llmbatch run")]
-    assert len(commands) == 2
+    assert len(commands) == 3
     for command in commands:
         done = CliRunner().invoke(main, command)
         assert (done.exit_code, json.loads(done.stdout)["succeeded"]) == (0, 1), done.output
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_a_table_is_made_of_the_checkpoint_beside_it(shell: Shell, server: Server, suffix: str) -> None:
+    """By its suffix OUT is a table with the columns of `to_pandas()`, in IN's order; a rerun sends only what failed."""
+    source = shell.directory / "in.csv"
+    source.write_text("text\na\nb\nc\n")
+    server.handler = lambda request: Response(400) if request.text == "b" else None
+    shell.out = shell.directory / f"out.{suffix}"
+    for code, sent in ((1, 3), (1, 1), (0, 1), (0, 0)):
+        if code == 0:
+            server.handler = None
+        server.reset()
+        done = shell.run(source, "--column", "text")
+        assert (done.exit_code, len(server.requests)) == (code, sent), done.output
+        assert "out." + suffix + ".jsonl is the checkpoint" in done.stderr.replace(str(shell.directory), "")
+        assert json.loads(done.stdout)["output"] == str(shell.out)
+    frame = pd.read_csv(shell.out) if suffix == "csv" else pd.read_parquet(shell.out)
+    assert frame["text"].tolist() == [answer_to(text) for text in "abc"]
+    assert list(frame.columns) == list(llmbatch.BatchResults().to_pandas().columns)
+    assert len(lines(shell.out.with_name(f"{shell.out.name}.jsonl"))) == 3
+
+
+def test_a_table_that_is_somebody_elses_is_left_alone(shell: Shell, server: Server) -> None:
+    """A file without a checkpoint beside it was made by no run."""
+    shell.out = shell.directory / "mine.csv"
+    shell.out.write_text("a,b\n")
+    done = shell.run(write(shell.directory / "in.jsonl", [{"prompt": "a"}]))
+    assert (done.exit_code, len(server.requests)) == (2, 0)
+    assert "give another path" in done.stderr
+    assert shell.out.read_text() == "a,b\n"
+
+
+def test_answers_on_stdout_are_alone_there(shell: Shell, server: Server) -> None:
+    """`-o -` prints the lines in IN's order, and all else, that it cannot be resumed included, on stderr."""
+    shell.out = "-"
+    source = write(shell.directory / "in.jsonl", [{"prompt": text} for text in "abc"])
+    done = shell.run(source)
+    assert done.exit_code == 0
+    assert [text_of(json.loads(line)) for line in done.stdout.splitlines()] == [answer_to(text) for text in "abc"]
+    assert "keeps no checkpoint" in done.stderr
+    assert json.loads(done.stderr.splitlines()[-1])["succeeded"] == 3
+    assert [path.name for path in shell.directory.iterdir()] == ["in.jsonl"]
+
+
+@pytest.mark.parametrize("name", ["in.jsonl/out.jsonl", "in.jsonl/out.csv"])
+def test_a_path_that_cannot_be_written_is_refused_first(shell: Shell, server: Server, name: str) -> None:
+    """Before anything is sent, with the mend."""
+    source = write(shell.directory / "in.jsonl", [{"prompt": "a"}])
+    shell.out = shell.directory / name
+    done = shell.run(source)
+    assert (done.exit_code, len(server.requests)) == (2, 0)
+    assert "cannot write to" in done.stderr
+    assert "give another path" in done.stderr
+
+
+def test_the_version_is_told() -> None:
+    """`llmbatch --version`."""
+    assert CliRunner().invoke(main, ["--version"]).output == f"llmbatch, version {version('llmbatch')}\n"
 
 
 @pytest.mark.parametrize(
@@ -355,6 +418,8 @@ def test_the_examples_of_the_help_run(shell: Shell, server: Server, monkeypatch:
         ('{"prompt": "x"}\n', ["--max-workers", "0"], "max_workers"),
         ('{"prompt": "x"}\n', ["--rpm", "0"], "requests_per_minute"),
         ('{"prompt": "x"}\n', ["-p", "max_worker=3"], "did you mean max_workers"),
+        ('{"prompt": "x"}\n', ["-p", "temprature=1"], "did you mean temperature"),
+        ('{"text": "x"}\n', ["--template", '{"a": 1} {text}'], "{{ and }} for braces"),
         ('{"prompt": "x"}\n', ["-m", "no-such-model-anywhere", "--api-base", ""], "cannot tell which provider"),
         ('{"prompt": "x"}\n', ["--max-cost", "1"], "max_cost needs a price"),
         ('{"prompt": "x"}\n', ["--no-such-option"], "No such option"),

@@ -36,6 +36,14 @@ NUMBERS = ("max_cost", "timeout", "deadline", "requests_per_minute", "tokens_per
         ({"max_worker": 3}, ValueError, "did you mean max_workers"),
         ({"request_per_minute": 3}, ValueError, "did you mean requests_per_minute"),
         ({"num_retries": 3}, ValueError, "use retries="),
+        ({"system": "Be brief."}, ValueError, '{"role": "system", "content": "..."}'),
+        ({"concurrency": 5}, ValueError, "use max_workers="),
+        ({"max_concurrency": 5}, ValueError, "use max_workers="),
+        ({"max_parallel_requests": 5}, ValueError, "use max_workers="),
+        ({"batch_size": 5}, ValueError, "use max_workers="),
+        ({"temprature": 1}, ValueError, "did you mean temperature="),
+        ({"responseformat": {}}, ValueError, "did you mean response_format="),
+        ({"fallbacks": [{"model": "gpt-4o", "apikey": "x"}]}, ValueError, "did you mean api_key="),
         ({"fallbacks": "gpt-4o"}, TypeError, "put it in a list"),
         ({"fallbacks": ["gpt-4o", None]}, TypeError, "a model's name or a dict"),
         ({"fallbacks": 5}, TypeError, "put it in a list"),
@@ -79,8 +87,11 @@ def test_litellms_own_arguments_are_no_misspellings(server: Server) -> None:
     results = llmbatch.create_chat_completions_batch(
         [[HI]], "openai/gpt-4o-mini", api_base=server.api_base, api_key="sk-test", stop=["\n"], user="me",
         max_completion_tokens=5, max_tokens=None, metadata={"run": 1}, extra_headers={"X-Mine": "yes"},
+        reasoning_format="raw", models=["a", "b"], top_k=3, quite_new=True,
     )  # fmt: skip
     assert not results.failed
+    assert server.requests[0].json["models"] == ["a", "b"]
+    assert server.requests[0].json["quite_new"] is True
     assert server.requests[0].json["max_completion_tokens"] == 5
     assert server.requests[0].headers["x-mine"] == "yes"
     assert "metadata" not in server.requests[0].json

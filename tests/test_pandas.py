@@ -134,6 +134,8 @@ def test_a_frame_of_answers_has_the_frames_index(options: dict[str, Any]) -> Non
         ("no columns", "must name its columns"),
         ("{}", "must name its columns"),
         ("{text", "not well formed"),
+        ('{"a": 1} {text}', r"{{ and }} for braces"),
+        ("{}", r"{{ and }} for braces"),
     ],
 )
 def test_a_template_that_does_not_fit_is_refused_before_sending(

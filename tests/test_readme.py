@@ -22,6 +22,7 @@ from llmbatch.options import Options
 from llmbatch.providers import registry
 from tests import versions
 from tests.batch_server import BatchProvider
+from tests.replies import chat_reply
 
 if TYPE_CHECKING:
     from tests.server import Request, Server
@@ -42,14 +43,7 @@ def desk(server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Ser
     monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
     monkeypatch.setenv("GITHUB_TOKEN", "gho_test")
     monkeypatch.setenv("COPILOT_REQUESTS_PER_MINUTE", "6000")
-    return server
-
-
-def test_every_block_runs(desk: Server) -> None:
-    """The Python blocks, in their order and in one namespace, as a reader would run them."""
-    from tests.replies import chat_reply
-
-    files = desk.handler
+    files = server.handler
 
     def answers(request: Request) -> Any:
         if isinstance(request.json, dict) and "response_format" in request.json:
@@ -58,13 +52,28 @@ def test_every_block_runs(desk: Server) -> None:
             return reply
         return files(request) if files else None
 
-    desk.handler = answers
+    server.handler = answers
+    return server
+
+
+@pytest.mark.usefixtures("desk")
+def test_every_block_runs() -> None:
+    """The Python blocks, in their order and in one namespace, as a reader would run them."""
     shutil.copytree(ROOT / "cassettes", "cassettes")
     namespace: dict[str, Any] = {}
     for number, block in enumerate(BLOCKS):
         exec(compile(block, f"README.md, Python block {number + 1}", "exec"), namespace)  # noqa: S102 - it is our own
         if "results" in namespace:
             assert not namespace["results"].failed, f"block {number + 1}"
+
+
+@pytest.mark.processes
+def test_a_type_checker_accepts_every_block(tmp_path: Path) -> None:
+    """In strict mode mypy finds nothing in the Python blocks, one after the other."""
+    (tmp_path / "readme.py").write_text("\n".join(BLOCKS))
+    command = [sys.executable, "-m", "mypy", "--strict", str(tmp_path / "readme.py")]
+    checked = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
 @pytest.mark.usefixtures("desk")

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from llmbatch._batch.run import Run
     from llmbatch._leaves.row import Row
+    from llmbatch._leaves.structured import ResponseFormat
 
 __all__ = ["Batch", "interrupted_results"]
 
@@ -53,7 +54,7 @@ class Batch:
     count: int | None
     noun: str
     facts: Mapping[str, Any]
-    response_format: type[Any] | None = None
+    response_format: ResponseFormat | None = None
 
     def __post_init__(self) -> None:
         self.run.count = self.count

@@ -8,7 +8,6 @@ from llmbatch import _litellm
 from llmbatch._batch.batch import Batch
 from llmbatch._batch.chat_run import ChatRun
 from llmbatch._batch.embeddings_run import EmbeddingsRun
-from llmbatch._batch.streams import assembled
 from llmbatch._leaves.checks import check_messages_list, check_texts
 from llmbatch._leaves.identity import is_connection, is_price
 from llmbatch._request.plans import (
@@ -42,15 +41,14 @@ def chat_batch(
         msg = "batch_job=True is for create_chat_completions_batch; a batch job gives its rows all at once"
         raise ValueError(msg)
     conversations, count = check_messages_list(messages_list)
-    streamed = bool(given.pop("stream", False))
+    given.pop("stream", None)  # whole rows need none; `stream_chat_completions_batch` streams by itself
     first = _plan(model, temperature, max_tokens, given)
     target = first.target
     if target.provider == copilot.PROVIDER:
         given["requests_per_minute"] = given.get("requests_per_minute") or copilot.requests_per_minute()
     options = Options.among(given, max_workers=max_workers, count=count)
     plans = [first, *(_fallback(entry, target, temperature, max_tokens, given) for entry in options.fallbacks)]
-    call = assembled if streamed else calling("chat", options.processes)
-    run = ChatRun(conversations, plans, options, call)
+    run = ChatRun(conversations, plans, options, calling("chat", options.processes))
     facts = {
         "model": target.model,
         "temperature": first.params.get("temperature"),

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from json import JSONDecodeError
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from llmbatch._leaves.row import CUT_OFF, Row, answer_row, error_row, plain, refusal_text, row_text
+from llmbatch._leaves.structured import parsed
 from llmbatch._request.failures import Failure
 
 if TYPE_CHECKING:
+    from llmbatch._leaves.structured import ResponseFormat
     from llmbatch._litellm import Target
     from llmbatch._request.plans import ChatPlan
     from llmbatch._request.sender import Outcome
@@ -46,33 +49,36 @@ def chat_row(outcome: Outcome, plan: ChatPlan, custom_id: str) -> Row:
     return {**bad, "model": row["model"], "choices": row.get("choices") or [], "usage": row["usage"]}
 
 
-def _misfit(row: Row, model: type[BaseModel] | None) -> Failure | None:
+def _misfit(row: Row, asked: ResponseFormat | None) -> Failure | None:
     """What keeps an answer from being a good row."""
     if not row.get("choices"):
         return Failure("EmptyAnswer", "the provider answered without any choice", 200)
     choice = row["choices"][0]
     message = choice.get("message") or {}
-    if model is None or message.get("tool_calls"):
+    if asked is None or message.get("tool_calls"):
         return None
-    problem = _invalid(row_text(row) or "", model)
+    problem = _invalid(row_text(row) or "", asked)
     if problem is None:
         return None
     refusal = refusal_text(message)
     if refusal or choice.get("finish_reason") == _FILTERED:
         text = refusal or row_text(row) or "the answer was withheld (finish_reason content_filter)"
         return Failure("Refused", text, 200)
+    name = asked.__name__ if isinstance(asked, type) else "JSON"
     cut = "; the answer was cut off, raise max_tokens" if choice.get("finish_reason") == CUT_OFF else ""
-    return Failure("ValidationError", f"the answer is no {model.__name__}: {problem}{cut}", 200)
+    return Failure("ValidationError", f"the answer is no {name}: {problem}{cut}", 200)
 
 
-def _invalid(text: str, model: type[BaseModel]) -> str | None:
-    """Why the text is no instance of the model, None when it is."""
+def _invalid(text: str, asked: ResponseFormat) -> str | None:
+    """Why the text does not fit, None when it does."""
     try:
-        model.model_validate_json(text)
+        parsed(text, asked)
     except ValidationError as exc:
         first = exc.errors(include_input=False, include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         return f"{where + ': ' if where else ''}{first['msg']}"
+    except JSONDecodeError as exc:
+        return f"Invalid JSON: {exc}"
     except Exception as exc:  # noqa: BLE001 - a validator of the caller's own; it is this row's failure only
         return f"its validator raised {type(exc).__name__}"
     return None

@@ -21,6 +21,7 @@ from llmbatch._jobs.state import JobState, Part
 from llmbatch._leaves.background import awaited, in_background
 from llmbatch._leaves.checks import check_number
 from llmbatch._leaves.row import numbered
+from llmbatch._leaves.structured import checked_format
 from llmbatch._litellm.files import Access
 from llmbatch.errors import BatchJobError
 from llmbatch.progress import ProgressBar
@@ -30,6 +31,7 @@ from llmbatch.results import BatchResults
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from llmbatch._leaves.structured import ResponseFormat
     from llmbatch.providers.base import Payload
 
 __all__ = ["BatchJob"]
@@ -62,12 +64,12 @@ class BatchJob:
         *,
         path: PathLike | None = None,
         access: Access | None = None,
-        response_format: type[Any] | None = None,
+        response_format: ResponseFormat | None = None,
     ) -> None:
         self.state = state
         self.path = None if path is None else Path(path)
         self._access = access or Access(api_version=state.api_version)
-        self._response_format = response_format
+        self._response_format = checked_format(response_format)
 
     @property
     def id(self) -> str:
@@ -118,7 +120,7 @@ class BatchJob:
             self.state.save(self.path)
 
     @classmethod
-    def load(cls, path: PathLike, *, response_format: type[Any] | None = None, **access: Any) -> BatchJob:
+    def load(cls, path: PathLike, *, response_format: ResponseFormat | None = None, **access: Any) -> BatchJob:
         """A job from its state file. Keys are not in it: they come from `api_key=` or the environment.
 
         Raises FileNotFoundError, and BatchJobError for a file that is no state file.

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from llmbatch._jobs.state import JobState, Part
+    from llmbatch._leaves.structured import ResponseFormat
     from llmbatch.providers.base import Payload
 
 __all__ = ["Join"]
@@ -41,7 +42,7 @@ class Join:
     A later part is a resubmission of rows that failed before: its answers take their place, its failures do not.
     """
 
-    def __init__(self, state: JobState, response_format: type[Any] | None = None) -> None:
+    def __init__(self, state: JobState, response_format: ResponseFormat | None = None) -> None:
         self._state = state
         self._plan = ChatPlan(target=state.target, params={}, response_format=response_format)
         self._known = set(state.custom_ids)

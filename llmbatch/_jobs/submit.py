@@ -23,6 +23,7 @@ from llmbatch.providers.registry import provider_for
 if TYPE_CHECKING:
     from llmbatch import _litellm
     from llmbatch._jobs.rendering import BadRow
+    from llmbatch._leaves.structured import ResponseFormat
     from llmbatch.providers.base import Payload, Provider
 
 __all__ = ["Submission", "access_from", "check_cost", "known_state", "of_plan", "prepare", "unknown_state"]
@@ -40,7 +41,7 @@ class Submission:
     access: Access
     provider: Provider
     payloads: Iterable[Payload | BadRow]
-    response_format: type[Any] | None = None
+    response_format: ResponseFormat | None = None
 
     def write(
         self,

@@ -12,7 +12,9 @@ import atexit
 import concurrent.futures
 import contextlib
 import contextvars
+import multiprocessing
 import os
+import signal
 import threading
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
     from contextlib import AbstractAsyncContextManager
 
-__all__ = ["Stream", "at_end", "awaited", "in_background"]
+__all__ = ["Stream", "at_end", "awaited", "in_background", "in_front", "within_call"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -30,6 +32,7 @@ _loop: asyncio.AbstractEventLoop | None = None
 _thread: threading.Thread | None = None
 _orphans: list[Any] = []
 _endings: list[Callable[[], AbstractAsyncContextManager[None]]] = []
+_front: contextvars.ContextVar[bool | None] = contextvars.ContextVar("_front", default=None)
 _CLOSING_SECONDS = 5.0
 _LOOK_SECONDS = 0.2
 
@@ -101,6 +104,23 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget)
 
 
+def in_front() -> bool:
+    """Whether the running call came from the main thread of a program, and from no event loop, server or worker."""
+    return bool(_front.get())
+
+
+def within_call() -> bool:
+    """Whether this is llmbatch's work, in whatever thread."""
+    return _front.get() is not None
+
+
+def _on_main_thread() -> bool:
+    if threading.current_thread() is not threading.main_thread() or multiprocessing.parent_process() is not None:
+        return False
+    # Servers and workers end in their own way when told to; a script or a console leaves that to the system.
+    return asyncio._get_running_loop() is None and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL  # noqa: SLF001
+
+
 class _Call(Generic[T]):
     """A coroutine that runs on the background loop, in a copy of the caller's context.
 
@@ -114,7 +134,9 @@ class _Call(Generic[T]):
         self._task: asyncio.Task[T] | None = None
         self._cancelled = False
         self._loop = _background()
-        self._loop.call_soon_threadsafe(self._start, coroutine, context=contextvars.copy_context())
+        context = contextvars.copy_context()
+        context.run(_front.set, _on_main_thread())
+        self._loop.call_soon_threadsafe(self._start, coroutine, context=context)
 
     def _start(self, coroutine: Coroutine[Any, Any, T]) -> None:
         self._task = asyncio.ensure_future(coroutine)

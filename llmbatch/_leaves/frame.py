@@ -6,15 +6,16 @@ import contextlib
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from llmbatch._leaves.row import finish_reasons, parsed_row, row_text, row_vector, well_formed
+from llmbatch._leaves.row import choice_text, finish_reasons, row_vector, well_formed
+from llmbatch._leaves.structured import parsed_row
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import pandas as pd
-    from pydantic import BaseModel
 
     from llmbatch._leaves.row import Row
+    from llmbatch._leaves.structured import ResponseFormat
 
 __all__ = ["load_pandas", "rows_frame"]
 
@@ -23,11 +24,11 @@ _COLUMNS = ("custom_id", "text", "error", "finish_reason", "model", *_USAGE, "co
 _LARGEST = 2**63 - 1
 
 
-def rows_frame(rows: Sequence[Row], model: type[BaseModel] | None = None) -> pd.DataFrame:
+def rows_frame(rows: Sequence[Row], model: ResponseFormat | None = None) -> pd.DataFrame:
     """A DataFrame with one row a request, in order: what `results.to_pandas()` returns.
 
-    Columns: `custom_id`, `text` (missing where the row failed), `error` (missing where it did not), `finish_reason` (of
-    the first choice), `model`, `prompt_tokens`, `completion_tokens`, `total_tokens`, `cost` (USD, NaN where unknown),
+    Columns: `custom_id`, `text` (of a failed row only an answer that did not fit), `error` (missing where it did not),
+    `finish_reason` (of the first choice), `model`, `prompt_tokens`, `completion_tokens`, `total_tokens`, `cost` (USD, NaN where unknown),
     `attempts`, `elapsed` and `waited` (seconds, NaN where unknown). With a pydantic `model` its fields come after
     `text`, as `parsed_NAME` where a name is taken. Embeddings have a column `embedding` with the vectors instead of
     `text`, and no `finish_reason`. Raises ImportError without pandas.
@@ -37,7 +38,7 @@ def rows_frame(rows: Sequence[Row], model: type[BaseModel] | None = None) -> pd.
     embeds = any(vector is not None for vector in vectors)
     texts: dict[str, list[Any]] = {
         "custom_id": [row["custom_id"] for row in rows],
-        "text": [row_text(row) for row in rows],
+        "text": [choice_text(row) for row in rows],
         "error": [row.get("error") for row in rows],
         "finish_reason": [next(iter(finish_reasons(row)), None) for row in rows],
         "model": [row.get("model") for row in rows],
@@ -59,8 +60,8 @@ def rows_frame(rows: Sequence[Row], model: type[BaseModel] | None = None) -> pd.
     return frame
 
 
-def _parsed_columns(rows: Sequence[Row], model: type[BaseModel] | None) -> dict[str, list[Any]]:
-    if model is None:
+def _parsed_columns(rows: Sequence[Row], model: ResponseFormat | None) -> dict[str, list[Any]]:
+    if not isinstance(model, type):
         return {}
     parsed = (parsed_row(row, model) for row in rows)
     dumped = [None if instance is None else instance.model_dump() for instance in parsed]

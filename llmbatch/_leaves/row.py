@@ -5,10 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypedDict
-
-if TYPE_CHECKING:
-    from pydantic import BaseModel
+from typing import Any, Required, TypedDict
 
 __all__ = [
     "CUT_OFF",
@@ -18,10 +15,10 @@ __all__ = [
     "add_spent",
     "add_usage",
     "answer_row",
+    "choice_text",
     "error_row",
     "finish_reasons",
     "numbered",
-    "parsed_row",
     "plain",
     "refusal_text",
     "row_text",
@@ -41,16 +38,16 @@ class Row(TypedDict, total=False):
 
     id: str
     created: int
-    model: str
+    model: Required[str]
     object: str
-    choices: list[dict[str, Any]]
+    choices: Required[list[dict[str, Any]]]
     data: list[dict[str, Any]]
-    usage: dict[str, Any]
-    custom_id: str
-    cost: float | None
-    attempts: int
-    elapsed: float | None
-    waited: float | None
+    usage: Required[dict[str, Any]]
+    custom_id: Required[str]
+    cost: Required[float | None]
+    attempts: Required[int]
+    elapsed: Required[float | None]
+    waited: Required[float | None]
     resumed: bool
     error: str
     error_details: dict[str, Any]
@@ -68,7 +65,8 @@ def answer_row(body: Mapping[str, Any], *, custom_id: str, cost: float | None, a
     answer = {key: value for key, value in body.items() if key not in _ONLY_OURS}
     usage = {**NO_USAGE, **(body.get("usage") or {})}
     cost = cost if cost is None or math.isfinite(cost) else None
-    return {**answer, "usage": usage, "custom_id": custom_id, "cost": cost, "attempts": attempts, **_rounded(**times)}  # type: ignore[typeddict-item]
+    always = {"model": body.get("model") or "", "choices": body.get("choices") or [], "usage": usage}
+    return {**answer, **always, "custom_id": custom_id, "cost": cost, "attempts": attempts, **_rounded(**times)}  # type: ignore[typeddict-item]
 
 
 def error_row(
@@ -164,7 +162,12 @@ def add_spent(row: Row, before: Row) -> None:
 
 def row_text(row: Mapping[str, Any]) -> str | None:
     """The first choice's text; None for a failed row or an answer without text (tool calls)."""
-    if "error" in row or not row.get("choices"):
+    return None if "error" in row else choice_text(row)
+
+
+def choice_text(row: Mapping[str, Any]) -> str | None:
+    """The same, also of a failed row that keeps its answer."""
+    if not row.get("choices"):
         return None
     content = (row["choices"][0].get("message") or {}).get("content")
     if isinstance(content, list):
@@ -182,16 +185,6 @@ def refusal_text(message: Mapping[str, Any]) -> str | None:
 def finish_reasons(row: Mapping[str, Any]) -> list[str]:
     """Why the provider ended each of the answer's choices, as it says; none for embeddings and for what failed."""
     return [str(choice["finish_reason"]) for choice in row.get("choices") or () if choice.get("finish_reason")]
-
-
-def parsed_row(row: Mapping[str, Any], model: type[BaseModel]) -> Any:
-    """The answer as an instance of the pydantic model, None where the row failed, or calls tools instead."""
-    if (text := row_text(row)) is None:
-        return None
-    try:
-        return model.model_validate_json(text)
-    except Exception:  # noqa: BLE001 - what was to validate has; this is text beside tool calls, and a model's own code
-        return None
 
 
 def row_vector(row: Mapping[str, Any]) -> list[float] | None:

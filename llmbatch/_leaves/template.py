@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import string
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 __all__ = ["Template"]
+
+_BRACES = "write {column} for a column, {{ and }} for braces of the text itself, as in JSON"
+_QUOTED = re.compile(r"\s*[\"']")  # what JSON's `{"a": 1}` parses as: a column named `"a"`
 
 
 class _ByName(string.Formatter):
@@ -31,10 +35,13 @@ class Template:
         try:
             names = [name for _, name, _, _ in string.Formatter().parse(text) if name is not None]
         except ValueError as exc:
-            msg = f"the template is not well formed ({exc}); write {{column}} for a column, and {{{{ for a brace"
+            msg = f"the template is not well formed ({exc}); {_BRACES}"
             raise ValueError(msg) from None
+        if odd := next((name for name in names if _QUOTED.match(name)), None):
+            msg = f"the template names a column {odd!r}; {_BRACES}"
+            raise ValueError(msg)
         if "" in names or not names:
-            msg = 'the template must name its columns, as in "Summarise: {text}"'
+            msg = f'the template must name its columns, as in "Summarise: {{text}}"; {_BRACES}'
             raise ValueError(msg)
         self.text = text
         self.columns = list(dict.fromkeys(names))

@@ -7,8 +7,10 @@ of LiteLLM's own keyword arguments.
 
 from __future__ import annotations
 
+import inspect
 import sys
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from llmbatch._litellm.loading import internal, load
@@ -17,8 +19,8 @@ from llmbatch._litellm.unheard import unheard
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Answer", "Target", "get_json", "load", "own_keys", "provider_of", "resolve", "warm_up",
-           "without_refused_defaults"]  # fmt: skip
+__all__ = ["Answer", "Target", "get_json", "load", "own_keys", "parameters", "provider_of", "resolve", "unset_keys",
+           "warm_up", "without_refused_defaults"]  # fmt: skip
 
 _BY_SDK = {"openai", "azure"}
 
@@ -85,6 +87,24 @@ def resolve(model: str, *, api_base: str | None = None, custom_llm_provider: str
 def provider_of(request: Mapping[str, Any]) -> str:
     """LiteLLM's name of the provider that a request's arguments say."""
     return str(request.get("custom_llm_provider") or str(request["model"]).partition("/")[0])
+
+
+@cache
+def parameters() -> frozenset[str]:
+    """Names that LiteLLM itself takes for chats and embeddings; what it does not know it hands to the provider."""
+    litellm = load()
+    calls = (inspect.signature(call).parameters for call in (litellm.completion, litellm.embedding))
+    return frozenset(litellm.OPENAI_CHAT_COMPLETION_PARAMS).union(*calls) - {"kwargs"}
+
+
+def unset_keys(target: Target, request: Mapping[str, Any]) -> list[str]:
+    """Names of the environment's variables that could hold a key and do not; none where the call names key or server.
+
+    Keys have other sources too (profiles, LiteLLM's globals): good for an explanation, not for a refusal.
+    """
+    if request.get("api_key") or target.api_base:
+        return []
+    return list(load().validate_environment(f"{target.provider}/{target.name}")["missing_keys"])
 
 
 def warm_up(target: Target) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import socket
 from typing import TYPE_CHECKING, Any
 
 from llmbatch._litellm import Answer, answers, load, quiet, transport
@@ -10,10 +13,11 @@ from llmbatch._litellm.unheard import unheard
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
-__all__ = ["IncompleteStreamError", "chat", "chat_stream", "embed"]
+__all__ = ["IncompleteStreamError", "chat", "chat_stream", "embed", "rehearse"]
 
 # The attempt's own timeout is kept by asyncio around the whole call: LiteLLM's is per socket read, and each distinct
 # value would make a new client with a pool of its own.
+_REHEARSAL_SECONDS = 10.0
 _ONE_SEND = {"num_retries": 0, "max_retries": 0, "timeout": 86_400.0}
 
 
@@ -64,6 +68,19 @@ async def chat_stream(request: Mapping[str, Any]) -> AsyncIterator[dict[str, Any
         except Exception:  # noqa: BLE001 - LiteLLM raises for a model that it has no price for
             cost = None
         yield Answer(whole.model_dump(), _headers(stream), cost)
+
+
+async def rehearse(request: Mapping[str, Any]) -> None:
+    """Send a request to a port where nobody listens: what the first one imports and builds is then there."""
+    kind = quiet._quiet_logging()  # noqa: SLF001 - of the same room
+    if kind is None:
+        return  # callbacks would hear of it
+    with unheard(), socket.socket() as nobody, contextlib.suppress(Exception):
+        nobody.bind(("127.0.0.1", 0))
+        given = {**request, "api_base": f"http://127.0.0.1:{nobody.getsockname()[1]}/v1", "api_key": "unused"}
+        given["litellm_logging_obj"] = quiet.new_logging(kind, request, "acompletion")
+        async with asyncio.timeout(_REHEARSAL_SECONDS):
+            await load().acompletion(**given, **_one_send(given))
 
 
 class IncompleteStreamError(ConnectionError):

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import logging
 import os
 import pkgutil
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from llmbatch._leaves.background import at_end
+from llmbatch._leaves.background import at_end, within_call
 from llmbatch._litellm.unheard import unheard
 
 if TYPE_CHECKING:
@@ -40,10 +41,16 @@ def load() -> ModuleType:
     finally:
         if collects:
             gc.enable()
+    logging.getLogger("LiteLLM").addFilter(_asked_to_be_heard)
     litellm.suppress_debug_info = True
     litellm.disable_hf_tokenizer_download = True
     at_end(_ending)
     return litellm
+
+
+def _asked_to_be_heard(record: logging.LogRecord) -> bool:
+    """Whether a line of LiteLLM's log passes: it tells of each request at INFO, often root's level only."""
+    return record.levelno != logging.INFO or not within_call() or bool(logging.getLogger("LiteLLM").level)
 
 
 @contextlib.asynccontextmanager

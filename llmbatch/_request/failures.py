@@ -51,6 +51,11 @@ _QUOTA_WORDS = (
 )
 _ERROR_WORDS = {"invalid_request": 400, "authentication": 401, "rate_limit": 429, "insufficient_quota": 429,
                 "overloaded": 529, "server_error": 500, "api_error": 500}  # fmt: skip
+# LiteLLM or an SDK looked for a key before sending, and found none.
+_KEYLESS = re.compile(
+    r"(?i)missing credentials|missing [\w ]*\bapi key\b|api_key client option must be set|_(?:key|token)`? is not set"
+    r"|unable to locate credentials|default credentials were not found"
+)
 _TOO_LARGE_WORDS = ("request too large", "tokens_limit_reached", "request_too_large")
 _AMOUNT = r"(\d+(?:\.\d+)?)\s*(ms|milli\w*|s|secs?|seconds?|m|mins?|minutes?|h|hrs?|hours?|d|days?)(?![a-z])"
 _HINT_IN_TEXT = re.compile(
@@ -110,7 +115,7 @@ def classify(exc: BaseException, provider: str | None = None, request: Mapping[s
     return replace(failure, message=failure.message[:_LONGEST_MESSAGE])
 
 
-def _classified(exc: BaseException, provider: str | None, hide: Callable[[str], str]) -> Failure:  # noqa: C901, PLR0911 - one line a kind of fault
+def _classified(exc: BaseException, provider: str | None, hide: Callable[[str], str]) -> Failure:  # noqa: C901, PLR0911, PLR0912 - one line a kind of fault
     chain = list(_chain(exc))
     names = {cls.__name__ for link in chain for cls in type(link).__mro__}
     kind, message = type(exc).__name__, hide(_message(exc)) or "no message"
@@ -126,7 +131,7 @@ def _classified(exc: BaseException, provider: str | None, hide: Callable[[str], 
     if kind in _TIMED_OUT:
         return Failure("Timeout", message, None, provider, retryable=True, billed=None)
     if names & _UNREACHABLE:
-        return Failure("ConnectionError", message, None, provider, retryable=True, shared=True)
+        return Failure("ConnectionError", _with_address(message, chain), None, provider, retryable=True, shared=True)
     if "TooManyRedirects" in names:
         return Failure("TooManyRedirects", f"{message} (check api_base)", None, provider, shared=True)
     if "BrokenStreamError" in names:
@@ -135,7 +140,9 @@ def _classified(exc: BaseException, provider: str | None, hide: Callable[[str], 
     if "AnswerTooLargeError" in names:
         return Failure("AnswerTooLarge", message, 200, provider, billed=None)
     if names & _CUT:
-        return Failure("ConnectionError", message, None, provider, retryable=True, billed=None)
+        return Failure("ConnectionError", _with_address(message, chain), None, provider, retryable=True, billed=None)
+    if _dressed_up(exc) and _KEYLESS.search(message):
+        return Failure("AuthenticationError", message, HTTPStatus.UNAUTHORIZED, provider, shared=True)
     if names & _GARBLED or any(word in low for word in _GARBLED_WORDS):
         return Failure("UnparsableAnswer", message, 200, provider, retryable=True, billed=None)
     announced = _announced(exc, chain, message, provider, hide)
@@ -183,6 +190,18 @@ def _chain(exc: BaseException | None) -> Iterator[BaseException]:
         seen.add(id(exc))
         yield exc
         exc = exc.__cause__ or exc.__context__
+
+
+def _with_address(message: str, chain: list[BaseException]) -> str:
+    """The transport's own words, and the host and port that it tried; LiteLLM's errors hold a request made up."""
+    for link in reversed(chain):
+        request = vars(link).get("_request") or vars(link).get("request")
+        if request is None or type(link).__module__.startswith("litellm"):
+            continue
+        address = f"{request.url.host}:{request.url.port or (443 if request.url.scheme == 'https' else 80)}"
+        words = clean(re.sub(r" ssl:(?:<.*?>|default)", "", str(link))) or message
+        return words if address in words else f"{words} ({address})"
+    return message
 
 
 def _dressed_up(exc: BaseException) -> bool:

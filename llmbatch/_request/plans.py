@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any
 from llmbatch import _litellm
 from llmbatch._leaves.checks import check_number, checked_messages, checked_text, copied
 from llmbatch._leaves.identity import is_price
+from llmbatch._leaves.structured import checked_format
 from llmbatch.options import OWN_OPTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from llmbatch._leaves.structured import ResponseFormat
     from llmbatch._request.sender import Credentials
 
 __all__ = [
@@ -50,8 +52,11 @@ DEFAULT_TEMPERATURE: float = _DefaultFloat(0.3)
 DEFAULT_MAX_TOKENS: int = _DefaultInt(200)
 
 _HOTTEST = 2.0
-_ALIKE = 0.77  # difflib's ratio: 'max_worker' and 'workers' are above it, LiteLLM's 'max_tokens' below
-_KNOWN_TO_LITELLM = {"max_fallbacks"}
+# difflib's ratios: 'max_worker' is above the one for our own options, LiteLLM's 'max_tokens' below; 'temprature' and
+# 'tool' are above the one for LiteLLM's parameters, Groq's 'reasoning_format' below.
+_ALIKE, _ALIKE_TO_LITELLMS = 0.77, 0.88
+_NOT_MISSPELT = {"max_fallbacks", "models"}
+_WORKERS = "use max_workers= (requests in flight at most)"
 _PRICE_A_TOKEN = re.compile(r"((input|output)_cost_per_token|cache_(read|creation)_input_token_cost)(_batches)?")
 _INSTEAD = {
     "num_retries": "llmbatch retries itself, use retries=",
@@ -60,6 +65,9 @@ _INSTEAD = {
     "rpm": "use requests_per_minute=",
     "tpm": "use tokens_per_minute=",
     "messages": "the conversations are the first argument",
+    "system": 'begin each conversation with {"role": "system", "content": "..."}',
+    **dict.fromkeys(("concurrency", "max_concurrency", "max_concurrent_requests", "max_parallel_requests"), _WORKERS),
+    **dict.fromkeys(("batch_size", "workers", "num_workers", "n_jobs", "parallelism"), _WORKERS),
 }
 
 
@@ -85,9 +93,9 @@ class _Plan:
 
 @dataclass(frozen=True, eq=False)
 class ChatPlan(_Plan):
-    """Of chats; `response_format` is the pydantic model that answers are to match, if one was given."""
+    """Of chats; `response_format` is what answers are to match, if they are to be JSON."""
 
-    response_format: type[Any] | None = None
+    response_format: ResponseFormat | None = None
 
     def request(self, messages: Any) -> dict[str, Any]:
         """LiteLLM's arguments for one conversation; nothing in them is shared, for LiteLLM changes what it is given.
@@ -139,11 +147,10 @@ def plan_chat(
         from llmbatch._leaves.tools import tool_schema  # noqa: PLC0415 - needs pydantic, which few batches do
 
         chosen["tools"] = [tool_schema(tool) for tool in kwargs["tools"]]
-    response_format = kwargs.get("response_format")
     return ChatPlan(
         target=target,
         params={**target.arguments(), **connection, **kwargs, **chosen},
-        response_format=response_format if isinstance(response_format, type) else None,
+        response_format=checked_format(kwargs.get("response_format")),
     )
 
 
@@ -192,7 +199,7 @@ def _checked_model(model: Any) -> str | None:
 
 
 def _checked_kwargs(kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """LiteLLM's arguments among `kwargs`, those that are None left out. Misspelt options of llmbatch raise."""
+    """LiteLLM's arguments among `kwargs`, those that are None left out. What looks misspelt raises."""
     left_out = OWN_OPTIONS | {"stream"}
     for name, value in kwargs.items():
         if name in _INSTEAD:
@@ -201,8 +208,11 @@ def _checked_kwargs(kwargs: Mapping[str, Any]) -> dict[str, Any]:
         if name == "stream" and value:
             msg = "stream=True is not supported here: leave it out, a batch returns whole answers"
             raise ValueError(msg)
-        close = difflib.get_close_matches(name, OWN_OPTIONS - {name}, 1, _ALIKE)
-        if close and name not in OWN_OPTIONS | _KNOWN_TO_LITELLM:
+        if name in OWN_OPTIONS | _NOT_MISSPELT | _litellm.parameters():
+            continue
+        close = difflib.get_close_matches(name, OWN_OPTIONS, 1, _ALIKE)
+        close = close or difflib.get_close_matches(name, _litellm.parameters(), 1, _ALIKE_TO_LITELLMS)
+        if close:
             msg = f"unknown option {name}=; did you mean {close[0]}=?"
             raise ValueError(msg)
     return {name: value for name, value in kwargs.items() if value is not None and name not in left_out}

@@ -10,7 +10,7 @@ from http import HTTPStatus
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Protocol
 
-from llmbatch._litellm import Answer, Target
+from llmbatch._litellm import Answer, Target, unset_keys
 from llmbatch._request import failures
 from llmbatch._request.failures import Failure
 from llmbatch._request.retry import AttemptFailedError, NotSentError, retrying
@@ -199,6 +199,9 @@ class Sender:
             self.limiter.refused(permit, failure.headers, failure.hint)
         else:
             self.limiter.faulted(permit)
+        unset = unset_keys(self.target, request) if failure.status_code == HTTPStatus.UNAUTHORIZED else []
+        if unset and not any(name in failure.message for name in unset):
+            failure = replace(failure, message=f"not set: {', '.join(unset)}; {failure.message}")
         return failure
 
     def _tokens(self, request: Mapping[str, Any]) -> float:

@@ -18,10 +18,12 @@ import click
 from llmbatch.cli._inputs import checked_input
 from llmbatch.cli._io import emit, input_options, request_arguments, request_options, taken_input_options
 from llmbatch.cli._main import BAD_END, INTERRUPTED
+from llmbatch.cli._tables import destination
 
 if TYPE_CHECKING:
     from llmbatch._leaves.row import Row
     from llmbatch.cli._inputs import Group, Input
+    from llmbatch.cli._tables import Destination
 
 __all__ = ["run"]
 
@@ -32,8 +34,8 @@ __all__ = ["run"]
     "-o",
     "--output",
     metavar="OUT",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Where the answers go; needed unless --dry-run.",
+    type=click.Path(dir_okay=False, allow_dash=True, path_type=Path),
+    help="Where the answers go: JSONL, CSV or Parquet by its suffix, - for stdout. Needed unless --dry-run.",
 )
 @input_options
 @request_options
@@ -58,9 +60,9 @@ def run(source: str, output: Path | None, dry_run: bool, **options: Any) -> None
     """Answer the rows of IN ("-" is standard input) and write them to OUT, one batch output line a row.
 
     IN is JSONL with lines {"messages": [...]}, {"prompt": "..."} or OpenAI's batch lines, or CSV or Parquet with
-    --template or --column. While it runs, OUT is its checkpoint: the same command goes on where a killed one stopped,
-    and sends again only what failed. In the end OUT has the order of IN. A batch line's own parameters are sent as they
-    are; those of the command line win over them.
+    --template or --column. While it runs, OUT is its checkpoint (OUT.jsonl beside a table, none for stdout): the same
+    command goes on where a killed one stopped, and sends again only what failed. In the end OUT has the order of IN. A
+    batch line's own parameters are sent as they are; those of the command line win over them.
 
     \b
     Prints a summary, as JSON on a pipe. Exit codes: 0 all rows answered; 1 some failed (OUT has their errors);
@@ -71,6 +73,7 @@ def run(source: str, output: Path | None, dry_run: bool, **options: Any) -> None
       llmbatch run prompts.jsonl -o answers.jsonl -m gpt-4o-mini
       llmbatch run reviews.csv --template "Sentiment of: {review}" -o answers.jsonl --max-cost 5
       cat prompts.jsonl | llmbatch run - -o answers.jsonl | jq .cost
+      llmbatch run reviews.csv --column review -o answers.parquet
     """
     if output is None and not dry_run:
         msg = "say where the answers go, with -o OUT"
@@ -83,10 +86,8 @@ def run(source: str, output: Path | None, dry_run: bool, **options: Any) -> None
         if output is None or dry_run:
             emit(batches.preview())
         else:
-            from llmbatch.cli._output import journal  # noqa: PLC0415 - `--help` needs none of it
-
-            with journal(output) as path:
-                code = _answer(batches, path, output)
+            with destination(output) as to:
+                code = _answer(batches, to)
             sys.exit(code)
 
 
@@ -150,13 +151,14 @@ class _Batches:
         return {"payload": payload, "estimates": estimates, "refused": refused}
 
 
-def _answer(batches: _Batches, path: Path, output: Path) -> int:
-    """Send everything, with `path` as the journal of `output`, and return the exit code."""
+def _answer(batches: _Batches, to: Destination) -> int:
+    """Send everything, and return the exit code."""
     from llmbatch._leaves.sums import failures_text  # noqa: PLC0415
     from llmbatch.cli._output import answered, arrange  # noqa: PLC0415 - `--help` needs none of it
     from llmbatch.errors import CheckpointError  # noqa: PLC0415
 
     tally = _Tally(batches.rows)
+    path = to.journal
     try:
         before = answered(path)
         for group in batches.rows.groups:
@@ -165,22 +167,22 @@ def _answer(batches: _Batches, path: Path, output: Path) -> int:
                     tally.add(group.positions[index], row)
         path.parent.mkdir(parents=True, exist_ok=True)
         arranged = arrange(path, tally.custom_ids, tally.unsent)
+        to.finish()
     except CheckpointError as exc:
         raise ValueError(str(exc)) from exc
     except KeyboardInterrupt:
+        where = f"are in {to.name}; the same command goes on" if to.resumable else "have been written"
         click.echo(
-            f"{failures_text(tally.sums)}Interrupted: {tally.sums.rows} of {batches.rows.count} rows are in {output}; "
-            "the same command goes on.",
-            err=True,
+            f"{failures_text(tally.sums)}Interrupted: {tally.sums.rows} of {batches.rows.count} rows {where}.", err=True
         )
         return INTERRUPTED
     if arranged.moved:
         click.echo(
-            f"{arranged.moved} answers to rows that IN no longer has, or asks anew, went to {output}.old", err=True
+            f"{arranged.moved} answers to rows that IN no longer has, or asks anew, went to {to.name}.old", err=True
         )
     if arranged.kept:
-        click.echo(f"{arranged.kept} rows failed now and keep the answers of an earlier run in {output}", err=True)
-    tally.report(output, before)
+        click.echo(f"{arranged.kept} rows failed now and keep the answers of an earlier run in {to.name}", err=True)
+    tally.report(to, before)
     return BAD_END if tally.sums.failed else 0
 
 
@@ -209,14 +211,14 @@ class _Tally:
         if "error" in row and row["error_details"]["type"] == "InvalidRow":
             self.unsent.append(row)
 
-    def report(self, output: Path, before: int) -> None:
+    def report(self, to: Destination, before: int) -> None:
         """Print the summary: JSON on a pipe, lines on a terminal, what failed first."""
         from llmbatch._leaves.sums import failures_text, latency, latency_text  # noqa: PLC0415
 
         sums, seconds, found = self.sums, time.perf_counter() - self._started, latency(self._seconds)
         if not sys.stdout.isatty():
             emit({
-                "output": str(output),
+                "output": to.name,
                 "rows": sums.rows,
                 "succeeded": sums.rows - sums.failed,
                 "failed": sums.failed,
@@ -237,7 +239,7 @@ class _Tally:
         click.echo(
             f"{failures_text(sums)}{sums.rows - sums.failed:,} of {sums.rows:,} rows answered in {seconds:.1f} s"
             f"{latency_text(found)}; {sums.usage['total_tokens']:,} tokens; "
-            f"cost: {sums.cost_text(4)}{sums.notes(4)}; {output}"
+            f"cost: {sums.cost_text(4)}{sums.notes(4)}; {to.name}"
         )
 
 
