@@ -28,8 +28,8 @@ def rows_frame(rows: Sequence[Row], model: ResponseFormat | None = None) -> pd.D
     """A DataFrame with one row a request, in order: what `results.to_pandas()` returns.
 
     Columns: `custom_id`, `text` (of a failed row only an answer that did not fit), `error` (missing where it did not),
-    `finish_reason` (of the first choice), `model`, `prompt_tokens`, `completion_tokens`, `total_tokens`, `cost` (USD, NaN where unknown),
-    `attempts`, `elapsed` and `waited` (seconds, NaN where unknown). With a pydantic `model` its fields come after
+    `finish_reason` (of the first choice), `model`, `prompt_tokens`, `completion_tokens`, `total_tokens`, `cost` (USD,
+    NaN where unknown), `attempts`, `elapsed` and `waited` (seconds, NaN where unknown). With a pydantic `model` its fields come after
     `text`, as `parsed_NAME` where a name is taken. Embeddings have a column `embedding` with the vectors instead of
     `text`, and no `finish_reason`. Raises ImportError without pandas.
     """

@@ -74,7 +74,7 @@ class SeenIds:
 
     def add(self, item: bytes | str) -> bool:
         """Add a digest, or a string's; False when it was there."""
-        digest = item if isinstance(item, bytes) else hashlib.blake2b(item.encode(), digest_size=8).digest()
+        digest = item if isinstance(item, bytes) else hashlib.blake2b(item.encode("utf-8", "surrogatepass"), digest_size=8).digest()
         bucket, rest = self._buckets.setdefault(digest[:2], bytearray()), digest[2:]
         at = bucket.find(rest)
         while at >= 0 and at % len(rest):
