@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from llmbatch._batch.batch import Batch
     from llmbatch._batch.chat_run import ChatRun
     from llmbatch._leaves.row import Row
+    from llmbatch._request.requests import Request
     from llmbatch.options import ChatOptions
     from llmbatch.results import BatchResults
 
@@ -36,20 +37,23 @@ __all__ = [
 
 
 def create_chat_completions_batch(
-    messages_list: Iterable[Sequence[Any]],
+    messages_list: Iterable[Request],
     model: str | None = None,
     temperature: float | None = DEFAULT_TEMPERATURE,
     max_tokens: int | None = DEFAULT_MAX_TOKENS,
     max_workers: int | Literal["auto"] = 10,
     **options: Unpack[ChatOptions],
 ) -> BatchResults:
-    """Answer a list of conversations concurrently: one row in, one row out, in order, whatever fails.
+    """Answer a list of requests concurrently: one row in, one row out, in order, whatever fails.
 
     Returns BatchResults, a list of rows in the order of the input. A failed request is a row with `error`; misuse of
     the call raises ValueError or TypeError before anything is sent.
 
     Args:
-        messages_list: conversations, each a list of `{"role", "content"}` dicts; a list or a generator.
+        messages_list: requests, in a list or a generator. Each is a prompt, a conversation (a list of
+            `{"role", "content"}` dicts), or a dict with `prompt` or `messages`, and whatever stands for this row before
+            what the call says: `model`, `temperature`, any other parameter, `custom_id`, and `metadata` (any JSON),
+            which comes back in the row and is never sent. A line of a batch file is such a dict too.
         model: LiteLLM's model string; else the environment's MODEL_CHOICE, else gpt-4o-mini.
         temperature: 0 to 2; None leaves it out. The default is not sent to models that take none.
         max_tokens: tokens of each answer at most; None leaves it out. The default is not sent to reasoning models.
@@ -58,7 +62,8 @@ def create_chat_completions_batch(
             `api_base="http://…/v1"`.
 
     Options:
-        requests_per_minute, tokens_per_minute: limits never to exceed; left out, they are learnt from the provider.
+        requests_per_minute, tokens_per_minute: limits never to exceed, for each model; left out, they are learnt from
+            the provider.
         retries: faults (5xx, resets, timeouts) that a row survives, 6; refusals for a rate limit do not count.
         timeout: seconds for one whole attempt, 600; None for no end.
         deadline: seconds for the whole batch; rows not done by then become error rows.
@@ -79,7 +84,7 @@ def create_chat_completions_batch(
 
 
 async def acreate_chat_completions_batch(
-    messages_list: Iterable[Sequence[Any]],
+    messages_list: Iterable[Request],
     model: str | None = None,
     temperature: float | None = DEFAULT_TEMPERATURE,
     max_tokens: int | None = DEFAULT_MAX_TOKENS,
@@ -95,7 +100,7 @@ async def acreate_chat_completions_batch(
 
 
 def as_completed(
-    messages_list: Iterable[Sequence[Any]],
+    messages_list: Iterable[Request],
     model: str | None = None,
     temperature: float | None = DEFAULT_TEMPERATURE,
     max_tokens: int | None = DEFAULT_MAX_TOKENS,
@@ -116,7 +121,7 @@ def as_completed(
 
 
 def stream_chat_completions_batch(
-    messages_list: Iterable[Sequence[Any]],
+    messages_list: Iterable[Request],
     model: str | None = None,
     temperature: float | None = DEFAULT_TEMPERATURE,
     max_tokens: int | None = DEFAULT_MAX_TOKENS,
@@ -138,7 +143,7 @@ def stream_chat_completions_batch(
 
 
 def create_chat_completions_batch_copilot(
-    messages_list: Iterable[Sequence[Any]],
+    messages_list: Iterable[Request],
     model: str = "gpt-4o",
     temperature: float | None = DEFAULT_TEMPERATURE,
     max_tokens: int | None = DEFAULT_MAX_TOKENS,
@@ -157,7 +162,7 @@ def create_chat_completions_batch_copilot(
 
 
 async def acreate_chat_completions_batch_copilot(
-    messages_list: Iterable[Sequence[Any]],
+    messages_list: Iterable[Request],
     model: str = "gpt-4o",
     temperature: float | None = DEFAULT_TEMPERATURE,
     max_tokens: int | None = DEFAULT_MAX_TOKENS,
@@ -206,7 +211,7 @@ async def acreate_chat_completion(
 
 
 def _batch(  # noqa: PLR0917 - the public functions' own order
-    messages_list: Iterable[Sequence[Any]],
+    messages_list: Iterable[Request],
     model: str | None,
     temperature: float | None,
     max_tokens: int | None,
@@ -218,7 +223,7 @@ def _batch(  # noqa: PLR0917 - the public functions' own order
 
 
 async def _collected(  # noqa: PLR0917 - the public functions' own order
-    messages_list: Iterable[Sequence[Any]],
+    messages_list: Iterable[Request],
     model: str | None,
     temperature: float | None,
     max_tokens: int | None,

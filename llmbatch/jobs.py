@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any, Unpack
 from llmbatch._jobs import again, submit
 from llmbatch._jobs.job import BatchJob, PathLike
 from llmbatch._leaves.background import awaited, in_background
-from llmbatch._request.plans import DEFAULT_MAX_TOKENS, DEFAULT_TEMPERATURE, ChatPlan
-from llmbatch.estimate import estimate_plan
+from llmbatch._request.plans import DEFAULT_MAX_TOKENS, DEFAULT_TEMPERATURE
+from llmbatch.estimate import estimate_call
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from llmbatch._batch.chat_run import ChatRun
     from llmbatch.options import ChatOptions
@@ -52,13 +52,15 @@ def submit_batch_job(
     max_bytes: int | None = None,
     **options: Unpack[ChatOptions],
 ) -> BatchJob:
-    """Submit a list of conversations, of payloads, or a batch file, to the provider's Batch API.
+    """Submit a list of requests, of payloads, or a batch file, to the provider's Batch API.
 
-    Takes the arguments of `create_chat_completions_batch` and sends the same bodies. Payloads and files carry their own
-    parameters: with them only `model` (LiteLLM's name, for the provider), `api_base`, `api_key` and the like count.
+    Takes the arguments of `create_chat_completions_batch` and sends the same bodies. Requests for several models of one
+    provider make several files; requests for another provider, address or key are refused. Payloads and files carry
+    their own parameters: with them only `model` (LiteLLM's name, for the provider), `api_base`, `api_key` and the like
+    count.
 
     Args:
-        requests: conversations, payloads of `render_batch_requests` or `render_embeddings_requests`, or a JSONL path.
+        requests: requests, payloads of `render_batch_requests` or `render_embeddings_requests`, or a JSONL path.
         model: LiteLLM's model string.
         temperature: as in `create_chat_completions_batch`.
         max_tokens: as in `create_chat_completions_batch`.
@@ -174,16 +176,16 @@ async def run_batch_job(run: ChatRun, completion_window: str) -> BatchResults:
     Of its options, `checkpoint` is the job's state file; `deadline` cancels the job, and rows not done by then are
     error rows. How fast it goes is the provider's choice.
     """
-    options, plan, conversations = run.options, run.plans[0], run.conversations
+    options, requests = run.options, run.requests
     if options.fallbacks:
         msg = (
             "a batch job stays with its provider: leave fallbacks out, and use job.run_failed_live(model=...) after it"
         )
         raise ValueError(msg)
     if options.max_cost is not None:
-        conversations = list(conversations)
-        await asyncio.to_thread(_check_cost, plan, conversations, options.max_cost)
-    submission = submit.of_plan(plan, conversations, options.custom_ids)
+        requests = list(requests)
+        await asyncio.to_thread(_check_cost, run.ways.call, requests, options.max_cost)
+    submission = submit.of_call(run.ways.call, requests, options.custom_ids)
     job = await _submitted(submission, options.checkpoint, completion_window=completion_window)
     try:
         await job.await_(timeout=options.deadline, progress=options.progress)
@@ -197,9 +199,9 @@ async def run_batch_job(run: ChatRun, completion_window: str) -> BatchResults:
     return results
 
 
-def _check_cost(plan: ChatPlan, conversations: Sequence[Any], max_cost: float) -> None:
+def _check_cost(call: Mapping[str, Any], requests: Sequence[Any], max_cost: float) -> None:
     """Raise ValueError when the job may cost more than `max_cost` USD, or nobody knows."""
-    estimate = estimate_plan(plan, conversations)
+    estimate = estimate_call(call, requests)
     if estimate.job_cost is None:
         msg = "max_cost needs a model with a known price and a bound on its answers: pass max_tokens="
         raise ValueError(msg)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import html
+import json
+from collections.abc import Hashable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from llmbatch._leaves.row import Row, Tally, parsed_row, row_text, row_vector
+from llmbatch._leaves.row import Row, Tally, parsed_row, row_metadata, row_text, row_vector
 from llmbatch.errors import BatchFailedError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     import pandas as pd
     from pydantic import BaseModel
@@ -23,6 +26,7 @@ class BatchResults(list[Row]):
     Attributes:
         elapsed: wall time of the run in seconds.
         response_format: the pydantic model that `parsed` validates with, if one was given.
+        formats: the models of requests with one of their own (or none), by `custom_id`.
 
     Example:
         results = create_chat_completions_batch(chats, "gpt-4o-mini")
@@ -35,10 +39,12 @@ class BatchResults(list[Row]):
         *,
         elapsed: float = 0.0,
         response_format: type[BaseModel] | None = None,
+        formats: Mapping[str, type[BaseModel] | None] | None = None,
     ) -> None:
         super().__init__(rows)
         self.elapsed = elapsed
         self.response_format = response_format
+        self.formats = formats or {}
 
     @property
     def usage(self) -> dict[str, Any]:
@@ -76,11 +82,35 @@ class BatchResults(list[Row]):
 
         Raises ValueError when the batch was not given a pydantic `response_format`.
         """
-        if self.response_format is None:
+        if self.response_format is None and not self.formats:
             msg = "no pydantic model to parse with; pass response_format=YourModel to the batch"
             raise ValueError(msg)
-        model = self.response_format
-        return [parsed_row(row, model) for row in self]
+        return [parsed_row(row, self.formats.get(row["custom_id"], self.response_format)) for row in self]
+
+    def by(self, key: str | Callable[[Row], Any]) -> dict[Any, BatchResults]:
+        """Groups of the rows, each with its own `summary()`, `cost`, `usage` and `failed`, as they first appear.
+
+        `key` is "model" (the one that was asked, as it was named), a key of the rows' `metadata` (rows without it are
+        under None), or a function of a row. Raises ValueError when no row has such a key.
+
+        Example:
+            for model, rows in results.by("model").items():
+                print(model, rows.summary())
+        """
+        if isinstance(key, str) and key != "model" and not any(key in (row_metadata(row)) for row in self):
+            msg = f"no row has {key!r} in its metadata; give requests metadata={{{key!r}: …}}, or pass a function"
+            raise ValueError(msg)
+        groups: dict[Any, list[Row]] = {}
+        for row in self:
+            if callable(key):
+                value = key(row)
+            elif key == "model":
+                value = row.get("request_model") or row.get("model")
+            else:
+                value = row_metadata(row).get(key)
+            groups.setdefault(value if isinstance(value, Hashable) else json.dumps(value), []).append(row)
+        alike = partial(BatchResults, elapsed=self.elapsed, response_format=self.response_format, formats=self.formats)
+        return {value: alike(rows) for value, rows in groups.items()}
 
     @property
     def embeddings(self) -> list[list[float] | None]:

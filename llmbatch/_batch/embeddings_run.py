@@ -10,11 +10,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from llmbatch._batch.rows import failure_row
-from llmbatch._batch.run import Run, sender_for
+from llmbatch._batch.run import Run
 from llmbatch._leaves.identity import CustomIds
 from llmbatch._leaves.row import Row, answer_row
 from llmbatch._litellm.calls import embed
-from llmbatch._request.guards import Budget
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable, Iterator
@@ -57,8 +56,9 @@ class EmbeddingsRun(Run[_Chunk, list[tuple[int, Row]]]):
     """One batch of embeddings."""
 
     def __init__(self, texts: Iterable[Any], plan: EmbeddingsPlan, options: Options) -> None:
-        super().__init__(options, [sender_for(plan, options, Budget(options.max_cost))], embed)
-        self.texts, self.plan = texts, plan
+        super().__init__(options, embed)
+        self.texts, self.plan, self.target = texts, plan, plan.target
+        self._sender = self.sender_for(plan)
         self._chunk_texts = CHUNK_TEXTS.get(plan.target.provider, DEFAULT_CHUNK_TEXTS)
         if plan.target.api_base is not None:
             self._chunk_texts = min(self._chunk_texts, DEFAULT_CHUNK_TEXTS)
@@ -105,7 +105,7 @@ class EmbeddingsRun(Run[_Chunk, list[tuple[int, Row]]]):
     async def _sent(self, texts: list[_Text]) -> list[Row]:
         """A row for each text; a chunk that is refused as a whole is halved until only the bad texts fail."""
         request = self.plan.request([text.text for text in texts])
-        outcome = await self.senders[0].send(request, texts[0].index, self.call_for(texts[0].index))
+        outcome = await self._sender.send(request, texts[0].index, self.call_for(texts[0].index))
         failure = outcome.failure
         if failure is None:
             return self._shared_out(texts, outcome)

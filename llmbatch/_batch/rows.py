@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from llmbatch._request.plans import ChatPlan
     from llmbatch._request.sender import Outcome
 
-__all__ = ["chat_row", "failure_row"]
+__all__ = ["chat_row", "failure_row", "labelled"]
 
 
 def failure_row(
@@ -34,16 +34,26 @@ def failure_row(
     )
 
 
+def labelled(row: Row, custom_id: str, metadata: Any) -> None:
+    """Give a row its id, and what its request said to keep with it."""
+    row["custom_id"] = custom_id
+    row.pop("metadata", None)
+    if metadata is not None:
+        row["metadata"] = metadata
+
+
 def chat_row(outcome: Outcome, plan: ChatPlan, custom_id: str) -> Row:
     """The row of an outcome; an answer that does not fit the pydantic model asked for is an error row that keeps it."""
     if outcome.failure is not None:
         return failure_row(outcome.failure, plan.target, custom_id, attempts=outcome.attempts, cost=outcome.cost)
     assert outcome.answer is not None  # noqa: S101 - either is there
     row = answer_row(outcome.answer.body, custom_id=custom_id, cost=outcome.cost, attempts=outcome.attempts)
+    row["request_model"] = plan.target.model
     misfit = _misfit(row, plan.response_format)
     if misfit is None:
         return row
     bad = failure_row(misfit, plan.target, custom_id, attempts=outcome.attempts, cost=outcome.cost)
+    bad["request_model"] = plan.target.model
     return {**bad, "model": row["model"], "choices": row.get("choices") or [], "usage": row["usage"]}
 
 

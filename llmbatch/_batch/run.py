@@ -14,13 +14,13 @@ from loguru import logger
 
 from llmbatch import _litellm
 from llmbatch._batch.checkpoint import Checkpoint
-from llmbatch._batch.rows import failure_row
+from llmbatch._batch.rows import failure_row, labelled
 from llmbatch._batch.slots import Slots
 from llmbatch._leaves.fan_out import fan_out
 from llmbatch._leaves.identity import fingerprints
 from llmbatch._litellm.worst import worst_cost
 from llmbatch._request.failures import Failure
-from llmbatch._request.guards import Breaker
+from llmbatch._request.guards import Breaker, Budget
 from llmbatch._request.limits import limiter_for
 from llmbatch._request.sender import Sender
 from llmbatch.errors import CheckpointError
@@ -31,56 +31,72 @@ if TYPE_CHECKING:
 
     from llmbatch._leaves.row import Row
     from llmbatch._litellm import Target
-    from llmbatch._request.guards import Budget
+    from llmbatch._request.limits import Limiter
     from llmbatch._request.plans import ChatPlan, EmbeddingsPlan
     from llmbatch._request.sender import Call
     from llmbatch.options import Options
 
-__all__ = ["Run", "sender_for"]
+__all__ = ["Run"]
 
 T = TypeVar("T")
 R = TypeVar("R")
 S = TypeVar("S")
 
 
-def sender_for(plan: ChatPlan | EmbeddingsPlan, options: Options, budget: Budget) -> Sender:
-    """The sender for a plan's target, on the limiter that the process keeps for that account."""
-    _litellm.warm_up(plan.target)
-    key = plan.params.get("api_key")
-    digest = hashlib.blake2b(key.encode(), digest_size=8).hexdigest() if isinstance(key, str) else None
-    return Sender(
-        target=plan.target,
-        limiter=limiter_for(plan.target.provider, plan.target.api_base, digest, plan.target.name),
-        breaker=Breaker(),
-        budget=budget,
-        retries=options.retries,
-        timeout=options.timeout,
-        worst_cost=None if options.max_cost is None else worst_cost(plan),
-        credentials=plan.credentials,
-        priced=plan.target.provider != copilot.PROVIDER,
-        secrets=plan.secrets,
-    )
-
-
 class Run(Generic[T, R]):
     """One batch on its way. `rows()` yields `(index, row)` as they finish, exactly one for each input.
 
     Attributes:
-        senders: for the model asked for, and then its fallbacks.
+        target: what was asked for by the call as a whole.
         call_for: gives, for an input's index, the function that sends one request once.
+        formats: the pydantic models of requests with one of their own, by id, where somebody wants them.
     """
 
-    def __init__(self, options: Options, senders: list[Sender], call: Call) -> None:
+    target: Target
+
+    def __init__(self, options: Options, call: Call) -> None:
         self.options = options
-        self.senders = senders
         self.call_for: Callable[[int], Call] = lambda _: call
+        self.formats: dict[str, type[Any] | None] | None = None
+        self._budget = Budget(options.max_cost)
+        self._breakers: dict[Any, Breaker] = {}
+        self._limiters: dict[Limiter, float | None] = {}
+        self._told: contextlib.ExitStack | None = None
+        self._unkept: Failure | None = None
         self._checkpoint: Checkpoint | None = None
         self._deadline: float | None = None
 
-    @property
-    def target(self) -> Target:
-        """The target that was asked for."""
-        return self.senders[0].target
+    def sender_for(self, plan: ChatPlan | EmbeddingsPlan) -> Sender:
+        """The sender for a plan's target, on the limiter that the process keeps for that account."""
+        target, key = plan.target, plan.params.get("api_key")
+        digest = hashlib.blake2b(key.encode(), digest_size=8).hexdigest() if isinstance(key, str) else None
+        account = (target.provider, target.api_base, digest, target.name)
+        limiter = limiter_for(*account)
+        if account not in self._breakers:
+            _litellm.warm_up(target)
+            self._breakers[account] = Breaker()
+            self._limiters[limiter] = copilot.requests_per_minute() if target.provider == copilot.PROVIDER else None
+            if self._told is not None:
+                self._tell(limiter, self._told)
+        if self._unkept is not None:
+            self._breakers[account].trip(self._unkept, self._unkept.message)
+        return Sender(
+            target=target,
+            limiter=limiter,
+            breaker=self._breakers[account],
+            budget=self._budget,
+            retries=self.options.retries,
+            timeout=self.options.timeout,
+            worst_cost=None if self.options.max_cost is None else worst_cost(plan),
+            credentials=plan.credentials,
+            priced=target.provider != copilot.PROVIDER,
+            secrets=plan.secrets,
+        )
+
+    def _tell(self, limiter: Limiter, told: contextlib.ExitStack) -> None:
+        """Put the caller's limits in force for one more limiter."""
+        requests_per_minute = self.options.requests_per_minute or self._limiters[limiter]
+        told.enter_context(limiter.told(requests_per_minute, self.options.tokens_per_minute))
 
     def rows(self) -> AsyncGenerator[tuple[int, Row]]:
         """Run it."""
@@ -88,15 +104,17 @@ class Run(Generic[T, R]):
 
     async def _running(self, items: Iterable[T], work: Callable[[int, T], Awaitable[R]]) -> AsyncGenerator[R]:
         """Fan `work` out over the items, with the checkpoint open and the caller's limits in force."""
-        options, limiter = self.options, self.senders[0].limiter
+        options = self.options
         if options.deadline is not None:
             self._deadline = asyncio.get_running_loop().time() + options.deadline
-        slots = Slots(options.max_workers, limiter)
+        slots = Slots(options.max_workers, lambda: sum(limiter.waiting for limiter in self._limiters))
         with contextlib.ExitStack() as stack:
             if options.checkpoint is not None:
                 self._checkpoint = Checkpoint(options.checkpoint)
                 stack.callback(self._checkpoint.close)
-            stack.enter_context(limiter.told(options.requests_per_minute, options.tokens_per_minute))
+            self._told = stack.enter_context(contextlib.ExitStack())
+            for limiter in self._limiters:
+                self._tell(limiter, self._told)
             async with contextlib.aclosing(fan_out(items, work, slots=slots)) as finished:
                 async for _, result in finished:
                     slots.finished()
@@ -116,16 +134,18 @@ class Run(Generic[T, R]):
         except TimeoutError:
             return late(None)
 
-    def _known(self, request: Mapping[str, Any], request_id: str, custom_id: str) -> tuple[Row | None, dict[str, str]]:
-        """The row that the checkpoint holds for a request, and the digests to write it with."""
+    def _known(
+        self, request: Mapping[str, Any], request_id: str, custom_id: str, metadata: Any = None
+    ) -> tuple[Row | None, dict[str, str]]:
+        """The row that the checkpoint holds for a request, as this run calls it, and the digests to write it with."""
         if self._checkpoint is None:
             return None, {}
         prints = fingerprints(request)
         row = self._checkpoint.found(request_id)
         if row is None:
             self._checkpoint.note_change(prints)
-        elif row["custom_id"] != custom_id:
-            row["custom_id"] = custom_id
+        elif (row["custom_id"], row.get("metadata")) != (custom_id, metadata):
+            labelled(row, custom_id, metadata)
             self._record(request_id, prints, row)
         return row, prints
 
@@ -136,8 +156,9 @@ class Run(Generic[T, R]):
         try:
             self._checkpoint.append(request_id, prints, row)
         except CheckpointError as exc:
-            for sender in self.senders:
-                sender.breaker.trip(Failure("CheckpointError", str(exc)), str(exc))
+            self._unkept = Failure("CheckpointError", str(exc))
+            for breaker in self._breakers.values():
+                breaker.trip(self._unkept, str(exc))
 
     def _row_id(self, index: int, request_id: str | None) -> str:
         """The row's id: the caller's, else its request's, else its place."""
@@ -149,5 +170,6 @@ class Run(Generic[T, R]):
         """The error row of an input that no provider has answered for."""
         return failure_row(Failure(kind, message), self.target, custom_id, cost=cost)
 
-    def _late(self, custom_id: str, cost: float | None) -> Row:
-        return self._refused(custom_id, "DeadlineExceeded", f"not done within deadline={self.options.deadline} s", cost)
+    def _late(self, custom_id: str, cost: float | None, target: Target | None = None) -> Row:
+        failure = Failure("DeadlineExceeded", f"not done within deadline={self.options.deadline} s")
+        return failure_row(failure, target or self.target, custom_id, cost=cost)

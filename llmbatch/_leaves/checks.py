@@ -11,7 +11,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from itertools import chain, islice
 from typing import Any
 
-__all__ = ["check_messages_list", "check_number", "check_texts", "checked_messages", "checked_text", "copied"]
+__all__ = [
+    "check_messages_list",
+    "check_number",
+    "check_sendable",
+    "check_texts",
+    "checked_messages",
+    "checked_text",
+    "copied",
+]
 
 
 def check_number(
@@ -30,16 +38,13 @@ def check_number(
 
 
 def check_messages_list(messages_list: Any) -> tuple[Iterable[Any], int | None]:
-    """The conversations as an iterable that starts at the first one, and their number where it is known.
+    """The requests as an iterable that starts at the first one, and their number where it is known.
 
-    Raises TypeError, with the mend, when the argument as a whole is not a list (or generator) of conversations.
+    Raises TypeError, with the mend, when the argument as a whole is not a list (or generator) of requests.
     """
     kind = type(messages_list).__name__
-    mend = 'pass a list of conversations: [[{"role": "user", "content": "..."}], ...]'
+    mend = 'pass a list of conversations: [[{"role": "user", "content": "..."}], ...] or ["a prompt", ...]'
     items, count, first = _peeked(messages_list, "messages_list", mend)
-    if first and all(isinstance(item, str) for item in first):
-        msg = f'messages_list holds strings; {mend}, as in [[{{"role": "user", "content": text}}] for text in texts]'
-        raise TypeError(msg)
     if first and all(_is_message(item) for item in first):
         msg = f"messages_list is one conversation ({kind} of messages), not a list of them; pass [messages]"
         raise TypeError(msg)
@@ -99,7 +104,7 @@ def _checked_message(message: Any, at: int) -> dict[str, Any]:
     if message.get("content") is None and not ({"tool_calls", "function_call", "content"} & message.keys()):
         msg = f"message {at} ({role}) has no content"
         raise ValueError(msg)
-    _check_sendable(message, f"message {at} ({role})")
+    check_sendable(message, f"message {at} ({role})")
     return copied(message)  # type: ignore[no-any-return]
 
 
@@ -111,11 +116,12 @@ def checked_text(text: Any) -> str:
     if not text:
         msg = "the text to embed is empty"
         raise ValueError(msg)
-    _check_sendable(text, "the text")
+    check_sendable(text, "the text")
     return text
 
 
-def _check_sendable(value: Any, what: str) -> None:
+def check_sendable(value: Any, what: str) -> None:
+    """Raise ValueError, whose text holds nothing of the value, for what JSON cannot carry."""
     try:
         json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
     except UnicodeEncodeError:

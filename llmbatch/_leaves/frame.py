@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from llmbatch._leaves.row import parsed_row, row_text, row_vector
+from llmbatch._leaves.row import parsed_row, row_metadata, row_text, row_vector
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,7 +27,8 @@ def rows_frame(rows: Sequence[Row], model: type[BaseModel] | None = None) -> pd.
     Columns: `custom_id`, `text` (missing where the row failed), `error` (missing where it did not), `model`,
     `prompt_tokens`, `completion_tokens`, `total_tokens`, `cost` (USD, NaN where unknown), `attempts`. With a pydantic
     `model` its fields come after `text`, as `parsed_NAME` where a name is taken. Embeddings have a column
-    `embedding` with the vectors instead of `text`. Raises ImportError without pandas.
+    `embedding` with the vectors instead of `text`. The keys of the requests' metadata are the last columns, as
+    `metadata_NAME` where a name is taken. Raises ImportError without pandas.
     """
     pandas = load_pandas()
     vectors = [row_vector(row) for row in rows]
@@ -45,6 +46,9 @@ def rows_frame(rows: Sequence[Row], model: type[BaseModel] | None = None) -> pd.
         "cost": [row.get("cost") for row in rows],
         "attempts": [row.get("attempts") for row in rows],
     }
+    for name in dict.fromkeys(name for row in rows for name in row_metadata(row)):
+        label = f"metadata_{name}" if name in columns else name
+        columns[label] = [row_metadata(row).get(name) for row in rows]
     frame = pandas.DataFrame(columns)
     kinds = dict.fromkeys({"custom_id", "text", "error", "model"} & columns.keys(), "string")
     frame = frame.astype({**kinds, **dict.fromkeys([*_USAGE, "attempts"], "int64"), "cost": "float64"})

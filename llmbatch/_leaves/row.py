@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Any, TypedDict
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-__all__ = ["NO_USAGE", "Row", "Tally", "answer_row", "error_row", "parsed_row", "row_text", "row_vector"]
+__all__ = [
+    "NO_USAGE",
+    "Row",
+    "Tally",
+    "answer_row",
+    "error_row",
+    "parsed_row",
+    "row_metadata",
+    "row_text",
+    "row_vector",
+]
 
 
 class Row(TypedDict, total=False):
@@ -31,6 +41,8 @@ class Row(TypedDict, total=False):
     error: str
     error_details: dict[str, Any]
     fallback: dict[str, Any]
+    metadata: Any
+    request_model: str
 
 
 NO_USAGE = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
@@ -89,9 +101,17 @@ def row_text(row: Mapping[str, Any]) -> str | None:
     return content
 
 
-def parsed_row(row: Mapping[str, Any], model: type[BaseModel]) -> Any:
+def row_metadata(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What the request said to keep with the row, by name; what is no object is by the name `metadata`."""
+    metadata = row.get("metadata")
+    if metadata is None or isinstance(metadata, Mapping):
+        return metadata or {}
+    return {"metadata": metadata}
+
+
+def parsed_row(row: Mapping[str, Any], model: type[BaseModel] | None) -> Any:
     """The answer as an instance of the pydantic model, None where the row failed or has no text."""
-    return None if (text := row_text(row)) is None else model.model_validate_json(text)
+    return None if model is None or (text := row_text(row)) is None else model.model_validate_json(text)
 
 
 def row_vector(row: Mapping[str, Any]) -> list[float] | None:
