@@ -69,6 +69,11 @@ def create_chat_completions_batch(
         deadline: seconds for the whole batch; rows not done by then become error rows.
         max_cost: USD never to exceed; each request's worst case is reserved before it is sent.
         fallbacks: models to try, in order, when a row finally fails.
+        reask: times to ask again, in the same conversation, for an answer that does not fit `response_format` (with
+            what pydantic says of it), that `validate` refuses, or that was cut off (with twice the tokens), 0.
+        validate: a function of a row that returns None, or what is wrong with its answer.
+        dedupe: True sends requests that ask the very same once; the other rows are copies at no cost, whose `same_as`
+            is the index of the one that was sent. Answers are remembered until the batch has ended.
         checkpoint: path of a journal of finished rows; a rerun sends only what is missing or failed.
         warm_prompt_cache: let one row of each shared beginning go first, so that the others meet a warm cache.
         progress: True or False for the bar; None shows it in a terminal or a notebook.

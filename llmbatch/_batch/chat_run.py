@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from loguru import logger
 
+from llmbatch._batch.asks import asked_again, judged
 from llmbatch._batch.rows import chat_row, failure_row, labelled
 from llmbatch._batch.run import Run
-from llmbatch._leaves.identity import CustomIds, SeenIds
-from llmbatch._leaves.row import Row
+from llmbatch._leaves.checks import copied
+from llmbatch._leaves.identity import CustomIds, SeenIds, first_id
+from llmbatch._leaves.row import NO_USAGE, Row, add_spent
 from llmbatch._request.failures import Failure
 from llmbatch._request.requests import Asked, Plans, read
 
@@ -66,6 +68,8 @@ class ChatRun(Run[Any, tuple[int, Row]]):
         self.target = self.ways.first.plans[0].target
         self._ids, self._own_ids = CustomIds(), SeenIds()
         self._warm: dict[str, asyncio.Event] = {}
+        self._so_far: dict[int, Row] = {}
+        self._firsts: dict[Any, tuple[int, asyncio.Future[Row]]] = {}
 
     async def rows(self) -> AsyncGenerator[tuple[int, Row]]:
         """Run it."""
@@ -92,13 +96,39 @@ class ChatRun(Run[Any, tuple[int, Row]]):
         if self.formats is not None and way.plans[0].response_format is not self.ways.first.plans[0].response_format:
             self.formats[custom_id] = way.plans[0].response_format
         known, prints = self._known(request, request_id, custom_id, asked.metadata)
-        if known is not None:
+        if known is not None and not self.options.dedupe:
             return index, known
-        send = partial(self._sent, index, asked.messages, way, request, custom_id)
-        row = await self._in_time(send, partial(self._late, custom_id, target=target))
+        same = (first_id(request_id), target, way.plans[0].response_format)
+        first, its_row = self._firsts.get(same, (index, None))
+        if its_row is None:
+            its_row = asyncio.get_running_loop().create_future()
+            if self.options.dedupe:
+                self._firsts[same] = index, its_row
+            row = known or await self._answered(index, asked, way, request, custom_id)
+            row.pop("same_as", None)
+            its_row.set_result(copied(row) if self.options.dedupe else row)
+        else:
+            row = known or _copied(await its_row)
+            row["same_as"] = first
         labelled(row, custom_id, asked.metadata)
-        self._record(request_id, prints, row)
+        if known is None:
+            self._record(request_id, prints, row)
         return index, row
+
+    async def _answered(self, index: int, asked: Asked, way: Way, request: dict[str, Any], custom_id: str) -> Row:
+        """The row of a request that is sent, in time or not."""
+
+        def late(cost: float | None) -> Row:
+            row = self._so_far.get(index)
+            if row is None:
+                return self._late(custom_id, cost, way.plans[0].target)
+            row["cost"] = None if cost is None else row["cost"]
+            return row
+
+        send = partial(self._sent, index, asked, way, request, custom_id)
+        row = await self._in_time(send, late)
+        self._so_far.pop(index, None)
+        return row
 
     def _check_id(self, asked: Asked) -> None:
         """Raise ValueError for a request whose own id is another's already, and take it from it."""
@@ -107,28 +137,43 @@ class ChatRun(Run[Any, tuple[int, Row]]):
             msg = f"the custom_id {custom_id!r} is there already; give each request its own"
             raise ValueError(msg)
 
-    async def _sent(self, index: int, messages: Any, way: Way, request: dict[str, Any], custom_id: str) -> Row:
-        """The row of the first model that answers."""
+    async def _sent(self, index: int, asked: Asked, way: Way, request: dict[str, Any], custom_id: str) -> Row:
+        """The row of the first model that answers, with what all that were asked have used."""
         async with self._turn(request):
-            row = await self._by(way, 0, index, request, custom_id)
+            row = await self._by(way, 0, index, asked, request, custom_id)
             for at in range(1, len(way.senders)):
                 if "error" not in row or row["error_details"]["type"] in _NO_FALLBACK:
                     break
-                first_error, spent, attempts = row["error"], row["cost"], row["attempts"]
+                before, first_error = row, row["error"]
                 logger.warning("{} falls back to {}: {}", custom_id, way.plans[at].target.model, first_error)
-                row = await self._by(way, at, index, way.plans[at].request(messages), custom_id)
+                row = await self._by(way, at, index, asked, way.plans[at].request(asked.messages), custom_id)
                 row["fallback"] = {"instead_of": way.plans[0].target.model, "error": first_error}
-                row["attempts"] += attempts
-                if spent is None and "error" in row:
-                    row["cost"] = None
-                elif row["cost"] is not None:
-                    row["cost"] += spent or 0.0
+                add_spent(row, before)
         return row
 
-    async def _by(self, way: Way, at: int, index: int, request: dict[str, Any], custom_id: str) -> Row:
-        """The row that one of a way's senders makes of a request."""
-        outcome = await way.senders[at].send(request, index, self.call_for(index))
-        return chat_row(outcome, way.plans[at], custom_id)
+    async def _by(  # noqa: PLR0917 - a request and all that is known of it
+        self, way: Way, at: int, index: int, asked: Asked, request: dict[str, Any], custom_id: str
+    ) -> Row:
+        """The row that one of a way's models makes of a request, asked again while its answer is wrong."""
+        plan, sender, most = way.plans[at], way.senders[at], self.options.reask
+        before: Row | None = None
+        for asks in range(1, most + 2):
+            outcome = await sender.send(request, index, self.call_for(index))
+            row = chat_row(outcome, plan, custom_id)
+            labelled(row, custom_id, asked.metadata)
+            row, wrong = judged(row, plan, self.options.validate)
+            if before is not None:
+                if not row["choices"]:  # what was answered before stays
+                    row, before, wrong = before, row, None
+                add_spent(row, before)
+            if most:
+                row["asks"] = asks
+            if wrong is None or asks > most:
+                break
+            self._so_far[index] = before = row
+            plan, request = asked_again(row, wrong, plan, request)
+            sender = sender if wrong else self.sender_for(plan)
+        return row
 
     @contextlib.asynccontextmanager
     async def _turn(self, request: Mapping[str, Any]) -> AsyncGenerator[None]:
@@ -147,6 +192,12 @@ class ChatRun(Run[Any, tuple[int, Row]]):
             yield
         finally:
             answered.set()
+
+
+def _copied(row: Row) -> Row:
+    """The row for another input that asks the same: nothing was sent for it, so that it has used nothing."""
+    same: Row = copied(row)
+    return {**same, "usage": dict(NO_USAGE), "cost": 0.0, "attempts": 0}
 
 
 def _beginning(messages: list[dict[str, Any]]) -> str:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SUCCESS", "line_from_row", "output_lines", "row_from_line", "written_row"]
 
-_OWN_KEYS = ("cost", "attempts", "fallback", "request_model", "metadata")
+_OWN_KEYS = ("cost", "attempts", "fallback", "request_model", "metadata", "asks", "same_as")
 SUCCESS = range(200, 300)  # HTTP's
 _KEPT_OF_FAILED = ("id", "choices", "usage", "created")
 

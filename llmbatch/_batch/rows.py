@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from llmbatch._request.plans import ChatPlan
     from llmbatch._request.sender import Outcome
 
-__all__ = ["chat_row", "failure_row", "labelled"]
+__all__ = ["chat_row", "failure_row", "labelled", "refused_answer"]
 
 
 def failure_row(
@@ -50,11 +50,16 @@ def chat_row(outcome: Outcome, plan: ChatPlan, custom_id: str) -> Row:
     row = answer_row(outcome.answer.body, custom_id=custom_id, cost=outcome.cost, attempts=outcome.attempts)
     row["request_model"] = plan.target.model
     misfit = _misfit(row, plan.response_format)
-    if misfit is None:
-        return row
-    bad = failure_row(misfit, plan.target, custom_id, attempts=outcome.attempts, cost=outcome.cost)
-    bad["request_model"] = plan.target.model
-    return {**bad, "model": row["model"], "choices": row.get("choices") or [], "usage": row["usage"]}
+    return row if misfit is None else refused_answer(row, misfit, plan)
+
+
+def refused_answer(row: Row, failure: Failure, plan: ChatPlan) -> Row:
+    """The error row of an answer that will not do, which it keeps."""
+    bad = failure_row(failure, plan.target, row["custom_id"], attempts=row["attempts"], cost=row["cost"])
+    kept = ("model", "request_model", "metadata", "usage")
+    bad.update({k: row[k] for k in kept if k in row})  # type: ignore[typeddict-item, literal-required]
+    bad["choices"] = row.get("choices") or []
+    return bad
 
 
 def _misfit(row: Row, model: type[BaseModel] | None) -> Failure | None:

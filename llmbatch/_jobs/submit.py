@@ -92,6 +92,9 @@ def prepare(  # noqa: PLR0917 - the public function's own order
 
 def of_call(call: Mapping[str, Any], requests: Iterable[Any], custom_ids: Iterable[str] | None) -> Submission:
     """What a live batch with these arguments would send. Raises NotImplementedError for providers without support."""
+    if live_only := [name for name in ("reask", "validate", "dedupe") if call.get(name)]:
+        msg = f"{live_only[0]} is for live requests: leave it out, and pass it to job.run_failed_live() after the job"
+        raise ValueError(msg)
     lines = ChatLines(call)
     plan, provider = lines.first.plan, lines.first.provider
     payloads = rendered(lines, requests, custom_ids, lambda one: _apart(one, plan))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["CustomIds", "SeenIds", "custom_id_for", "fingerprints", "is_connection"]
+__all__ = ["CustomIds", "SeenIds", "custom_id_for", "fingerprints", "first_id", "is_connection"]
 
 # How a provider is reached.
 _CONNECTION = frozenset({
@@ -41,6 +41,11 @@ def fingerprints(request: Mapping[str, Any]) -> dict[str, str]:
 def custom_id_for(request: Mapping[str, Any], occurrence: int = 1) -> str:
     """The request's id: `req-` and 16 hex digits, then `-2`, `-3`, … for further rows that ask the very same."""
     return _custom_id(_digest(request), occurrence)
+
+
+def first_id(request_id: str) -> str:
+    """The id of the first row that asks the very same as this id's."""
+    return request_id[: len("req-") + 16]
 
 
 class CustomIds:

@@ -13,7 +13,10 @@ __all__ = [
     "NO_USAGE",
     "Row",
     "Tally",
+    "add_spent",
+    "add_usage",
     "answer_row",
+    "answer_text",
     "error_row",
     "parsed_row",
     "row_metadata",
@@ -43,6 +46,8 @@ class Row(TypedDict, total=False):
     fallback: dict[str, Any]
     metadata: Any
     request_model: str
+    asks: int
+    same_as: int
 
 
 NO_USAGE = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
@@ -91,9 +96,26 @@ def error_row(
     }
 
 
+def add_spent(row: Row, before: Row) -> None:
+    """Add to a row what an earlier one for the same input has used: tokens, USD and attempts."""
+    add_usage(row["usage"], before["usage"])
+    row["attempts"] += before["attempts"]
+    if "error" in row:
+        row["error_details"]["attempts"] = row["attempts"]
+    if before["cost"] is None and "error" in row:
+        row["cost"] = None
+    elif row["cost"] is not None:
+        row["cost"] += before["cost"] or 0.0
+
+
 def row_text(row: Mapping[str, Any]) -> str | None:
     """The first choice's text; None for a failed row or an answer without text (tool calls)."""
-    if "error" in row or not row.get("choices"):
+    return None if "error" in row else answer_text(row)
+
+
+def answer_text(row: Mapping[str, Any]) -> str | None:
+    """The first choice's text, also of an answer that a failed row keeps."""
+    if not row.get("choices"):
         return None
     content = (row["choices"][0].get("message") or {}).get("content")
     if isinstance(content, list):
@@ -140,7 +162,7 @@ class Tally:
     def add(self, row: Row) -> None:
         """One more row."""
         self.rows += 1
-        _add_usage(self.usage, row.get("usage"))
+        add_usage(self.usage, row.get("usage"))
         if "error" in row:
             self.errors[row["error_details"]["type"]] += 1
         cost = row.get("cost")
@@ -167,10 +189,10 @@ class Tally:
         return f"${self.cost:.{digits}f}" + (f" ({self.unpriced} rows without a known price)" if self.unpriced else "")
 
 
-def _add_usage(total: dict[str, Any], usage: Mapping[str, Any] | None) -> None:
+def add_usage(total: dict[str, Any], usage: Mapping[str, Any] | None) -> None:
     """Add one usage object into `total`, nested details (cached and reasoning tokens) included; nulls count nothing."""
     for key, value in (usage or {}).items():
         if isinstance(value, Mapping):
-            _add_usage(total.setdefault(key, {}), value)
+            add_usage(total.setdefault(key, {}), value)
         elif isinstance(value, int | float) and not isinstance(value, bool):
             total[key] = total.get(key, 0) + value

@@ -50,6 +50,10 @@ __all__ = ["run"]
 @click.option(
     "--fallback", "fallbacks", multiple=True, metavar="MODEL", help="Model to try when a row fails; repeatable."
 )
+@click.option(
+    "--reask", type=int, default=0, show_default=True, help="Times to ask again for an answer that was cut off."
+)
+@click.option("--dedupe", is_flag=True, help="Send lines that ask the very same once.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress bar.")
 @click.option("--dry-run", is_flag=True, help="Show the first payload and an estimate; send nothing.")
 def run(source: str, output: Path | None, dry_run: bool, **options: Any) -> None:
