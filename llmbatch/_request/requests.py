@@ -143,8 +143,10 @@ class Plans(Generic[E]):
             if made is None:
                 arguments = over(self.call, asked.params, self._provider_of)
                 made = self._make(arguments), asked.params  # what is known by its identity must not be another's
-        except TypeError as exc:
-            raise ValueError(str(exc)) from None
+        except (ValueError, NotImplementedError):
+            raise
+        except Exception as exc:  # noqa: BLE001 - whatever its parameters do to LiteLLM is this request's fault
+            raise ValueError(str(exc) or type(exc).__name__) from None
         self._made[key] = made  # the last one used is the last one
         if len(self._made) > _MOST_PLANS:
             del self._made[next(iter(self._made))]
