@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from llmbatch._jobs.rendering import Filling
+from llmbatch._jobs.rendering import Filling, payload_of
 from llmbatch._leaves.checks import check_messages_list
 from llmbatch._leaves.files import json_line
 from llmbatch._leaves.identity import SeenIds, custom_id_for
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from llmbatch import _litellm
-    from llmbatch.providers.base import Provider
+    from llmbatch.providers.base import Payload, Provider
 
 __all__ = ["Estimate", "estimate_batch", "estimate_call"]
 
@@ -111,12 +111,13 @@ def estimate_call(call: Mapping[str, Any], requests: Iterable[Any]) -> Estimate:
         try:
             plan, provider, its = plans.of(asked)
             request = plan.request(asked.messages)
+            custom_id = custom_id_for(request)
+            payload = None if provider is None else payload_of(asked, provider, request, custom_id)
         except ValueError:
             rows.invalid += 1
             continue
-        custom_id = custom_id_for(request)
         rows.repeats += not seen.add(custom_id)
-        its.add(plan, provider, request, custom_id)
+        its.add(plan, request, payload)
     first, _, its = plans.first
     its.limits = its.limits or {_limit(first)}
     return _estimate([one for one in counts.values() if one.sent] or [its], rows)
@@ -143,7 +144,7 @@ class _Counts:
         if provider is not None:
             self._filling = Filling(provider.max_rows, provider.max_bytes)
 
-    def add(self, plan: ChatPlan, provider: Provider | None, request: Mapping[str, Any], custom_id: str) -> None:
+    def add(self, plan: ChatPlan, request: Mapping[str, Any], payload: Payload | None) -> None:
         self.sent += 1
         limit = _limit(plan)
         self.limits.add(limit)
@@ -151,8 +152,7 @@ class _Counts:
             self.answers = None
         else:
             self.answers += limit * (plan.params.get("n") or 1)
-        if provider is not None:
-            payload = provider.render_payload_for_batch_request(request, custom_id)
+        if payload is not None:
             self.files += self._filling.begins_file(len(json_line(payload)))
         characters = len(json.dumps(request["messages"], ensure_ascii=False))
         self.images += any(_has_media(message) for message in request["messages"])

@@ -128,6 +128,20 @@ def test_a_jobs_failed_rows_keep_their_model(batches: BatchProvider, place: dict
     assert [part.model for part in job.state.parts] == ["gpt-4o-mini", "gpt-4o"] * 2
 
 
+def test_a_jobs_rows_of_odd_parameters_are_their_own_errors(batches: BatchProvider, place: dict[str, Any]) -> None:
+    """The others are submitted, and an estimate counts them as what cannot be sent."""
+    odd = [
+        {"prompt": "a", "logit_bias": float("nan")},
+        {"prompt": "b", "temperature": "hot"},
+        {"prompt": "c", "thinking": 1},
+    ]
+    rows = llmbatch.submit_batch_job(["one", *odd], MODEL, **place).wait(0.01).results()
+    assert [(row.get("error_details") or {}).get("type") for row in rows] == [None, *["InvalidRow"] * 3]
+    assert llmbatch.estimate_batch(["one", *odd], "gpt-4o-mini").invalid_rows == 3
+    with pytest.raises(ValueError, match="row 1"):
+        llmbatch.render_batch_requests(["one", odd[0]], MODEL)
+
+
 @pytest.mark.parametrize(
     ("own", "why"),
     [

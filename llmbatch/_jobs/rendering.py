@@ -17,7 +17,17 @@ if TYPE_CHECKING:
     from llmbatch._request.plans import ChatPlan, EmbeddingsPlan
     from llmbatch.providers.base import Payload, Provider
 
-__all__ = ["ChatLines", "Filling", "Line", "PayloadChecks", "TextLines", "Way", "read_payloads", "rendered"]
+__all__ = [
+    "ChatLines",
+    "Filling",
+    "Line",
+    "PayloadChecks",
+    "TextLines",
+    "Way",
+    "payload_of",
+    "read_payloads",
+    "rendered",
+]
 
 
 @dataclass(slots=True)
@@ -105,11 +115,26 @@ def rendered(
             msg = f"row {index}: {why}"
             raise ValueError(msg)
         custom_id = custom_id or derived(request)
-        payload = way.provider.render_payload_for_batch_request(request, custom_id)
-        yield Line(custom_id, payload, metadata=asked.metadata)
+        try:
+            payload = payload_of(asked, way.provider, request, custom_id)
+        except ValueError as exc:
+            yield Line(custom_id, problem=str(exc), metadata=asked.metadata)
+        else:
+            yield Line(custom_id, payload, metadata=asked.metadata)
     if given and next(given, None) is not None:
         msg = "custom_ids has more ids than there are rows; give one each"
         raise ValueError(msg)
+
+
+def payload_of(asked: Asked, provider: Provider, request: Mapping[str, Any], custom_id: str) -> Payload:
+    """A request's payload. Raises what rendering raises; ValueError where the request's own parameters may be why."""
+    try:
+        return provider.render_payload_for_batch_request(request, custom_id)
+    except Exception as exc:
+        if not asked.params or isinstance(exc, NotImplementedError):
+            raise
+        msg = f"its parameters cannot be sent: {type(exc).__name__}: {exc}"
+        raise ValueError(msg) from None
 
 
 def _checked_ids(custom_ids: Iterable[Any]) -> Iterator[str]:
