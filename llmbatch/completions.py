@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from llmbatch._batch.chat_run import ChatRun
     from llmbatch._leaves.row import Row
     from llmbatch._leaves.structured import M
+    from llmbatch._request.requests import Request
     from llmbatch.options import ChatOptions
     from llmbatch.results import BatchResults
 
@@ -40,20 +41,23 @@ __all__ = [
 
 
 def create_chat_completions_batch(
-    messages_list: Iterable[Sequence[Any]],
+    messages_list: Iterable[Request],
     model: str | None = None,
     temperature: float | None = DEFAULT_TEMPERATURE,
     max_tokens: int | None = DEFAULT_MAX_TOKENS,
     max_workers: int | Literal["auto"] = 10,
     **options: Unpack[ChatOptions[M]],
 ) -> BatchResults[M]:
-    """Answer a list of conversations concurrently: one row in, one row out, in order, whatever fails.
+    """Answer a list of requests concurrently: one row in, one row out, in order, whatever fails.
 
     Returns BatchResults, a list of rows in the order of the input. A failed request is a row with `error`; misuse of
     the call raises ValueError or TypeError before anything is sent.
 
     Args:
-        messages_list: conversations, each a list of `{"role", "content"}` dicts; a list or a generator.
+        messages_list: requests, in a list or a generator. Each is a prompt, a conversation (a list of
+            `{"role", "content"}` dicts), or a dict with `prompt` or `messages`, and whatever stands for this row before
+            what the call says: `model`, `temperature`, any other parameter, `custom_id`, and `metadata` (any JSON),
+            which comes back in the row and is never sent. A line of a batch file is such a dict too.
         model: LiteLLM's model string; else the environment's MODEL_CHOICE, else gpt-4o-mini.
         temperature: 0 to 2; None leaves it out. The default is not sent to models that take none.
         max_tokens: tokens of each answer at most; None leaves it out. The default is not sent to reasoning models.
@@ -62,7 +66,8 @@ def create_chat_completions_batch(
             `api_base="http://…/v1"`.
 
     Options:
-        requests_per_minute, tokens_per_minute: limits never to exceed; left out, they are learnt from the provider.
+        requests_per_minute, tokens_per_minute: limits never to exceed, for each model; left out, they are learnt from
+            the provider.
         retries: faults (5xx, resets, timeouts) that a row survives, 6; refusals for a rate limit do not count.
         timeout: seconds for one whole attempt, 600; None for no end.
             deadline: seconds for the whole batch; rows not done by then become error rows, and a generator is asked for
@@ -70,6 +75,11 @@ def create_chat_completions_batch(
         max_cost: USD never to exceed; each request's worst case is reserved before it is sent. What nothing bounds
             (web search, other tools that the provider runs) is refused.
         fallbacks: models to try, in order, when a row finally fails.
+        reask: times to ask again, in the same conversation, for an answer that does not fit `response_format` (with
+            what pydantic says of it), that `validate` refuses, or that was cut off (with twice the tokens), 0.
+        validate: a function of a row that returns None, or what is wrong with its answer.
+        dedupe: True sends requests that ask the very same once; the other rows are copies at no cost, whose `same_as`
+            is the index of the one that was sent. Answers are remembered until the batch has ended.
         checkpoint: path of a journal of finished rows; a rerun sends only what is missing or failed.
         warm_prompt_cache: let one row of each shared beginning go first, so that the others meet a warm cache.
         progress: True or False for the bar; None shows it in a notebook, and to a script in its terminal.
@@ -86,7 +96,7 @@ def create_chat_completions_batch(
 
 
 async def acreate_chat_completions_batch(
-    messages_list: Iterable[Sequence[Any]],
+    messages_list: Iterable[Request],
     model: str | None = None,
     temperature: float | None = DEFAULT_TEMPERATURE,
     max_tokens: int | None = DEFAULT_MAX_TOKENS,
@@ -102,7 +112,7 @@ async def acreate_chat_completions_batch(
 
 
 def as_completed(
-    messages_list: Iterable[Sequence[Any]],
+    messages_list: Iterable[Request],
     model: str | None = None,
     temperature: float | None = DEFAULT_TEMPERATURE,
     max_tokens: int | None = DEFAULT_MAX_TOKENS,
@@ -123,7 +133,7 @@ def as_completed(
 
 
 def stream_chat_completions_batch(
-    messages_list: Iterable[Sequence[Any]],
+    messages_list: Iterable[Request],
     model: str | None = None,
     temperature: float | None = DEFAULT_TEMPERATURE,
     max_tokens: int | None = DEFAULT_MAX_TOKENS,
@@ -145,7 +155,7 @@ def stream_chat_completions_batch(
 
 
 def create_chat_completions_batch_copilot(
-    messages_list: Iterable[Sequence[Any]],
+    messages_list: Iterable[Request],
     model: str = "gpt-4o",
     temperature: float | None = DEFAULT_TEMPERATURE,
     max_tokens: int | None = DEFAULT_MAX_TOKENS,
@@ -164,7 +174,7 @@ def create_chat_completions_batch_copilot(
 
 
 async def acreate_chat_completions_batch_copilot(
-    messages_list: Iterable[Sequence[Any]],
+    messages_list: Iterable[Request],
     model: str = "gpt-4o",
     temperature: float | None = DEFAULT_TEMPERATURE,
     max_tokens: int | None = DEFAULT_MAX_TOKENS,
@@ -234,7 +244,7 @@ async def awarm_up(model: str | None = None, **options: Unpack[ChatOptions[M]]) 
 
 
 def _batch(  # noqa: PLR0917 - the public functions' own order
-    messages_list: Iterable[Sequence[Any]],
+    messages_list: Iterable[Request],
     model: str | None,
     temperature: float | None,
     max_tokens: int | None,
@@ -246,7 +256,7 @@ def _batch(  # noqa: PLR0917 - the public functions' own order
 
 
 async def _collected(  # noqa: PLR0917 - the public functions' own order
-    messages_list: Iterable[Sequence[Any]],
+    messages_list: Iterable[Request],
     model: str | None,
     temperature: float | None,
     max_tokens: int | None,
@@ -268,8 +278,9 @@ async def _collected(  # noqa: PLR0917 - the public functions' own order
 
 async def _warmed(model: str | None, options: ChatOptions[M]) -> None:
     await asyncio.to_thread(_litellm.load)
-    run = cast("ChatRun", chat_batch([], model, **options).run)
-    await rehearse(run.plans[0].request([{"role": "user", "content": "Hi"}]))
+    given: dict[str, Any] = dict(options)
+    run = cast("ChatRun", chat_batch([], model, **given).run)
+    await rehearse(run.ways.first.plans[0].request([{"role": "user", "content": "Hi"}]))
 
 
 async def _answered(
@@ -281,7 +292,8 @@ async def _answered(
 ) -> Row:
     checked_messages(messages)
     await asyncio.to_thread(_litellm.load)
-    batch = chat_batch([messages], model, temperature, max_tokens, 1, **{"progress": False, **options})
+    given: dict[str, Any] = {"progress": False, **options}
+    batch = chat_batch([messages], model, temperature, max_tokens, 1, **given)
     (row,) = await batch.collect()
     if "error" in row:
         raise RequestFailedError(row)

@@ -53,13 +53,15 @@ def submit_batch_job(
     max_bytes: int | None = None,
     **options: Unpack[ChatOptions],
 ) -> BatchJob:
-    """Submit a list of conversations, of payloads, or a batch file, to the provider's Batch API.
+    """Submit a list of requests, of payloads, or a batch file, to the provider's Batch API.
 
-    Takes the arguments of `create_chat_completions_batch` and sends the same bodies. Payloads and files carry their own
-    parameters: with them only `model` (LiteLLM's name, for the provider), `api_base`, `api_key` and the like count.
+    Takes the arguments of `create_chat_completions_batch` and sends the same bodies. Requests for several models of one
+    provider make several files; requests for another provider, address or key are refused. Payloads and files carry
+    their own parameters: with them only `model` (LiteLLM's name, for the provider), `api_base`, `api_key` and the like
+    count.
 
     Args:
-        requests: conversations, payloads of `render_batch_requests` or `render_embeddings_requests`, or a JSONL path.
+        requests: requests, payloads of `render_batch_requests` or `render_embeddings_requests`, or a JSONL path.
         model: LiteLLM's model string.
         temperature: as in `create_chat_completions_batch`.
         max_tokens: as in `create_chat_completions_batch`.
@@ -200,16 +202,16 @@ async def run_batch_job(run: ChatRun, completion_window: str) -> BatchResults:
     leaves the job running, and submits the failed rows again once it has ended. `deadline` cancels the job, and rows
     not done by then are error rows. How fast it goes is the provider's choice.
     """
-    options, plan, conversations = run.options, run.plans[0], run.conversations
+    options, requests = run.options, run.requests
     if options.fallbacks:
         msg = (
             "a batch job stays with its provider: leave fallbacks out, and use job.run_failed_live(model=...) after it"
         )
         raise ValueError(msg)
     if options.max_cost is not None:
-        conversations = held = await asyncio.to_thread(list, conversations)
-        await asyncio.to_thread(submit.check_cost, plan, held, options.max_cost)
-    submission = submit.of_plan(plan, conversations, options.custom_ids)
+        requests = held = await asyncio.to_thread(list, requests)
+        await asyncio.to_thread(submit.check_cost, run.ways.call, held, options.max_cost)
+    submission = submit.of_call(run.ways.call, requests, options.custom_ids)
     earlier = options.checkpoint is not None and await asyncio.to_thread(Path(options.checkpoint).exists)
     job = await _submitted(submission, options.checkpoint, completion_window=completion_window)
     with _left_running(job):

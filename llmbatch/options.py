@@ -66,6 +66,9 @@ class ChatOptions(BatchOptions, _Connection, Generic[M], total=False):
     """Of chats; `M` is the pydantic model of `response_format`."""
 
     fallbacks: Sequence[str | dict[str, Any]] | None
+    reask: int
+    validate: Callable[[Row], str | None] | None
+    dedupe: bool
     warm_prompt_cache: bool
     batch_job: bool
     completion_window: str
@@ -111,6 +114,9 @@ class Options:
     deadline: float | None = None
     max_cost: float | None = None
     fallbacks: Sequence[str | dict[str, Any]] = ()
+    reask: int = 0
+    validate: Callable[[Row], str | None] | None = None
+    dedupe: bool = False
     checkpoint: str | os.PathLike[str] | None = None
     warm_prompt_cache: bool = False
     progress: bool | None = None
@@ -141,6 +147,7 @@ class Options:
             if value is not None:
                 check_number(name, value, "leave it out (None) for no limit")
         check_number("retries", self.retries, "0 sends each row once", whole=True, least=0)
+        check_number("reask", self.reask, "0 takes the first answer as it is", whole=True, least=0)
         on_result: Any = self.on_result
         entries: list[Any] = list(self.fallbacks)
         if wrong := next((type(entry).__name__ for entry in entries if not isinstance(entry, str | dict)), None):
@@ -148,6 +155,10 @@ class Options:
             raise TypeError(msg)
         if on_result is not None and not callable(on_result):
             msg = "on_result must be a function of (index, row)"
+            raise TypeError(msg)
+        validate: Any = self.validate
+        if validate is not None and not callable(validate):
+            msg = "validate must be a function of a row that returns None, or what is wrong with its answer"
             raise TypeError(msg)
         for _ in checked_ids(self.custom_ids or ()):
             pass
@@ -163,6 +174,6 @@ def _listed(name: str, given: Any, what: str) -> list[Any] | None:
     return list(given)
 
 
-CHATS_ONLY = frozenset({"fallbacks", "warm_prompt_cache", "batch_job"})
+CHATS_ONLY = frozenset({"fallbacks", "reask", "validate", "dedupe", "warm_prompt_cache", "batch_job"})
 OWN_OPTIONS = frozenset(field.name for field in fields(Options)) | CHATS_ONLY
 """llmbatch's own keyword arguments; every other one goes to LiteLLM."""

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any, Generic, Self, SupportsIndex, overload
 
-from llmbatch._leaves.row import CUT_OFF, Row, finish_reasons, row_text, row_vector
+from llmbatch._leaves.row import CUT_OFF, Row, finish_reasons, row_metadata, row_text, row_vector
 from llmbatch._leaves.structured import M, parsed_row
 from llmbatch._leaves.sums import Tally, failures_text, latency, latency_text
 from llmbatch._leaves.table import table
 from llmbatch.errors import BatchFailedError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     import pandas as pd
 
@@ -26,6 +28,7 @@ class BatchResults(list[Row], Generic[M]):
     Attributes:
         elapsed: wall time of the run in seconds.
         response_format: what `parsed` reads answers by, if JSON was asked for.
+        formats: what it reads those of requests with a format of their own by (or None), by `custom_id`.
 
     Example:
         results = create_chat_completions_batch(chats, "gpt-4o-mini")
@@ -38,10 +41,12 @@ class BatchResults(list[Row], Generic[M]):
         *,
         elapsed: float = 0.0,
         response_format: ResponseFormat | None = None,
+        formats: Mapping[str, ResponseFormat | None] | None = None,
     ) -> None:
         super().__init__(rows)
         self.elapsed = elapsed
         self.response_format = response_format
+        self.formats = formats or {}
 
     @overload
     def __getitem__(self, item: SupportsIndex) -> Row: ...
@@ -52,7 +57,7 @@ class BatchResults(list[Row], Generic[M]):
     def __getitem__(self, item: SupportsIndex | slice) -> Row | BatchResults:
         if not isinstance(item, slice):
             return super().__getitem__(item)
-        return BatchResults(super().__getitem__(item), elapsed=self.elapsed, response_format=self.response_format)
+        return self._alike(super().__getitem__(item))
 
     @property
     def usage(self) -> dict[str, Any]:
@@ -105,10 +110,37 @@ class BatchResults(list[Row], Generic[M]):
 
         Raises ValueError when the batch was not given a `response_format`.
         """
-        if (asked := self.response_format) is None:
+        if self.response_format is None and not self.formats:
             msg = 'no JSON was asked for; pass response_format=YourModel or {"type": "json_object"} to the batch'
             raise ValueError(msg)
-        return [parsed_row(row, asked) for row in self]
+        return [parsed_row(row, self.formats.get(row["custom_id"], self.response_format)) for row in self]
+
+    def by(self, key: str | Callable[[Row], Any]) -> dict[Any, BatchResults]:
+        """Groups of the rows, each with its own `summary()`, `cost`, `usage` and `failed`, as they first appear.
+
+        `key` is "model" (the one that was asked, as it was named), a key of the rows' `metadata` (rows without it are
+        under None), or a function of a row. Raises ValueError when no row has such a key.
+
+        Example:
+            for model, rows in results.by("model").items():
+                print(model, rows.summary())
+        """
+        if isinstance(key, str) and key != "model" and not any(key in (row_metadata(row)) for row in self):
+            msg = f"no row has {key!r} in its metadata; give requests metadata={{{key!r}: …}}, or pass a function"
+            raise ValueError(msg)
+        groups: dict[Any, list[Row]] = {}
+        for row in self:
+            if callable(key):
+                value = key(row)
+            elif key == "model":
+                value = row.get("request_model") or row.get("model")
+            else:
+                value = row_metadata(row).get(key)
+            groups.setdefault(value if isinstance(value, Hashable) else json.dumps(value), []).append(row)
+        return {value: self._alike(rows) for value, rows in groups.items()}
+
+    def _alike(self, rows: Iterable[Row]) -> BatchResults[M]:
+        return BatchResults(rows, elapsed=self.elapsed, response_format=self.response_format, formats=self.formats)
 
     @property
     def embeddings(self) -> list[list[float] | None]:

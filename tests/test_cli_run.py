@@ -129,6 +129,49 @@ def test_lines_may_be_messages_prompts_or_strings(shell: Shell, server: Server, 
     }
 
 
+def test_lines_of_differing_parameters_go_out_together(shell: Shell, server: Server) -> None:
+    """One fan-out, deadline and budget over all lines: error lines stay, no line waits for another."""
+    server.handler = lambda request: Response(400) if "bad" in request.text else None
+    server.set(latency=0.05)
+    rows = [batch_line(f"id-{i}", f"{'bad' if i % 5 == 0 else 'good'} {i}", seed=i) for i in range(20)]
+    done = shell.run(write(shell.directory / "in.jsonl", rows), "--retries", "0")
+    assert done.exit_code == 1
+    assert [(line["custom_id"], bool(line["error"])) for line in lines(shell.out)] == [
+        (f"id-{i}", i % 5 == 0) for i in range(20)
+    ]
+    assert server.stats.peak_in_flight > 1
+    assert {request.json["seed"] for request in server.requests} == set(range(20))
+    server.handler, shell.out = None, shell.directory / "late.jsonl"
+    server.set(latency=30)
+    done = shell.run(write(shell.directory / "in.jsonl", rows[1:5]), "--deadline", "1")
+    assert json.loads(done.stdout)["errors"] == {"DeadlineExceeded": 4}
+    assert json.loads(done.stdout)["seconds"] < 10
+
+
+def test_a_line_says_its_own_parameters_and_metadata(shell: Shell, server: Server) -> None:
+    """Beside a prompt or messages they stand before the command line; metadata comes back in OUT and is not sent."""
+    rows = [
+        {"id": "a", "prompt": "one", "model": "openai/other", "temperature": 0, "metadata": {"topic": "x"}},
+        {"id": "b", "prompt": "two", "api_base": "http://127.0.0.1:9", "api_key": "sk-other", "retries": 3, "label": 1},
+        {"id": "c", "prompt": "three", "temperature": None},
+        {"id": "d", "prompt": "four", "temperature": "hot"},
+        batch_line("e", "five") | {"metadata": [1, 2]},
+    ]
+    done = shell.run(write(shell.directory / "in.jsonl", rows), "--max-tokens", "9")
+    assert done.exit_code == 1, done.output
+    sent = {request.text: {k: v for k, v in request.json.items() if k != "messages"} for request in server.requests}
+    assert sent == {
+        "one": {"model": "other", "temperature": 0, "max_tokens": 9},
+        "two": {"model": "test-model", "temperature": 0.3, "max_tokens": 9},
+        "three": {"model": "test-model", "temperature": 0.3, "max_tokens": 9},
+        "five": {"model": "test-model", "max_tokens": 9},
+    }
+    out = lines(shell.out)
+    assert [line["custom_id"] for line in out] == list("abcde")
+    assert [line["llmbatch"].get("metadata") for line in out] == [{"topic": "x"}, None, None, None, [1, 2]]
+    assert "temperature must be a number" in out[3]["error"]["message"]
+
+
 def test_csv_with_a_template_reports_empty_cells_in_their_place(shell: Shell, server: Server) -> None:
     """A row without a value is an error line in its place, the others are answered, and the exit code is 1."""
     source = shell.directory / "in.csv"

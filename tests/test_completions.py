@@ -88,7 +88,7 @@ def test_an_empty_list_gives_an_empty_result(server: Server) -> None:
 
 def test_bad_rows_among_good_ones_are_their_own_errors(server: Server) -> None:
     """Empty, role-less and unserialisable rows are error rows; the rows around them are answered."""
-    bad: list[Any] = [[], [{"content": "x"}], [{"role": "user", "content": object()}], "text", None, 7]
+    bad: list[Any] = [[], [{"content": "x"}], [{"role": "user", "content": object()}], b"text", None, 7]
     results = batch(server.api_base, [row for pair in zip(chats(6), bad, strict=True) for row in pair])
     assert results.texts == [text for i in range(6) for text in (answer_to(question(i)), None)]
     assert len(server.requests) == 6

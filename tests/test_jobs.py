@@ -136,7 +136,7 @@ def test_an_empty_error_file_and_no_counts_are_no_trouble(batches: BatchProvider
 
 def test_rows_that_cannot_be_sent_are_error_rows(batches: BatchProvider, place: dict[str, Any]) -> None:
     """The others are submitted."""
-    results = submit_batch_job([*asked(1), "bad", *asked(1, "More")], MODEL, **place).wait(0.01).results()
+    results = submit_batch_job([*asked(1), [], *asked(1, "More")], MODEL, **place).wait(0.01).results()
     assert results.texts == [answer_to("Question 0"), None, answer_to("More 0")]
     assert results[1]["error_details"]["type"] == "InvalidRow"
 

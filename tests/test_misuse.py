@@ -20,7 +20,7 @@ NUMBERS = ("max_cost", "timeout", "deadline", "requests_per_minute", "tokens_per
     [
         ({"messages_list": [HI]}, TypeError, r"pass \[messages\]"),
         ({"messages_list": "Hi"}, TypeError, "pass a list of conversations"),
-        ({"messages_list": ["Hi", "Ho"]}, TypeError, "for text in texts"),
+        ({"messages_list": (HI, HI)}, TypeError, r"pass \[messages\]"),
         ({"messages_list": HI}, TypeError, "pass a list of conversations"),
         ({"messages_list": 3}, TypeError, "pass a list of conversations"),
         ({"max_workers": 0}, ValueError, "at least 1"),

@@ -60,6 +60,22 @@ def test_the_empty_frame_has_the_columns_of_a_full_one(server: Server) -> None:
     assert {"reply", "reply_good", "reply_error"} < set(meta.columns)
 
 
+def test_a_function_of_a_row_gives_its_request(server: Server, tmp_path: Path) -> None:
+    """With parameters from the table; what it answers is found again in the checkpoint, and a bad one is an error."""
+    frame = pd.DataFrame({"q": ["a", "b", None], "model": ["openai/one", "openai/two", "x"]}, index=[3, 4, 5])
+    for sent in (2, 0):
+        server.reset()
+        add = Completions(
+            lambda row: {"prompt": row["q"], "model": row["model"], "metadata": {"from": "a table"}},
+            checkpoint=tmp_path, **options(server),
+        )  # fmt: skip
+        made = add(frame)
+        assert made["answer"].tolist()[:2] == [answer_to("a"), answer_to("b")]
+        assert "prompt must be a string" in made["answer_error"][5]
+        assert list(made.columns) == ["q", "model", *ADDED] == list(add.meta(frame).columns)
+        assert {request.json["model"] for request in server.requests} == ({"one", "two"} if sent else set())
+
+
 def test_workers_share_limits_and_budget_evenly(server: Server) -> None:
     """What each worker may do adds up to what was given once; a worker's share of max_cost holds over its batches."""
     add = Completions("{text}", workers=4, requests_per_minute=6000, tokens_per_minute=80_000, api_key="sk-test")

@@ -101,6 +101,7 @@ class Batch:
         global _interrupted  # noqa: PLW0603 - read after the exception has left every frame that knew it
         started = time.perf_counter()
         rows: dict[int, Row] = {}
+        self.run.formats = {}
         try:
             async with contextlib.aclosing(self.as_completed()) as finished:
                 async for index, row in finished:
@@ -123,6 +124,7 @@ class Batch:
             (rows.get(index) or self._not_done(index) for index in range(count)),
             elapsed=time.perf_counter() - started,
             response_format=self.response_format,
+            formats=self.run.formats,
         )
 
     def _not_done(self, index: int) -> Row:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from llmbatch._leaves.row import CUT_OFF, Row, answer_row, error_row, plain, refusal_text, row_text
+from llmbatch._leaves.row import CUT_OFF, OWN_KEYS, Row, answer_row, error_row, plain, refusal_text, row_text
 from llmbatch._leaves.structured import parsed
 from llmbatch._request.failures import Failure
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from llmbatch._request.plans import ChatPlan
     from llmbatch._request.sender import Outcome
 
-__all__ = ["chat_row", "failure_row"]
+__all__ = ["chat_row", "failure_row", "labelled", "refused_answer"]
 
 _FILTERED = "content_filter"
 
@@ -36,17 +36,33 @@ def failure_row(failure: Failure, target: Target, custom_id: str, **spent: Any) 
     )
 
 
+def labelled(row: Row, custom_id: str, metadata: Any) -> None:
+    """Give a row its id, and what its request said to keep with it."""
+    row["custom_id"] = custom_id
+    row.pop("metadata", None)
+    if metadata is not None:
+        row["metadata"] = metadata
+
+
 def chat_row(outcome: Outcome, plan: ChatPlan, custom_id: str) -> Row:
     """The row of an outcome; an answer that does not fit the pydantic model asked for is an error row that keeps it."""
     if outcome.failure is not None:
         return failure_row(outcome.failure, plan.target, custom_id, **outcome.spent)
     assert outcome.answer is not None  # noqa: S101 - either is there
     row = answer_row(plain(outcome.answer.body), custom_id=custom_id, **outcome.spent)
+    row["request_model"] = plan.target.model
     misfit = _misfit(row, plan.response_format)
-    if misfit is None:
-        return row
-    bad = failure_row(misfit, plan.target, custom_id, **outcome.spent)
-    return {**bad, "model": row["model"], "choices": row.get("choices") or [], "usage": row["usage"]}
+    return row if misfit is None else refused_answer(row, misfit, plan)
+
+
+def refused_answer(row: Row, failure: Failure, plan: ChatPlan) -> Row:
+    """The error row of an answer that will not do, which it keeps."""
+    spent = {name: value for name, value in row.items() if name in OWN_KEYS and name != "custom_id"}
+    bad = failure_row(failure, plan.target, row["custom_id"], **spent)
+    kept = ("model", "request_model", "metadata", "usage")
+    bad.update({k: row[k] for k in kept if k in row})  # type: ignore[typeddict-item, literal-required]
+    bad["choices"] = row.get("choices") or []
+    return bad
 
 
 def _misfit(row: Row, asked: ResponseFormat | None) -> Failure | None:

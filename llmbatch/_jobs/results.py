@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from loguru import logger
@@ -69,14 +70,17 @@ class Join:
         """The rows, in the order of the input."""
         for note, times in self.notes.items():
             logger.warning("Batch job {}: {} {}", self._state.id, times, note)
-        return [
-            numbered(index, self._rows.get(custom_id) or self._missing(custom_id, ""))
-            for index, custom_id in enumerate(self._state.custom_ids)
-        ]
+        rows = [self._rows.get(custom_id) or self._missing(custom_id, "") for custom_id in self._state.custom_ids]
+        for index, row in enumerate(rows):
+            numbered(index, row)
+            if row["custom_id"] in self._state.row_metadata:
+                row["metadata"] = self._state.row_metadata[row["custom_id"]]
+        return rows
 
     def add(self, part: Part, paths: list[Path]) -> None:
         """Take over a part's files (there may be none) and say of each of its rows that is not in them why."""
         found: dict[str, Row] = {}
+        self._plan = replace(self._plan, target=self._state.target_of(part.model))
         for path in paths:
             with path.open("rb") as file:
                 for line in file:
@@ -135,7 +139,7 @@ class Join:
         except Exception:  # noqa: BLE001 - whatever LiteLLM makes of a body that is no answer
             message = "the provider's answer has no known shape"
             return self._error(custom_id, _UNREAD, message, status_code=200, retryable=True, cost=None)
-        cost = batch_cost(self._state.target, response["body"].get("usage"), response["body"].get("model"))
+        cost = batch_cost(self._plan.target, response["body"].get("usage"), response["body"].get("model"))
         if "choices" not in body:
             return answer_row(body, custom_id=custom_id, cost=cost)
         return chat_row(Outcome(Answer(body, {}, cost), None, 1, cost), self._plan, custom_id)
@@ -197,7 +201,7 @@ class Join:
         **spent: Any,
     ) -> Row:
         failure = Failure(kind, message, status_code, retryable=retryable)
-        return failure_row(failure, self._state.target, custom_id, **spent)
+        return failure_row(failure, self._plan.target, custom_id, **spent)
 
 
 def _unquoted(body: str) -> Any:

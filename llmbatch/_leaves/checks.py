@@ -17,6 +17,7 @@ __all__ = [
     "UnsendableError",
     "check_messages_list",
     "check_number",
+    "check_sendable",
     "check_texts",
     "checked_ids",
     "checked_messages",
@@ -47,20 +48,15 @@ def check_number(
 
 
 def check_messages_list(messages_list: Any) -> tuple[Iterable[Any], int | None]:
-    """The conversations as an iterable that starts at the first one, and their number where it is known.
+    """The requests as an iterable that starts at the first one, and their number where it is known.
 
-    Raises TypeError, with the mend, when the argument as a whole is not a list (or generator) of conversations; of a
+    Raises TypeError, with the mend, when the argument as a whole is not a list (or generator) of requests; of a
     generator that shows when its first item comes.
     """
     kind = type(messages_list).__name__
-    mend = 'pass a list of conversations: [[{"role": "user", "content": "..."}], ...]'
+    mend = 'pass a list of conversations: [[{"role": "user", "content": "..."}], ...] or ["a prompt", ...]'
 
     def check(first: Sequence[Any]) -> None:
-        if all(isinstance(item, str) for item in first):
-            msg = (
-                f'messages_list holds strings; {mend}, as in [[{{"role": "user", "content": text}}] for text in texts]'
-            )
-            raise TypeError(msg)
         if all(_is_message(item) for item in first):
             msg = f"messages_list is one conversation ({kind} of messages), not a list of them; pass [messages]"
             raise TypeError(msg)
@@ -167,7 +163,7 @@ def _checked_message(message: Any, at: int) -> dict[str, Any]:
     if problem := _shape_problem(fresh):
         msg = f"{where} {problem}"
         raise UnsendableError(msg)
-    _check_sendable(fresh, where)
+    check_sendable(fresh, where)
     return fresh
 
 
@@ -206,11 +202,12 @@ def checked_text(text: Any) -> str:
     if not text:
         msg = "the text to embed is empty"
         raise UnsendableError(msg)
-    _check_sendable(text, "the text")
+    check_sendable(text, "the text")
     return text
 
 
-def _check_sendable(value: Any, what: str) -> None:
+def check_sendable(value: Any, what: str) -> None:
+    """Raise ValueError, whose text holds nothing of the value, for what JSON cannot carry."""
     try:
         json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
     except UnicodeEncodeError:

@@ -6,7 +6,7 @@ import contextlib
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from llmbatch._leaves.row import choice_text, finish_reasons, row_vector, well_formed
+from llmbatch._leaves.row import choice_text, finish_reasons, row_metadata, row_vector, well_formed
 from llmbatch._leaves.structured import parsed_row
 
 if TYPE_CHECKING:
@@ -29,9 +29,10 @@ def rows_frame(rows: Sequence[Row], model: ResponseFormat | None = None) -> pd.D
 
     Columns: `custom_id`, `text` (of a failed row only an answer that did not fit), `error` (missing where it did not),
     `finish_reason` (of the first choice), `model`, `prompt_tokens`, `completion_tokens`, `total_tokens`, `cost` (USD,
-    NaN where unknown), `attempts`, `elapsed` and `waited` (seconds, NaN where unknown). With a pydantic `model` its fields come after
-    `text`, as `parsed_NAME` where a name is taken. Embeddings have a column `embedding` with the vectors instead of
-    `text`, and no `finish_reason`. Raises ImportError without pandas.
+    NaN where unknown), `attempts`, `elapsed` and `waited` (seconds, NaN where unknown). With a pydantic `model` its
+    fields come after `text`, as `parsed_NAME` where a name is taken. Embeddings have a column `embedding` with the
+    vectors instead of `text`, and no `finish_reason`. The keys of the requests' metadata are the last columns, as
+    `metadata_NAME` where a name is taken. Raises ImportError without pandas.
     """
     pandas = load_pandas()
     vectors = [row_vector(row) for row in rows]
@@ -48,8 +49,11 @@ def rows_frame(rows: Sequence[Row], model: ResponseFormat | None = None) -> pd.D
     parsed = _parsed_columns(rows, model)
     columns = {**texts, **parsed, "embedding": vectors, **numbers}
     columns |= {name: [_tokens(row, name) for row in rows] for name in _USAGE}
+    metadata = dict.fromkeys(name for row in rows for name in row_metadata(row))
+    labels = {name: f"metadata_{name}" if name in columns else name for name in metadata}
+    columns |= {label: [row_metadata(row).get(name) for row in rows] for name, label in labels.items()}
     left_out = {"text", "finish_reason"} if embeds else {"embedding"}
-    order = ["custom_id", "text", "embedding", *parsed, *_COLUMNS[2:]]
+    order = ["custom_id", "text", "embedding", *parsed, *_COLUMNS[2:], *labels.values()]
     frame = pandas.DataFrame({name: columns[name] for name in order if name not in left_out})
     kinds = dict.fromkeys(texts.keys() - left_out, "string") | dict.fromkeys([*_USAGE, "attempts"], "int64")
     frame = frame.astype({**kinds, **dict.fromkeys(("cost", "elapsed", "waited"), "float64")})

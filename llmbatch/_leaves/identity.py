@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["CustomIds", "SeenIds", "custom_id_for", "fingerprints", "is_connection", "is_price"]
+__all__ = ["CustomIds", "SeenIds", "custom_id_for", "fingerprints", "first_id", "is_connection", "is_price"]
 
 # How a provider is reached.
 _CONNECTION = frozenset({
@@ -50,6 +50,11 @@ def custom_id_for(request: Mapping[str, Any], occurrence: int = 1) -> str:
     return _custom_id(_digest(request), occurrence)
 
 
+def first_id(request_id: str) -> str:
+    """The id of the first row that asks the very same as this id's."""
+    return request_id[: len("req-") + 16]
+
+
 class CustomIds:
     """Ids for the rows of one batch, in order; it remembers about 12 bytes a row to number duplicates."""
 
@@ -74,7 +79,9 @@ class SeenIds:
 
     def add(self, item: bytes | str) -> bool:
         """Add a digest, or a string's; False when it was there."""
-        digest = item if isinstance(item, bytes) else hashlib.blake2b(item.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+        digest = item
+        if isinstance(digest, str):
+            digest = hashlib.blake2b(digest.encode("utf-8", "surrogatepass"), digest_size=8).digest()
         bucket, rest = self._buckets.setdefault(digest[:2], bytearray()), digest[2:]
         at = bucket.find(rest)
         while at >= 0 and at % len(rest):

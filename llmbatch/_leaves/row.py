@@ -21,6 +21,7 @@ __all__ = [
     "numbered",
     "plain",
     "refusal_text",
+    "row_metadata",
     "row_text",
     "row_vector",
     "well_formed",
@@ -52,6 +53,10 @@ class Row(TypedDict, total=False):
     error: str
     error_details: dict[str, Any]
     fallback: dict[str, Any]
+    metadata: Any
+    request_model: str
+    asks: int
+    same_as: int
 
 
 NO_USAGE = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
@@ -185,6 +190,14 @@ def refusal_text(message: Mapping[str, Any]) -> str | None:
 def finish_reasons(row: Mapping[str, Any]) -> list[str]:
     """Why the provider ended each of the answer's choices, as it says; none for embeddings and for what failed."""
     return [str(choice["finish_reason"]) for choice in row.get("choices") or () if choice.get("finish_reason")]
+
+
+def row_metadata(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What the request said to keep with the row, by name; what is no object is by the name `metadata`."""
+    metadata = row.get("metadata")
+    if metadata is None or isinstance(metadata, Mapping):
+        return metadata or {}
+    return {"metadata": metadata}
 
 
 def row_vector(row: Mapping[str, Any]) -> list[float] | None:

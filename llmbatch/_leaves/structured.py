@@ -80,9 +80,9 @@ def parsed(text: str, response_format: ResponseFormat) -> Any:
     return json.loads(given) if isinstance(response_format, Mapping) else response_format.model_validate_json(given)
 
 
-def parsed_row(row: Mapping[str, Any], response_format: ResponseFormat) -> Any:
+def parsed_row(row: Mapping[str, Any], response_format: ResponseFormat | None) -> Any:
     """The same of a row's answer; None where the row failed, or calls tools instead."""
-    if (text := row_text(row)) is None:
+    if response_format is None or (text := row_text(row)) is None:
         return None
     try:
         return parsed(text, response_format)

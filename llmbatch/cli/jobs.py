@@ -14,11 +14,11 @@ import click
 
 from llmbatch.cli._inputs import FORMATS, json_lines
 from llmbatch.cli._io import (
-    conversations_of,
     emit,
     input_options,
     request_arguments,
     request_options,
+    requests_of,
     taken_input_options,
     written,
 )
@@ -57,8 +57,8 @@ def submit(source: str, state: str | None, window: str, max_rows: int | None, **
     if columns["kind"] in {None, "jsonl"} and _holds_payloads(source):
         job = submit_batch_job(source, **arguments)
     else:
-        with conversations_of(source, **columns) as (conversations, ids):
-            job = submit_batch_job(conversations, custom_ids=ids, **arguments)
+        with requests_of(source, **columns) as requests:
+            job = submit_batch_job(requests, **arguments)
     emit(_summary(job))
 
 

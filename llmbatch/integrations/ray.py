@@ -23,9 +23,10 @@ from llmbatch._leaves.checks import check_number
 from llmbatch._leaves.frame import rows_frame
 from llmbatch._leaves.identity import custom_id_for
 from llmbatch._leaves.row import error_row
-from llmbatch._leaves.template import Template
+from llmbatch._leaves.template import asking
 from llmbatch._request.guards import Budget
-from llmbatch._request.plans import plan_chat
+from llmbatch._request.plans import ChatPlan, plan_chat
+from llmbatch._request.requests import Plans, read
 from llmbatch.integrations._journal import Journal
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from llmbatch._leaves.row import Row
+    from llmbatch._leaves.template import RowTemplate
 
 __all__ = ["Completions", "complete_dataset"]
 
@@ -45,7 +47,8 @@ class Completions:
     `mapInPandas` (as an object). No row fails the job: errors are in a column.
 
     Args:
-        template: the prompt over the table's columns ("Summarise: {text}"). A row without a value is an error.
+        template: the prompt over the table's columns ("Summarise: {text}"), or a function of a row (a dict) that gives
+            its request. A row without a value in a column of the prompt is an error.
         model: LiteLLM's model string; else the environment's MODEL_CHOICE, else gpt-4o-mini.
         output: the answers' column. Beside it are `OUTPUT_error`, `_model`, `_prompt_tokens`, `_completion_tokens`,
             `_total_tokens`, `_cost` (USD, NaN where unknown), `_attempts`, `_elapsed`, `_waited` (seconds),
@@ -68,7 +71,7 @@ class Completions:
 
     def __init__(
         self,
-        template: str,
+        template: RowTemplate,
         model: str | None = None,
         *,
         output: str = "answer",
@@ -82,7 +85,7 @@ class Completions:
         **kwargs: Any,
     ) -> None:
         check_number("workers", workers, "it is the number of processes that share the limits", whole=True, least=1)
-        self._template, self._system, self._output, self._id_column = Template(template), system, output, id_column
+        self._template, self._system, self._output, self._id_column = asking(template), system, output, id_column
         self._arguments = {"model": model, "progress": False, **kwargs}
         shares = {"requests_per_minute": requests_per_minute, "tokens_per_minute": tokens_per_minute}
         self._arguments |= {name: limit / workers for name, limit in shares.items() if limit is not None}
@@ -96,7 +99,7 @@ class Completions:
     def _open(self) -> None:
         self._lock = threading.Lock()
         self._journal: Journal | None = None
-        self._plan: Any = None
+        self._plans: Plans[ChatPlan] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         if self._budget.cap is not None:
@@ -105,7 +108,7 @@ class Completions:
                 "it out there, or use complete_dataset (Ray) or Dask's threads"
             )
             raise ValueError(msg)
-        return {name: value for name, value in vars(self).items() if name not in {"_lock", "_journal", "_plan"}}
+        return {name: value for name, value in vars(self).items() if name not in {"_lock", "_journal", "_plans"}}
 
     def __dask_tokenize__(self) -> tuple[str, str]:
         """Dask's name for it; Dask pickles it otherwise, on its threads too."""
@@ -128,6 +131,8 @@ class Completions:
         return self._joined(frame.iloc[:0], [])
 
     def _joined(self, frame: pd.DataFrame, rows: list[Row]) -> pd.DataFrame:
+        for row in rows:
+            row.pop("metadata", None)  # the columns of a table are the same for all its parts
         added = rows_frame(rows, self._arguments.get("response_format")).drop(columns="custom_id")
         added.columns = [self._output if name == "text" else f"{self._output}_{name}" for name in added.columns]
         if taken := [name for name in added.columns if name in frame.columns]:
@@ -142,12 +147,11 @@ class Completions:
             msg = f"no column {', '.join(map(repr, absent))}; the table has {', '.join(map(repr, frame.columns))}"
             raise ValueError(msg)
         rows: dict[int, Row] = {}
-        conversations: dict[int, list[dict[str, str]]] = {}
-        empty = frame[self._template.columns].isna()
-        for at, (row, missing) in enumerate(
-            zip(frame[columns].to_dict("records"), empty.to_dict("records"), strict=True)
-        ):
-            absent = [name for name in self._template.columns if missing[name]]
+        conversations: dict[int, Any] = {}
+        wanted = frame[columns] if self._template.columns else frame
+        empty = {name: frame[name].isna().tolist() for name in self._template.columns}
+        for at, row in enumerate(wanted.to_dict("records")):
+            absent = [name for name in self._template.columns if empty[name][at]]
             if absent:
                 problem = f"column {absent[0]!r} has no value"
                 model = self._arguments["model"]
@@ -165,15 +169,14 @@ class Completions:
         rows |= self._answers(conversations, keys)
         return [rows[at] for at in range(len(frame))]
 
-    def _answers(self, conversations: dict[int, list[dict[str, str]]], keys: dict[int, str]) -> dict[int, Row]:
+    def _answers(self, conversations: dict[int, Any], keys: dict[int, str]) -> dict[int, Row]:
         if not conversations:
             return {}
         positions = list(conversations)
         arguments = dict(self._arguments)
         if keys:
             arguments["on_result"] = lambda index, row: self._known().append(keys[positions[index]], row)
-        batch = chat_batch(list(conversations.values()), **arguments)
-        batch.run.share(self._budget)
+        batch = chat_batch(list(conversations.values()), shared_budget=self._budget, **arguments)
         results = in_background(batch.collect())
         return dict(zip(positions, results, strict=True))
 
@@ -184,17 +187,21 @@ class Completions:
                 self._journal = Journal(self._checkpoint)
             return self._journal
 
-    def _key(self, conversation: list[dict[str, str]], row_id: Any) -> str:
+    def _key(self, request: Any, row_id: Any) -> str:
         """What an answer is kept under: everything that it depends on, and the row's own id."""
-        if self._plan is None:
-            self._plan = plan_chat(**self._arguments)
-        request_id = custom_id_for(self._plan.request(conversation))
+        if self._plans is None:
+            self._plans = Plans(self._arguments, lambda arguments: plan_chat(**arguments))
+        asked = read(request)
+        try:
+            request_id = custom_id_for(self._plans.of(asked).request(asked.messages))
+        except ValueError:  # an error row, which is not kept
+            return ""
         return request_id if row_id is None else f"{request_id} {row_id}"
 
 
 def complete_dataset(
     dataset: Any,
-    template: str,
+    template: RowTemplate,
     model: str | None = None,
     *,
     actors: int = 2,

@@ -64,10 +64,17 @@ def requests_per_minute() -> float:
     return limit
 
 
-def plan(model: str | None, temperature: float | None, max_tokens: int | None, kwargs: Mapping[str, Any]) -> ChatPlan:
-    """The plan for a chat batch through Copilot, with the token that goes with its requests."""
+def plan(
+    model: str | None,
+    temperature: float | None,
+    max_tokens: int | None,
+    kwargs: Mapping[str, Any],
+    tokens: dict[Any, CopilotToken],
+) -> ChatPlan:
+    """The plan for chats through Copilot, with the token that goes with its requests; `tokens`: those made before."""
     name = default_model(model).removeprefix(PREFIX).removeprefix("openai/")
-    token = CopilotToken(kwargs.get("api_key"), kwargs.get("api_base"))
+    place = (kwargs.get("api_key"), kwargs.get("api_base"))
+    token = tokens[place] = tokens.get(place) or CopilotToken(*place)
     given = {key: value for key, value in kwargs.items() if key not in {"api_key", "api_base"}}
     given["extra_headers"] = {**HEADERS, **(given.get("extra_headers") or {})}
     given |= {"custom_llm_provider": "openai", "api_base": token.api_base}
