@@ -105,7 +105,7 @@ def test_ctrl_c_keeps_what_is_done_in_every_form(server: Server, tmp_path: Path)
             os.kill(process.pid, signal.SIGINT)
             assert process.stdout.readline().strip() == said
             assert len(server.requests) == 10
-        assert process.communicate(timeout=30) == ("", "")
+        assert process.communicate(timeout=240) == ("", "")
     server.handler = None
     server.reset()
     rows = batch(server.api_base, chats(30), checkpoint=path)

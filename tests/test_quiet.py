@@ -50,7 +50,7 @@ except UserWarning:
 def test_the_first_call_is_quiet_and_every_row_good_when_warnings_are_errors(server: Server) -> None:
     """Chats, awaited, streamed, embeddings and payloads print nothing; the script's own warnings are errors still."""
     with script(EVERYTHING, server.api_base) as process:
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=240)
     assert (out.splitlines(), err) == (["13 []", "13 []", "heard"], "")
 
 
@@ -59,7 +59,7 @@ def test_the_first_call_prints_nothing(server: Server) -> None:
     """With Python's usual filters too, which show what LiteLLM and pydantic warn of."""
     code = "import sys, llmbatch; from tests.talk import batch, chats; assert not batch(sys.argv[1], chats(3)).failed"
     with script(code, server.api_base, flags=("-W", "always")) as process:
-        assert process.communicate(timeout=60) == ("", "")
+        assert process.communicate(timeout=240) == ("", "")
 
 
 @pytest.fixture
