@@ -28,7 +28,7 @@ class Hold(NamedTuple):
 
 HOLDS = {
     "quiet": Hold("a Logging object of ours as litellm_logging_obj=, asked by claim_async_success_log",
-                  "nothing is prepared for callbacks that nobody registered", "24 %, 15 %",
+                  "nothing is prepared for callbacks that nobody registered", "10-25 %, 10-15 %",
                   "LiteLLM makes its own", (f"{LOGGING}.claim_async_success_log",)),
     "linear": Hold("Logging.response_cost_calculator, optional_params, model_call_details",
                    "plain tokens are priced by two multiplications", "14 %, 26 %",
