@@ -53,6 +53,7 @@ HOLDS = {
                     "an exit loses no callback and leaves no socket open", "-", "it does",
                     ("litellm.litellm_core_utils.logging_worker:GLOBAL_LOGGING_WORKER",
                      "litellm:close_litellm_async_clients", "litellm:in_memory_llm_clients_cache")),
-    "unheard": Hold("warnings.filters is a list", "LiteLLM's warnings fail no row, and the user's filters stay",
+    "unheard": Hold("warnings.filters is a list, its first match wins",
+                    "LiteLLM's warnings fail no row, and the user's filters stay",
                     "-", "they are heard"),
 }  # fmt: skip
