@@ -163,7 +163,7 @@ create_chat_completions_batch([[{"role": "user", "content": f"Say {i}."}] for i 
     monkeypatch.setenv("OPENAI_BASE_URL", server.api_base)
     monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")
     with script(code, flags=()) as process:
-        assert process.communicate(timeout=60) == ("20\n", "")
+        assert process.communicate(timeout=240) == ("20\n", "")
 
 
 def test_opentelemetry_spans_come_from_litellm(

@@ -44,7 +44,7 @@ def test_kills_lose_nothing_and_send_at_most_what_was_in_flight_twice(server: Se
             until(process, lambda: path.exists() and path.read_bytes().count(b"\n") >= goal)  # noqa: B023 - at once
             process.send_signal(signal.SIGKILL)
     with script(RUN, server.api_base, str(path), str(count)) as process:
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=240)
     assert (process.returncode, out.strip(), err) == (0, "0", "")
     kept = lines(path)
     assert len(kept) == len({line["custom_id"] for line in kept}) == count
@@ -183,7 +183,7 @@ print(len(rows), len(good), why, rows.failed[-1]["error"])
 def test_a_full_disk_leaves_a_whole_file_and_rows_that_say_so(server: Server, path: Path) -> None:
     """When a row cannot be written no more is sent; what is there can be read, and the rerun goes on."""
     with script(FULL, server.api_base, str(path), flags=()) as process:
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=240)
     assert process.returncode == 0, err
     count, good = map(int, out.split()[:2])
     assert count == 60
@@ -217,7 +217,7 @@ def test_a_full_disk_does_not_lose_what_an_earlier_run_has_answered(server: Serv
     batch(server.api_base, chats(4), checkpoint=path)
     server.reset()
     with script(RENAMED, server.api_base, str(path), flags=()) as process:
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=240)
     assert out.strip() == "True [False, False, False, False, True]", err
     assert not server.requests
 

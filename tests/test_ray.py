@@ -225,7 +225,7 @@ def test_two_actors_answer_every_row_once_within_one_limit(ray: Any, tmp_path: P
         made = sorted(answers, key=lambda row: row["id"])
         stats = server.stats()
         assert [row["answer"] for row in made] == [answer_to(f"question {i}") for i in range(count)]
-        assert [row["answer_error"] for row in made] == [None] * count
+        assert not [row["answer_error"] for row in made if isinstance(row["answer_error"], str)]  # None, or pandas' NA
         assert (stats["ok"], stats["duplicates"], stats["limited"]) == (count, 0, 0)
         assert sum(row["answer_total_tokens"] for row in made) == stats["tokens"]
         assert sum(row["answer_cost"] for row in made) == pytest.approx(stats["tokens"] * 1e-6)

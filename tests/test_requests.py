@@ -160,7 +160,7 @@ def test_ids_are_the_same_in_another_process() -> None:
     said = []
     for _ in range(2):
         with script(code) as process:
-            said.append(process.communicate(timeout=60))
+            said.append(process.communicate(timeout=240))
     assert said[0] == said[1]
     assert said[0][0].startswith("req-")
 

@@ -244,6 +244,6 @@ rows = llmbatch.as_completed(chats(1), **place(sys.argv[1]))
 print("openai.resources.chat" in sys.modules)
 """
     with script(code, server.api_base) as process:
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=240)
     assert (out.strip(), err) == ("True", "")
     assert not server.requests

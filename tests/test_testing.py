@@ -221,5 +221,5 @@ def test_without_vcrpy_the_error_says_what_to_install() -> None:
         "except ImportError as error: print(error)\n"
     )
     with script(code) as process:
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=240)
     assert 'pip install "vcrpy>=9.4"' in out, err

@@ -14,7 +14,6 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from llmbatch._litellm.loading import internal, load
-from llmbatch._litellm.unheard import unheard
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -61,7 +60,6 @@ class Answer:
     cost: float | None
 
 
-@unheard()
 def resolve(model: str, *, api_base: str | None = None, custom_llm_provider: str | None = None) -> Target:
     """Find the provider of a model string. A bare name with an `api_base` is an OpenAI-compatible server's.
 
@@ -110,8 +108,8 @@ def unset_keys(target: Target, request: Mapping[str, Any]) -> list[str]:
 def warm_up(target: Target) -> None:
     """Import what the first request to this target would import within its timeout (the OpenAI SDK: a second)."""
     if target.provider in _BY_SDK:
-        with unheard():
-            import openai.resources.chat.completions  # noqa: F401, PLC0415 - comes with litellm
+        load()
+        import openai.resources.chat.completions  # noqa: F401, PLC0415 - comes with litellm
 
 
 def without_refused_defaults(target: Target, temperature: float, max_tokens: int) -> dict[str, Any]:
@@ -128,7 +126,6 @@ def without_refused_defaults(target: Target, temperature: float, max_tokens: int
     return {"temperature": temperature, "max_tokens": max_tokens}
 
 
-@unheard()
 def _accepts(target: Target, **params: Any) -> dict[str, Any] | None:
     """LiteLLM's wire form of the parameters, None where it says that the model takes none such."""
     litellm = load()

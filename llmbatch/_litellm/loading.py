@@ -12,7 +12,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from llmbatch._leaves.background import at_end, within_call
-from llmbatch._litellm.unheard import unheard
+from llmbatch._litellm.unheard import unhear
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -23,21 +23,25 @@ __all__ = ["internal", "load"]
 _CALLBACK_SECONDS = 3.0
 
 
-@cache
 def load() -> ModuleType:
-    """Import litellm without its start-up downloads and its printed advice."""
+    """LiteLLM, imported without its start-up downloads and its printed advice; its warnings are nobody's."""
+    unhear()
+    return _imported()
+
+
+@cache
+def _imported() -> ModuleType:
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
     os.environ.setdefault("LITELLM_LOCAL_ANTHROPIC_BETA_HEADERS", "True")
     # Looking for garbage among a million new objects that all stay takes a sixth of the import's time.
     collects = gc.isenabled()
     gc.disable()
     try:
-        with unheard():
-            import litellm  # noqa: PLC0415 - slow to import, so only when needed
+        import litellm  # noqa: PLC0415 - slow to import, so only when needed
 
-            # Its pydantic models are built when first used: here, instead of within a request's timeout.
-            litellm.ModelResponse(choices=[{"message": {"role": "assistant", "content": ""}}]).model_dump()
-            litellm.ModelResponseStream(choices=[{"index": 0, "delta": {"content": ""}}]).model_dump()
+        # Its pydantic models are built when first used: here, instead of within a request's timeout.
+        litellm.ModelResponse(choices=[{"message": {"role": "assistant", "content": ""}}]).model_dump()
+        litellm.ModelResponseStream(choices=[{"index": 0, "delta": {"content": ""}}]).model_dump()
     finally:
         if collects:
             gc.enable()

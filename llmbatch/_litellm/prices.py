@@ -7,7 +7,6 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from llmbatch._litellm import Target, load
-from llmbatch._litellm.unheard import unheard
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -17,7 +16,6 @@ __all__ = ["batch_cost", "count_tokens", "has_batch_price", "live_cost", "model_
 _CHARACTERS_PER_TOKEN = 4
 
 
-@unheard()
 def batch_cost(target: Target, usage: Mapping[str, Any] | None, answered_by: str | None = None) -> float | None:
     """USD of one answered request of a batch job; `answered_by` is the answer's own model, for names that are not."""
     info = dict(target.prices) or _prices(target.name, target.provider)
@@ -63,7 +61,6 @@ def has_batch_price(target: Target) -> bool:
     return bool(info and info.get("input_cost_per_token_batches"))
 
 
-@unheard()
 def count_tokens(target: Target, request: Mapping[str, Any]) -> int:
     """Prompt tokens of one request, tools included, by LiteLLM's tokenizer for the model (or a common one)."""
     counter = load().token_counter
@@ -79,7 +76,6 @@ def count_tokens(target: Target, request: Mapping[str, Any]) -> int:
     return sum(int(counter(model=target.name, text=text)) for text in texts)
 
 
-@unheard()
 def model_info(model: str, provider: str) -> Mapping[str, Any]:
     """LiteLLM's entry for a model; empty where it has none."""
     try:

@@ -19,7 +19,6 @@ from llmbatch._litellm import load, provider_of
 from llmbatch._litellm.holds import LOGGING
 from llmbatch._litellm.loading import internal
 from llmbatch._litellm.quiet import new_logging
-from llmbatch._litellm.unheard import unheard
 
 __all__ = ["Renderer", "render"]
 
@@ -38,7 +37,6 @@ class _Stopped(BaseException):
         self.url = url
 
 
-@unheard()
 def render(request: Mapping[str, Any]) -> dict[str, Any]:
     """The body of a chat request (`messages`) or an embeddings request (`input`), with its keys in the wire's order.
 
