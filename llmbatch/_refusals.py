@@ -7,8 +7,8 @@ The rules, each of which can be checked in `tests/benchmarks/limiter_lab.py`:
 2. **Admission by time.** What is not refused within twice the slowest recent refusal has been let in, long before its
    answer comes. The window starts at 8 and is one larger for each request so let in.
 3. **Rate** (`_pace`). Where refusals are more frequent since some moment, the rate is cut to a third of what was let
-   in of late. Once paced, a refusal at about the last limit, or more of them than chance explains, cuts
-   it to somewhat less than what is let in. Growth follows, slow at first and then ever faster.
+   in of late. Once paced, a refusal at about the last limit, or more of them than chance explains, cuts it to somewhat
+   less than what is let in. Growth follows, slow at first and then ever faster.
 4. **Chance.** The share of refusals away from any limit is not held against the rate. Where it is the same at the limit,
    or two cuts have not lowered it, pacing is lifted.
 5. **Crowd.** Where hardly anything is let in from some number in flight on, that is the window; one more is tried now
