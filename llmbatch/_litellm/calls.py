@@ -72,7 +72,7 @@ async def rehearse(request: Mapping[str, Any]) -> None:
     kind = quiet._quiet_logging()  # noqa: SLF001 - of the same room
     if kind is None:
         return  # callbacks would hear of it
-    with unheard(), socket.socket() as nobody, contextlib.suppress(Exception):
+    with socket.socket() as nobody, contextlib.suppress(Exception):
         nobody.bind(("127.0.0.1", 0))
         given = {**request, "api_base": f"http://127.0.0.1:{nobody.getsockname()[1]}/v1", "api_key": "unused"}
         given["litellm_logging_obj"] = quiet.new_logging(kind, request, "acompletion")

@@ -32,7 +32,6 @@ def batch_cost(target: Target, usage: Mapping[str, Any] | None, answered_by: str
     return float(sum(parts))
 
 
-@unheard()
 def own_cost(target: Target, usage: Mapping[str, Any] | None) -> float | None:
     """USD of one answer by the caller's own prices, which LiteLLM never sees: it would keep them for every call."""
     if not usage:
