@@ -145,7 +145,7 @@ def test_a_limit_in_the_headers_is_learnt_and_kept(provider: Callable[..., Serve
 
 
 def test_a_limit_without_headers_is_learnt_from_refusals(provider: Callable[..., Server]) -> None:
-    """No headers, no Retry-After: once what is in flight is refused, hardly anything more, nor in the second batch."""
+    """No headers, no Retry-After: what is in flight is refused once, little more, and less in the second batch."""
     server = provider(rpm=1200, limit_headers=False, retry_after=False)
     refused = []
     for start in (0, 120):
@@ -153,7 +153,7 @@ def test_a_limit_without_headers_is_learnt_from_refusals(provider: Callable[...,
         rows = batch(server.api_base, chats(120, start=start), max_workers=32, model="openai/no-headers")
         assert not rows.failed
         refused.append(server.stats.limited - before)
-    assert sum(refused) <= 32 + 12
+    assert sum(refused) <= 2 * 32
     assert refused[1] <= max(refused[0], 3)
 
 
