@@ -9,8 +9,8 @@ The rules, each of which can be checked in `tests/benchmarks/limiter_lab.py`:
 3. **Rate** (`_pace`). Where refusals are more frequent since some moment, the rate is cut to a third of what was let
    in of late. Once paced, a refusal at about the last limit, or more of them than chance explains, cuts it to somewhat
    less than what is let in. Growth follows, slow at first and then ever faster.
-4. **Chance.** The share of refusals away from any limit is not held against the rate. Where it is the same at the limit,
-   or two cuts have not lowered it, pacing is lifted.
+   in of late. Once paced, a refusal at about the last limit, or more than chance explains, cuts it to somewhat less
+   than what is let in. Growth follows, slow at first and then ever faster.
 5. **Crowd.** Where hardly anything is let in from some number in flight on, that is the window; one more is tried now
    and then, the more seldom the surer that is, and when that has become unlikely the window grows again.
 6. **Closed door.** A run of refusals that nothing else explains holds everything back: one request at a time is tried,
