@@ -197,6 +197,13 @@ def test_answers_of_unknown_length_count_at_the_most(server: Server) -> None:
     assert len(server.requests) == 1
 
 
+def test_auto_stops_growing_where_a_server_queues(provider: Callable[..., Server]) -> None:
+    """A GPU server works on eight, the others wait: no refusals, and yet no hundreds in flight."""
+    server = provider(slots=8, latency=0.05)
+    assert not batch(server.api_base, chats(600), max_workers="auto", model="openai/gpu").failed
+    assert server.stats.peak_in_flight <= 128
+
+
 def test_other_accounts_are_not_held_back(server: Server) -> None:
     """Another key, model or server has a limit of its own."""
     server.handler = lambda request: Response(429, {"retry-after": "60"}) if request.json["model"] == "slow" else None
