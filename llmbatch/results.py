@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, SupportsIndex, overload
 
+from llmbatch._leaves.extras import extra
+from llmbatch._leaves.files import replacing
+from llmbatch._leaves.frame import rows_csv, rows_frame, rows_table
+from llmbatch._leaves.lines import written_row
 from llmbatch._leaves.row import CUT_OFF, Row, finish_reasons, parsed_row, row_text, row_vector
 from llmbatch._leaves.sums import Tally, failures_text, latency, latency_text
 from llmbatch._leaves.table import table
 from llmbatch.errors import BatchFailedError
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Iterable
 
     import pandas as pd
+    import polars as pl
+    import pyarrow as pa
     from pydantic import BaseModel
 
 __all__ = ["BatchResults", "Row"]
@@ -142,9 +149,38 @@ class BatchResults(list[Row]):
 
         Needs the `pandas` extra.
         """
-        from llmbatch._leaves.frame import rows_frame  # noqa: PLC0415 - an optional dependency
-
         return rows_frame(self, self.response_format)
+
+    def to_arrow(self) -> pa.Table:
+        """An Arrow table with the columns of `to_pandas`. Needs the `frames` extra.
+
+        Values of a parsed field that Arrow has no common type for are text, as JSON.
+
+        Example:
+            datasets.Dataset(results.to_arrow())  # Hugging Face
+        """
+        return rows_table(self, self.response_format)
+
+    def to_polars(self) -> pl.DataFrame:
+        """A polars DataFrame with the columns of `to_pandas`. Needs the `polars` extra."""
+        frame: pl.DataFrame = extra("polars", "polars DataFrames", "polars").from_arrow(self.to_arrow())
+        return frame
+
+    def to_parquet(self, path: str | os.PathLike[str]) -> None:
+        """Write the columns of `to_arrow` as a Parquet file. Needs the `frames` extra."""
+        table, parquet = self.to_arrow(), extra("pyarrow.parquet", "Parquet files", "frames")
+        with replacing(path) as file:
+            parquet.write_table(table, file)
+
+    def to_csv(self, path: str | os.PathLike[str]) -> None:
+        """Write the columns of `to_pandas` as CSV in UTF-8, with lists and objects as JSON."""
+        with replacing(path) as file:
+            file.write(rows_csv(self, self.response_format))
+
+    def to_jsonl(self, path: str | os.PathLike[str]) -> None:
+        """Write the whole rows, one a line, as `llmbatch run` does: in the shape of OpenAI's batch output files."""
+        with replacing(path) as file:
+            file.writelines(map(written_row, self))
 
     def __repr__(self) -> str:
         return f"<BatchResults: {self._totals()}>"

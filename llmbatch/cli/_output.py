@@ -5,9 +5,9 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING
 
-from llmbatch._batch.checkpoint import lock
-from llmbatch._batch.lines import output_lines, written_row
+from llmbatch._batch.checkpoint import lock, output_lines
 from llmbatch._leaves.files import replacing
+from llmbatch._leaves.lines import written_row
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
