@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, SupportsIndex, overload
 
 from llmbatch._leaves.extras import extra
 from llmbatch._leaves.files import replacing
 from llmbatch._leaves.frame import rows_csv, rows_frame, rows_table
 from llmbatch._leaves.lines import written_row
+from llmbatch._leaves.report import report_html
 from llmbatch._leaves.row import CUT_OFF, Row, finish_reasons, parsed_row, row_text, row_vector
 from llmbatch._leaves.sums import Tally, failures_text, latency, latency_text
 from llmbatch._leaves.table import table
@@ -181,6 +183,19 @@ class BatchResults(list[Row]):
         """Write the whole rows, one a line, as `llmbatch run` does: in the shape of OpenAI's batch output files."""
         with replacing(path) as file:
             file.writelines(map(written_row, self))
+
+    def report(self, path: str | os.PathLike[str], *, prompts: Iterable[Any] | None = None) -> None:
+        """Write a page about this run, one HTML file that needs no network: rows over time, latency, models, failures.
+
+        It holds answers, and no prompt unless `prompts` gives them: the list that the batch was called with. Needs the
+        `report` extra. Raises ValueError when there are not as many prompts as rows.
+
+        Example:
+            results.report("run.html", prompts=chats)
+        """
+        page = report_html(self, title=Path(path).stem, elapsed=self.elapsed, prompts=prompts)
+        with replacing(path) as file:
+            file.write(page.encode())
 
     def __repr__(self) -> str:
         return f"<BatchResults: {self._totals()}>"
