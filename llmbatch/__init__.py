@@ -5,7 +5,9 @@ Names are loaded when they are first used: `import llmbatch` pulls in neither li
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import logging
 from typing import TYPE_CHECKING, Any
 
 from loguru import logger
@@ -19,10 +21,12 @@ if TYPE_CHECKING:
     from llmbatch.completions import acreate_chat_completions_batch as acreate_chat_completions_batch
     from llmbatch.completions import acreate_chat_completions_batch_copilot as acreate_chat_completions_batch_copilot
     from llmbatch.completions import as_completed as as_completed
+    from llmbatch.completions import awarm_up as awarm_up
     from llmbatch.completions import create_chat_completion as create_chat_completion
     from llmbatch.completions import create_chat_completions_batch as create_chat_completions_batch
     from llmbatch.completions import create_chat_completions_batch_copilot as create_chat_completions_batch_copilot
     from llmbatch.completions import stream_chat_completions_batch as stream_chat_completions_batch
+    from llmbatch.completions import warm_up as warm_up
     from llmbatch.embeddings import acreate_embeddings_batch as acreate_embeddings_batch
     from llmbatch.embeddings import create_embeddings_batch as create_embeddings_batch
     from llmbatch.errors import BatchFailedError as BatchFailedError
@@ -56,10 +60,12 @@ _HOMES = {
         "acreate_chat_completions_batch",
         "acreate_chat_completions_batch_copilot",
         "as_completed",
+        "awarm_up",
         "create_chat_completion",
         "create_chat_completions_batch",
         "create_chat_completions_batch_copilot",
         "stream_chat_completions_batch",
+        "warm_up",
     ),
     "embeddings": ("acreate_embeddings_batch", "create_embeddings_batch"),
     "errors": (
@@ -94,12 +100,31 @@ logger.disable("llmbatch")
 
 
 def enable_logging() -> None:
-    """Show llmbatch's log through loguru (to stderr unless the application has configured loguru otherwise).
+    """Show llmbatch's log, where the application's own goes.
+
+    It is loguru's: it goes to the sinks that the application has given to loguru, else to the handlers of the standard
+    library's `logging` if there are any (logger "llmbatch"), else to stderr.
 
     Example:
         enable_logging()
     """
     logger.enable("llmbatch")
+    if not logging.getLogger().handlers:
+        return
+    with contextlib.suppress(ValueError):  # the application has taken loguru's own stderr away: it uses loguru
+        logger.remove(0)
+        logger.add(_ToLogging(), format="{message}")
+        if not logging.getLogger("llmbatch").isEnabledFor(logging.INFO):
+            logging.getLogger("llmbatch").setLevel(logging.INFO)
+
+
+class _ToLogging(logging.Handler):
+    """Passes loguru's records on, so that none is heard twice or lost."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        named = logging.getLogger(record.name)
+        if named.isEnabledFor(record.levelno):
+            named.handle(record)
 
 
 def __getattr__(name: str) -> Any:

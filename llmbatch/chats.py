@@ -5,9 +5,10 @@ payload = chat("gpt-4o-mini").with_temperature(0.7).for_batch_request().ask("Wha
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Self
 
 from llmbatch._leaves.identity import CustomIds, custom_id_for
@@ -110,11 +111,15 @@ class Chat:
         return copy.deepcopy([*instructions, *self._history])
 
     def ask(self, text: str, on_chunk: Callable[[str], object] | None = None) -> Any:
-        """Add a user message and `complete`."""
-        return self.add_message(role="user", content=text).complete(on_chunk)
+        """Add a user message and `complete`; where that raises, the message is taken back."""
+        with self._asking(text):
+            return self.complete(on_chunk)
 
     def complete(self, on_chunk: Callable[[str], object] | None = None) -> Any:
         """Get the answer to the history as it stands; `on_chunk` is called with each piece of its text as it arrives.
+
+        No piece comes twice: when a stream is cut and asked for again, what has come is left out of the new one. An
+        answer that begins otherwise than the cut one comes whole, after a line break.
 
         Raises RequestFailedError when the request fails for good, and for batch requests NotImplementedError when the
         provider does not support them and ValueError for `on_chunk`.
@@ -131,7 +136,8 @@ class Chat:
 
     async def aask(self, text: str) -> Any:
         """The async twin of `ask`."""
-        return await self.add_message(role="user", content=text).acomplete()
+        with self._asking(text):
+            return await self.acomplete()
 
     async def acomplete(self) -> Any:
         """The async twin of `complete`."""
@@ -140,6 +146,16 @@ class Chat:
         from llmbatch import completions  # noqa: PLC0415 - payloads do without
 
         return self._remembered(await completions.acreate_chat_completion(self.messages, **self._arguments()))
+
+    @contextlib.contextmanager
+    def _asking(self, text: str) -> Iterator[None]:
+        question = {"role": "user", "content": text}
+        self._history.append(question)
+        try:
+            yield
+        except BaseException:
+            self._history = [message for message in self._history if message is not question]
+            raise
 
     def _arguments(self) -> dict[str, Any]:
         model = self._model
@@ -169,14 +185,17 @@ class Chat:
     def _streamed(self, on_chunk: Callable[[str], object]) -> Row:
         from llmbatch import completions  # noqa: PLC0415 - payloads do without
 
-        row: Row = {}
+        row: Row | None = None
+        pieces = _Pieces(on_chunk)
         for event in completions.stream_chat_completions_batch([self.messages], progress=False, **self._arguments()):
-            if "delta" in event:
-                on_chunk(event["delta"])
-            else:
+            if "row" in event:
                 row = event["row"]
+            elif "choice" not in event:
+                pieces.add(event["attempt"], event["delta"])
+        assert row is not None  # noqa: S101 - one conversation, one row
         if "error" in row:
             raise RequestFailedError(row)
+        pieces.end()
         return row
 
     def _remembered(self, row: Row) -> Row:
@@ -184,3 +203,31 @@ class Chat:
         kept = {name: answer[name] for name in ("content", "tool_calls") if answer.get(name) is not None}
         self._history.append({"role": "assistant", "content": None, **copy.deepcopy(kept)})
         return row
+
+
+class _Pieces:
+    """An answer's text on its way to a caller, who is to see none of it twice when a cut stream begins again."""
+
+    def __init__(self, on_chunk: Callable[[str], object]) -> None:
+        self._on_chunk = on_chunk
+        self._attempt = 0
+        self._given = self._text = ""
+
+    def add(self, attempt: int, piece: str) -> None:
+        """The next piece of an attempt."""
+        if attempt != self._attempt:
+            self._attempt, self._text = attempt, ""
+        self._text += piece
+        if not self._given.startswith(self._text):
+            self._give()
+
+    def end(self) -> None:
+        """The last attempt was answered; it may have less to say than a cut one."""
+        if self._text != self._given:
+            self._give()
+
+    def _give(self) -> None:
+        """What the caller has not seen yet of the text."""
+        follows = self._text.startswith(self._given)
+        self._on_chunk(self._text[len(self._given) :] if follows else f"\n{self._text}")
+        self._given = self._text

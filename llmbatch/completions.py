@@ -10,6 +10,7 @@ from llmbatch._batch.prepared import chat_batch
 from llmbatch._batch.streams import Events, StreamEvent
 from llmbatch._leaves.background import Stream, awaited, in_background
 from llmbatch._leaves.checks import checked_messages
+from llmbatch._litellm.calls import rehearse
 from llmbatch._request.plans import DEFAULT_MAX_TOKENS, DEFAULT_TEMPERATURE
 from llmbatch.errors import RequestFailedError
 from llmbatch.providers import copilot
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from llmbatch._batch.batch import Batch
     from llmbatch._batch.chat_run import ChatRun
     from llmbatch._leaves.row import Row
+    from llmbatch._leaves.structured import M
+    from llmbatch._request.requests import Request
     from llmbatch.options import ChatOptions
     from llmbatch.results import BatchResults
 
@@ -28,28 +31,33 @@ __all__ = [
     "acreate_chat_completions_batch",
     "acreate_chat_completions_batch_copilot",
     "as_completed",
+    "awarm_up",
     "create_chat_completion",
     "create_chat_completions_batch",
     "create_chat_completions_batch_copilot",
     "stream_chat_completions_batch",
+    "warm_up",
 ]
 
 
 def create_chat_completions_batch(
-    messages_list: Iterable[Sequence[Any]],
+    messages_list: Iterable[Request],
     model: str | None = None,
     temperature: float | None = DEFAULT_TEMPERATURE,
     max_tokens: int | None = DEFAULT_MAX_TOKENS,
     max_workers: int | Literal["auto"] = 10,
-    **options: Unpack[ChatOptions],
-) -> BatchResults:
-    """Answer a list of conversations concurrently: one row in, one row out, in order, whatever fails.
+    **options: Unpack[ChatOptions[M]],
+) -> BatchResults[M]:
+    """Answer a list of requests concurrently: one row in, one row out, in order, whatever fails.
 
     Returns BatchResults, a list of rows in the order of the input. A failed request is a row with `error`; misuse of
     the call raises ValueError or TypeError before anything is sent.
 
     Args:
-        messages_list: conversations, each a list of `{"role", "content"}` dicts; a list or a generator.
+        messages_list: requests, in a list or a generator. Each is a prompt, a conversation (a list of
+            `{"role", "content"}` dicts), or a dict with `prompt` or `messages`, and whatever stands for this row before
+            what the call says: `model`, `temperature`, any other parameter, `custom_id`, and `metadata` (any JSON),
+            which comes back in the row and is never sent. A line of a batch file is such a dict too.
         model: LiteLLM's model string; else the environment's MODEL_CHOICE, else gpt-4o-mini.
         temperature: 0 to 2; None leaves it out. The default is not sent to models that take none.
         max_tokens: tokens of each answer at most; None leaves it out. The default is not sent to reasoning models.
@@ -58,15 +66,23 @@ def create_chat_completions_batch(
             `api_base="http://…/v1"`.
 
     Options:
-        requests_per_minute, tokens_per_minute: limits never to exceed; left out, they are learnt from the provider.
+        requests_per_minute, tokens_per_minute: limits never to exceed, for each model; left out, they are learnt from
+            the provider.
         retries: faults (5xx, resets, timeouts) that a row survives, 6; refusals for a rate limit do not count.
         timeout: seconds for one whole attempt, 600; None for no end.
-        deadline: seconds for the whole batch; rows not done by then become error rows.
-        max_cost: USD never to exceed; each request's worst case is reserved before it is sent.
+            deadline: seconds for the whole batch; rows not done by then become error rows, and a generator is asked for
+            no more.
+        max_cost: USD never to exceed; each request's worst case is reserved before it is sent. What nothing bounds
+            (web search, other tools that the provider runs) is refused.
         fallbacks: models to try, in order, when a row finally fails.
+        reask: times to ask again, in the same conversation, for an answer that does not fit `response_format` (with
+            what pydantic says of it), that `validate` refuses, or that was cut off (with twice the tokens), 0.
+        validate: a function of a row that returns None, or what is wrong with its answer.
+        dedupe: True sends requests that ask the very same once; the other rows are copies at no cost, whose `same_as`
+            is the index of the one that was sent. Answers are remembered until the batch has ended.
         checkpoint: path of a journal of finished rows; a rerun sends only what is missing or failed.
         warm_prompt_cache: let one row of each shared beginning go first, so that the others meet a warm cache.
-        progress: True or False for the bar; None shows it in a terminal or a notebook.
+        progress: True or False for the bar; None shows it in a notebook, and to a script in its terminal.
         on_result: called with (index, row) as each row finishes, on llmbatch's own thread.
         custom_ids: one id a row, instead of the ids derived from the requests.
         processes: in how many processes LiteLLM's part of the calls runs, or "auto": as many as there are cores.
@@ -80,13 +96,13 @@ def create_chat_completions_batch(
 
 
 async def acreate_chat_completions_batch(
-    messages_list: Iterable[Sequence[Any]],
+    messages_list: Iterable[Request],
     model: str | None = None,
     temperature: float | None = DEFAULT_TEMPERATURE,
     max_tokens: int | None = DEFAULT_MAX_TOKENS,
     max_workers: int | Literal["auto"] = 10,
-    **options: Unpack[ChatOptions],
-) -> BatchResults:
+    **options: Unpack[ChatOptions[M]],
+) -> BatchResults[M]:
     """Answer a list of conversations concurrently; the awaitable twin of `create_chat_completions_batch`.
 
     Example:
@@ -96,12 +112,12 @@ async def acreate_chat_completions_batch(
 
 
 def as_completed(
-    messages_list: Iterable[Sequence[Any]],
+    messages_list: Iterable[Request],
     model: str | None = None,
     temperature: float | None = DEFAULT_TEMPERATURE,
     max_tokens: int | None = DEFAULT_MAX_TOKENS,
     max_workers: int | Literal["auto"] = 10,
-    **options: Unpack[ChatOptions],
+    **options: Unpack[ChatOptions[M]],
 ) -> Stream[tuple[int, Row]]:
     """Answer conversations concurrently and yield `(index, row)` as they finish, for any number of rows.
 
@@ -117,12 +133,12 @@ def as_completed(
 
 
 def stream_chat_completions_batch(
-    messages_list: Iterable[Sequence[Any]],
+    messages_list: Iterable[Request],
     model: str | None = None,
     temperature: float | None = DEFAULT_TEMPERATURE,
     max_tokens: int | None = DEFAULT_MAX_TOKENS,
     max_workers: int | Literal["auto"] = 10,
-    **options: Unpack[ChatOptions],
+    **options: Unpack[ChatOptions[M]],
 ) -> Stream[StreamEvent]:
     r"""Answer conversations concurrently and yield each answer's pieces as they arrive.
 
@@ -139,13 +155,13 @@ def stream_chat_completions_batch(
 
 
 def create_chat_completions_batch_copilot(
-    messages_list: Iterable[Sequence[Any]],
+    messages_list: Iterable[Request],
     model: str = "gpt-4o",
     temperature: float | None = DEFAULT_TEMPERATURE,
     max_tokens: int | None = DEFAULT_MAX_TOKENS,
     max_workers: int | Literal["auto"] = 10,
-    **options: Unpack[ChatOptions],
-) -> BatchResults:
+    **options: Unpack[ChatOptions[M]],
+) -> BatchResults[M]:
     """Answer a list of conversations through GitHub Copilot, with the token of GITHUB_TOKEN.
 
     Takes the options of `create_chat_completions_batch`. Requests are paced evenly at COPILOT_REQUESTS_PER_MINUTE (60).
@@ -158,13 +174,13 @@ def create_chat_completions_batch_copilot(
 
 
 async def acreate_chat_completions_batch_copilot(
-    messages_list: Iterable[Sequence[Any]],
+    messages_list: Iterable[Request],
     model: str = "gpt-4o",
     temperature: float | None = DEFAULT_TEMPERATURE,
     max_tokens: int | None = DEFAULT_MAX_TOKENS,
     max_workers: int | Literal["auto"] = 10,
-    **options: Unpack[ChatOptions],
-) -> BatchResults:
+    **options: Unpack[ChatOptions[M]],
+) -> BatchResults[M]:
     """Answer through GitHub Copilot; the awaitable twin of `create_chat_completions_batch_copilot`.
 
     Example:
@@ -178,7 +194,7 @@ def create_chat_completion(
     model: str | None = None,
     temperature: float | None = DEFAULT_TEMPERATURE,
     max_tokens: int | None = DEFAULT_MAX_TOKENS,
-    **options: Unpack[ChatOptions],
+    **options: Unpack[ChatOptions[M]],
 ) -> Row:
     """Answer one conversation; returns its row, and raises RequestFailedError when it fails for good.
 
@@ -196,7 +212,7 @@ async def acreate_chat_completion(
     model: str | None = None,
     temperature: float | None = DEFAULT_TEMPERATURE,
     max_tokens: int | None = DEFAULT_MAX_TOKENS,
-    **options: Unpack[ChatOptions],
+    **options: Unpack[ChatOptions[M]],
 ) -> Row:
     """Answer one conversation; the awaitable twin of `create_chat_completion`.
 
@@ -206,8 +222,29 @@ async def acreate_chat_completion(
     return await awaited(_answered(messages, model, temperature, max_tokens, options))
 
 
+def warm_up(model: str | None = None, **options: Unpack[ChatOptions[M]]) -> None:
+    """Load what the first request to a model needs (seconds of imports, its client, its prices); nothing is sent.
+
+    For the start of a server, so that its first visitor waits no longer than the next. Takes the options of
+    `create_chat_completions_batch`, and raises ValueError and TypeError as it does.
+
+    Example:
+        warm_up("gpt-4o-mini")
+    """
+    in_background(_warmed(model, options))
+
+
+async def awarm_up(model: str | None = None, **options: Unpack[ChatOptions[M]]) -> None:
+    """Load what the first request needs; the awaitable twin of `warm_up`.
+
+    Example:
+        await awarm_up("gpt-4o-mini")
+    """
+    await awaited(_warmed(model, options))
+
+
 def _batch(  # noqa: PLR0917 - the public functions' own order
-    messages_list: Iterable[Sequence[Any]],
+    messages_list: Iterable[Request],
     model: str | None,
     temperature: float | None,
     max_tokens: int | None,
@@ -219,13 +256,13 @@ def _batch(  # noqa: PLR0917 - the public functions' own order
 
 
 async def _collected(  # noqa: PLR0917 - the public functions' own order
-    messages_list: Iterable[Sequence[Any]],
+    messages_list: Iterable[Request],
     model: str | None,
     temperature: float | None,
     max_tokens: int | None,
     max_workers: int | Literal["auto"],
-    options: ChatOptions,
-) -> BatchResults:
+    options: ChatOptions[M],
+) -> BatchResults[M]:
     """All rows, live or as a batch job. The slow import of litellm does not hold up other batches."""
     given: dict[str, Any] = dict(options)
     as_job = given.pop("batch_job", False)
@@ -239,6 +276,13 @@ async def _collected(  # noqa: PLR0917 - the public functions' own order
     return await run_batch_job(cast("ChatRun", batch.run), window)
 
 
+async def _warmed(model: str | None, options: ChatOptions[M]) -> None:
+    await asyncio.to_thread(_litellm.load)
+    given: dict[str, Any] = dict(options)
+    run = cast("ChatRun", chat_batch([], model, **given).run)
+    await rehearse(run.ways.first.plans[0].request([{"role": "user", "content": "Hi"}]))
+
+
 async def _answered(
     messages: Sequence[Any],
     model: str | None,
@@ -248,7 +292,8 @@ async def _answered(
 ) -> Row:
     checked_messages(messages)
     await asyncio.to_thread(_litellm.load)
-    batch = chat_batch([messages], model, temperature, max_tokens, 1, **{"progress": False, **options})
+    given: dict[str, Any] = {"progress": False, **options}
+    batch = chat_batch([messages], model, temperature, max_tokens, 1, **given)
     (row,) = await batch.collect()
     if "error" in row:
         raise RequestFailedError(row)

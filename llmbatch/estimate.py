@@ -6,20 +6,22 @@ import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from llmbatch._jobs.rendering import Filling
+from llmbatch._jobs.rendering import Filling, payload_of
 from llmbatch._leaves.checks import check_messages_list
 from llmbatch._leaves.files import json_line
 from llmbatch._leaves.identity import SeenIds, custom_id_for
 from llmbatch._litellm.prices import batch_cost, count_tokens, has_batch_price, live_cost
 from llmbatch._request.plans import DEFAULT_MAX_TOKENS, DEFAULT_TEMPERATURE, ChatPlan, plan_chat
+from llmbatch._request.requests import Plans, read
 from llmbatch.providers.registry import provider_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from llmbatch.providers.base import Provider
+    from llmbatch import _litellm
+    from llmbatch.providers.base import Payload, Provider
 
-__all__ = ["Estimate", "estimate_batch", "estimate_plan"]
+__all__ = ["Estimate", "estimate_batch", "estimate_call"]
 
 # Rows whose tokens are counted one by one (0.1 ms and more each); of the rest, every so manieth.
 _COUNTED, _THEN_EVERY = 1000, 50
@@ -85,99 +87,147 @@ def estimate_batch(
     Example:
         print(estimate_batch([[{"role": "user", "content": "Hi"}]] * 1000, model="gpt-4o-mini"))
     """
-    plan = plan_chat(model, temperature, max_tokens, **kwargs)
     items, _ = check_messages_list(messages_list)
-    return estimate_plan(plan, items)
+    return estimate_call({"model": model, "temperature": temperature, "max_tokens": max_tokens, **kwargs}, items)
 
 
-def estimate_plan(plan: ChatPlan, conversations: Iterable[Any]) -> Estimate:
-    """Count and price what a batch with this plan would send."""
-    try:
-        provider: Provider | None = provider_for(plan.target.provider)
-    except NotImplementedError:
-        provider = None
-    counts = _Counts(plan, provider)
-    for conversation in conversations:
-        counts.add(conversation)
-    return counts.estimate()
+def estimate_call(call: Mapping[str, Any], requests: Iterable[Any]) -> Estimate:
+    """Count and price what a batch with these arguments would send."""
+    counts: dict[_litellm.Target, _Counts] = {}
+
+    def way(arguments: dict[str, Any]) -> tuple[ChatPlan, Provider | None, _Counts]:
+        plan = plan_chat(**arguments)
+        try:
+            provider: Provider | None = provider_for(plan.target.provider)
+        except NotImplementedError:
+            provider = None
+        return plan, provider, counts.setdefault(plan.target, _Counts(plan.target, provider))
+
+    plans = Plans(call, way)
+    rows, seen = _Rows(), SeenIds()
+    for item in requests:
+        rows.all += 1
+        asked = read(item)
+        try:
+            plan, provider, its = plans.of(asked)
+            request = plan.request(asked.messages)
+            custom_id = custom_id_for(request)
+            payload = None if provider is None else payload_of(asked, provider, request, custom_id)
+        except ValueError:
+            rows.invalid += 1
+            continue
+        rows.repeats += not seen.add(custom_id)
+        its.add(plan, request, payload)
+    first, _, its = plans.first
+    its.limits = its.limits or {_limit(first)}
+    return _estimate([one for one in counts.values() if one.sent] or [its], rows)
+
+
+@dataclass(slots=True)
+class _Rows:
+    """Rows: all of them, those that cannot be sent, those that ask the very same as an earlier one."""
+
+    all: int = 0
+    invalid: int = 0
+    repeats: int = 0
 
 
 class _Counts:
-    def __init__(self, plan: ChatPlan, provider: Provider | None) -> None:
-        self.plan, self.provider = plan, provider
-        self.rows = self.invalid = self.repeats = self.images = 0
-        self.files = 0
-        self._characters = self._counted_characters = self._counted_tokens = self._counted = 0
-        self._seen = SeenIds()
+    """What goes to one model."""
+
+    def __init__(self, target: _litellm.Target, provider: Provider | None) -> None:
+        self.target, self.provider = target, provider
+        self.sent = self.counted = self.images = self.files = 0
+        self.limits: set[int | None] = set()
+        self.answers: int | None = 0
+        self._characters = self._counted_characters = self._counted_tokens = 0
         if provider is not None:
             self._filling = Filling(provider.max_rows, provider.max_bytes)
 
-    def add(self, item: Any) -> None:
-        self.rows += 1
-        try:
-            request = self.plan.request(item)
-        except ValueError:
-            self.invalid += 1
-            return
-        custom_id = custom_id_for(request)
-        self.repeats += not self._seen.add(custom_id)
-        if self.provider is not None:
-            payload = self.provider.render_payload_for_batch_request(request, custom_id)
+    def add(self, plan: ChatPlan, request: Mapping[str, Any], payload: Payload | None) -> None:
+        self.sent += 1
+        limit = _limit(plan)
+        self.limits.add(limit)
+        if limit is None or self.answers is None:
+            self.answers = None
+        else:
+            self.answers += limit * (plan.params.get("n") or 1)
+        if payload is not None:
             self.files += self._filling.begins_file(len(json_line(payload)))
         characters = len(json.dumps(request["messages"], ensure_ascii=False))
         self.images += any(_has_media(message) for message in request["messages"])
         self._characters += characters
-        sent = self.rows - self.invalid
-        if sent <= _COUNTED or sent % _THEN_EVERY == 0:
-            self._counted += 1
+        if self.sent <= _COUNTED or self.sent % _THEN_EVERY == 0:
+            self.counted += 1
             self._counted_characters += characters
-            self._counted_tokens += count_tokens(self.plan.target, request)
+            self._counted_tokens += count_tokens(self.target, request)
 
-    def estimate(self) -> Estimate:
-        target, sent = self.plan.target, self.rows - self.invalid
+    @property
+    def prompt(self) -> int:
+        """Tokens of all prompts."""
         scale = self._characters / self._counted_characters if self._counted_characters else 0.0
-        prompt = round(self._counted_tokens * scale)
-        limit = self.plan.params.get("max_tokens") or self.plan.params.get("max_completion_tokens")
-        answers = None if limit is None else limit * (self.plan.params.get("n") or 1) * sent
-        job, job_prompt = (
-            (None, None) if self.provider is None else (_job(target, prompt, answers), _job(target, prompt, 0))
-        )
-        return Estimate(
-            model=target.model,
-            provider=target.provider,
-            rows=self.rows,
-            invalid_rows=self.invalid,
-            prompt_tokens=prompt,
-            completion_tokens=answers,
-            live_cost=None if answers is None else live_cost(target, prompt, answers),
-            live_prompt_cost=live_cost(target, prompt, 0),
-            job_cost=job,
-            job_prompt_cost=job_prompt,
-            files=self.files,
-            caveats=tuple(self._caveats(limit, sent)),
-        )
+        return round(self._counted_tokens * scale)
 
-    def _caveats(self, limit: int | None, sent: int) -> Iterable[str]:
-        target = self.plan.target
-        yield "prompt tokens are counted with a local tokenizer; the provider's own count may differ"
-        if self._counted < sent:
-            yield f"tokens were counted in {self._counted:,} rows and scaled by length for the others"
-        if limit is None:
-            yield "no max_tokens: answers, and so the cost, have no upper bound here"
-        else:
-            yield f"answers are counted at their limit of {limit} tokens each; most will be shorter"
-        if live_cost(target, 1, 1) is None:
-            yield f"no price is known for {target.model}: costs are unknown, not 0"
-        elif self.provider is not None and not has_batch_price(target):
+    def live(self, answers: int | None) -> float | None:
+        """USD as live requests, with so many tokens answered."""
+        return None if answers is None else live_cost(self.target, self.prompt, answers)
+
+    def job(self, answers: int | None) -> float | None:
+        """USD as a batch job, likewise."""
+        return None if self.provider is None else _job(self.target, self.prompt, answers)
+
+
+def _limit(plan: ChatPlan) -> int | None:
+    return plan.params.get("max_tokens") or plan.params.get("max_completion_tokens")
+
+
+def _estimate(counts: list[_Counts], rows: _Rows) -> Estimate:
+    """The sums over models; unknown where any part is."""
+    return Estimate(
+        model=", ".join(its.target.model for its in counts),
+        provider=", ".join(dict.fromkeys(its.target.provider for its in counts)),
+        rows=rows.all,
+        invalid_rows=rows.invalid,
+        prompt_tokens=sum(its.prompt for its in counts),
+        completion_tokens=_sum(its.answers for its in counts),
+        live_cost=_sum(its.live(its.answers) for its in counts),
+        live_prompt_cost=_sum(its.live(0) for its in counts),
+        job_cost=_sum(its.job(its.answers) for its in counts),
+        job_prompt_cost=_sum(its.job(0) for its in counts),
+        files=sum(its.files for its in counts),
+        caveats=tuple(dict.fromkeys(_caveats(counts, rows))),
+    )
+
+
+def _sum(parts: Iterable[Any]) -> Any:
+    known = list(parts)
+    return None if None in known else sum(known)
+
+
+def _caveats(counts: list[_Counts], rows: _Rows) -> Iterable[str]:
+    yield "prompt tokens are counted with a local tokenizer; the provider's own count may differ"
+    sent, counted = sum(its.sent for its in counts), sum(its.counted for its in counts)
+    limits = {limit for its in counts for limit in its.limits}
+    if counted < sent:
+        yield f"tokens were counted in {counted:,} rows and scaled by length for the others"
+    if None in limits:
+        yield "no max_tokens: answers, and so the cost, have no upper bound here"
+    else:
+        said = " or ".join(str(limit) for limit in sorted(limit or 0 for limit in limits))
+        yield f"answers are counted at their limit of {said} tokens each; most will be shorter"
+    for its in counts:
+        if live_cost(its.target, 1, 1) is None:
+            yield f"no price is known for {its.target.model}: costs are unknown, not 0"
+        elif its.provider is not None and not has_batch_price(its.target):
             yield "no batch price is known: half the live price is assumed"
-        if self.provider is None:
-            yield f"{target.provider} does not support batch jobs through llmbatch"
-        if self.images:
-            yield f"{self.images} rows hold images or files, whose tokens are a rough guess"
-        if self.repeats:
-            yield f"{self.repeats} rows ask the very same as an earlier row"
-        if self.invalid:
-            yield f"{self.invalid} rows cannot be sent and will be error rows"
+        if its.provider is None:
+            yield f"{its.target.provider} does not support batch jobs through llmbatch"
+    if images := sum(its.images for its in counts):
+        yield f"{images} rows hold images or files, whose tokens are a rough guess"
+    if rows.repeats:
+        yield f"{rows.repeats} rows ask the very same as an earlier row"
+    if rows.invalid:
+        yield f"{rows.invalid} rows cannot be sent and will be error rows"
 
 
 def _job(target: Any, prompt: int, answers: int | None) -> float | None:

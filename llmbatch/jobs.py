@@ -12,19 +12,20 @@ from __future__ import annotations
 import asyncio
 import os
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from llmbatch._jobs import again, submit
 from llmbatch._jobs.job import BatchJob, PathLike
 from llmbatch._leaves.background import awaited, in_background
-from llmbatch._request.plans import DEFAULT_MAX_TOKENS, DEFAULT_TEMPERATURE, ChatPlan
-from llmbatch.estimate import estimate_plan
+from llmbatch._request.plans import DEFAULT_MAX_TOKENS, DEFAULT_TEMPERATURE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from llmbatch._batch.chat_run import ChatRun
+    from llmbatch._leaves.structured import ResponseFormat
     from llmbatch.options import ChatOptions
     from llmbatch.results import BatchResults
 
@@ -52,13 +53,15 @@ def submit_batch_job(
     max_bytes: int | None = None,
     **options: Unpack[ChatOptions],
 ) -> BatchJob:
-    """Submit a list of conversations, of payloads, or a batch file, to the provider's Batch API.
+    """Submit a list of requests, of payloads, or a batch file, to the provider's Batch API.
 
-    Takes the arguments of `create_chat_completions_batch` and sends the same bodies. Payloads and files carry their own
-    parameters: with them only `model` (LiteLLM's name, for the provider), `api_base`, `api_key` and the like count.
+    Takes the arguments of `create_chat_completions_batch` and sends the same bodies. Requests for several models of one
+    provider make several files; requests for another provider, address or key are refused. Payloads and files carry
+    their own parameters: with them only `model` (LiteLLM's name, for the provider), `api_base`, `api_key` and the like
+    count.
 
     Args:
-        requests: conversations, payloads of `render_batch_requests` or `render_embeddings_requests`, or a JSONL path.
+        requests: requests, payloads of `render_batch_requests` or `render_embeddings_requests`, or a JSONL path.
         model: LiteLLM's model string.
         temperature: as in `create_chat_completions_batch`.
         max_tokens: as in `create_chat_completions_batch`.
@@ -68,6 +71,7 @@ def submit_batch_job(
         max_rows: lines of an input file, the provider's limit unless given; more rows make more files.
         max_bytes: bytes of an input file, likewise.
         custom_ids: one id a row, instead of the ids derived from the requests.
+        max_cost: USD never to exceed; a job that may cost more is not submitted.
         kwargs: LiteLLM's, as in `create_chat_completions_batch`.
 
     Returns a BatchJob. Raises ValueError or TypeError for misuse, NotImplementedError for a provider without support,
@@ -103,7 +107,11 @@ async def asubmit_batch_job(
 
 
 def retrieve_batch_job(
-    job: PathLike | Sequence[str], *, model: str | None = None, response_format: type[Any] | None = None, **kwargs: Any
+    job: PathLike | Sequence[str],
+    *,
+    model: str | None = None,
+    response_format: ResponseFormat | None = None,
+    **kwargs: Any,
 ) -> BatchJob:
     """A job by its state file, by llmbatch's id ("job-…"), or by the provider's batch id or ids ("batch_…").
 
@@ -118,7 +126,11 @@ def retrieve_batch_job(
 
 
 async def aretrieve_batch_job(
-    job: PathLike | Sequence[str], *, model: str | None = None, response_format: type[Any] | None = None, **kwargs: Any
+    job: PathLike | Sequence[str],
+    *,
+    model: str | None = None,
+    response_format: ResponseFormat | None = None,
+    **kwargs: Any,
 ) -> BatchJob:
     """Find a job; the awaitable twin of `retrieve_batch_job`.
 
@@ -149,14 +161,29 @@ async def _submitted(submission: submit.Submission, state: PathLike | None, **ho
         known = submit.known_state(state, made)
         job = BatchJob(known, path=state, access=submission.access, response_format=submission.response_format)
         job.save()
-        async with job.remote() as remote:
-            for part, path in zip(known.parts, files, strict=False):
-                await remote.submit(part, path)
+        with _left_running(job):
+            async with job.remote() as remote:
+                for part, path in zip(known.parts, files, strict=False):
+                    await remote.submit(part, path)
     return job
 
 
+@contextmanager
+def _left_running(job: BatchJob) -> Iterator[None]:
+    """An interruption says which job goes on at the provider, and how to find it again."""
+    try:
+        yield
+    except asyncio.CancelledError as exc:
+        again = f"{job.id!r}, model={job.state.model!r}" if job.path is None else repr(str(job.path))
+        exc.add_note(
+            f"batch job {job.id} goes on at the provider: job = llmbatch.retrieve_batch_job({again}), "
+            "then job.wait().results() or job.cancel()"
+        )
+        raise
+
+
 async def _found(
-    job: PathLike | Sequence[str], model: str | None, response_format: type[Any] | None, given: dict[str, Any]
+    job: PathLike | Sequence[str], model: str | None, response_format: ResponseFormat | None, given: dict[str, Any]
 ) -> BatchJob:
     if isinstance(job, os.PathLike) or (isinstance(job, str) and os.path.exists(job)):  # noqa: ASYNC240, PTH110 - one look at a local path
         known = BatchJob.load(job, response_format=response_format, **given)
@@ -171,38 +198,32 @@ async def _found(
 async def run_batch_job(run: ChatRun, completion_window: str) -> BatchResults:
     """`create_chat_completions_batch(…, batch_job=True)`: submit what the run would send, wait, and return the rows.
 
-    Of its options, `checkpoint` is the job's state file; `deadline` cancels the job, and rows not done by then are
-    error rows. How fast it goes is the provider's choice.
+    Of its options, `checkpoint` is the job's state file: the same call with it goes on after an interruption, which
+    leaves the job running, and submits the failed rows again once it has ended. `deadline` cancels the job, and rows
+    not done by then are error rows. How fast it goes is the provider's choice.
     """
-    options, plan, conversations = run.options, run.plans[0], run.conversations
+    options, requests = run.options, run.requests
     if options.fallbacks:
         msg = (
             "a batch job stays with its provider: leave fallbacks out, and use job.run_failed_live(model=...) after it"
         )
         raise ValueError(msg)
     if options.max_cost is not None:
-        conversations = list(conversations)
-        await asyncio.to_thread(_check_cost, plan, conversations, options.max_cost)
-    submission = submit.of_plan(plan, conversations, options.custom_ids)
+        requests = held = await asyncio.to_thread(list, requests)
+        await asyncio.to_thread(submit.check_cost, run.ways.call, held, options.max_cost)
+    submission = submit.of_call(run.ways.call, requests, options.custom_ids)
+    earlier = options.checkpoint is not None and await asyncio.to_thread(Path(options.checkpoint).exists)
     job = await _submitted(submission, options.checkpoint, completion_window=completion_window)
-    try:
-        await job.await_(timeout=options.deadline, progress=options.progress)
-    except TimeoutError:
-        await job.acancel()
-        await job.await_(timeout=_CANCEL_SECONDS, progress=False)
-    results = await job.aresults()
+    with _left_running(job):
+        if earlier and (job.ended or job.status == "submitting"):
+            await job.aresubmit_failed()
+        try:
+            await job.await_(timeout=options.deadline, progress=options.progress)
+        except TimeoutError:
+            await job.acancel()
+            await job.await_(timeout=_CANCEL_SECONDS, progress=False)
+        results = await job.aresults()
     if options.on_result is not None:
         for index, row in enumerate(results):
             options.on_result(index, row)
     return results
-
-
-def _check_cost(plan: ChatPlan, conversations: Sequence[Any], max_cost: float) -> None:
-    """Raise ValueError when the job may cost more than `max_cost` USD, or nobody knows."""
-    estimate = estimate_plan(plan, conversations)
-    if estimate.job_cost is None:
-        msg = "max_cost needs a model with a known price and a bound on its answers: pass max_tokens="
-        raise ValueError(msg)
-    if estimate.job_cost > max_cost:
-        msg = f"the job may cost ${estimate.job_cost:.4f}, more than max_cost=${max_cost:.4f}; lower max_tokens"
-        raise ValueError(msg)

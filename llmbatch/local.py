@@ -50,7 +50,7 @@ class LocalServer:
         self.api_base: str = f"{native.listening_address}/v1"
         self.model = "openai/smollm2"
         self.api_key = "no-key-needed"
-        self.options = {"model": self.model, "api_base": self.api_base, "api_key": self.api_key}
+        self.options: dict[str, Any] = {"model": self.model, "api_base": self.api_base, "api_key": self.api_key}
 
     def close(self) -> None:
         """Stop the server and free the model, once the requests it is answering are done. Closing twice is fine."""

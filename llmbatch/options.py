@@ -6,16 +6,16 @@ are llmbatch's own, checked. What each means is said once, at `create_chat_compl
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict
+from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypedDict
 
-from llmbatch._leaves.checks import check_number
+from llmbatch._leaves.checks import check_number, checked_ids
+from llmbatch._leaves.structured import M
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Mapping, Sequence
-
-    from pydantic import BaseModel
 
     from llmbatch._leaves.row import Row
 
@@ -62,14 +62,17 @@ class EmbeddingsOptions(BatchOptions, _Connection, total=False):
     input_type: str | None
 
 
-class ChatOptions(BatchOptions, _Connection, total=False):
-    """Of chats."""
+class ChatOptions(BatchOptions, _Connection, Generic[M], total=False):
+    """Of chats; `M` is the pydantic model of `response_format`."""
 
     fallbacks: Sequence[str | dict[str, Any]] | None
+    reask: int
+    validate: Callable[[Row], str | None] | None
+    dedupe: bool
     warm_prompt_cache: bool
     batch_job: bool
     completion_window: str
-    response_format: type[BaseModel] | Mapping[str, Any] | None
+    response_format: type[M] | Mapping[str, Any] | None
     tools: Sequence[Any] | None
     tool_choice: str | Mapping[str, Any] | None
     parallel_tool_calls: bool | None
@@ -111,6 +114,9 @@ class Options:
     deadline: float | None = None
     max_cost: float | None = None
     fallbacks: Sequence[str | dict[str, Any]] = ()
+    reask: int = 0
+    validate: Callable[[Row], str | None] | None = None
+    dedupe: bool = False
     checkpoint: str | os.PathLike[str] | None = None
     warm_prompt_cache: bool = False
     progress: bool | None = None
@@ -122,6 +128,8 @@ class Options:
     def among(cls, given: Mapping[str, Any], *, max_workers: int | Literal["auto"], count: int | None) -> Self:
         """The options among a call's arguments, for `count` rows (None: not known). Raises ValueError and TypeError."""
         own = {field.name: given[field.name] for field in fields(cls) if field.name in given}
+        own["fallbacks"] = _listed("fallbacks", own.get("fallbacks"), "models") or ()
+        own["custom_ids"] = _listed("custom_ids", own.get("custom_ids"), "strings")
         options = cls(max_workers=max_workers, **own)
         ids = options.custom_ids
         if ids is not None and count is not None and len(ids) != count:
@@ -139,19 +147,33 @@ class Options:
             if value is not None:
                 check_number(name, value, "leave it out (None) for no limit")
         check_number("retries", self.retries, "0 sends each row once", whole=True, least=0)
-        fallbacks: Any = self.fallbacks
+        check_number("reask", self.reask, "0 takes the first answer as it is", whole=True, least=0)
         on_result: Any = self.on_result
-        if isinstance(fallbacks, str | dict):
-            msg = f"fallbacks must be a list of models, not one {type(fallbacks).__name__}; put it in a list"
+        entries: list[Any] = list(self.fallbacks)
+        if wrong := next((type(entry).__name__ for entry in entries if not isinstance(entry, str | dict)), None):
+            msg = f'fallbacks holds a {wrong}; each must be a model\'s name or a dict: ["gpt-4o", {{"model": "..."}}]'
             raise TypeError(msg)
         if on_result is not None and not callable(on_result):
             msg = "on_result must be a function of (index, row)"
             raise TypeError(msg)
-        if self.custom_ids is not None and len(set(self.custom_ids)) != len(self.custom_ids):
-            msg = "custom_ids holds an id twice; answers are joined by id, so each row needs its own"
-            raise ValueError(msg)
+        validate: Any = self.validate
+        if validate is not None and not callable(validate):
+            msg = "validate must be a function of a row that returns None, or what is wrong with its answer"
+            raise TypeError(msg)
+        for _ in checked_ids(self.custom_ids or ()):
+            pass
 
 
-CHATS_ONLY = frozenset({"fallbacks", "warm_prompt_cache", "batch_job"})
+def _listed(name: str, given: Any, what: str) -> list[Any] | None:
+    """What a caller gave as a list, whatever counts its items otherwise (a filtered Series has an index of its own)."""
+    if given is None:
+        return None
+    if isinstance(given, str | bytes | dict) or not isinstance(given, Iterable):
+        msg = f"{name} must be a list of {what}, not one {type(given).__name__}; put it in a list"
+        raise TypeError(msg)
+    return list(given)
+
+
+CHATS_ONLY = frozenset({"fallbacks", "reask", "validate", "dedupe", "warm_prompt_cache", "batch_job"})
 OWN_OPTIONS = frozenset(field.name for field in fields(Options)) | CHATS_ONLY
 """llmbatch's own keyword arguments; every other one goes to LiteLLM."""

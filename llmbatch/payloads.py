@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from llmbatch._jobs.rendering import BadRow, PayloadChecks, read_payloads, rendered
+from llmbatch._jobs.rendering import ChatLines, PayloadChecks, TextLines, read_payloads, rendered
 from llmbatch._leaves.checks import check_messages_list, check_texts
 from llmbatch._leaves.files import json_line, replacing
 from llmbatch._request.plans import (
     DEFAULT_MAX_TOKENS,
     DEFAULT_TEMPERATURE,
-    plan_chat,
     plan_embeddings,
 )
 
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Iterable, Iterator, Sequence
 
+    from llmbatch._jobs.rendering import Line
     from llmbatch.providers.base import Payload
 
 __all__ = [
@@ -69,9 +69,9 @@ def stream_batch_requests(
     Example:
         write_batch_file("batch.jsonl", stream_batch_requests(iter(chats), "gpt-4o-mini"))
     """
-    plan = plan_chat(model, temperature, max_tokens, **kwargs)
+    lines = ChatLines({"model": model, "temperature": temperature, "max_tokens": max_tokens, **kwargs})
     items, _ = check_messages_list(messages_list)
-    return _raising(rendered(plan, items, custom_ids))
+    return _raising(rendered(lines, items, custom_ids))
 
 
 def render_embeddings_requests(
@@ -95,15 +95,15 @@ def stream_embeddings_requests(
     """
     plan = plan_embeddings(model, **kwargs)
     items, _ = check_texts(texts)
-    return _raising(rendered(plan, items, custom_ids))
+    return _raising(rendered(TextLines(plan), items, custom_ids))
 
 
-def _raising(rows: Iterable[Payload | BadRow]) -> Iterator[Payload]:
-    for index, row in enumerate(rows):
-        if isinstance(row, BadRow):
-            msg = f"row {index}: {row}"
-            raise ValueError(msg)  # noqa: TRY004 - a row's fault
-        yield row
+def _raising(lines: Iterable[Line]) -> Iterator[Payload]:
+    for index, line in enumerate(lines):
+        if line.payload is None:
+            msg = f"row {index}: {line.problem}"
+            raise ValueError(msg)
+        yield line.payload
 
 
 def write_batch_file(path: str | os.PathLike[str], payloads: Iterable[Payload]) -> int:

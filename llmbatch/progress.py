@@ -8,19 +8,28 @@ import sys
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
+from llmbatch._leaves.background import in_front
 from llmbatch._leaves.sums import Tally
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from llmbatch._leaves.row import Row
 
 __all__ = ["ProgressBar"]
 
 
 class ProgressBar:
-    """Counts rows as they finish. `show=None` shows it in a terminal or a notebook and not in a pipe or a file."""
+    """Counts rows as they finish. `show=None` shows it in a notebook, and in a terminal to a program in front.
 
-    def __init__(self, total: int | None, show: bool | None, unit: str = "row") -> None:
+    Where a server, a worker or another thread calls, the terminal is not the call's own.
+
+    `note` gives what else stands in its tail.
+    """
+
+    def __init__(self, total: int | None, show: bool | None, unit: str = "row", note: Callable[[], str] = str) -> None:
         self.tally = Tally()
+        self._note = note
         self._bar: Any = None
         if show if show is not None else _watched():
             self._bar = _tqdm()(total=total, unit=unit, dynamic_ncols=True, mininterval=0.2)
@@ -32,7 +41,8 @@ class ProgressBar:
         if self._bar is not None:
             cost = "" if tally.cost is None else f", ${tally.cost:.4f}"
             tokens = f"{tally.usage['total_tokens']:,} tokens"
-            self._bar.set_postfix_str(f"{tally.failed} failed, {tokens}{cost}", refresh=False)
+            note = f"; {note}" if (note := self._note()) else ""
+            self._bar.set_postfix_str(f"{tally.failed} failed, {tokens}{cost}{note}", refresh=False)
             self._bar.update(1)
 
     def reach(self, done: int, note: str) -> None:
@@ -58,7 +68,7 @@ def _in_notebook() -> bool:
 
 
 def _watched() -> bool:
-    return _in_notebook() or (sys.stderr is not None and sys.stderr.isatty())
+    return _in_notebook() or (in_front() and sys.stderr is not None and sys.stderr.isatty())
 
 
 def _tqdm() -> Any:

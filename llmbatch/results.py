@@ -2,37 +2,43 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Hashable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, SupportsIndex, overload
+from typing import TYPE_CHECKING, Any, Generic, Self, SupportsIndex, overload
 
 from llmbatch._leaves.extras import extra
 from llmbatch._leaves.files import replacing
 from llmbatch._leaves.frame import rows_csv, rows_frame, rows_table
 from llmbatch._leaves.lines import written_row
 from llmbatch._leaves.report import report_html
-from llmbatch._leaves.row import CUT_OFF, Row, finish_reasons, parsed_row, row_text, row_vector
+from llmbatch._leaves.row import CUT_OFF, Row, finish_reasons, row_metadata, row_text, row_vector
+from llmbatch._leaves.structured import M, parsed_row
 from llmbatch._leaves.sums import Tally, failures_text, latency, latency_text
 from llmbatch._leaves.table import table
 from llmbatch.errors import BatchFailedError
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     import pandas as pd
     import polars as pl
     import pyarrow as pa
-    from pydantic import BaseModel
+
+    from llmbatch._leaves.structured import ResponseFormat
 
 __all__ = ["BatchResults", "Row"]
 
 
-class BatchResults(list[Row]):
+class BatchResults(list[Row], Generic[M]):
     """The rows of a batch in the order of its input: a plain list that also knows its totals. So does a slice of it.
 
     Attributes:
         elapsed: wall time of the run in seconds.
-        response_format: the pydantic model that `parsed` validates with, if one was given.
+        response_format: what `parsed` reads answers by, if JSON was asked for.
+        formats: what it reads those of requests with a format of their own by (or None), by `custom_id`.
+        limits: what refusals were found to depend on (a rate, a number in flight, chance), in a line; "" for nothing.
 
     Example:
         results = create_chat_completions_batch(chats, "gpt-4o-mini")
@@ -44,11 +50,15 @@ class BatchResults(list[Row]):
         rows: Iterable[Row] = (),
         *,
         elapsed: float = 0.0,
-        response_format: type[BaseModel] | None = None,
+        response_format: ResponseFormat | None = None,
+        formats: Mapping[str, ResponseFormat | None] | None = None,
+        limits: str = "",
     ) -> None:
         super().__init__(rows)
         self.elapsed = elapsed
         self.response_format = response_format
+        self.formats = formats or {}
+        self.limits = limits
 
     @overload
     def __getitem__(self, item: SupportsIndex) -> Row: ...
@@ -59,7 +69,7 @@ class BatchResults(list[Row]):
     def __getitem__(self, item: SupportsIndex | slice) -> Row | BatchResults:
         if not isinstance(item, slice):
             return super().__getitem__(item)
-        return BatchResults(super().__getitem__(item), elapsed=self.elapsed, response_format=self.response_format)
+        return self._alike(super().__getitem__(item))
 
     @property
     def usage(self) -> dict[str, Any]:
@@ -107,23 +117,50 @@ class BatchResults(list[Row]):
         return [row_text(row) for row in self]
 
     @property
-    def parsed(self) -> list[Any]:
-        """Each row's answer as an instance of `response_format`, None where the row failed or calls tools.
+    def parsed(self) -> list[M | None]:
+        """Each row's answer as an instance of `response_format` (a dict for a dict); None for failures and tool calls.
 
-        Raises ValueError when the batch was not given a pydantic `response_format`.
+        Raises ValueError when the batch was not given a `response_format`.
         """
-        if self.response_format is None:
-            msg = "no pydantic model to parse with; pass response_format=YourModel to the batch"
+        if self.response_format is None and not self.formats:
+            msg = 'no JSON was asked for; pass response_format=YourModel or {"type": "json_object"} to the batch'
             raise ValueError(msg)
-        model = self.response_format
-        return [parsed_row(row, model) for row in self]
+        return [parsed_row(row, self.formats.get(row["custom_id"], self.response_format)) for row in self]
+
+    def by(self, key: str | Callable[[Row], Any]) -> dict[Any, BatchResults]:
+        """Groups of the rows, each with its own `summary()`, `cost`, `usage` and `failed`, as they first appear.
+
+        `key` is "model" (the one that was asked, as it was named), a key of the rows' `metadata` (rows without it are
+        under None), or a function of a row. Raises ValueError when no row has such a key.
+
+        Example:
+            for model, rows in results.by("model").items():
+                print(model, rows.summary())
+        """
+        if isinstance(key, str) and key != "model" and not any(key in (row_metadata(row)) for row in self):
+            msg = f"no row has {key!r} in its metadata; give requests metadata={{{key!r}: …}}, or pass a function"
+            raise ValueError(msg)
+        groups: dict[Any, list[Row]] = {}
+        for row in self:
+            if callable(key):
+                value = key(row)
+            elif key == "model":
+                value = row.get("request_model") or row.get("model")
+            else:
+                value = row_metadata(row).get(key)
+            groups.setdefault(value if isinstance(value, Hashable) else json.dumps(value), []).append(row)
+        return {value: self._alike(rows) for value, rows in groups.items()}
+
+    def _alike(self, rows: Iterable[Row]) -> BatchResults[M]:
+        about = {name: getattr(self, name) for name in ("elapsed", "response_format", "formats", "limits")}
+        return BatchResults(rows, **about)
 
     @property
     def embeddings(self) -> list[list[float] | None]:
         """Each row's embedding vector, None where the row failed (for `create_embeddings_batch`)."""
         return [row_vector(row) for row in self]
 
-    def raise_for_errors(self) -> BatchResults:
+    def raise_for_errors(self) -> Self:
         """Return self, or raise BatchFailedError when any row failed."""
         if failed := self.failed:
             raise BatchFailedError(failed, len(self))
@@ -193,7 +230,7 @@ class BatchResults(list[Row]):
         Example:
             results.report("run.html", prompts=chats)
         """
-        page = report_html(self, title=Path(path).stem, elapsed=self.elapsed, prompts=prompts)
+        page = report_html(self, title=Path(path).stem, elapsed=self.elapsed, limits=self.limits, prompts=prompts)
         with replacing(path) as file:
             file.write(page.encode())
 

@@ -56,9 +56,11 @@ class Behaviour:
     limit_headers: bool = True  # x-ratelimit-* on answers and 429s, when there is a limit
     retry_after: bool = True  # retry-after and retry-after-ms on 429s
     slots: int | None = None  # requests served at once; the others wait in line
+    most_in_flight: int | None = None  # refused with 429 beyond
+    refuse_rate: float = 0.0  # share refused with 429 whatever the rate
     error_rate: float = 0.0  # share answered with 500, 502 or 503
     reset_rate: float = 0.0  # share whose connection is reset without an answer
-    seed: int = 7  # of latency, errors and resets
+    seed: int = 7  # of latency, refusals, errors and resets
     log: bool = True  # keep every request in `requests`
 
 
@@ -111,6 +113,7 @@ class Server:
         self.behaviour = Behaviour(**behaviour)
         self.handler: Callable[[Request], Any] | None = None
         self.queue: deque[Response] = deque()
+        self._let_in = 0
         self.reset()
         self._loop = asyncio.new_event_loop()
         self._listener = self._loop.run_until_complete(
@@ -198,6 +201,18 @@ class Server:
         return await self._limited_echo(request)
 
     async def _limited_echo(self, request: Request) -> Response:
+        b, s = self.behaviour, self.stats
+        crowded = b.most_in_flight is not None and self._let_in >= b.most_in_flight
+        if crowded or (b.refuse_rate and self._random.random() < b.refuse_rate):
+            s.limited += 1
+            return Response(429, body={"error": {"message": "Too many requests", "code": "rate_limit_exceeded"}})
+        self._let_in += 1
+        try:
+            return await self._rated_echo(request)
+        finally:
+            self._let_in -= 1
+
+    async def _rated_echo(self, request: Request) -> Response:
         b, s = self.behaviour, self.stats
         made = reply(request)
         usage = made.body.get("usage", {}) if isinstance(made.body, dict) else {}

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from tests.server import Server
 
-__all__ = ["KEY", "answered", "batch", "chats", "idle", "lines", "place", "question", "script", "until"]
+__all__ = ["KEY", "answered", "batch", "chats", "idle", "lines", "place", "question", "script", "streamed", "until"]
 
 KEY = "sk-adversary-0123456789abcdef"
 
@@ -41,6 +41,14 @@ def place(api_base: str, **more: Any) -> dict[str, Any]:
 def batch(api_base: str, rows: Any, **options: Any) -> llmbatch.BatchResults:
     """A chat batch against an OpenAI-compatible server."""
     return llmbatch.create_chat_completions_batch(rows, **place(api_base, **{"progress": False, **options}))
+
+
+def streamed(api_base: str, rows: Any, **options: Any) -> llmbatch.BatchResults:
+    """The rows at the end of a batch that is streamed."""
+    given = place(api_base, **{"progress": False, **options})
+    events = llmbatch.stream_chat_completions_batch(rows, **given)
+    rows = {event["index"]: event["row"] for event in events if "row" in event}
+    return llmbatch.BatchResults(rows[index] for index in range(len(rows)))
 
 
 def answered(row: Any, index: int) -> bool:

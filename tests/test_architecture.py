@@ -169,7 +169,11 @@ def test_options_are_the_same_everywhere() -> None:
     chats = set(ChatOptions.__annotations__) | {"max_workers"}
     embeddings = set(EmbeddingsOptions.__annotations__) | {"max_workers"}
     assert known.keys() <= chats
-    assert known.keys() - embeddings == {"fallbacks", "warm_prompt_cache"} == CHATS_ONLY - {"batch_job"}
+    assert (
+        known.keys() - embeddings
+        == {"dedupe", "fallbacks", "reask", "validate", "warm_prompt_cache"}
+        == CHATS_ONLY - {"batch_job"}
+    )
     workers = inspect.signature(llmbatch.create_chat_completions_batch).parameters["max_workers"]
     assert workers.default == known["max_workers"]
     command = {option.name: option.default for option in run.params}

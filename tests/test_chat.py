@@ -175,13 +175,59 @@ def test_tool_calls_come_back_and_can_be_answered(server: Server) -> None:
 
 
 def test_a_failed_request_raises_and_adds_nothing(server: Server) -> None:
-    """The question stays, so that `complete` can ask again."""
-    server.enqueue(Response(400))
-    conversation = chat("openai/x", api_base=server.api_base, api_key="k")
+    """The question is taken back, so that it can be asked again; what was added by hand stays."""
+    conversation = chat("openai/x", api_base=server.api_base, api_key="k").with_instructions("Be brief.")
+    server.enqueue(Response(400), Response(400), Response(400))
     with pytest.raises(llmbatch.RequestFailedError, match="scripted 400"):
         conversation.ask("hello")
-    assert conversation.complete()["choices"]
-    assert [message["role"] for message in conversation.messages] == ["user", "assistant"]
+    with pytest.raises(llmbatch.RequestFailedError):
+        conversation.ask("hello", on_chunk=print)
+    with pytest.raises(llmbatch.RequestFailedError):
+        asyncio.run(conversation.aask("hello"))
+    with pytest.raises(ValueError, match="Streaming"):
+        chat().for_batch_request().ask("hello", on_chunk=print)
+    assert [message["role"] for message in conversation.messages] == ["system"]
+    conversation.ask("hello")
+    assert [message["role"] for message in conversation.messages] == ["system", "user", "assistant"]
+    server.enqueue(Response(400))
+    conversation.add_message(role="user", content="by hand")
+    with pytest.raises(llmbatch.RequestFailedError):
+        conversation.complete()
+    assert conversation.messages[-1]["content"] == "by hand"
+
+
+def streamed(*texts: str, whole: bool = True) -> Response:
+    """An answer's event stream, cut before its end unless it is whole."""
+    deltas: list[dict[str, Any]] = [
+        {"delta": {"role": "assistant", "content": text}, "finish_reason": None} for text in texts
+    ]
+    choices = [*deltas, {"delta": {}, "finish_reason": "stop"}] if whole else deltas
+    head = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "x"}
+    events = [json.dumps({**head, "choices": [{"index": 0, **choice}]}) for choice in choices]
+    body = "".join(f"data: {event}\n\n" for event in [*events, *(["[DONE]"] if whole else [])])
+    return Response(200, {"content-type": "text/event-stream"}, body)
+
+
+@pytest.mark.parametrize(
+    ("again", "given"),
+    [
+        (("The capital is ", "Paris."), "The capital is Paris."),
+        (("The cap", "ital is Paris."), "The capital is Paris."),
+        (("It is ", "Paris."), "The capital is \nIt is Paris."),
+        (("The capital of it is ", "Paris."), "The capital is \nThe capital of it is Paris."),
+        (("The capital",), "The capital is \nThe capital"),
+    ],
+)
+@pytest.mark.usefixtures("quick_backoff")
+def test_a_cut_stream_repeats_nothing(server: Server, again: tuple[str, ...], given: str) -> None:
+    """What has come is left out of the next attempt; an answer that begins otherwise comes whole on its own line."""
+    pieces: list[str] = []
+    server.enqueue(streamed("The ", "capital is ", whole=False), streamed(*again))
+    conversation = chat("openai/x", api_base=server.api_base, api_key="k")
+    row = conversation.ask("Which?", on_chunk=pieces.append)
+    assert "".join(pieces) == given
+    assert row["attempts"] == 2
+    assert conversation.messages[-1]["content"] == "".join(again)
 
 
 def test_the_async_twins_do_the_same(server: Server) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
@@ -42,7 +44,7 @@ def test_kills_lose_nothing_and_send_at_most_what_was_in_flight_twice(server: Se
             until(process, lambda: path.exists() and path.read_bytes().count(b"\n") >= goal)  # noqa: B023 - at once
             process.send_signal(signal.SIGKILL)
     with script(RUN, server.api_base, str(path), str(count)) as process:
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=240)
     assert (process.returncode, out.strip(), err) == (0, "0", "")
     kept = lines(path)
     assert len(kept) == len({line["custom_id"] for line in kept}) == count
@@ -76,6 +78,85 @@ def test_a_torn_last_line_is_repaired(server: Server, path: Path) -> None:
     assert len(lines(path)) == 4
 
 
+def test_a_last_line_without_its_newline_stays_a_line(server: Server, path: Path) -> None:
+    """As an editor may leave it: what is written after it is a line of its own."""
+    batch(server.api_base, chats(3), checkpoint=path)
+    path.write_bytes(path.read_bytes()[:-1])
+    for count in (5, 6):
+        rows = batch(server.api_base, chats(count), checkpoint=path)
+        assert all(answered(row, i) for i, row in enumerate(rows))
+    assert len(server.requests) == len(lines(path)) == 6
+
+
+def test_a_rewritten_file_stays_where_and_what_it_is(server: Server, path: Path, tmp_path: Path) -> None:
+    """A link to it, its mode and its owner outlive the dropping of failed rows; so do a job's state and payloads."""
+    real = tmp_path / "elsewhere" / "real.jsonl"
+    path.symlink_to(real)
+    real.parent.mkdir()
+    server.handler = lambda request: Response(400) if request.text == question(1) else None
+    batch(server.api_base, chats(3), checkpoint=path)
+    real.chmod(0o600)
+    before = real.stat()
+    server.handler = None
+    assert not batch(server.api_base, chats(3), checkpoint=path).failed
+    assert path.is_symlink()
+    assert len(lines(real)) == 3
+    assert real.stat().st_ino != before.st_ino, "it was rewritten"
+    llmbatch.write_batch_file(path, llmbatch.render_batch_requests(chats(2), "gpt-4o-mini"))
+    assert path.is_symlink()
+    assert len(lines(real)) == 2
+    now = real.stat()
+    assert (now.st_mode, now.st_uid, now.st_gid) == (before.st_mode, before.st_uid, before.st_gid)
+    assert [file.name for file in real.parent.iterdir()] == ["real.jsonl"]
+
+
+def test_what_cannot_be_rewritten_is_an_error_with_its_mend(server: Server, tmp_path: Path) -> None:
+    """A folder that takes no file beside it (here for the name's length; else read-only), a pipe, a device."""
+    path = tmp_path / ("x" * 250)
+    server.handler = lambda request: Response(400) if request.text == question(1) else None
+    batch(server.api_base, chats(3), checkpoint=path)
+    server.reset()
+    before = path.read_bytes()
+    with pytest.raises(llmbatch.CheckpointError, match="folder"):
+        batch(server.api_base, chats(3), checkpoint=path)
+    assert path.read_bytes() == before
+    os.mkfifo(tmp_path / "pipe")
+    for other in (tmp_path / "pipe", "/dev/null"):
+        with pytest.raises(llmbatch.CheckpointError, match="another path"):
+            batch(server.api_base, chats(3), checkpoint=other)
+    assert not server.requests
+
+
+CHILD = """
+import os, sys
+from tests.talk import batch, chats
+import llmbatch
+from tests.talk import place
+base, path = sys.argv[1:]
+rows = iter(llmbatch.as_completed(chats(30), checkpoint=path, **place(base, max_workers=2)))
+next(rows)
+child = os.fork()
+if child == 0:
+    sys.stdin.readline()
+    os._exit(0)
+print("forked", flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.mark.processes
+def test_a_forked_child_does_not_keep_the_file(server: Server, path: Path) -> None:
+    """The file is free when the run that holds it is killed, though a child that it forked lives on."""
+    with script(CHILD, server.api_base, str(path), flags=(), stdin=subprocess.PIPE) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "forked\n"
+        with pytest.raises(llmbatch.CheckpointError, match="in use"):
+            batch(server.api_base, chats(30), checkpoint=path)
+        process.kill()
+        process.wait()
+        assert not batch(server.api_base, chats(30), checkpoint=path).failed
+
+
 def test_a_file_that_is_no_journal_is_not_touched(server: Server, path: Path) -> None:
     """Somebody's notes are an error, not a checkpoint to write into."""
     path.write_text("my notes\nmore notes\n")
@@ -102,7 +183,7 @@ print(len(rows), len(good), why, rows.failed[-1]["error"])
 def test_a_full_disk_leaves_a_whole_file_and_rows_that_say_so(server: Server, path: Path) -> None:
     """When a row cannot be written no more is sent; what is there can be read, and the rerun goes on."""
     with script(FULL, server.api_base, str(path), flags=()) as process:
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=240)
     assert process.returncode == 0, err
     count, good = map(int, out.split()[:2])
     assert count == 60
@@ -136,7 +217,7 @@ def test_a_full_disk_does_not_lose_what_an_earlier_run_has_answered(server: Serv
     batch(server.api_base, chats(4), checkpoint=path)
     server.reset()
     with script(RENAMED, server.api_base, str(path), flags=()) as process:
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=240)
     assert out.strip() == "True [False, False, False, False, True]", err
     assert not server.requests
 

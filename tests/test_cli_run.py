@@ -9,11 +9,16 @@ import pty
 import shlex
 import signal
 import termios
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
 import pytest
 from click.testing import CliRunner
 
+import llmbatch
 from llmbatch.cli import main
 from tests.replies import said
 from tests.server import Response, Server, answer_to
@@ -22,7 +27,6 @@ from tests.talk import lines, script, until
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable
-    from pathlib import Path
 
 MODEL = "openai/test-model"
 
@@ -125,6 +129,49 @@ def test_lines_may_be_messages_prompts_or_strings(shell: Shell, server: Server, 
     }
 
 
+def test_lines_of_differing_parameters_go_out_together(shell: Shell, server: Server) -> None:
+    """One fan-out, deadline and budget over all lines: error lines stay, no line waits for another."""
+    server.handler = lambda request: Response(400) if "bad" in request.text else None
+    server.set(latency=0.05)
+    rows = [batch_line(f"id-{i}", f"{'bad' if i % 5 == 0 else 'good'} {i}", seed=i) for i in range(20)]
+    done = shell.run(write(shell.directory / "in.jsonl", rows), "--retries", "0")
+    assert done.exit_code == 1
+    assert [(line["custom_id"], bool(line["error"])) for line in lines(shell.out)] == [
+        (f"id-{i}", i % 5 == 0) for i in range(20)
+    ]
+    assert server.stats.peak_in_flight > 1
+    assert {request.json["seed"] for request in server.requests} == set(range(20))
+    server.handler, shell.out = None, shell.directory / "late.jsonl"
+    server.set(latency=30)
+    done = shell.run(write(shell.directory / "in.jsonl", rows[1:5]), "--deadline", "1")
+    assert json.loads(done.stdout)["errors"] == {"DeadlineExceeded": 4}
+    assert json.loads(done.stdout)["seconds"] < 10
+
+
+def test_a_line_says_its_own_parameters_and_metadata(shell: Shell, server: Server) -> None:
+    """Beside a prompt or messages they stand before the command line; metadata comes back in OUT and is not sent."""
+    rows = [
+        {"id": "a", "prompt": "one", "model": "openai/other", "temperature": 0, "metadata": {"topic": "x"}},
+        {"id": "b", "prompt": "two", "api_base": "http://127.0.0.1:9", "api_key": "sk-other", "retries": 3, "label": 1},
+        {"id": "c", "prompt": "three", "temperature": None},
+        {"id": "d", "prompt": "four", "temperature": "hot"},
+        batch_line("e", "five") | {"metadata": [1, 2]},
+    ]
+    done = shell.run(write(shell.directory / "in.jsonl", rows), "--max-tokens", "9")
+    assert done.exit_code == 1, done.output
+    sent = {request.text: {k: v for k, v in request.json.items() if k != "messages"} for request in server.requests}
+    assert sent == {
+        "one": {"model": "other", "temperature": 0, "max_tokens": 9},
+        "two": {"model": "test-model", "temperature": 0.3, "max_tokens": 9},
+        "three": {"model": "test-model", "temperature": 0.3, "max_tokens": 9},
+        "five": {"model": "test-model", "max_tokens": 9},
+    }
+    out = lines(shell.out)
+    assert [line["custom_id"] for line in out] == list("abcde")
+    assert [line["llmbatch"].get("metadata") for line in out] == [{"topic": "x"}, None, None, None, [1, 2]]
+    assert "temperature must be a number" in out[3]["error"]["message"]
+
+
 def test_csv_with_a_template_reports_empty_cells_in_their_place(shell: Shell, server: Server) -> None:
     """A row without a value is an error line in its place, the others are answered, and the exit code is 1."""
     source = shell.directory / "in.csv"
@@ -139,6 +186,17 @@ def test_csv_with_a_template_reports_empty_cells_in_their_place(shell: Shell, se
     assert out[1]["error"] == {"code": "InvalidRow", "message": "InvalidRow: column 'my text' has no value"}
     assert {request.text for request in server.requests} == {'  3 {Hello, "you"\nthere}', "  5 {Bye}"}
     assert json.loads(done.stdout)["errors"] == {"InvalidRow": 1}
+
+
+def test_a_table_as_pandas_writes_it_is_read(shell: Shell, server: Server) -> None:
+    """`df.to_csv()` has its index in a column without a name; a row with too many cells is still refused."""
+    source = shell.directory / "in.csv"
+    source.write_text(",text\n0,good\n1,bad\n")
+    assert shell.run(source, "--column", "text").exit_code == 0
+    assert {request.text for request in server.requests} == {"good", "bad"}
+    source.write_text("a,text\n0,good,more\n")
+    refused = shell.run(source, "--column", "text")
+    assert (refused.exit_code, "as many cells" in refused.stderr) == (2, True)
 
 
 def test_parquet_and_piped_csv_give_a_column_to_ask_with(shell: Shell, server: Server) -> None:
@@ -191,7 +249,54 @@ def test_a_changed_input_is_sent_again_and_paid_answers_are_kept(shell: Shell, s
     assert [(line["custom_id"], text_of(line)) for line in lines(shell.out)] == [
         ("b", answer_to("two")), ("a", answer_to("one, edited")), ("d", answer_to("three")),
     ]  # fmt: skip
-    assert [line["custom_id"] for line in lines(shell.directory / "out.jsonl.old")] == ["c"]
+    assert [line["custom_id"] for line in lines(shell.directory / "out.jsonl.old")] == ["a", "c"]
+
+
+def test_no_error_takes_the_place_of_an_answer(shell: Shell, server: Server) -> None:
+    """A rerun that asks anew and fails, with a bad key or an emptied cell, leaves the answers; a good one does not."""
+    rows = [{"id": f"r{i}", "prompt": f"q{i}"} for i in range(4)]
+    source = write(shell.directory / "in.jsonl", rows)
+    assert shell.run(source).exit_code == 0
+    paid = shell.out.read_bytes()
+    server.handler = lambda request: Response(401)
+    done = shell.run(source, "-t", "0.9")
+    assert done.exit_code == 1
+    assert "4 rows failed now and keep the answers" in done.stderr
+    assert shell.out.read_bytes() == paid
+    (shell.directory / "in.csv").write_text("id,text\nr0,\n" + "".join(f"r{i},q{i}\n" for i in range(1, 4)))
+    assert shell.run(shell.directory / "in.csv", "--column", "text").exit_code == 1
+    assert shell.out.read_bytes() == paid
+    server.handler = None
+    server.reset()
+    assert shell.run(source).exit_code == 0
+    assert not server.requests
+    assert shell.run(source, "-t", "0.9").exit_code == 0
+    old = shell.directory / "out.jsonl.old"
+    assert len(server.requests) == 4
+    assert old.read_bytes() == paid
+    assert [line["custom_id"] for line in lines(shell.out)] == ["r0", "r1", "r2", "r3"]
+    assert shell.out.read_bytes() != paid
+
+
+def test_a_pipe_or_a_terminal_as_out_stays_what_it_is(shell: Shell, server: Server) -> None:
+    """The rows are written to it in order in the end; nothing takes its place."""
+    source = write(shell.directory / "in.jsonl", [{"id": f"r{i}", "prompt": f"q{i}"} for i in range(3)])
+    shell.out = shell.directory / "pipe"
+    os.mkfifo(shell.out)
+    with ThreadPoolExecutor(1) as pool:
+        read = pool.submit(shell.out.read_text)
+        assert shell.run(source).exit_code == 0
+        rows = [json.loads(line) for line in read.result(30).splitlines()]
+    assert [row["custom_id"] for row in rows] == ["r0", "r1", "r2"]
+    assert shell.out.is_fifo()
+    ours, theirs = pty.openpty()
+    shell.out = Path(os.ttyname(theirs))
+    assert shell.run(source).exit_code == 0
+    assert shell.out.is_char_device()
+    assert [json.loads(line)["custom_id"] for line in os.read(ours, 1 << 16).splitlines()] == ["r0", "r1", "r2"]
+    os.close(ours)
+    os.close(theirs)
+    assert sorted(path.name for path in shell.directory.iterdir()) == ["in.jsonl", "pipe"]
 
 
 def test_an_edit_undone_after_a_kill_is_asked_again(shell: Shell, server: Server) -> None:
@@ -234,6 +339,7 @@ def test_schema_and_parameters_go_out(shell: Shell, server: Server) -> None:
     schema = {"title": "City", "type": "object", "properties": {"name": {"type": "string"}}}
     (shell.directory / "schema.json").write_text(json.dumps(schema))
     source = write(shell.directory / "in.jsonl", [{"prompt": "hi"}])
+    server.handler = lambda request: said('{"name": "Rome"}')
     options = [
         "--schema",
         "schema.json",
@@ -275,10 +381,69 @@ def test_the_examples_of_the_help_run(shell: Shell, server: Server, monkeypatch:
     (shell.directory / "reviews.csv").write_text("review\nfine\n")
     shown = CliRunner().invoke(main, ["run", "--help"]).output
     commands = [shlex.split(line)[1:] for line in shown.splitlines() if line.strip().startswith("llmbatch run")]
-    assert len(commands) == 2
+    assert len(commands) == 3
     for command in commands:
         done = CliRunner().invoke(main, command)
         assert (done.exit_code, json.loads(done.stdout)["succeeded"]) == (0, 1), done.output
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_a_table_is_made_of_the_checkpoint_beside_it(shell: Shell, server: Server, suffix: str) -> None:
+    """By its suffix OUT is a table with the columns of `to_pandas()`, in IN's order; a rerun sends only what failed."""
+    source = shell.directory / "in.csv"
+    source.write_text("text\na\nb\nc\n")
+    server.handler = lambda request: Response(400) if request.text == "b" else None
+    shell.out = shell.directory / f"out.{suffix}"
+    for code, sent in ((1, 3), (1, 1), (0, 1), (0, 0)):
+        if code == 0:
+            server.handler = None
+        server.reset()
+        done = shell.run(source, "--column", "text")
+        assert (done.exit_code, len(server.requests)) == (code, sent), done.output
+        assert "out." + suffix + ".jsonl is the checkpoint" in done.stderr.replace(str(shell.directory), "")
+        assert json.loads(done.stdout)["output"] == str(shell.out)
+    frame = pd.read_csv(shell.out) if suffix == "csv" else pd.read_parquet(shell.out)
+    assert frame["text"].tolist() == [answer_to(text) for text in "abc"]
+    assert list(frame.columns) == list(llmbatch.BatchResults().to_pandas().columns)
+    assert len(lines(shell.out.with_name(f"{shell.out.name}.jsonl"))) == 3
+
+
+def test_a_table_that_is_somebody_elses_is_left_alone(shell: Shell, server: Server) -> None:
+    """A file without a checkpoint beside it was made by no run."""
+    shell.out = shell.directory / "mine.csv"
+    shell.out.write_text("a,b\n")
+    done = shell.run(write(shell.directory / "in.jsonl", [{"prompt": "a"}]))
+    assert (done.exit_code, len(server.requests)) == (2, 0)
+    assert "give another path" in done.stderr
+    assert shell.out.read_text() == "a,b\n"
+
+
+def test_answers_on_stdout_are_alone_there(shell: Shell, server: Server) -> None:
+    """`-o -` prints the lines in IN's order, and all else, that it cannot be resumed included, on stderr."""
+    shell.out = "-"
+    source = write(shell.directory / "in.jsonl", [{"prompt": text} for text in "abc"])
+    done = shell.run(source)
+    assert done.exit_code == 0
+    assert [text_of(json.loads(line)) for line in done.stdout.splitlines()] == [answer_to(text) for text in "abc"]
+    assert "keeps no checkpoint" in done.stderr
+    assert json.loads(done.stderr.splitlines()[-1])["succeeded"] == 3
+    assert [path.name for path in shell.directory.iterdir()] == ["in.jsonl"]
+
+
+@pytest.mark.parametrize("name", ["in.jsonl/out.jsonl", "in.jsonl/out.csv"])
+def test_a_path_that_cannot_be_written_is_refused_first(shell: Shell, server: Server, name: str) -> None:
+    """Before anything is sent, with the mend."""
+    source = write(shell.directory / "in.jsonl", [{"prompt": "a"}])
+    shell.out = shell.directory / name
+    done = shell.run(source)
+    assert (done.exit_code, len(server.requests)) == (2, 0)
+    assert "cannot write to" in done.stderr
+    assert "give another path" in done.stderr
+
+
+def test_the_version_is_told() -> None:
+    """`llmbatch --version`."""
+    assert CliRunner().invoke(main, ["--version"]).output == f"llmbatch, version {version('llmbatch')}\n"
 
 
 @pytest.mark.parametrize(
@@ -296,6 +461,8 @@ def test_the_examples_of_the_help_run(shell: Shell, server: Server, monkeypatch:
         ('{"prompt": "x"}\n', ["--max-workers", "0"], "max_workers"),
         ('{"prompt": "x"}\n', ["--rpm", "0"], "requests_per_minute"),
         ('{"prompt": "x"}\n', ["-p", "max_worker=3"], "did you mean max_workers"),
+        ('{"prompt": "x"}\n', ["-p", "temprature=1"], "did you mean temperature"),
+        ('{"text": "x"}\n', ["--template", '{"a": 1} {text}'], "{{ and }} for braces"),
         ('{"prompt": "x"}\n', ["-m", "no-such-model-anywhere", "--api-base", ""], "cannot tell which provider"),
         ('{"prompt": "x"}\n', ["--max-cost", "1"], "max_cost needs a price"),
         ('{"prompt": "x"}\n', ["--no-such-option"], "No such option"),

@@ -88,7 +88,7 @@ def test_an_empty_list_gives_an_empty_result(server: Server) -> None:
 
 def test_bad_rows_among_good_ones_are_their_own_errors(server: Server) -> None:
     """Empty, role-less and unserialisable rows are error rows; the rows around them are answered."""
-    bad: list[Any] = [[], [{"content": "x"}], [{"role": "user", "content": object()}], "text", None, 7]
+    bad: list[Any] = [[], [{"content": "x"}], [{"role": "user", "content": object()}], b"text", None, 7]
     results = batch(server.api_base, [row for pair in zip(chats(6), bad, strict=True) for row in pair])
     assert results.texts == [text for i in range(6) for text in (answer_to(question(i)), None)]
     assert len(server.requests) == 6
@@ -111,18 +111,18 @@ def test_failures_are_rows_beside_answers(server: Server) -> None:
         results.raise_for_errors()
 
 
-def test_a_thousand_rows_survive_faults(provider: Callable[..., Server]) -> None:
-    """1,000 rows at 64 workers through 5 % of 5xx and 5 % of connection resets: 1,000 good rows in order."""
+def test_hundreds_of_rows_survive_faults(provider: Callable[..., Server]) -> None:
+    """400 rows at 64 workers through 5 % of 5xx and 5 % of connection resets: 400 good rows in order."""
     server = provider(error_rate=0.05, reset_rate=0.05, log=False)
-    results = batch(server.api_base, chats(1000), max_workers=64)
-    assert results.texts == [answer_to(question(i)) for i in range(1000)]
-    assert server.stats.resets > 10
-    assert server.stats.errors > 10
-    assert sum(row["attempts"] for row in results) == 1000 + server.stats.resets + server.stats.errors
+    results = batch(server.api_base, chats(400), max_workers=64)
+    assert results.texts == [answer_to(question(i)) for i in range(400)]
+    assert server.stats.resets > 5
+    assert server.stats.errors > 5
+    assert sum(row["attempts"] for row in results) == 400 + server.stats.resets + server.stats.errors
 
 
 def test_a_generator_is_taken_as_it_is_sent(provider: Callable[..., Server]) -> None:
-    """Rows of a generator are taken a few at a time, not all at once."""
+    """Rows of a generator are taken when they have a slot, not all at once."""
     server = provider(latency=0.01)
     taken = 0
 
@@ -134,7 +134,7 @@ def test_a_generator_is_taken_as_it_is_sent(provider: Callable[..., Server]) -> 
 
     for number, _ in enumerate(llmbatch.as_completed(generated(), **place(server.api_base), max_workers=4)):
         if number == 20:
-            assert taken < 300
+            assert taken <= 21 + 4
             break
 
 

@@ -9,6 +9,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from pydantic import BaseModel
 
 import llmbatch
 from tests.server import Response
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from tests.server import Server
 
-KEPT = "30 6 {'Cancelled'}"
+KEPT = "30 6 4 {'Cancelled'}"
 
 
 def slow_after(count: int) -> Any:
@@ -40,6 +41,22 @@ def test_the_deadline_keeps_what_is_done(server: Server) -> None:
     assert (rows.unpriced, rows.truncated) == (4, [])
     assert f"({6 / rows.elapsed:.1f} rows/s)" in rows.summary()
     assert rows.elapsed < 20
+
+
+def test_rows_that_wait_for_a_limit_have_cost_nothing(server: Server) -> None:
+    """Only what was sent may have been paid for; what a first model was paid for stays in the row's sums."""
+    rows = batch(server.api_base, chats(10), requests_per_minute=120, deadline=1.0, model="openai/waits-for-a-limit")
+    assert 0 < len(server.requests) < 10
+    assert {(row["cost"], row["attempts"]) for row in rows.failed} == {(0.0, 0)}
+
+    class Shape(BaseModel):
+        good: bool
+
+    server.handler = lambda request: Response(200, delay=60) if request.json["model"] == "gpt-4o" else None
+    (row,) = batch(server.api_base, chats(1), deadline=1.0, fallbacks=["openai/gpt-4o"], response_format=Shape)
+    assert row["error_details"]["type"] == "DeadlineExceeded"
+    assert (row["cost"], row["attempts"]) == (None, 2)
+    assert row["usage"]["completion_tokens"] > 0
 
 
 def test_the_deadline_holds_for_embeddings(server: Server) -> None:
@@ -67,7 +84,7 @@ def test_a_retry_does_not_outlive_the_deadline(server: Server) -> None:
 
 
 INTERRUPTED = """
-import asyncio, sys, llmbatch
+import asyncio, contextlib, sys, time, llmbatch
 from tests.talk import batch, chats, place
 base, path = sys.argv[1:]
 given = place(base, max_workers=4)
@@ -75,17 +92,30 @@ async def inside_a_loop():
     batch(base, chats(30), max_workers=4)
 async def awaited():
     await llmbatch.acreate_chat_completions_batch(chats(30), **given)
+def awaited_in_a_loop_of_its_own():
+    before, loop = llmbatch.interrupted_results(), asyncio.new_event_loop()
+    try:
+        loop.run_until_complete(awaited())
+    finally:  # the loop stands still: nobody awaits any more
+        while llmbatch.interrupted_results() is before:
+            time.sleep(0.05)
+        for task in asyncio.all_tasks(loop):
+            with contextlib.suppress(asyncio.CancelledError):
+                loop.run_until_complete(task)
+        loop.close()
 for form in (
     lambda: batch(base, chats(30), max_workers=4, checkpoint=path),
     lambda: asyncio.run(inside_a_loop()),
     lambda: asyncio.run(awaited()),
+    awaited_in_a_loop_of_its_own,
 ):
     input()
     try:
         form()
     except KeyboardInterrupt:
         done = llmbatch.interrupted_results()
-        print(len(done), len(done.succeeded), {row["error_details"]["type"] for row in done.failed}, flush=True)
+        kinds = {row["error_details"]["type"] for row in done.failed}
+        print(len(done), len(done.succeeded), done.unpriced, kinds, flush=True)
 input()
 count = 0
 try:
@@ -93,6 +123,20 @@ try:
         count += 1
 except KeyboardInterrupt:
     print(count, flush=True)
+input()
+async def iterated():
+    global count
+    async for _ in llmbatch.as_completed(chats(30), **given):
+        count += 1
+try:
+    asyncio.run(iterated())
+except KeyboardInterrupt:
+    print(count - 6, flush=True)
+input()
+def endless():
+    yield from chats(10)
+    time.sleep(600)
+batch(base, endless(), max_workers=10)
 """
 
 
@@ -100,7 +144,10 @@ except KeyboardInterrupt:
 def test_ctrl_c_keeps_what_is_done_in_every_form(server: Server, tmp_path: Path) -> None:
     """KeyboardInterrupt is raised in the call, nothing more is sent, and the same process can go on.
 
-    In a plain script, in a running loop as in a notebook, awaited, and as an iterator.
+        Only rows that were on their way may have cost money.
+
+    In a plain script, in a running loop as in a notebook, awaited, in a loop that Ctrl-C stops, as an iterator of
+    either kind, and with an input that blocks. Uncaught, it ends with a line that says where the rows are.
     """
     path = tmp_path / "run.jsonl"
     server.handler = slow_after(6)
@@ -108,7 +155,7 @@ def test_ctrl_c_keeps_what_is_done_in_every_form(server: Server, tmp_path: Path)
     with script(INTERRUPTED, server.api_base, str(path), **given) as process:
         assert process.stdin
         assert process.stdout
-        for said in (KEPT, KEPT, KEPT, "6"):
+        for said in (KEPT, KEPT, KEPT, KEPT, "6", "6", ""):
             server.reset()
             process.stdin.write("\n")
             process.stdin.flush()
@@ -117,7 +164,12 @@ def test_ctrl_c_keeps_what_is_done_in_every_form(server: Server, tmp_path: Path)
             os.kill(process.pid, signal.SIGINT)
             assert process.stdout.readline().strip() == said
             assert len(server.requests) == 10
-        assert process.communicate(timeout=30) == ("", "")
+        _, err = process.communicate(timeout=240)
+    assert err.startswith("Traceback")
+    assert err.splitlines()[-2:] == [
+        "KeyboardInterrupt",
+        "6 rows were done: llmbatch.interrupted_results() has them; with checkpoint= a rerun sends only the rest",
+    ]
     server.handler = None
     server.reset()
     rows = batch(server.api_base, chats(30), checkpoint=path)

@@ -34,7 +34,7 @@ def test_rows_tokens_and_costs_add_up() -> None:
         (ROWS, {"model": "gpt-4o-mini", "max_tokens": None}, "no upper bound"),
         (ROWS, {"model": "hosted_vllm/llama"}, "no price is known"),
         (ROWS, {"model": "anthropic/claude-sonnet-4-5"}, "does not support batch jobs"),
-        ([*ROWS, "bad"], {"model": "gpt-4o-mini"}, "1 rows cannot be sent"),
+        ([*ROWS, 7], {"model": "gpt-4o-mini"}, "1 rows cannot be sent"),
         ([*ROWS, ROWS[0]], {"model": "gpt-4o-mini"}, "ask the very same"),
         (ROWS * 120, {"model": "gpt-4o-mini"}, "scaled by length"),
     ],

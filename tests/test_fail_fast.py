@@ -57,6 +57,16 @@ def test_nobody_at_the_address_stops_the_sending() -> None:
     assert "api_base" in rows[-1]["error"]
 
 
+def test_rows_that_wait_for_their_turn_fail_with_the_others(server: Server) -> None:
+    """When the sending stops, nobody waits for a limit or a retry to be told so."""
+    server.handler = lambda request: (
+        Response(503, {"retry-after": "60"}) if "number 0?" in request.text else FAULTS["bad key"]
+    )
+    rows = batch(server.api_base, chats(100), max_workers=50, requests_per_minute=200, deadline=10.0)
+    assert len(server.requests) <= FEW
+    assert {row["error_details"]["type"] for row in rows} == {"AuthenticationError", "NotSent"}
+
+
 def test_a_page_instead_of_an_api_stops_the_sending(server: Server) -> None:
     """A base URL that answers 404 with HTML for everything is as wrong as one that does not answer."""
     server.handler = lambda request: Response(404, {"content-type": "text/html"}, "<html>no such page</html>")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from pydantic import BaseModel
 
 from tests.server import Response, Server
 from tests.talk import KEY, answered, batch, chats, question
@@ -88,6 +89,41 @@ def test_a_fallback_answers_when_the_first_provider_is_down(server: Server, prov
     assert not rows.failed
     assert len(server.requests) <= 9
     assert len(other.requests) == 60
+
+
+class Shape(BaseModel):
+    """What the echoing server never answers with."""
+
+    good: bool
+
+
+def test_what_the_first_model_was_paid_stays_in_the_sums(server: Server) -> None:
+    """An answer that does not fit was used and paid for, whether the next model answers, fits, or fails."""
+    first = batch(server.api_base, chats(1), response_format=Shape)[0]
+    assert first["error_details"]["type"] == "ValidationError"
+    server.handler = failing("gpt-4o")
+    (row,) = batch(server.api_base, chats(1), fallbacks=["openai/gpt-4o"], response_format=Shape)
+    assert row["error_details"]["type"] == "BadRequestError"
+    assert row["usage"]["total_tokens"] == first["usage"]["total_tokens"] > 0
+    assert row["cost"] == first["cost"]
+    assert row["attempts"] == row["error_details"]["attempts"] == 2
+    server.handler = None
+    (row,) = batch(server.api_base, chats(1), fallbacks=["openai/gpt-4o"], response_format=Shape)
+    assert row["usage"]["total_tokens"] == 2 * first["usage"]["total_tokens"]
+    assert row["cost"] > 2 * first["cost"]
+
+
+def test_the_callers_limit_holds_for_all_models_of_the_account_together(server: Server) -> None:
+    """Rows that fail and fall back are two requests each; another account has limits of its own."""
+    server.handler = failing("of-one-account")
+    given = {"requests_per_minute": 1200, "max_workers": 20}
+    rows = batch(
+        server.api_base, chats(20), model="openai/of-one-account", fallbacks=["openai/of-the-same-account"], **given
+    )
+    assert not rows.failed
+    times = sorted(request.at for request in server.requests)
+    assert len(times) == 40
+    assert times[-1] - times[0] >= 39 / 20 - 0.1
 
 
 def test_when_all_fail_the_row_says_so(server: Server) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.talk import batch, chats
+from tests.talk import batch, chats, streamed
 
 if TYPE_CHECKING:
     from llmock.pytest_plugin import LLMock
@@ -20,8 +20,9 @@ def most_jitter(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tenacity.wait.random.uniform", lambda _, high: high)
 
 
-def ask(llmock: LLMock, count: int = 1, **options: Any) -> llmbatch.BatchResults:
-    return batch(rows=chats(count), **{"api_base": llmock.base_url("openai"), "retries": 4, **options})
+def ask(llmock: LLMock, count: int = 1, *, stream: bool = False, **options: Any) -> llmbatch.BatchResults:
+    form = streamed if stream else batch
+    return form(rows=chats(count), **{"api_base": llmock.base_url("openai"), "retries": 4, **options})
 
 
 @pytest.mark.parametrize("stream", [False, True])

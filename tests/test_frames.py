@@ -116,7 +116,7 @@ def test_results_are_tables_and_files(server: Server, options: dict[str, Any], t
     polars = results.to_polars()
     assert isinstance(polars, pl.DataFrame)
     assert polars.select("nights", "text", "elapsed").rows() == [
-        (None if "error" in row else at, text, row["elapsed"])
+        (None if "error" in row else at, text or "no JSON", row["elapsed"])
         for at, (row, text) in enumerate(zip(results, results.texts, strict=True))
     ]
 

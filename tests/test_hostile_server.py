@@ -11,7 +11,7 @@ import pytest
 import llmbatch
 from tests.hostile import GOOD, Gauge, body, dripped, endless_headers, hostile, huge, plain, sse
 from tests.replies import said
-from tests.talk import KEY, batch
+from tests.talk import KEY, batch, streamed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -211,7 +211,7 @@ def test_a_stream_without_its_end_is_a_failed_row(
 ) -> None:
     """Never a short answer, whether it was cut, has an error in it or is no stream at all."""
     with hostile(script) as (base, seen):
-        (row,) = batch(base, [BAD], model=f"{route}/m", stream=True, retries=1)
+        (row,) = streamed(base, [BAD], model=f"{route}/m", retries=1)
     details = row["error_details"]
     assert (details["type"], details["status_code"], details["retryable"]) == (kind, status, retryable)
     assert row["attempts"] == len(seen) == (2 if retryable else 1)
@@ -222,7 +222,7 @@ def test_a_refusal_within_a_stream_is_not_sent_again() -> None:
     """An error event that no retry mends ends the row."""
     error = {"message": "bad tool call", "type": "invalid_request_error", "code": "tool_use_failed"}
     with hostile(sse(CHUNK, json.dumps({"error": error}))) as (base, seen):
-        (row,) = batch(base, [BAD], model="openai/m", stream=True)
+        (row,) = streamed(base, [BAD], model="openai/m")
     assert row["error"] == "StreamError: bad tool call"
     assert (row["error_details"]["status_code"], len(seen)) == (400, 1)
 

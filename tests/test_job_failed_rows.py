@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 def test_failed_rows_are_submitted_again(batches: BatchProvider, place: dict[str, Any], tmp_path: Path) -> None:
     """As another batch of the same job, whose results are then whole."""
     state = tmp_path / "job.json"
-    job = submit_batch_job([*asked(5), "bad"], MODEL, state=state, max_rows=2, **place)
+    job = submit_batch_job([*asked(5), []], MODEL, state=state, max_rows=2, **place)
     batches.fates = {job.state.custom_ids[at]: fate for at, fate in ((0, "missing"), (3, "failed"))}
     assert len(job.wait(0.01).results().failed) == 3
     batches.fates.clear()
@@ -32,9 +33,7 @@ def test_failed_rows_are_submitted_again(batches: BatchProvider, place: dict[str
     assert len(batches.jobs) == 4
     results = again.wait(0.01).results()
     assert results.texts == [*(answer_to(f"Question {i}") for i in range(5)), None]
-    assert (
-        submit_batch_job([*asked(5), "bad"], MODEL, state=state, max_rows=2, **place).results().texts == results.texts
-    )
+    assert submit_batch_job([*asked(5), []], MODEL, state=state, max_rows=2, **place).results().texts == results.texts
     assert len(batches.jobs) == 4
     again.resubmit_failed()
     assert len(batches.jobs) == 4
@@ -47,6 +46,22 @@ def test_a_resubmission_that_failed_again_leaves_the_answers(batches: BatchProvi
     job.wait(0.01)
     results = job.resubmit_failed().wait(0.01).results()
     assert results.texts == [None, answer_to("Question 1"), answer_to("Question 2")]
+
+
+def test_one_budget_holds_for_all_rows_that_are_sent_live(batches: BatchProvider, place: dict[str, Any]) -> None:
+    """However many sets of parameters they have."""
+    rows = asked(36)
+    sets = [rows[at : at + 12] for at in (0, 12, 24)]
+    payloads = [
+        p
+        for seed, part in enumerate(sets)
+        for p in llmbatch.render_batch_requests(part, MODEL, seed=seed, max_tokens=10)
+    ]
+    job = submit_batch_job(payloads, MODEL, **place)
+    batches.fates = dict.fromkeys(job.state.custom_ids, "failed")
+    results = job.wait(0.01).run_failed_live(progress=False, max_cost=0.00008)
+    assert 0 < results.cost <= 0.00008  # type: ignore[operator]
+    assert results.failed
 
 
 def test_an_interrupted_resubmission_goes_on(batches: BatchProvider, place: dict[str, Any], tmp_path: Path) -> None:
@@ -99,6 +114,57 @@ def test_a_batch_can_run_as_a_job(batches: BatchProvider, place: dict[str, Any],
         assert results.texts == [answer_to(f"Question {i}") for i in range(3)]
     assert seen == [0, 1, 2] * 2
     assert len(batches.jobs) == 1
+
+
+def test_a_rerun_of_a_job_sends_its_failed_rows_again(
+    batches: BatchProvider, place: dict[str, Any], tmp_path: Path
+) -> None:
+    """As a live batch with a checkpoint does, and only these; also where that was cut short."""
+
+    def run() -> llmbatch.BatchResults:
+        given: dict[str, Any] = {"batch_job": True, "custom_ids": ["a", "b", "c"], "progress": False, **place}
+        return llmbatch.create_chat_completions_batch(asked(3), MODEL, checkpoint=tmp_path / "job.json", **given)
+
+    batches.fates = {"a": "expired", "b": "failed"}
+    assert run().texts == [None, None, answer_to("Question 2")]
+    batches.fates = {"b": "failed"}
+    assert run().texts == [answer_to("Question 0"), None, answer_to("Question 2")]
+    batches.fault("POST", "/v1/batches", Response(401))
+    with pytest.raises(BatchJobError):
+        run()
+    batches.fates.clear()
+    assert run().texts == [answer_to(f"Question {i}") for i in range(3)]
+    run()
+    sizes = [len(batches.files[job["input_file_id"]].content.splitlines()) for job in batches.jobs.values()]
+    assert sizes == [3, 2, 1]
+
+
+def test_an_interruption_leaves_the_job_and_says_how_to_go_on(
+    batches: BatchProvider, place: dict[str, Any], tmp_path: Path
+) -> None:
+    """The error names the job's id or its state file, by which it is found, waited for or cancelled."""
+    batches.polls = 10**6
+
+    async def interrupted(**options: Any) -> str:
+        made = len(batches.jobs)
+        given = {"batch_job": True, "progress": False, **place, **options}
+        task = asyncio.ensure_future(llmbatch.acreate_chat_completions_batch(asked(2), MODEL, **given))
+        while len(batches.jobs) == made:  # noqa: ASYNC110 - the server is another thread
+            await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError) as caught:
+            await task
+        (note,) = caught.value.__notes__
+        return note
+
+    state = tmp_path / "job.json"
+    for options in ({}, {"checkpoint": state}):
+        note = asyncio.run(interrupted(**options))
+        job = list(batches.jobs.values())[-1]
+        assert job["status"] != "cancelling"
+        assert job["metadata"]["llmbatch_job"] in note
+    assert repr(str(state)) in note
+    assert f"retrieve_batch_job({str(state)!r})" in note
 
 
 def test_a_deadline_cancels_the_job(batches: BatchProvider, place: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -78,6 +79,36 @@ def test_a_refusal_says_what_was_refused_and_shows_no_key(
         BatchJob.load(state, api_key="x").wait()
     submitted(place, state=state)
     assert (len(batches.files), len(batches.jobs)) == (1, 1)
+
+
+def test_a_state_file_that_cannot_be_written_is_told_before_anything_is_created(
+    batches: BatchProvider, place: dict[str, Any], tmp_path: Path
+) -> None:
+    """A folder that takes no file is an error with its mend."""
+    with pytest.raises(BatchJobError, match="another path"):
+        submitted(place, state=tmp_path / ("x" * 250))
+    assert not batches.files
+
+
+def test_a_body_in_a_json_string_is_read(
+    batches: BatchProvider, place: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As OGX's server writes them, answers and refusals alike; what is no JSON is that row's error."""
+    whole = batches._outcome
+    odd = iter(["<html>", "[1]"])
+
+    def quoted(line: dict[str, Any], fate: str) -> list[bytes]:
+        (text,) = whole(line, fate)
+        outcome = json.loads(text)
+        outcome["response"]["body"] = next(odd) if fate == "empty" else json.dumps(outcome["response"]["body"])
+        return [json.dumps(outcome).encode()]
+
+    monkeypatch.setattr(batches, "_outcome", quoted)
+    batches.fates = {"id-1": "failed", "id-3": "empty", "id-4": "empty"}
+    rows = submitted(place, 5, custom_ids=[f"id-{i}" for i in range(5)]).wait(0.01).results()
+    assert rows.texts == [answer_to("Question 0"), None, answer_to("Question 2"), None, None]
+    assert "scripted refusal" in rows[1]["error"]
+    assert rows[1]["error_details"]["status_code"] == 400
 
 
 def test_a_cancelled_submission_goes_on_where_it_stopped(

@@ -11,6 +11,7 @@ import pytest
 
 import llmbatch
 from llmbatch._request.limits import FIRST_WINDOW
+from tests.replies import said
 from tests.server import Response
 from tests.talk import answered, batch, chats, place
 
@@ -154,6 +155,46 @@ def test_a_limit_without_headers_is_learnt_from_refusals(provider: Callable[...,
         refused.append(server.stats.limited - before)
     assert sum(refused) <= 32 + 12
     assert refused[1] <= max(refused[0], 3)
+
+
+def test_refusals_by_chance_hold_nobody_back(provider: Callable[..., Server], log: list[str]) -> None:
+    """A fifth refused whatever the rate: the log says so in a line, and the next batch does not wait for anything."""
+    server = provider(refuse_rate=0.2, latency=0.05)
+    rows = batch(server.api_base, chats(300), max_workers=20, model="openai/chance")
+    assert all(answered(row, i) for i, row in enumerate(rows))
+    assert server.stats.limited < 300 * 0.4, "no row is sent more often than chance asks for"
+    lines = [line for line in log if "refusals do not depend on the rate" in line]
+    assert len(lines) == 1
+    server.set(refuse_rate=0.0)
+    server.reset()
+    assert not batch(server.api_base, chats(100, start=300), max_workers=20, model="openai/chance").failed
+    assert server.stats.peak_in_flight > FIRST_WINDOW
+
+
+def test_a_limit_on_the_crowd_is_found(provider: Callable[..., Server], log: list[str]) -> None:
+    """At most five in flight: that many are sent at once, and few are refused."""
+    server = provider(most_in_flight=5, latency=0.1)
+    rows = batch(server.api_base, chats(120), max_workers=20, model="openai/crowd")
+    assert all(answered(row, i) for i, row in enumerate(rows))
+    assert server.stats.limited < 60
+    assert any("in flight on" in line for line in log)
+
+
+def test_a_retry_after_of_nothing_is_no_invitation(server: Server) -> None:
+    """Every answer is a refusal with `Retry-After: 0`: soon one request at a time is tried, ever more seldom."""
+    server.handler = lambda request: Response(429, {"retry-after": "0"})
+    rows = batch(server.api_base, chats(10), model="openai/now", deadline=4)
+    assert len(rows.failed) == 10
+    assert len(server.requests) <= 25
+
+
+def test_answers_of_unknown_length_count_at_the_most(server: Server) -> None:
+    """Until an answer has taught better, a request without a bound counts as the longest that the model may give."""
+    long = said("x").body
+    long["usage"] = {"prompt_tokens": 10, "completion_tokens": 3000, "total_tokens": 3010}
+    server.handler = lambda request: Response(200, body=long)
+    batch(server.api_base, chats(20), max_tokens=None, tokens_per_minute=6000, max_workers=20, deadline=3)
+    assert len(server.requests) == 1
 
 
 def test_other_accounts_are_not_held_back(server: Server) -> None:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from tests.server import Server
 
 HI = {"role": "user", "content": "Hi"}
+NUMBERS = ("max_cost", "timeout", "deadline", "requests_per_minute", "tokens_per_minute", "temperature")
 
 
 @pytest.mark.parametrize(
@@ -19,7 +20,7 @@ HI = {"role": "user", "content": "Hi"}
     [
         ({"messages_list": [HI]}, TypeError, r"pass \[messages\]"),
         ({"messages_list": "Hi"}, TypeError, "pass a list of conversations"),
-        ({"messages_list": ["Hi", "Ho"]}, TypeError, "for text in texts"),
+        ({"messages_list": (HI, HI)}, TypeError, r"pass \[messages\]"),
         ({"messages_list": HI}, TypeError, "pass a list of conversations"),
         ({"messages_list": 3}, TypeError, "pass a list of conversations"),
         ({"max_workers": 0}, ValueError, "at least 1"),
@@ -35,7 +36,20 @@ HI = {"role": "user", "content": "Hi"}
         ({"max_worker": 3}, ValueError, "did you mean max_workers"),
         ({"request_per_minute": 3}, ValueError, "did you mean requests_per_minute"),
         ({"num_retries": 3}, ValueError, "use retries="),
+        ({"system": "Be brief."}, ValueError, '{"role": "system", "content": "..."}'),
+        ({"concurrency": 5}, ValueError, "use max_workers="),
+        ({"max_concurrency": 5}, ValueError, "use max_workers="),
+        ({"max_parallel_requests": 5}, ValueError, "use max_workers="),
+        ({"batch_size": 5}, ValueError, "use max_workers="),
+        ({"temprature": 1}, ValueError, "did you mean temperature="),
+        ({"responseformat": {}}, ValueError, "did you mean response_format="),
+        ({"fallbacks": [{"model": "gpt-4o", "apikey": "x"}]}, ValueError, "did you mean api_key="),
         ({"fallbacks": "gpt-4o"}, TypeError, "put it in a list"),
+        ({"fallbacks": ["gpt-4o", None]}, TypeError, "a model's name or a dict"),
+        ({"fallbacks": 5}, TypeError, "put it in a list"),
+        ({"custom_ids": "ab", "messages_list": [[HI], [HI]]}, TypeError, "put it in a list"),
+        ({"custom_ids": ["a", 2], "messages_list": [[HI], [HI]]}, ValueError, r"str\(id\)"),
+        *(({name: float(value)}, ValueError, "finite") for value in ("nan", "inf") for name in NUMBERS),
         ({"custom_ids": ["a", "a"], "messages_list": [[HI], [HI]]}, ValueError, "an id twice"),
         ({"custom_ids": ["a"], "messages_list": [[HI], [HI]]}, ValueError, "1 ids for 2 rows"),
         ({"on_result": 3}, TypeError, "function"),
@@ -73,8 +87,11 @@ def test_litellms_own_arguments_are_no_misspellings(server: Server) -> None:
     results = llmbatch.create_chat_completions_batch(
         [[HI]], "openai/gpt-4o-mini", api_base=server.api_base, api_key="sk-test", stop=["\n"], user="me",
         max_completion_tokens=5, max_tokens=None, metadata={"run": 1}, extra_headers={"X-Mine": "yes"},
+        reasoning_format="raw", models=["a", "b"], top_k=3, quite_new=True,
     )  # fmt: skip
     assert not results.failed
+    assert server.requests[0].json["models"] == ["a", "b"]
+    assert server.requests[0].json["quite_new"] is True
     assert server.requests[0].json["max_completion_tokens"] == 5
     assert server.requests[0].headers["x-mine"] == "yes"
     assert "metadata" not in server.requests[0].json
@@ -91,3 +108,30 @@ def test_a_batch_as_a_job_is_checked_alike(server: Server, option: dict[str, Any
             [[HI]], "openai/gpt-4o-mini", batch_job=True, api_base=server.api_base, api_key="k", **option
         )
     assert not server.requests
+
+
+def test_what_is_no_list_but_can_be_counted_is_taken_in_its_order(server: Server) -> None:
+    """A filtered column (whose index has gaps), a generator of ids, and None where nothing is meant."""
+    pd = pytest.importorskip("pandas")
+    frame = pd.DataFrame({"id": ["a", "b", "c"], "text": ["no", "yes", "yes"]}).query("text == 'yes'")
+    chats = frame["text"].map(lambda text: [{"role": "user", "content": text}])
+    given = {"api_base": server.api_base, "api_key": "sk-test", "progress": False}
+    results = llmbatch.create_chat_completions_batch(
+        chats, "openai/gpt-4o-mini", custom_ids=frame["id"], fallbacks=None, **given
+    )
+    assert [row["custom_id"] for row in results] == ["b", "c"]
+    assert not results.failed
+    ids: Any = (f"id-{at}" for at in range(2))
+    results = llmbatch.create_embeddings_batch(frame["text"], "openai/e", custom_ids=ids, **given)
+    assert [row["custom_id"] for row in results] == ["id-0", "id-1"]
+    assert not results.failed
+
+
+def test_too_few_ids_for_a_generator_are_told(server: Server) -> None:
+    """When the row comes that has none."""
+    with pytest.raises(ValueError, match="holds 2 ids, fewer than there are rows; give one each"):
+        llmbatch.create_chat_completions_batch(
+            ([HI] for _ in range(9)), "openai/gpt-4o-mini", custom_ids=["a", "b"], max_workers=1,
+            api_base=server.api_base, api_key="sk-test", progress=False,
+        )  # fmt: skip
+    assert len(server.requests) == 2

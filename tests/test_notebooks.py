@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import nbformat
 import pytest
+from jupyter_client.manager import start_new_kernel
 from nbclient import NotebookClient
 
 from tests.batch_server import BatchProvider
@@ -71,6 +73,52 @@ def test_live_to_batch_job_submits_once_and_reads_the_rows_back(
     assert len(batches.jobs) == 1
     assert "5/5 rows succeeded" in shown(code[5])
     assert answer_to("One short sentence with the word glacier.")[:20] in shown(code[6])
+
+
+STOPPED = """
+import llmbatch
+from tests.talk import chats, place
+given = place({base!r}, max_workers=4, retries=0)
+_ = await llmbatch.acreate_chat_completions_batch(chats(1), **given)
+"""
+KEPT = "len(llmbatch.interrupted_results().succeeded)"
+STOPPED_FORMS = {
+    "_ = await llmbatch.acreate_chat_completions_batch(chats(300), **given)": KEPT,
+    "n = 0\nasync for _ in llmbatch.as_completed(chats(300), **given): n += 1": "n",
+    "_ = llmbatch.create_chat_completions_batch(chats(300), **given)": KEPT,
+}
+
+
+@pytest.mark.processes
+def test_stop_ends_a_running_cell_and_keeps_what_is_done(server: Server) -> None:
+    """Jupyter's Stop in an awaited batch, an `async for`, a blocking call: nothing more is sent, rows are there."""
+    server.set(latency=0.05)
+    manager, client = start_new_kernel(kernel_name="python3", cwd=str(EXAMPLES.parent))
+
+    def shows(code: str) -> str:
+        """What a cell shows as its value."""
+        shown: list[str] = []
+        client.execute_interactive(
+            code, timeout=60, output_hook=lambda message: shown.append(message["content"]["data"]["text/plain"])
+            if message["msg_type"] == "execute_result" else None,
+        )  # fmt: skip
+        return "".join(shown)
+
+    try:
+        assert not shows(STOPPED.format(base=server.api_base))
+        for cell, done in STOPPED_FORMS.items():
+            server.reset()
+            request = client.execute(cell)
+            while len(server.requests) < 30:
+                time.sleep(0.01)
+            manager.interrupt_kernel()
+            assert client.get_shell_msg(timeout=60)["parent_header"]["msg_id"] == request
+            sent = len(server.requests)
+            assert 20 <= int(shows(done)) <= sent < 200
+            assert len(server.requests) == sent
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.ipynb")), ids=lambda path: path.name)

@@ -126,6 +126,20 @@ def test_a_frame_of_answers_has_the_frames_index(options: dict[str, Any]) -> Non
     assert len(complete_frame(frame.iloc[:0], "{text}", **options)) == 0
 
 
+def test_a_function_of_a_row_gives_its_request(server: Server, options: dict[str, Any]) -> None:
+    """With a model and parameters from the table; its metadata are columns."""
+    frame = pd.DataFrame({"q": ["a", "b"], "model": ["openai/one", "openai/two"], "seed": [1, 2]}, index=[7, 8])
+
+    def asked(row: Any) -> dict[str, Any]:
+        return {"prompt": row["q"], "model": row["model"], "seed": row["seed"], "metadata": {"half": row["seed"] / 2}}
+
+    assert complete_column(frame, asked, **options).tolist() == [answer_to("a"), answer_to("b")]
+    assert {(r.text, r.json["model"], r.json["seed"]) for r in server.requests} == {("a", "one", 1), ("b", "two", 2)}
+    assert complete_frame(frame, asked, **options)["half"].to_dict() == {7: 0.5, 8: 1.0}
+    with pytest.raises(ValueError, match="system= goes with a template"):
+        complete_column(frame, asked, system="Be brief.", **options)
+
+
 @pytest.mark.parametrize(
     ("template", "message"),
     [
@@ -134,6 +148,8 @@ def test_a_frame_of_answers_has_the_frames_index(options: dict[str, Any]) -> Non
         ("no columns", "must name its columns"),
         ("{}", "must name its columns"),
         ("{text", "not well formed"),
+        ('{"a": 1} {text}', r"{{ and }} for braces"),
+        ("{}", r"{{ and }} for braces"),
     ],
 )
 def test_a_template_that_does_not_fit_is_refused_before_sending(

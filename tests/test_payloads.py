@@ -43,7 +43,7 @@ def test_ids_are_stable_unique_and_replaceable() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ids", "why"), [(["a"], "fewer"), (["a", "b", "c"], "more"), (["a", "a"], "second time"), (["", "b"], "not empty")]
+    ("ids", "why"), [(["a"], "fewer"), (["a", "b", "c"], "more"), (["a", "a"], "an id twice"), (["", "b"], "not empty")]
 )
 def test_ids_that_do_not_fit_the_rows_are_refused(ids: list[str], why: str) -> None:
     """Before anything could be joined wrongly."""
@@ -54,7 +54,7 @@ def test_ids_that_do_not_fit_the_rows_are_refused(ids: list[str], why: str) -> N
 def test_a_row_that_cannot_be_sent_is_named_by_its_number() -> None:
     """Rendering has no error rows to put it in."""
     with pytest.raises(ValueError, match="row 1: a conversation must be a list"):
-        llmbatch.render_batch_requests([*asked(1), "bad"])
+        llmbatch.render_batch_requests([*asked(1), 7])
 
 
 def test_live_options_say_nothing_about_the_request() -> None:
@@ -137,7 +137,7 @@ def test_a_failed_write_leaves_no_file(tmp_path: Path) -> None:
     """Half a batch file would be a smaller batch."""
     path = tmp_path / "batch.jsonl"
     with pytest.raises(ValueError, match="row 2"):
-        llmbatch.write_batch_file(path, llmbatch.stream_batch_requests([*asked(2), "bad"]))
+        llmbatch.write_batch_file(path, llmbatch.stream_batch_requests([*asked(2), 7]))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -32,6 +32,7 @@ for route in ("openai/gpt-4o-mini", "hosted_vllm/local"):
     print(len(rows), [row["error"] for row in rows if "error" in row])
 
 import litellm
+llmbatch.create_chat_completions_batch(chats(1), **at)
 after = list(warnings.filters)
 theirs = [given for given in after if given not in before]
 assert [given for given in after if given in before] == before
@@ -50,7 +51,7 @@ except UserWarning:
 def test_the_first_call_is_quiet_and_every_row_good_when_warnings_are_errors(server: Server) -> None:
     """Chats, awaited, streamed, embeddings and payloads print nothing; the script's own warnings are errors still."""
     with script(EVERYTHING, server.api_base) as process:
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=240)
     assert (out.splitlines(), err) == (["13 []", "13 []", "heard"], "")
 
 
@@ -59,7 +60,7 @@ def test_the_first_call_prints_nothing(server: Server) -> None:
     """With Python's usual filters too, which show what LiteLLM and pydantic warn of."""
     code = "import sys, llmbatch; from tests.talk import batch, chats; assert not batch(sys.argv[1], chats(3)).failed"
     with script(code, server.api_base, flags=("-W", "always")) as process:
-        assert process.communicate(timeout=60) == ("", "")
+        assert process.communicate(timeout=240) == ("", "")
 
 
 @pytest.fixture
@@ -84,6 +85,7 @@ def test_a_warning_inside_litellm_is_ignored_and_the_callers_own_is_not(server: 
     server.set(latency=0.05)
     with warnings.catch_warnings(record=True) as heard:
         warnings.simplefilter("always")
+        load()
         before = list(warnings.filters)
         for number, (_, row) in enumerate(llmbatch.as_completed(chats(8), **place(server.api_base), max_workers=4)):
             assert "error" not in row
@@ -94,14 +96,25 @@ def test_a_warning_inside_litellm_is_ignored_and_the_callers_own_is_not(server: 
 
 
 def test_filters_that_come_and_go_meanwhile_do_no_harm(server: Server, warned: list[int]) -> None:
-    """Each `catch_warnings` around a part of a batch begins with ours, or without, and takes it away."""
+    """Each `catch_warnings` around a part of a batch gives the filters back as they were, whatever it filtered."""
     server.set(latency=0.02)
+    load()
     before = list(warnings.filters)
     rows = iter(llmbatch.as_completed(chats(12), **place(server.api_base), max_workers=2))
     for _ in range(8):
         with warnings.catch_warnings():
-            warnings.simplefilter("error")
+            warnings.filterwarnings("error", "nothing of the kind")
             assert "error" not in next(rows)[1]
     assert not [row for _, row in rows if "error" in row]
     assert len(warned) == 12
-    assert [given for given in warnings.filters if given in before] == before
+    assert warnings.filters == before
+
+
+def test_a_filter_for_everything_does_not_come_before_ours(server: Server, warned: list[int]) -> None:
+    """`simplefilter("error")` after the first call, as in `-W error`, makes no row fail either."""
+    assert not llmbatch.create_chat_completions_batch(chats(1), progress=False, **place(server.api_base)).failed
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        rows = llmbatch.create_chat_completions_batch(chats(4), progress=False, **place(server.api_base))
+    assert not rows.failed
+    assert len(warned) == 5

@@ -6,6 +6,7 @@ import contextlib
 import pickle
 import shutil
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +60,22 @@ def test_the_empty_frame_has_the_columns_of_a_full_one(server: Server) -> None:
     assert {"reply", "reply_good", "reply_error"} < set(meta.columns)
 
 
+def test_a_function_of_a_row_gives_its_request(server: Server, tmp_path: Path) -> None:
+    """With parameters from the table; what it answers is found again in the checkpoint, and a bad one is an error."""
+    frame = pd.DataFrame({"q": ["a", "b", None], "model": ["openai/one", "openai/two", "x"]}, index=[3, 4, 5])
+    for sent in (2, 0):
+        server.reset()
+        add = Completions(
+            lambda row: {"prompt": row["q"], "model": row["model"], "metadata": {"from": "a table"}},
+            checkpoint=tmp_path, **options(server),
+        )  # fmt: skip
+        made = add(frame)
+        assert made["answer"].tolist()[:2] == [answer_to("a"), answer_to("b")]
+        assert "prompt must be a string" in made["answer_error"][5]
+        assert list(made.columns) == ["q", "model", *ADDED] == list(add.meta(frame).columns)
+        assert {request.json["model"] for request in server.requests} == ({"one", "two"} if sent else set())
+
+
 def test_workers_share_limits_and_budget_evenly(server: Server) -> None:
     """What each worker may do adds up to what was given once; a worker's share of max_cost holds over its batches."""
     add = Completions("{text}", workers=4, requests_per_minute=6000, tokens_per_minute=80_000, api_key="sk-test")
@@ -70,6 +87,34 @@ def test_workers_share_limits_and_budget_evenly(server: Server) -> None:
     assert made[0]["answer_error"].isna().all()
     assert made[-1]["answer_error"].str.startswith("BudgetExceeded").all()
     assert sum(part["answer_cost"].sum() for part in made) <= 0.0006
+
+
+def test_a_timeout_counts_against_the_share(server: Server) -> None:
+    """The provider may have charged for it, so that the next batches of the worker may spend less."""
+    server.handler = lambda request: Response(200, delay=60)
+    given = {"max_cost": 0.0004, "timeout": 0.3, "retries": 0, "max_tokens": 200, "api_key": "sk-test"}
+    add = Completions("{text}", "gpt-4o-mini", api_base=server.api_base, **given)
+    frame = pd.DataFrame({"text": ["x"] * 5})
+    made = [add(frame) for _ in range(3)]
+    assert made[0]["answer_error"].str.startswith("Timeout").any()
+    assert len(server.requests) * 200 * 0.6e-6 <= 0.0004
+    assert made[-1]["answer_error"].str.startswith("BudgetExceeded").all()
+
+
+def test_a_budget_is_not_copied_to_each_partition(server: Server) -> None:
+    """Spark and Dask's processes pickle the object for each of them; threads share it, at the same time too."""
+    frame = pd.DataFrame({"text": ["x" * 500] * 6})
+    add = Completions("{text}", "gpt-4o-mini", max_cost=0.0006, api_base=server.api_base, api_key="sk-test")
+    with pytest.raises(ValueError, match="leave it out there"):
+        pickle.dumps(add)
+    with ThreadPoolExecutor(4) as pool:
+        made = list(pool.map(add, [frame] * 4))
+    assert 0 < sum(part["answer_cost"].sum() for part in made) <= 0.0006
+    server.reset()
+    dask_frame = pytest.importorskip("dask.dataframe").from_pandas(frame, npartitions=3)
+    add = Completions("{text}", "gpt-4o-mini", max_cost=0.0006, api_base=server.api_base, api_key="sk-test")
+    made = dask_frame.map_partitions(add, meta=add.meta(dask_frame._meta)).compute()
+    assert 0 < made["answer_cost"].sum() <= 0.0006
 
 
 def test_misuse_is_told_at_once(server: Server) -> None:
@@ -172,6 +217,7 @@ def test_two_actors_answer_every_row_once_within_one_limit(ray: Any, tmp_path: P
     """None lost, none twice, none refused at the given limit; a later worker takes every answer from the checkpoint."""
     count, per_minute = 600, 3000
     given = {"requests_per_minute": per_minute, "actors": 2, "batch_size": 100, "checkpoint": str(tmp_path)}
+    given |= {"max_cost": 2.0, "input_cost_per_token": 1e-6, "output_cost_per_token": 1e-6}
     with server_process(rpm=per_minute, burst=0.5, latency=0.05) as server:
         rows = ray.data.from_items([{"id": i, "text": f"question {i}"} for i in range(count)], override_num_blocks=6)
 
@@ -179,9 +225,10 @@ def test_two_actors_answer_every_row_once_within_one_limit(ray: Any, tmp_path: P
         made = sorted(answers, key=lambda row: row["id"])
         stats = server.stats()
         assert [row["answer"] for row in made] == [answer_to(f"question {i}") for i in range(count)]
-        assert [row["answer_error"] for row in made] == [None] * count
+        assert not [row["answer_error"] for row in made if isinstance(row["answer_error"], str)]  # None, or pandas' NA
         assert (stats["ok"], stats["duplicates"], stats["limited"]) == (count, 0, 0)
         assert sum(row["answer_total_tokens"] for row in made) == stats["tokens"]
+        assert sum(row["answer_cost"] for row in made) == pytest.approx(stats["tokens"] * 1e-6)
         assert len(list(tmp_path.iterdir())) == 2, "both actors worked"
         later = Completions("{text}", checkpoint=str(tmp_path), **options(server))
         again = later(pd.DataFrame({"text": [f"question {i}" for i in range(count)]}))

@@ -22,6 +22,8 @@ from llmbatch.options import Options
 from llmbatch.providers import registry
 from tests import versions
 from tests.batch_server import BatchProvider
+from tests.replies import chat_reply
+from tests.warm import warm_command
 
 if TYPE_CHECKING:
     from tests.server import Request, Server
@@ -42,14 +44,7 @@ def desk(server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Ser
     monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
     monkeypatch.setenv("GITHUB_TOKEN", "gho_test")
     monkeypatch.setenv("COPILOT_REQUESTS_PER_MINUTE", "6000")
-    return server
-
-
-def test_every_block_runs(desk: Server) -> None:
-    """The Python blocks, in their order and in one namespace, as a reader would run them."""
-    from tests.replies import chat_reply
-
-    files = desk.handler
+    files = server.handler
 
     def answers(request: Request) -> Any:
         if isinstance(request.json, dict) and "response_format" in request.json:
@@ -58,13 +53,28 @@ def test_every_block_runs(desk: Server) -> None:
             return reply
         return files(request) if files else None
 
-    desk.handler = answers
+    server.handler = answers
+    return server
+
+
+@pytest.mark.usefixtures("desk")
+def test_every_block_runs() -> None:
+    """The Python blocks, in their order and in one namespace, as a reader would run them."""
     shutil.copytree(ROOT / "cassettes", "cassettes")
     namespace: dict[str, Any] = {}
     for number, block in enumerate(BLOCKS):
         exec(compile(block, f"README.md, Python block {number + 1}", "exec"), namespace)  # noqa: S102 - it is our own
         if "results" in namespace:
             assert not namespace["results"].failed, f"block {number + 1}"
+
+
+@pytest.mark.processes
+def test_a_type_checker_accepts_every_block(tmp_path: Path) -> None:
+    """In strict mode mypy finds nothing in the Python blocks, one after the other."""
+    (tmp_path / "readme.py").write_text("\n".join(BLOCKS))
+    command = [sys.executable, "-m", "mypy", "--strict", str(tmp_path / "readme.py")]
+    checked = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
 @pytest.mark.usefixtures("desk")
@@ -102,18 +112,20 @@ class Table:
 
 @pytest.mark.processes
 @pytest.mark.usefixtures("desk")
-def test_the_shell_commands_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_shell_commands_run(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Each line in a shell of its own, as pasted; where there is no jq, the summary is only passed on."""
     Path("prompts.jsonl").write_text('{"prompt": "Capital of France?"}\n{"prompt": "Capital of Italy?"}\n')
     Path("reviews.csv").write_text("review\nA good hotel\n")
     Path("city.json").write_text('{"title": "city", "type": "object", "properties": {"name": {"type": "string"}}}')
-    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     (block,) = (found for found in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) if "llmbatch run" in found)
-    for command in block.splitlines():
-        pasted = command if shutil.which("jq") else command.replace("jq .cost", "cat")
-        shell = [shutil.which("bash") or "bash", "-o", "pipefail", "-c", pasted]
-        done = subprocess.run(shell, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, f"{command}: {done.stderr}"
+    path = tmp_path_factory.mktemp("bin")
+    with warm_command(path):
+        monkeypatch.setenv("PATH", f"{path}{os.pathsep}{os.environ['PATH']}")
+        for command in block.splitlines():
+            pasted = command if shutil.which("jq") else command.replace("jq .cost", "cat")
+            shell = [shutil.which("bash") or "bash", "-o", "pipefail", "-c", pasted]
+            done = subprocess.run(shell, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, f"{command}: {done.stderr}"
     assert len(Path("answers.jsonl").read_text().splitlines()) == 2
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import json
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -110,10 +112,12 @@ def test_a_rendered_embedding_is_what_the_live_call_sends(model: str, wire: Serv
         plan = plan_embeddings(model, **arguments)
         if not wire.requests:
             with pytest.raises(Exception, match=r"."):
-                render(plan.request(["a cat ☃"]))
+                render({**plan.request("a cat ☃"), "input": ["a cat ☃"]})
             continue
         compared += 1
-        assert json.dumps(render(plan.request(["a cat ☃"]))) == json.dumps(wire.requests[0].json), (model, name)
+        assert json.dumps(render({**plan.request("a cat ☃"), "input": ["a cat ☃"]})) == json.dumps(
+            wire.requests[0].json
+        ), (model, name)
     assert compared >= (1 if model.startswith("mistral/") else 3)
 
 
@@ -132,6 +136,22 @@ def test_rendering_sends_nothing_and_needs_no_key(wire: Server) -> None:
     assert not wire.requests
     assert "secret" not in json.dumps(payload)
     assert llmbatch.render_batch_requests([MESSAGES], "azure/my-deployment")[0]["body"]["model"] == "my-deployment"
+
+
+def test_rendering_makes_no_event_loop_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """LiteLLM makes one in a main thread that has none, and leaves it open."""
+    makers: list[threading.Thread] = []
+    policy = type(asyncio.get_event_loop_policy())
+    make = policy.new_event_loop
+
+    def seen(self: Any) -> Any:
+        makers.append(threading.current_thread())
+        return make(self)
+
+    monkeypatch.setattr(policy, "new_event_loop", seen)
+    for model in ("gpt-4o-mini", "hosted_vllm/llama"):
+        assert render({"model": model, "messages": MESSAGES})["messages"] == MESSAGES
+    assert threading.current_thread() not in makers
 
 
 def test_what_litellm_refuses_is_refused_when_rendering() -> None:

@@ -82,7 +82,6 @@ def test_no_key_shows_in_a_plan() -> None:
         api_key="sk-very-secret", extra_headers={"Authorization": "Bearer also-secret"}, openai_organization="x"
     )
     assert "secret" not in repr(made)
-    assert made.secrets == ("sk-very-secret", "Bearer also-secret")
 
 
 def test_requests_share_nothing_with_the_caller_or_each_other() -> None:
@@ -161,7 +160,7 @@ def test_ids_are_the_same_in_another_process() -> None:
     said = []
     for _ in range(2):
         with script(code) as process:
-            said.append(process.communicate(timeout=60))
+            said.append(process.communicate(timeout=240))
     assert said[0] == said[1]
     assert said[0][0].startswith("req-")
 

@@ -114,6 +114,38 @@ def test_a_wait_of_a_day_fails_the_row(server: Server) -> None:
     assert not row["error_details"]["retryable"]
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "try again in 4h10m30.5s",
+        "Try again in 24 hours",
+        "try again in 20m30s",
+        "Please wait 43200 seconds",
+        "retry after 2 days",
+    ],
+)
+def test_a_wait_of_hours_in_words_fails_the_row(server: Server, words: str) -> None:
+    """In any unit, on its first refusal."""
+    server.handler = lambda request: Response(
+        429, body={"error": {"message": f"Tokens per day: {words}. Upgrade today"}}
+    )
+    (row,) = batch(server.api_base, chats(1), model=f"openai/{words[-9:]}", deadline=5.0).failed
+    assert len(server.requests) == 1
+    assert row["error_details"]["type"] == "RateLimitError"
+    assert "asks to wait" in row["error"]
+
+
+def test_a_wait_of_a_moment_in_words_is_kept(server: Server) -> None:
+    """Each row waits as long as its own refusal says: none is sent again within the deadline."""
+    words = ["in 30 seconds", "in 1 minute", "in 2m", "in 1m30s", "after 2 minutes and 3 seconds", "in 9 secs"]
+    server.handler = lambda request: Response(
+        503, body={"error": {"message": f"Please try again {words[int(request.text.split()[2][:-1])]}."}}
+    )
+    rows = batch(server.api_base, chats(len(words)), deadline=2.5, max_workers=len(words))
+    assert len(server.requests) == len(words)
+    assert {row["error_details"]["type"] for row in rows} == {"DeadlineExceeded"}
+
+
 def test_retry_after_on_a_success_means_nothing(server: Server) -> None:
     """Some providers send it with every answer."""
     server.enqueue(Response(200, {"retry-after": "60"}, said("x").body))
@@ -212,6 +244,6 @@ rows = llmbatch.as_completed(chats(1), **place(sys.argv[1]))
 print("openai.resources.chat" in sys.modules)
 """
     with script(code, server.api_base) as process:
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=240)
     assert (out.strip(), err) == ("True", "")
     assert not server.requests

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import llmbatch
+from tests.replies import said
 from tests.server import Response, answer_to
-from tests.talk import answered, batch, chats, idle, place, question
+from tests.talk import answered, batch, chats, idle, place, question, streamed
 
 if TYPE_CHECKING:
     from tests.server import Server
@@ -110,19 +111,27 @@ def test_a_cut_stream_starts_again_under_a_new_attempt(server: Server) -> None:
     assert all(pieces[index, 2] == answer_to(question(index)) for index in range(4))
 
 
-def test_the_list_form_assembles_streams(server: Server) -> None:
-    """stream=True gives the same rows as without."""
-    streamed = batch(server.api_base, chats(10), stream=True)
-    assert [answered(row, i) for i, row in enumerate(streamed)] == [True] * 10
+def test_a_streams_rows_are_those_of_the_list_form(server: Server) -> None:
+    """Whole answers and their usage, by either way."""
+    rows = streamed(server.api_base, chats(10))
+    assert [answered(row, i) for i, row in enumerate(rows)] == [True] * 10
     assert all(request.json["stream"] for request in server.requests)
     plain = batch(server.api_base, chats(10))
-    assert streamed.texts == plain.texts
-    assert streamed.usage["total_tokens"] == plain.usage["total_tokens"]
+    assert rows.texts == plain.texts
+    assert rows.usage["total_tokens"] == plain.usage["total_tokens"]
+
+
+def test_the_list_form_asks_for_no_stream(server: Server) -> None:
+    """stream=True there gives whole rows after one request each, also where the server cannot stream."""
+    server.handler = lambda request: said("whole")
+    rows = batch(server.api_base, chats(3), stream=True)
+    assert rows.texts == ["whole"] * 3
+    assert [request.json.get("stream") for request in server.requests] == [None] * 3
 
 
 def test_several_choices_come_apart(server: Server) -> None:
     """n=2 with a stream gives two whole choices, not two mixed into one."""
-    (row,) = batch(server.api_base, chats(1), stream=True, n=2)
+    (row,) = streamed(server.api_base, chats(1), n=2)
     assert [choice["message"]["content"] for choice in row["choices"]] == [answer_to(question(0))] * 2
     events = list(llmbatch.stream_chat_completions_batch(chats(1), n=2, **place(server.api_base)))
     assert {event.get("choice", 0) for event in events if "delta" in event} == {0, 1}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+import re
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from pydantic import BaseModel
@@ -53,8 +54,80 @@ def test_an_answer_that_was_cut_off_says_so(server: Server) -> None:
     assert "raise max_tokens" in results[0]["error"]
 
 
-def test_parsed_needs_a_model(server: Server) -> None:
-    """Without a pydantic model, `.parsed` says what to pass."""
+WRAPPED = {
+    "a fence": '```json\n{"name": "Paris", "people": 2}\n```',
+    "a fence with prose": 'Here you are [1]:\n```\n{"name": "Paris", "people": 2}\n```\nAnything else?',
+    "prose": 'Of {cities} I take {"name": "Paris", "people": 2}, a {nice} one.',
+    "thinking": '<think>{"name": 1} is wrong</think>{"name": "Paris", "people": 2}',
+    "blanks": '\n\n {"name": "Paris", "people": 2} \n',
+}
+
+
+def test_json_within_other_text_is_found(server: Server) -> None:
+    """A fence or prose around it does not fail the row, which keeps the text as it came."""
+    results = ask(server, *WRAPPED.values())
+    assert not results.failed
+    assert results.parsed == [City(name="Paris", people=2)] * len(WRAPPED)
+    assert results.texts[:3] == list(WRAPPED.values())[:3]
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "{" * 200_000, "[1] " * 50_000, "\ud800{"])
+def test_text_that_is_hard_to_read_is_only_a_failed_row(server: Server, text: str) -> None:
+    """Nesting without end and a hundred thousand beginnings neither raise nor hold up the loop."""
+    (row,) = ask(server, text)
+    assert row["error_details"]["type"] == "ValidationError"
+    assert len(row["error"]) <= 520
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"type": "json_object"},
+        {"type": "json_schema", "json_schema": {"name": "city", "schema": {"type": "object", "properties": {}}}},
+    ],
+    ids=["json_object", "json_schema"],
+)
+def test_json_asked_for_by_a_dict_comes_as_dicts(server: Server, asked: dict[str, Any]) -> None:
+    """`.parsed` holds plain JSON; a text that is none fails its row, which keeps it."""
+    texts = ['{"name": "Paris"}', '```json\n{"name": "Rome"}\n```', "I cannot."]
+    answers = dict(zip(map(question, range(3)), texts, strict=True))
+    server.handler = lambda request: said(answers[request.text])
+    results = batch(server.api_base, chats(3), response_format=asked)
+    assert results.parsed == [{"name": "Paris"}, {"name": "Rome"}, None]
+    assert results[2]["error"].startswith("ValidationError: the answer is no JSON: Invalid JSON")
+    assert results[2]["choices"][0]["message"]["content"] == "I cannot."
+    assert server.requests[0].json["response_format"] == asked
+
+
+def test_the_table_shows_the_text_beside_its_error(server: Server) -> None:
+    """`to_pandas()` has what the model said where it is no answer; `.texts` has not."""
+    results = ask(server, "I cannot.", '{"name": "Rome", "people": 3}')
+    frame = results.to_pandas()
+    assert frame["text"].tolist() == ["I cannot.", '{"name": "Rome", "people": 3}']
+    assert frame["error"].notna().tolist() == [True, False]
+    assert results.texts[0] is None
+
+
+@pytest.mark.parametrize(
+    ("asked", "error", "mend"),
+    [
+        (dict, TypeError, "a pydantic model class"),
+        (list[City], TypeError, "a model with one field"),
+        ("json", TypeError, '{"type": "json_object"}'),
+        (City(name="Paris", people=2), TypeError, "pass the class itself"),
+        (City.model_json_schema(), ValueError, '"json_schema": {"name"'),
+        ({}, ValueError, '"json_schema": {"name"'),
+    ],
+)
+def test_what_is_no_response_format_is_refused(server: Server, asked: Any, error: type, mend: str) -> None:
+    """Misuse raises before anything is sent, and says what to pass."""
+    with pytest.raises(error, match=re.escape(mend)):
+        batch(server.api_base, chats(1), response_format=asked)
+    assert not server.requests
+
+
+def test_parsed_needs_a_format(server: Server) -> None:
+    """Where no JSON was asked for, `.parsed` says what to pass."""
     results = batch(server.api_base, chats(1))
     with pytest.raises(ValueError, match="response_format=YourModel"):
         _ = results.parsed

@@ -99,7 +99,7 @@ assert answered(batch(sys.argv[1], chats(1))[0], 0)
 def test_after_a_fork(server: Server) -> None:
     """A forked worker has a loop of its own."""
     with script(FORKED, server.api_base, flags=()) as process:
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=240)
     assert (process.returncode, out) == (0, "child True"), err
 
 

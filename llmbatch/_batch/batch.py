@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from llmbatch._batch.run import Run
     from llmbatch._leaves.row import Row
+    from llmbatch._leaves.structured import ResponseFormat
 
 __all__ = ["Batch", "interrupted_results"]
 
@@ -33,7 +34,8 @@ _interrupted: BatchResults | None = None
 def interrupted_results() -> BatchResults | None:
     """What the last interrupted batch of this process had finished, None if there was none.
 
-    A list of as many rows as that batch had got to; those not done are error rows of type `Cancelled`.
+    A list of as many rows as that batch had got to; those not done are error rows of type `Cancelled`. What ends a
+    batch so is Ctrl-C, a notebook's Stop, a cancelled task, and an exception of its input or of `on_result`.
 
     Example:
         try:
@@ -52,7 +54,10 @@ class Batch:
     count: int | None
     noun: str
     facts: Mapping[str, Any]
-    response_format: type[Any] | None = None
+    response_format: ResponseFormat | None = None
+
+    def __post_init__(self) -> None:
+        self.run.count = self.count
 
     async def as_completed(self) -> AsyncGenerator[tuple[int, Row]]:
         """The rows as they finish, logged, counted and shown."""
@@ -63,7 +68,7 @@ class Batch:
             "{} batch: batch size: {}, max workers: {}, {}",
             self.noun, "unknown" if self.count is None else self.count, options.max_workers, facts,
         )  # fmt: skip
-        bar = ProgressBar(self.count, options.progress)
+        bar = ProgressBar(self.count, options.progress, note=self.run.limits_found)
         tally = bar.tally
         try:
             async with contextlib.aclosing(self.run.rows()) as rows:
@@ -73,9 +78,11 @@ class Batch:
                     if "error" in row:
                         with bar.aside():
                             logger.debug("Row {} failed: {}", index, row["error"])
-                    if options.on_result is not None:
-                        options.on_result(index, row)
-                    yield index, row
+                    try:
+                        if options.on_result is not None:
+                            options.on_result(index, row)
+                    finally:  # the row is done, whatever on_result does
+                        yield index, row
         finally:
             bar.close()
             elapsed = time.perf_counter() - started
@@ -94,20 +101,31 @@ class Batch:
         global _interrupted  # noqa: PLW0603 - read after the exception has left every frame that knew it
         started = time.perf_counter()
         rows: dict[int, Row] = {}
+        self.run.formats = {}
         try:
             async with contextlib.aclosing(self.as_completed()) as finished:
                 async for index, row in finished:
                     rows[index] = row  # noqa: PERF403 - what is there when it is cancelled counts
-        except asyncio.CancelledError:
-            _interrupted = self._results(rows, max([self.count or 0, *(index + 1 for index in rows)]), started)
+        except BaseException as exc:
+            if rows or isinstance(exc, asyncio.CancelledError):
+                _interrupted = self._results(rows, max([self.count or 0, *(index + 1 for index in rows)]), started)
+                exc.add_note(self._said(len(rows)))
             raise
         return self._results(rows, len(rows), started)
+
+    def _said(self, done: int) -> str:
+        path = self.run.options.checkpoint
+        given = "" if path is None else repr(str(path))
+        rest = f"with checkpoint={given} a rerun sends only the rest"
+        return f"{done} rows were done: llmbatch.interrupted_results() has them; {rest}"
 
     def _results(self, rows: dict[int, Row], count: int, started: float) -> BatchResults:
         return BatchResults(
             (rows.get(index) or self._not_done(index) for index in range(count)),
             elapsed=time.perf_counter() - started,
             response_format=self.response_format,
+            formats=self.run.formats,
+            limits=self.run.limits_found(),
         )
 
     def _not_done(self, index: int) -> Row:

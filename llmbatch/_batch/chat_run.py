@@ -5,22 +5,27 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from loguru import logger
 
-from llmbatch._batch.rows import chat_row
-from llmbatch._batch.run import Run, sender_for
-from llmbatch._leaves.identity import CustomIds
-from llmbatch._leaves.row import Row
-from llmbatch._request.guards import Budget
+from llmbatch._batch.asks import asked_again, judged
+from llmbatch._batch.rows import chat_row, failure_row, labelled
+from llmbatch._batch.run import Run
+from llmbatch._leaves.checks import copied
+from llmbatch._leaves.identity import CustomIds, SeenIds, first_id
+from llmbatch._leaves.row import NO_USAGE, Row, add_spent
+from llmbatch._request.failures import Failure, clean
+from llmbatch._request.requests import Asked, Plans, read
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterable, Mapping
+    from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 
+    from llmbatch._request.guards import Budget
     from llmbatch._request.plans import ChatPlan
-    from llmbatch._request.sender import Call
+    from llmbatch._request.sender import Call, Sender
     from llmbatch.options import Options
 
 __all__ = ["ChatRun"]
@@ -29,60 +34,149 @@ _NO_FALLBACK = {"CassetteMiss", "BudgetExceeded", "CheckpointError"}
 _LONE_MESSAGE_BEGINNING = 4096  # characters; providers cache from some 1,024 tokens
 
 
-class ChatRun(Run[Any, tuple[int, Row]]):
-    """One batch of chat completions. `plans` holds the model asked for and then its fallbacks."""
+@dataclass(slots=True)
+class Way:
+    """How a request goes: by the model asked for, and then by its fallbacks."""
 
-    def __init__(self, conversations: Iterable[Any], plans: list[ChatPlan], options: Options, call: Call) -> None:
-        budget = Budget(options.max_cost)
-        super().__init__(options, [sender_for(plan, options, budget) for plan in plans], call)
-        self.conversations, self.plans = conversations, plans
-        self._ids = CustomIds()
+    plans: list[ChatPlan]
+    senders: list[Sender]
+
+
+class ChatRun(Run[Any, tuple[int, Row]]):
+    """One batch of chat completions. `made` gives for a request's arguments its plan, and then its fallbacks'.
+
+    Attributes:
+        ways: for each request of `requests`.
+    """
+
+    def __init__(  # noqa: PLR0917 - as they are made
+        self,
+        requests: Iterable[Any],
+        call: Mapping[str, Any],
+        made: Callable[[dict[str, Any]], list[ChatPlan]],
+        provider_of: Callable[[str | None, Mapping[str, Any]], str | None],
+        options: Options,
+        send: Call,
+        budget: Budget | None = None,
+    ) -> None:
+        super().__init__(options, send, budget)
+        self.requests = requests
+
+        def way(arguments: dict[str, Any]) -> Way:
+            plans = made(arguments)
+            return Way(plans, [self.sender_for(plan) for plan in plans])
+
+        self.ways = Plans(call, way, provider_of)
+        self.target = self.ways.first.plans[0].target
+        self._ids, self._own_ids = CustomIds(), SeenIds()
         self._warm: dict[str, asyncio.Event] = {}
+        self._so_far: dict[int, Row] = {}
+        self._firsts: dict[Any, tuple[int, asyncio.Future[Row]]] = {}
 
     async def rows(self) -> AsyncGenerator[tuple[int, Row]]:
         """Run it."""
-        async with contextlib.aclosing(self._running(self.conversations, self._row)) as finished:
+        async with contextlib.aclosing(self._running(self.requests, self._row)) as finished:
             async for index, row in finished:
                 yield index, row
 
-    async def _row(self, index: int, conversation: Any) -> tuple[int, Row]:
+    async def _row(self, index: int, item: Any) -> tuple[int, Row]:
         """One input's row, whatever happens."""
+        asked, target = Asked(), self.target
         try:
-            request = self.plans[0].request(conversation)
+            asked = read(item)
+            way = self.ways.of(asked)
+            target = way.plans[0].target
+            self._check_id(asked)
+            request = way.plans[0].request(asked.messages)
             request_id = self._ids(request)
         except Exception as exc:  # noqa: BLE001 - a row that cannot be sent is that row's error
-            return index, self._refused(self._row_id(index, None), "InvalidRow", str(exc))
-        custom_id = self._row_id(index, request_id)
-        known, prints = self._known(request, request_id, custom_id)
-        if known is not None:
+            custom_id = asked.custom_id or self._row_id(index, None)
+            message = clean(str(exc), {"messages": asked.messages or item})
+            row = failure_row(Failure("InvalidRow", message), target, custom_id)
+            labelled(row, custom_id, asked.metadata)
+            return index, row
+        custom_id = asked.custom_id or self._row_id(index, request_id)
+        if self.formats is not None and way.plans[0].response_format is not self.ways.first.plans[0].response_format:
+            self.formats[custom_id] = way.plans[0].response_format
+        known, prints = self._known(request, request_id, custom_id, asked.metadata)
+        if known is not None and not self.options.dedupe:
             return index, known
-        send = partial(self._sent, index, conversation, request, custom_id)
-        row = await self._in_time(send, partial(self._late, index, custom_id))
-        self._record(request_id, prints, row)
+        same = (first_id(request_id), target, way.plans[0].response_format)
+        first, its_row = self._firsts.get(same, (index, None))
+        if its_row is None:
+            its_row = asyncio.get_running_loop().create_future()
+            if self.options.dedupe:
+                self._firsts[same] = index, its_row
+            row = known or await self._answered(index, asked, way, request, custom_id)
+            row.pop("same_as", None)
+            its_row.set_result(copied(row) if self.options.dedupe else row)
+        else:
+            row = known or _copied(await its_row)
+            row["same_as"] = first
+        labelled(row, custom_id, asked.metadata)
+        if known is None:
+            self._record(request_id, prints, row)
         return index, row
 
-    async def _sent(self, index: int, conversation: Any, request: dict[str, Any], custom_id: str) -> Row:
-        """The row of the first model that answers."""
-        async with self._turn(request):
-            row = await self._by(0, index, request, custom_id)
-            for at in range(1, len(self.senders)):
-                if "error" not in row or row["error_details"]["type"] in _NO_FALLBACK:
-                    break
-                first_error, spent, attempts = row["error"], row["cost"], row["attempts"]
-                logger.warning("{} falls back to {}: {}", custom_id, self.plans[at].target.model, first_error)
-                row = await self._by(at, index, self.plans[at].request(conversation), custom_id)
-                row["fallback"] = {"instead_of": self.target.model, "error": first_error}
-                row["attempts"] += attempts
-                if spent is None and "error" in row:
-                    row["cost"] = None
-                elif row["cost"] is not None:
-                    row["cost"] += spent or 0.0
+    async def _answered(self, index: int, asked: Asked, way: Way, request: dict[str, Any], custom_id: str) -> Row:
+        """The row of a request that is sent, in time or not."""
+
+        def late() -> Row:
+            cut, row = self._late(index, custom_id, way.plans[0].target), self._so_far.get(index)
+            if row is None:
+                return cut
+            row["cost"] = None if cut["cost"] is None else row["cost"]
+            return row
+
+        send = partial(self._sent, index, asked, way, request, custom_id)
+        row = await self._in_time(send, late)
+        self._so_far.pop(index, None)
         return row
 
-    async def _by(self, at: int, index: int, request: dict[str, Any], custom_id: str) -> Row:
-        """The row that one of the senders makes of a request."""
-        outcome = await self.senders[at].send(request, index, self.call_for(index), self._begun(index))
-        return chat_row(outcome, self.plans[at], custom_id)
+    def _check_id(self, asked: Asked) -> None:
+        """Raise ValueError for a request whose own id is another's already, and take it from it."""
+        if asked.custom_id is not None and not self._own_ids.add(asked.custom_id):
+            custom_id, asked.custom_id = asked.custom_id, None
+            msg = f"the custom_id {custom_id!r} is there already; give each request its own"
+            raise ValueError(msg)
+
+    async def _sent(self, index: int, asked: Asked, way: Way, request: dict[str, Any], custom_id: str) -> Row:
+        """The row of the first model that answers, with what all that were asked have used."""
+        async with self._turn(request):
+            row = await self._by(way, 0, index, asked, request, custom_id)
+            for at in range(1, len(way.senders)):
+                if "error" not in row or row["error_details"]["type"] in _NO_FALLBACK:
+                    break
+                before, first_error = row, row["error"]
+                logger.warning("{} falls back to {}: {}", custom_id, way.plans[at].target.model, first_error)
+                row = await self._by(way, at, index, asked, way.plans[at].request(asked.messages), custom_id)
+                row["fallback"] = {"instead_of": way.plans[0].target.model, "error": first_error}
+                add_spent(row, before)
+        return row
+
+    async def _by(  # noqa: PLR0917 - a request and all that is known of it
+        self, way: Way, at: int, index: int, asked: Asked, request: dict[str, Any], custom_id: str
+    ) -> Row:
+        """The row that one of a way's models makes of a request, asked again while its answer is wrong."""
+        plan, sender, most = way.plans[at], way.senders[at], self.options.reask
+        before: Row | None = None
+        for asks in range(1, most + 2):
+            outcome = await sender.send(request, index, self.call_for(index), self._begun(index))
+            row = chat_row(outcome, plan, custom_id)
+            labelled(row, custom_id, asked.metadata)
+            row, wrong = judged(row, plan, self.options.validate)
+            if before is not None:
+                if not row["choices"]:  # what was answered before stays
+                    row, before, wrong = before, row, None
+                add_spent(row, before)
+            if most:
+                row["asks"] = asks
+            if wrong is None or asks > most:
+                break
+            self._so_far[index] = before = row
+            plan, request = asked_again(row, wrong, plan, request)
+            sender = sender if wrong else self.sender_for(plan)
+        return row
 
     @contextlib.asynccontextmanager
     async def _turn(self, request: Mapping[str, Any]) -> AsyncGenerator[None]:
@@ -101,6 +195,12 @@ class ChatRun(Run[Any, tuple[int, Row]]):
             yield
         finally:
             answered.set()
+
+
+def _copied(row: Row) -> Row:
+    """The row for another input that asks the same: nothing was sent for it, so that it has used nothing."""
+    same: Row = copied(row)
+    return {**same, "usage": dict(NO_USAGE), "cost": 0.0, "attempts": 0}
 
 
 def _beginning(messages: list[dict[str, Any]]) -> str:

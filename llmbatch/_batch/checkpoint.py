@@ -8,22 +8,29 @@ from __future__ import annotations
 
 import json
 import os
+import sys
+import weakref
 from collections import Counter
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from llmbatch._leaves.files import replacing
+from llmbatch._leaves.files import replaceable, replacing
 from llmbatch._leaves.lines import row_from_line, written_row
 from llmbatch.errors import CheckpointError
+
+if sys.platform != "win32":  # where nothing is locked
+    import fcntl
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from llmbatch._leaves.row import Row
 
-__all__ = ["Checkpoint", "lock", "output_lines"]
+__all__ = ["Checkpoint", "lock", "output_lines", "rewriting", "unlock"]
 
 _Fields = frozenset[tuple[str, str]]
+_locked: weakref.WeakSet[IO[bytes]] = weakref.WeakSet()
 
 
 class Checkpoint:
@@ -38,6 +45,8 @@ class Checkpoint:
         self._known: dict[str, _Fields] = {}
         self.changes: Counter[str] = Counter()
         try:
+            if not replaceable(self.path):
+                raise OSError(0, "it is no regular file of its own")  # noqa: TRY301 - said below
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self.path.open("ab+")
         except OSError as exc:
@@ -49,7 +58,7 @@ class Checkpoint:
                 raise CheckpointError(_in_use(self.path))  # noqa: TRY301 - replaced by its holder in this very moment
             self._size = self._load()
         except BaseException:
-            self._file.close()
+            self.close()
             raise
 
     def __len__(self) -> int:
@@ -85,6 +94,7 @@ class Checkpoint:
 
     def close(self) -> None:
         """Close the file, and let other processes have it."""
+        unlock(self._file)
         self._file.close()
 
     def _load(self) -> int:
@@ -104,12 +114,16 @@ class Checkpoint:
                 if prints := own.get("fingerprints"):
                     prompt, others = _split(prints)
                     self._known[prompt] = interned.setdefault(others, others)
-        return self._compacted() if dropped else size
+        if dropped:
+            return self._compacted()
+        if size and not os.pread(self._file.fileno(), 1, size - 1).endswith(b"\n"):
+            size += os.write(self._file.fileno(), b"\n")  # an editor may leave out the last one
+        return size
 
     def _compacted(self) -> int:
         """Rewrite the file with the answered rows only, in place of the old one at once."""
         places, size = {}, 0
-        with replacing(self.path) as out:
+        with rewriting(self.path) as out:
             for key, (offset, length) in self._places.items():
                 data = os.pread(self._file.fileno(), length, offset)
                 data = data if data.endswith(b"\n") else data + b"\n"
@@ -118,7 +132,7 @@ class Checkpoint:
                 size += len(data)
             fresh = Path(out.name).open("ab+")  # noqa: SIM115 - locked before anybody else can open it, and kept
             lock(fresh, self.path)
-        self._file.close()
+        self.close()
         self._file, self._places = fresh, places
         return size
 
@@ -132,14 +146,47 @@ def _split(fingerprints: Mapping[str, str]) -> tuple[str, _Fields]:
 
 def lock(file: IO[bytes], path: Path) -> None:
     """Hold the file for this process; the lock goes with the process, however it ends."""
-    try:
-        import fcntl  # noqa: PLC0415 - not on Windows
+    if sys.platform != "win32":
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise CheckpointError(_in_use(path)) from None
+        _locked.add(file)
 
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except ModuleNotFoundError:
-        return
-    except OSError:
-        raise CheckpointError(_in_use(path)) from None
+
+def unlock(file: IO[bytes]) -> None:
+    """Let the file go, also where a child process has it too."""
+    _locked.discard(file)
+    if sys.platform != "win32":
+        fcntl.flock(file, fcntl.LOCK_UN)
+
+
+def _let_go() -> None:
+    """In a forked child: a lock belongs to whoever has the file, so the child is not to have it."""
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for file in _locked:
+        if not file.closed:
+            os.dup2(nothing, file.fileno(), inheritable=False)
+    os.close(nothing)
+    _locked.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)
+
+
+@contextmanager
+def rewriting(path: Path) -> Iterator[IO[bytes]]:
+    """`replacing`, where a folder that takes no new file is a CheckpointError."""
+    try:
+        with replacing(path) as file:
+            yield file
+    except OSError as exc:
+        msg = (
+            f"cannot rewrite {path}: {exc.strerror}; a new file beside it is to take its place: make room, let its "
+            "folder be written to, or give another path"
+        )
+        raise CheckpointError(msg) from exc
 
 
 def _in_use(path: Path) -> str:

@@ -10,15 +10,15 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from llmbatch._batch.rows import failure_row
-from llmbatch._batch.run import Run, sender_for
+from llmbatch._batch.run import Run
 from llmbatch._leaves.identity import CustomIds
 from llmbatch._leaves.row import Row, answer_row
-from llmbatch._request.guards import Budget
 from llmbatch._request.processes import calling
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable, Iterator
 
+    from llmbatch._request.guards import Budget
     from llmbatch._request.plans import EmbeddingsPlan
     from llmbatch._request.sender import Outcome
     from llmbatch.options import Options
@@ -56,10 +56,12 @@ class _Chunk:
 class EmbeddingsRun(Run[_Chunk, list[tuple[int, Row]]]):
     """One batch of embeddings."""
 
-    def __init__(self, texts: Iterable[Any], plan: EmbeddingsPlan, options: Options) -> None:
-        call = calling("embed", options.processes)
-        super().__init__(options, [sender_for(plan, options, Budget(options.max_cost))], call)
-        self.texts, self.plan = texts, plan
+    def __init__(
+        self, texts: Iterable[Any], plan: EmbeddingsPlan, options: Options, budget: Budget | None = None
+    ) -> None:
+        super().__init__(options, calling("embed", options.processes), budget)
+        self.texts, self.plan, self.target = texts, plan, plan.target
+        self._sender = self.sender_for(plan)
         self._chunk_texts = CHUNK_TEXTS.get(plan.target.provider, DEFAULT_CHUNK_TEXTS)
         if plan.target.api_base is not None:
             self._chunk_texts = min(self._chunk_texts, DEFAULT_CHUNK_TEXTS)
@@ -102,9 +104,9 @@ class EmbeddingsRun(Run[_Chunk, list[tuple[int, Row]]]):
 
     async def _sent(self, texts: list[_Text]) -> list[Row]:
         """A row for each text; a chunk that is refused as a whole is halved until only the bad texts fail."""
-        request = self.plan.request([text.text for text in texts])
+        request = {**self.plan.request(texts[0].text), "input": [text.text for text in texts]}
         first, begun = texts[0].index, self._begun(*(text.index for text in texts))
-        send = partial(self.senders[0].send, request, first, self.call_for(first), begun)
+        send = partial(self._sender.send, request, first, self.call_for(first), begun)
         outcome = await self._in_time(send, lambda: None)
         if outcome is None:
             return [self._late(text.index, text.custom_id) for text in texts]

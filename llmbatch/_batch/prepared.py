@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from llmbatch import _litellm
 from llmbatch._batch.batch import Batch
 from llmbatch._batch.chat_run import ChatRun
 from llmbatch._batch.embeddings_run import EmbeddingsRun
-from llmbatch._batch.streams import assembled
 from llmbatch._leaves.checks import check_messages_list, check_texts
-from llmbatch._leaves.identity import is_connection
 from llmbatch._request.plans import (
     DEFAULT_MAX_TOKENS,
     DEFAULT_TEMPERATURE,
@@ -20,11 +17,14 @@ from llmbatch._request.plans import (
     plan_embeddings,
 )
 from llmbatch._request.processes import calling
+from llmbatch._request.requests import over, provider_in
 from llmbatch.options import CHATS_ONLY, Options
 from llmbatch.providers import copilot
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from llmbatch._request.guards import Budget
 
 __all__ = ["chat_batch", "embeddings_batch"]
 
@@ -35,33 +35,42 @@ def chat_batch(
     temperature: float | None = DEFAULT_TEMPERATURE,
     max_tokens: int | None = DEFAULT_MAX_TOKENS,
     max_workers: int | Literal["auto"] = 10,
+    *,
+    shared_budget: Budget | None = None,
     **given: Any,
 ) -> Batch:
-    """A batch of chats; `given` holds llmbatch's own options and LiteLLM's arguments."""
+    """A batch of chats; `given` holds llmbatch's own options and LiteLLM's arguments.
+
+    `shared_budget` is spent by other runs too.
+    """
     if given.pop("batch_job", False):
         msg = "batch_job=True is for create_chat_completions_batch; a batch job gives its rows all at once"
         raise ValueError(msg)
-    conversations, count = check_messages_list(messages_list)
-    streamed = bool(given.pop("stream", False))
-    first = _plan(model, temperature, max_tokens, given)
-    target = first.target
-    if target.provider == copilot.PROVIDER:
-        given["requests_per_minute"] = given.get("requests_per_minute") or copilot.requests_per_minute()
+    requests, count = check_messages_list(messages_list)
+    given.pop("stream", None)  # whole rows need none; `stream_chat_completions_batch` streams by itself
     options = Options.among(given, max_workers=max_workers, count=count)
-    plans = [first, *(_fallback(entry, target, temperature, max_tokens, given) for entry in options.fallbacks)]
-    call = assembled if streamed else calling("chat", options.processes)
-    run = ChatRun(conversations, plans, options, call)
+    call = {"model": model, "temperature": temperature, "max_tokens": max_tokens, **given}
+    maker = _Maker(call, options.fallbacks)
+    run = ChatRun(
+        requests, maker.call, maker.plans, maker.provider_of, options, calling("chat", options.processes), shared_budget
+    )
+    first = run.ways.first.plans[0]
     facts = {
-        "model": target.model,
+        "model": first.target.model,
         "temperature": first.params.get("temperature"),
         "max tokens": first.params.get("max_tokens"),
-        "provider": target.provider,
+        "provider": first.target.provider,
     }
     return Batch(run, count, "Chat completion", facts, first.response_format)
 
 
 def embeddings_batch(
-    texts: Iterable[Any], model: str | None = None, max_workers: int | Literal["auto"] = 10, **given: Any
+    texts: Iterable[Any],
+    model: str | None = None,
+    max_workers: int | Literal["auto"] = 10,
+    *,
+    shared_budget: Budget | None = None,
+    **given: Any,
 ) -> Batch:
     """A batch of embeddings."""
     if chats_only := sorted(CHATS_ONLY & given.keys()):
@@ -71,30 +80,35 @@ def embeddings_batch(
     options = Options.among(given, max_workers=max_workers, count=count)
     plan = plan_embeddings(model, **given)
     facts = {"model": plan.target.model, "provider": plan.target.provider}
-    return Batch(EmbeddingsRun(items, plan, options), count, "Embedding", facts)
+    return Batch(EmbeddingsRun(items, plan, options, shared_budget), count, "Embedding", facts)
 
 
-def _plan(model: str | None, temperature: float | None, max_tokens: int | None, kwargs: dict[str, Any]) -> ChatPlan:
-    if copilot.asked_for(model, kwargs):
-        return copilot.plan(model, temperature, max_tokens, kwargs)
-    return plan_chat(model, temperature, max_tokens, **kwargs)
+class _Maker:
+    """Makes plans for a call's requests: the one asked for, and those of the fallbacks."""
+
+    def __init__(self, call: dict[str, Any], fallbacks: Sequence[str | dict[str, Any]]) -> None:
+        self.call, self._fallbacks = call, fallbacks
+        self._by_copilot = copilot.asked_for(call["model"], call)
+        self._tokens: dict[Any, copilot.CopilotToken] = {}
+
+    def plans(self, arguments: dict[str, Any]) -> list[ChatPlan]:
+        """The plan for these arguments, and then its fallbacks'."""
+        if self._by_copilot and self.provider_of(arguments["model"], self.call) == copilot.PROVIDER:
+            arguments = {**arguments, "model": copilot.named(default_model(arguments["model"]))}
+        entries = ({"model": entry} if isinstance(entry, str) else entry for entry in self._fallbacks)
+        given = [over(arguments, {"model": default_model(None), **entry}, _provider_in) for entry in entries]
+        return [self._plan(**one) for one in (arguments, *given)]
+
+    def provider_of(self, model: str | None, call: Mapping[str, Any]) -> str | None:
+        """The provider of a request's model; a bare name stays with Copilot where the call is for it."""
+        bare = isinstance(model, str) and "/" not in model
+        return copilot.PROVIDER if self._by_copilot and bare else _provider_in(model, call)
+
+    def _plan(self, model: str | None, temperature: float | None, max_tokens: int | None, **kwargs: Any) -> ChatPlan:
+        if copilot.asked_for(model, kwargs):
+            return copilot.plan(model, temperature, max_tokens, kwargs, self._tokens)
+        return plan_chat(model, temperature, max_tokens, **kwargs)
 
 
-def _fallback(
-    entry: str | dict[str, Any],
-    first: _litellm.Target,
-    temperature: float | None,
-    max_tokens: int | None,
-    kwargs: dict[str, Any],
-) -> ChatPlan:
-    """A fallback's plan. The first model's server and key go to no other provider."""
-    given = {"model": entry} if isinstance(entry, str) else dict(entry)
-    model = given.pop("model", None) or default_model(None)
-    own = {k: v for k, v in kwargs.items() if is_connection(k)}
-    try:
-        same = _litellm.resolve(model, api_base=own.get("api_base")).provider == first.provider
-    except ValueError:
-        same = False
-    if same and not any(map(is_connection, given)):
-        given = {**own, **given}
-    return _plan(model, temperature, max_tokens, {**{k: v for k, v in kwargs.items() if k not in own}, **given})
+def _provider_in(model: str | None, call: Mapping[str, Any]) -> str | None:
+    return copilot.PROVIDER if copilot.asked_for(model, call) else provider_in(model, call)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from json import JSONDecodeError
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
-from llmbatch._leaves.row import CUT_OFF, Row, answer_row, error_row, plain, refusal_text, row_text
-from llmbatch._request.failures import Failure, clean
+from llmbatch._leaves.row import CUT_OFF, OWN_KEYS, Row, answer_row, error_row, plain, refusal_text, row_text
+from llmbatch._leaves.structured import parsed
+from llmbatch._request.failures import Failure
 
 if TYPE_CHECKING:
+    from llmbatch._leaves.structured import ResponseFormat
     from llmbatch._litellm import Target
     from llmbatch._request.plans import ChatPlan
     from llmbatch._request.sender import Outcome
 
-__all__ = ["chat_row", "failure_row"]
+__all__ = ["chat_row", "failure_row", "labelled", "refused_answer"]
 
 _FILTERED = "content_filter"
 
@@ -23,7 +26,7 @@ def failure_row(failure: Failure, target: Target, custom_id: str, **spent: Any) 
     """The error row of a failure; `spent` is an `Outcome`'s: attempts, cost in USD (None: perhaps charged), times."""
     return error_row(
         type=failure.type,
-        message=clean(failure.message),
+        message=" ".join(failure.message.split()),
         model=target.model,
         custom_id=custom_id,
         status_code=failure.status_code,
@@ -33,46 +36,65 @@ def failure_row(failure: Failure, target: Target, custom_id: str, **spent: Any) 
     )
 
 
+def labelled(row: Row, custom_id: str, metadata: Any) -> None:
+    """Give a row its id, and what its request said to keep with it."""
+    row["custom_id"] = custom_id
+    row.pop("metadata", None)
+    if metadata is not None:
+        row["metadata"] = metadata
+
+
 def chat_row(outcome: Outcome, plan: ChatPlan, custom_id: str) -> Row:
     """The row of an outcome; an answer that does not fit the pydantic model asked for is an error row that keeps it."""
     if outcome.failure is not None:
         return failure_row(outcome.failure, plan.target, custom_id, **outcome.spent)
     assert outcome.answer is not None  # noqa: S101 - either is there
     row = answer_row(plain(outcome.answer.body), custom_id=custom_id, **outcome.spent)
+    row["request_model"] = plan.target.model
     misfit = _misfit(row, plan.response_format)
-    if misfit is None:
-        return row
-    bad = failure_row(misfit, plan.target, custom_id, **outcome.spent)
-    return {**bad, "model": row["model"], "choices": row.get("choices") or [], "usage": row["usage"]}
+    return row if misfit is None else refused_answer(row, misfit, plan)
 
 
-def _misfit(row: Row, model: type[BaseModel] | None) -> Failure | None:
+def refused_answer(row: Row, failure: Failure, plan: ChatPlan) -> Row:
+    """The error row of an answer that will not do, which it keeps."""
+    spent = {name: value for name, value in row.items() if name in OWN_KEYS and name != "custom_id"}
+    bad = failure_row(failure, plan.target, row["custom_id"], **spent)
+    kept = ("model", "request_model", "metadata", "usage")
+    bad.update({k: row[k] for k in kept if k in row})  # type: ignore[typeddict-item, literal-required]
+    bad["choices"] = row.get("choices") or []
+    return bad
+
+
+def _misfit(row: Row, asked: ResponseFormat | None) -> Failure | None:
     """What keeps an answer from being a good row."""
     if not row.get("choices"):
         return Failure("EmptyAnswer", "the provider answered without any choice", 200)
     choice = row["choices"][0]
     message = choice.get("message") or {}
-    if model is None or message.get("tool_calls"):
+    if asked is None or message.get("tool_calls"):
         return None
-    problem = _invalid(row_text(row) or "", model)
+    problem = _invalid(row_text(row) or "", asked)
     if problem is None:
         return None
     refusal = refusal_text(message)
     if refusal or choice.get("finish_reason") == _FILTERED:
         text = refusal or row_text(row) or "the answer was withheld (finish_reason content_filter)"
         return Failure("Refused", text, 200)
+    name = asked.__name__ if isinstance(asked, type) else "JSON"
     cut = "; the answer was cut off, raise max_tokens" if choice.get("finish_reason") == CUT_OFF else ""
-    return Failure("ValidationError", f"the answer is no {model.__name__}: {problem}{cut}", 200)
+    return Failure("ValidationError", f"the answer is no {name}: {problem}{cut}", 200)
 
 
-def _invalid(text: str, model: type[BaseModel]) -> str | None:
-    """Why the text is no instance of the model, None when it is."""
+def _invalid(text: str, asked: ResponseFormat) -> str | None:
+    """Why the text does not fit, None when it does."""
     try:
-        model.model_validate_json(text)
+        parsed(text, asked)
     except ValidationError as exc:
         first = exc.errors(include_input=False, include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         return f"{where + ': ' if where else ''}{first['msg']}"
+    except JSONDecodeError as exc:
+        return f"Invalid JSON: {exc}"
     except Exception as exc:  # noqa: BLE001 - a validator of the caller's own; it is this row's failure only
         return f"its validator raised {type(exc).__name__}"
     return None

@@ -8,19 +8,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from loguru import logger
 
 from llmbatch import _litellm
 from llmbatch._batch.checkpoint import Checkpoint
-from llmbatch._batch.rows import failure_row
+from llmbatch._batch.rows import failure_row, labelled
 from llmbatch._batch.slots import Slots
 from llmbatch._leaves.fan_out import fan_out
 from llmbatch._leaves.identity import fingerprints
+from llmbatch._leaves.row import add_usage
+from llmbatch._litellm.prices import model_info, own_cost
 from llmbatch._litellm.worst import worst_cost
 from llmbatch._request.failures import Failure
-from llmbatch._request.guards import Breaker
+from llmbatch._request.guards import Breaker, Budget
 from llmbatch._request.limits import limiter_for
 from llmbatch._request.sender import Outcome, Sender
 from llmbatch.errors import CheckpointError
@@ -30,76 +33,119 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 
     from llmbatch._leaves.row import Row
-    from llmbatch._litellm import Target
-    from llmbatch._request.guards import Budget
+    from llmbatch._leaves.structured import ResponseFormat
+    from llmbatch._litellm import Answer, Target
+    from llmbatch._request.limits import Limiter
     from llmbatch._request.plans import ChatPlan, EmbeddingsPlan
     from llmbatch._request.sender import Call
     from llmbatch.options import Options
 
-__all__ = ["Run", "sender_for"]
+__all__ = ["Run"]
+
+GUESSED_ANSWER_TOKENS = 4096  # that an answer may have, where neither the call nor LiteLLM's map bounds it
 
 T = TypeVar("T")
 R = TypeVar("R")
 S = TypeVar("S")
 
 
-def sender_for(plan: ChatPlan | EmbeddingsPlan, options: Options, budget: Budget) -> Sender:
-    """The sender for a plan's target, on the limiter that the process keeps for that account."""
-    _litellm.warm_up(plan.target)
-    key = plan.params.get("api_key")
-    digest = hashlib.blake2b(key.encode(), digest_size=8).hexdigest() if isinstance(key, str) else None
-    return Sender(
-        target=plan.target,
-        limiter=limiter_for(plan.target.provider, plan.target.api_base, digest, plan.target.name),
-        breaker=Breaker(),
-        budget=budget,
-        retries=options.retries,
-        timeout=options.timeout,
-        worst_cost=None if options.max_cost is None else worst_cost(plan),
-        credentials=plan.credentials,
-        priced=plan.target.provider != copilot.PROVIDER,
-        secrets=plan.secrets,
-    )
+def _longest_answer(target: Target) -> float:
+    """In tokens: the model's own limit, else a guess."""
+    return model_info(target.name, target.provider).get("max_output_tokens") or GUESSED_ANSWER_TOKENS
+
+
+def _price(target: Target) -> Callable[[Answer], float | None]:
+    """What gives an answer's cost: the caller's own prices, nothing (Copilot is a subscription), or LiteLLM."""
+    if target.prices:
+        return lambda answer: own_cost(target, answer.body.get("usage"))
+    return (lambda _: None) if target.provider == copilot.PROVIDER else attrgetter("cost")
 
 
 class Run(Generic[T, R]):
     """One batch on its way. `rows()` yields `(index, row)` as they finish, exactly one for each input.
 
     Attributes:
-        senders: for the model asked for, and then its fallbacks.
+        target: what was asked for by the call as a whole.
         call_for: gives, for an input's index, the function that sends one request once.
         under_way: what has become so far of the inputs whose rows have not been taken yet, one outcome a model.
+        count: how many inputs there are, None where nobody knows.
+        formats: of requests with a `response_format` of their own, by id, where somebody wants them.
     """
 
-    def __init__(self, options: Options, senders: list[Sender], call: Call) -> None:
+    target: Target
+
+    def __init__(self, options: Options, call: Call, budget: Budget | None = None) -> None:
         self.options = options
-        self.senders = senders
         self.call_for: Callable[[int], Call] = lambda _: call
+        self.count: int | None = None
+        self.formats: dict[str, ResponseFormat | None] | None = None
+        self._budget = budget or Budget(options.max_cost)
+        self._breakers: dict[Any, Breaker] = {}
+        self._limiters: dict[Limiter, float | None] = {}
+        self._told: contextlib.ExitStack | None = None
+        self._unkept: Failure | None = None
         self._checkpoint: Checkpoint | None = None
         self._deadline: float | None = None
         self.under_way: dict[int, list[Outcome]] = {}
 
-    @property
-    def target(self) -> Target:
-        """The target that was asked for."""
-        return self.senders[0].target
+    def sender_for(self, plan: ChatPlan | EmbeddingsPlan) -> Sender:
+        """The sender for a plan's target, on the limiter that the process keeps for that account."""
+        target, key = plan.target, plan.params.get("api_key")
+        digest = hashlib.blake2b(key.encode(), digest_size=8).hexdigest() if isinstance(key, str) else None
+        account = (target.provider, target.api_base, digest, target.name)
+        limiter = limiter_for(*account)
+        if account not in self._breakers:
+            _litellm.warm_up(target)
+            self._breakers[account] = Breaker()
+            self._limiters[limiter] = copilot.requests_per_minute() if target.provider == copilot.PROVIDER else None
+            if self._told is not None:
+                self._tell(limiter, self._told)
+        if self._unkept is not None:
+            self._breakers[account].trip(self._unkept, self._unkept.message)
+        return Sender(
+            target=target,
+            limiter=limiter,
+            breaker=self._breakers[account],
+            budget=self._budget,
+            retries=self.options.retries,
+            timeout=self.options.timeout,
+            worst_cost=None if self.options.max_cost is None else worst_cost(plan),
+            credentials=plan.credentials,
+            longest_answer=_longest_answer(target) if self.options.tokens_per_minute else 0.0,
+            price=_price(target),
+        )
+
+    def _tell(self, limiter: Limiter, told: contextlib.ExitStack) -> None:
+        """Put the caller's limits in force for one more limiter."""
+        requests_per_minute = self.options.requests_per_minute or self._limiters[limiter]
+        told.enter_context(limiter.told(requests_per_minute, self.options.tokens_per_minute))
+
+    def limits_found(self) -> str:
+        """What refusals were found to depend on, in a line; empty before that."""
+        return "; ".join(line for limiter in self._limiters if (line := limiter.refusals.finding[1]))
 
     def rows(self) -> AsyncGenerator[tuple[int, Row]]:
         """Run it."""
         raise NotImplementedError
 
     async def _running(self, items: Iterable[T], work: Callable[[int, T], Awaitable[R]]) -> AsyncGenerator[R]:
-        """Fan `work` out over the items, with the checkpoint open and the caller's limits in force."""
-        options, limiter = self.options, self.senders[0].limiter
+        """Fan `work` out over the items, with the checkpoint open and the caller's limits in force.
+
+        At the deadline nobody waits for the next item of an input of unknown length; of a known one each item is a row.
+        """
+        options = self.options
         if options.deadline is not None:
             self._deadline = asyncio.get_running_loop().time() + options.deadline
-        slots = Slots(options.max_workers, limiter)
+        until = self._deadline if self.count is None else None
+        slots = Slots(options.max_workers, lambda: sum(limiter.waiting for limiter in self._limiters))
         with contextlib.ExitStack() as stack:
             if options.checkpoint is not None:
                 self._checkpoint = Checkpoint(options.checkpoint)
                 stack.callback(self._checkpoint.close)
-            stack.enter_context(limiter.told(options.requests_per_minute, options.tokens_per_minute))
-            async with contextlib.aclosing(fan_out(items, work, slots=slots)) as finished:
+            self._told = stack.enter_context(contextlib.ExitStack())
+            for limiter in self._limiters:
+                self._tell(limiter, self._told)
+            async with contextlib.aclosing(fan_out(items, work, slots=slots, until=until)) as finished:
                 async for _, result in finished:
                     slots.finished()
                     yield result
@@ -118,8 +164,10 @@ class Run(Generic[T, R]):
         except TimeoutError:
             return late()
 
-    def _known(self, request: Mapping[str, Any], request_id: str, custom_id: str) -> tuple[Row | None, dict[str, str]]:
-        """The row that the checkpoint holds for a request, and the digests to write it with."""
+    def _known(
+        self, request: Mapping[str, Any], request_id: str, custom_id: str, metadata: Any = None
+    ) -> tuple[Row | None, dict[str, str]]:
+        """The row that the checkpoint holds for a request, as this run calls it, and the digests to write it with."""
         if self._checkpoint is None:
             return None, {}
         prints = fingerprints(request)
@@ -127,8 +175,8 @@ class Run(Generic[T, R]):
         if row is None:
             self._checkpoint.note_change(prints)
             return None, prints
-        if row["custom_id"] != custom_id:
-            row["custom_id"] = custom_id
+        if (row["custom_id"], row.get("metadata")) != (custom_id, metadata):
+            labelled(row, custom_id, metadata)
             self._record(request_id, prints, row)
         row["resumed"] = True
         return row, prints
@@ -140,22 +188,27 @@ class Run(Generic[T, R]):
         try:
             self._checkpoint.append(request_id, prints, row)
         except CheckpointError as exc:
-            for sender in self.senders:
-                sender.breaker.trip(Failure("CheckpointError", str(exc)), str(exc))
+            self._unkept = Failure("CheckpointError", str(exc))
+            for breaker in self._breakers.values():
+                breaker.trip(self._unkept, str(exc))
 
     def _row_id(self, index: int, request_id: str | None) -> str:
         """The row's id: the caller's, else its request's, else its place."""
-        if self.options.custom_ids is not None:
-            return self.options.custom_ids[index]
+        ids = self.options.custom_ids
+        if ids is not None:
+            if index >= len(ids):
+                msg = f"custom_ids holds {len(ids)} ids, fewer than there are rows; give one each"
+                raise ValueError(msg)
+            return ids[index]
         return request_id or f"row-{index}"
 
     def _refused(self, custom_id: str, kind: str, message: str, **spent: Any) -> Row:
         """The error row of an input that no provider has answered for."""
         return failure_row(Failure(kind, message), self.target, custom_id, **spent)
 
-    def _late(self, index: int, custom_id: str) -> Row:
+    def _late(self, index: int, custom_id: str, target: Target | None = None) -> Row:
         failure = Failure("DeadlineExceeded", f"not done within deadline={self.options.deadline} s")
-        return self.cut(failure, index, custom_id)
+        return self.cut(failure, index, custom_id, target)
 
     def _begun(self, *indices: int) -> Outcome:
         """The outcome, to be filled, of a request for these inputs."""
@@ -167,7 +220,7 @@ class Run(Generic[T, R]):
             self.under_way.setdefault(index, []).append(outcome)
         return outcome
 
-    def cut(self, failure: Failure, index: int, custom_id: str | None = None) -> Row:
+    def cut(self, failure: Failure, index: int, custom_id: str | None = None, target: Target | None = None) -> Row:
         """The error row of an input that was not done in time, with what was sent for it and may have been charged."""
         outcomes = self.under_way.get(index) or [Outcome(None, None, 0, 0.0)]
         lost = any(outcome.uncertain for outcome in outcomes)
@@ -176,4 +229,7 @@ class Run(Generic[T, R]):
             "attempts": sum(outcome.attempts for outcome in outcomes),
             "cost": None if lost else sum((outcome.cost or 0.0) / outcome.rows for outcome in outcomes),
         }
-        return failure_row(failure, self.target, custom_id or self._row_id(index, None), **spent)
+        row = failure_row(failure, target or self.target, custom_id or self._row_id(index, None), **spent)
+        for outcome in outcomes:
+            add_usage(row["usage"], outcome.answer.body.get("usage") if outcome.answer else None)
+        return row

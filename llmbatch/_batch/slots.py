@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from llmbatch._request.limits import Limiter
+    from collections.abc import Callable
 
 __all__ = ["Slots"]
 
@@ -23,10 +23,10 @@ class Slots:
     compared with the best one before. While rows wait for a limit, more slots would only make more of them wait.
     """
 
-    def __init__(self, max_workers: int | str, limiter: Limiter) -> None:
+    def __init__(self, max_workers: int | str, waiting: Callable[[], int]) -> None:
         self._auto = max_workers == "auto"
         self._slots = FIRST if isinstance(max_workers, str) else max_workers
-        self._limiter = limiter
+        self._waiting = waiting
         self._settled = self._doubts = self._count = 0
         self._best = 0.0
         self._since = time.monotonic()
@@ -44,7 +44,7 @@ class Slots:
         now = time.monotonic()
         rate = self._count / max(now - self._since, 1e-6)
         self._count, self._since = 0, now
-        if self._limiter.waiting:
+        if self._waiting():
             return
         if self._settled:
             self._settled -= 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, Required, TypedDict
 
 from llmbatch._litellm import Answer
 from llmbatch._litellm.calls import IncompleteStreamError, chat_stream
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from llmbatch._leaves.row import Row
     from llmbatch._request.sender import Call
 
-__all__ = ["Events", "StreamEvent", "assembled"]
+__all__ = ["Events", "StreamEvent"]
 
 MOST_WAITING = 256  # events; beyond it no further row is taken until the consumer has caught up
 
@@ -25,20 +25,19 @@ MOST_WAITING = 256  # events; beyond it no further row is taken until the consum
 class StreamEvent(TypedDict, total=False):
     """`{"index", "attempt", "delta"}` for a piece, `{"index", "row"}` at a row's end."""
 
-    index: int
+    index: Required[int]
     attempt: int
     choice: int
     delta: str
     row: Row
 
 
-async def assembled(request: dict[str, Any], on_piece: Callable[[Mapping[str, Any]], object] | None = None) -> Answer:
+async def _assembled(request: dict[str, Any], on_piece: Callable[[Mapping[str, Any]], object]) -> Answer:
     """Send a request as a stream and return its whole answer."""
     async for piece in chat_stream(request):
         if isinstance(piece, Answer):
             return piece
-        if on_piece is not None:
-            on_piece(piece)
+        on_piece(piece)
     msg = "the stream had no end"
     raise IncompleteStreamError(msg)
 
@@ -67,7 +66,7 @@ class Events:
                         event["choice"] = piece["choice"]
                     self._queue.put_nowait(event)
 
-            return await assembled(request, on_piece)
+            return await _assembled(request, on_piece)
 
         return call
 

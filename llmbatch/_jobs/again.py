@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 from llmbatch._batch.prepared import chat_batch, embeddings_batch
 from llmbatch._jobs.files import write_input_files
 from llmbatch._jobs.remote import PART_TAG
-from llmbatch._jobs.rendering import read_payloads
+from llmbatch._jobs.rendering import Line, read_payloads
 from llmbatch._jobs.state import JobState, Part, spans_of
+from llmbatch._request.guards import Budget
 from llmbatch.errors import BatchJobError
 
 if TYPE_CHECKING:
@@ -73,7 +74,11 @@ async def resubmit(
             place = Path(directory) / str(number)
             place.mkdir()
             files = await asyncio.to_thread(
-                write_input_files, group, place, max_rows=state.max_rows, max_bytes=state.max_bytes
+                write_input_files,
+                [Line(line["custom_id"], line) for line in group],
+                place,
+                max_rows=state.max_rows,
+                max_bytes=state.max_bytes,
             )
             paths += files.paths
             if not unfinished:
@@ -104,28 +109,38 @@ async def run_live(
     state: JobState, access: Access, payloads: Mapping[str, Payload], options: Mapping[str, Any]
 ) -> list[Row]:
     """The rows of live requests with these payloads' bodies."""
-    own = {"model": state.model, **vars(access)}
+    own = {"model": state.model, **vars(access), **state.prices}
     if "model" not in options:
         own |= {k: v for k, v in state.target.arguments().items() if k != "model"}
     else:
         own = {}
+    if not state.endpoint.endswith("/embeddings"):
+        requests = [_request(state, payload, options) for payload in payloads.values()]
+        given = {"temperature": None, "max_tokens": None, **own, **options}
+        return list(await chat_batch(requests, **given).collect()) if requests else []
     groups: dict[str, dict[str, Any]] = defaultdict(dict)
     for custom_id, payload in payloads.items():
-        body = dict(payload["body"])
-        body.pop("model")
-        asked = body.pop("messages", None) or body.pop("input")
-        groups[json.dumps(body)][custom_id] = asked
+        body = {k: v for k, v in payload["body"].items() if k != "model"}
+        asked = body.pop("input")
+        groups[json.dumps(body)][custom_id] = asked[0] if isinstance(asked, list) else asked
     rows: list[Row] = []
+    budget = Budget(options.get("max_cost"))
     for shared, asked in groups.items():
-        params = json.loads(shared)
-        if state.endpoint.endswith("/embeddings"):
-            texts = [text[0] if isinstance(text, list) else text for text in asked.values()]
-            batch = embeddings_batch(texts, **{"custom_ids": list(asked), **params, **own, **options})
-        else:
-            params = {"temperature": None, "max_tokens": None, **params}
-            batch = chat_batch(list(asked.values()), **{"custom_ids": list(asked), **params, **own, **options})
-        rows += await batch.collect()
+        given = {"custom_ids": list(asked), **json.loads(shared), **own, **options}
+        rows += await embeddings_batch(list(asked.values()), shared_budget=budget, **given).collect()
     return rows
+
+
+def _request(state: JobState, payload: Payload, options: Mapping[str, Any]) -> dict[str, Any]:
+    """A payload as a request of a live call with these options, which stand before what it says."""
+    body, custom_id = payload["body"], payload["custom_id"]
+    said = {
+        **body,
+        "metadata": state.row_metadata.get(custom_id),
+        "model": state.target_of(body["model"]).model,
+        "custom_id": custom_id,
+    }
+    return {name: value for name, value in said.items() if name not in options}
 
 
 async def recover(state: JobState, remote: Remote, ids: Sequence[str]) -> None:
@@ -150,6 +165,6 @@ async def recover(state: JobState, remote: Remote, ids: Sequence[str]) -> None:
                 state.name, state.endpoint = payload["body"]["model"], batch.get("endpoint") or payload["url"]
             name = (batch.get("metadata") or {}).get(PART_TAG) or str(batch["id"])
             part = Part(name, spans_of(sorted(positions)), sha256="", bytes=path.stat().st_size)
-            part.update(batch)
+            await remote.take_over(part, batch)
             state.parts.append(part)
     state.custom_ids = list(at)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
-from llmbatch._jobs.rendering import BadRow, Filling, PayloadChecks
+from llmbatch._jobs.rendering import Filling, PayloadChecks
 from llmbatch._jobs.state import Part
 from llmbatch._leaves.files import json_line
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from llmbatch.providers.base import Payload
+    from llmbatch._jobs.rendering import Line
 
 __all__ = ["InputFiles", "write_input_files"]
 
@@ -28,43 +28,56 @@ class InputFiles:
     paths: list[Path] = field(default_factory=list)
     custom_ids: list[str] = field(default_factory=list)
     invalid: dict[str, str] = field(default_factory=dict)
-    model: str | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
     url: str | None = None
 
 
-def write_input_files(
-    payloads: Iterable[Payload | BadRow], directory: Path, *, max_rows: int, max_bytes: int
-) -> InputFiles:
-    """Write payloads to as few files as the limits allow, in order, one by one.
+class _Writing:
+    """The file that one model's lines go to now."""
+
+    def __init__(self, max_rows: int, max_bytes: int) -> None:
+        self.filling = Filling(max_rows, max_bytes)
+        self.closed, self.at = ExitStack(), -1
+
+
+def write_input_files(lines: Iterable[Line], directory: Path, *, max_rows: int, max_bytes: int) -> InputFiles:
+    """Write lines to as few files as the limits allow, one model a file, in order, one by one.
 
     Raises ValueError for what the provider would refuse a whole file for.
     """
-    made, check, filling = InputFiles(), PayloadChecks(), Filling(max_rows, max_bytes)
+    made, check = InputFiles(), PayloadChecks(models=True)
     digests: list[Any] = []
+    files: list[IO[bytes]] = []
+    models: dict[str, _Writing] = {}
     with ExitStack() as opened:
-        for index, payload in enumerate(payloads):
-            if isinstance(payload, BadRow):
-                made.invalid[payload.custom_id] = str(payload)
-                made.custom_ids.append(payload.custom_id)
+        for index, line in enumerate(lines):
+            made.custom_ids.append(line.custom_id)
+            if line.metadata is not None:
+                made.metadata[line.custom_id] = line.metadata
+            if line.payload is None:
+                made.invalid[line.custom_id] = line.problem
                 continue
-            check(payload, f"row {index}")
-            line = json_line(payload)
-            made.custom_ids.append(payload["custom_id"])
-            made.model, made.url = payload["body"]["model"], payload["url"]
-            if len(line) > max_bytes:
-                made.invalid[payload["custom_id"]] = f"{len(line)} bytes are more than a file may hold ({max_bytes})"
+            check(line.payload, f"row {index}")
+            data, model = json_line(line.payload), line.payload["body"]["model"]
+            made.url = line.payload["url"]
+            if len(data) > max_bytes:
+                made.invalid[line.custom_id] = f"{len(data)} bytes are more than a file may hold ({max_bytes})"
                 continue
-            if filling.begins_file(len(line)):
-                opened.close()
+            if model not in models:
+                models[model] = _Writing(max_rows, max_bytes)
+                opened.callback(models[model].closed.close)
+            writing = models[model]
+            if writing.filling.begins_file(len(data)):
+                writing.closed.close()
+                writing.at = len(made.paths)
                 path = directory / f"part-{len(made.paths) + 1}.jsonl"
-                file = opened.enter_context(path.open("wb"))
-                part = Part(path.name, spans=[], sha256="", bytes=0)
+                files.append(writing.closed.enter_context(path.open("wb")))
                 made.paths.append(path)
-                made.parts.append(part)
+                made.parts.append(Part(path.name, spans=[], sha256="", bytes=0, model=model))
                 digests.append(hashlib.sha256())
-            file.write(line)
-            digests[-1].update(line)
-            part.add(index, len(line))
+            files[writing.at].write(data)
+            digests[writing.at].update(data)
+            made.parts[writing.at].add(index, len(data))
     for part, digest in zip(made.parts, digests, strict=True):
         part.sha256 = digest.hexdigest()
     return made

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 import tempfile
@@ -18,7 +19,9 @@ from llmbatch._jobs.remote import ProviderFailedError, Remote
 from llmbatch._jobs.results import Join
 from llmbatch._jobs.state import JobState, Part
 from llmbatch._leaves.background import awaited, in_background
+from llmbatch._leaves.checks import check_number
 from llmbatch._leaves.row import numbered
+from llmbatch._leaves.structured import checked_format
 from llmbatch._litellm.files import Access
 from llmbatch.errors import BatchJobError
 from llmbatch.progress import ProgressBar
@@ -28,6 +31,7 @@ from llmbatch.results import BatchResults
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from llmbatch._leaves.structured import ResponseFormat
     from llmbatch.providers.base import Payload
 
 __all__ = ["BatchJob"]
@@ -60,12 +64,12 @@ class BatchJob:
         *,
         path: PathLike | None = None,
         access: Access | None = None,
-        response_format: type[Any] | None = None,
+        response_format: ResponseFormat | None = None,
     ) -> None:
         self.state = state
         self.path = None if path is None else Path(path)
         self._access = access or Access(api_version=state.api_version)
-        self._response_format = response_format
+        self._response_format = checked_format(response_format)
 
     @property
     def id(self) -> str:
@@ -116,7 +120,7 @@ class BatchJob:
             self.state.save(self.path)
 
     @classmethod
-    def load(cls, path: PathLike, *, response_format: type[Any] | None = None, **access: Any) -> BatchJob:
+    def load(cls, path: PathLike, *, response_format: ResponseFormat | None = None, **access: Any) -> BatchJob:
         """A job from its state file. Keys are not in it: they come from `api_key=` or the environment.
 
         Raises FileNotFoundError, and BatchJobError for a file that is no state file.
@@ -212,6 +216,9 @@ class BatchJob:
         *,
         progress: bool | None = None,
     ) -> BatchJob:
+        check_number("poll", poll, "it is the first pause in seconds", least=0)
+        if timeout is not None:
+            check_number("timeout", timeout, "None waits as long as it takes", least=0)
         started, pause = time.monotonic(), poll
         bar = ProgressBar(len(self), progress)
         try:
@@ -258,6 +265,11 @@ class BatchJob:
                 for part in self.state.parts:
                     files = await self._downloaded(remote, part, Path(directory))
                     await asyncio.to_thread(join.add, part, files)
+            if join.told:
+                asked: dict[str, Payload] = {}
+                with contextlib.suppress(BatchJobError):
+                    asked = await again.bodies(self.state, remote, join.told, None)
+                join.without_quotes(asked)
         ends = [part.ended_at for part in self.state.parts if part.ended_at]
         elapsed = float(max(0, max(ends) - self.state.created_at)) if ends else 0.0
         return BatchResults(join.rows(), elapsed=elapsed, response_format=self._response_format)

@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from loguru import logger
 
 from llmbatch._litellm.files import Access, Files, open_files
-from llmbatch._request.failures import Failure, classify
+from llmbatch._request.failures import Failure, classify, clean
 from llmbatch._request.retry import AttemptFailedError, retrying
 from llmbatch.errors import BatchJobError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
-    from pathlib import Path
 
     from llmbatch._jobs.state import JobState, Part
 
-__all__ = ["JOB_TAG", "PART_TAG", "ProviderFailedError", "Remote"]
+__all__ = ["JOB_TAG", "MESSAGE_LEFT_OUT", "PART_TAG", "ProviderFailedError", "Remote"]
 
 T = TypeVar("T")
 
 JOB_TAG, PART_TAG = "llmbatch_job", "llmbatch_part"
+MESSAGE_LEFT_OUT = "the provider's words may quote the request, and are left out since its copy of that is gone"
 _RETRIES = 6
 _SERVER_ERRORS = range(500, 600)
 _UNLISTED = {404, 405, 501}  # a provider without a list of files or jobs
@@ -49,6 +51,7 @@ class Remote:
     def __init__(self, state: JobState, transport: str, access: Access, save: Callable[[], None]) -> None:
         self._state = state
         self._save = save
+        self._access = vars(access)
         self._open: Callable[[], Files] = lambda: open_files(transport, state.target, access)
 
     async def __aenter__(self) -> Self:
@@ -70,7 +73,10 @@ class Remote:
             self._save()
             if uploaded is None:
                 uploaded = await self._again(
-                    lambda: self._files.upload(path, part.name), f"upload {part.name}", lambda: self._lost_upload(part)
+                    lambda: self._files.upload(path, part.name),
+                    f"upload {part.name}",
+                    lambda: self._lost_upload(part),
+                    path,
                 )
             part.input_file_id = uploaded["id"]
             self._save()
@@ -82,9 +88,9 @@ class Remote:
             self._save()
             if batch is None:
                 batch = await self._again(
-                    lambda: self._create(part), f"create the batch of {part.name}", lambda: self._lost_job(part)
+                    lambda: self._create(part), f"create the batch of {part.name}", lambda: self._lost_job(part), path
                 )
-            part.update(batch)
+            await self.take_over(part, batch)
             self._save()
             logger.info("Batch job {}: {} is batch {}", self._state.id, part.name, part.batch_id)
 
@@ -97,7 +103,7 @@ class Remote:
     async def refresh(self, part: Part) -> None:
         """Ask how a part is doing."""
         before = part.status
-        part.update(await self._again(lambda: self._files.retrieve(part.batch_id or ""), f"look at {part.batch_id}"))
+        await self.take_over(part, await self.batch(part.batch_id or ""))
         if part.status != before:
             logger.info("Batch job {}: batch {} is {}", self._state.id, part.batch_id, part.status)
             self._save()
@@ -105,12 +111,37 @@ class Remote:
     async def cancel(self, part: Part) -> None:
         """Ask for a part's end; one that has ended meanwhile is left as it is."""
         try:
-            part.update(await self._again(lambda: self._files.cancel(part.batch_id or ""), f"cancel {part.batch_id}"))
+            batch = await self._again(lambda: self._files.cancel(part.batch_id or ""), f"cancel {part.batch_id}")
+            await self.take_over(part, batch)
         except ProviderFailedError:
             await self.refresh(part)
             if not part.ended:
                 raise
         self._save()
+
+    async def take_over(self, part: Part, batch: dict[str, Any]) -> None:
+        """Take over what the provider says of a part; its reasons for a refusal are kept without what they quote."""
+        before = part.errors
+        part.update(batch)
+        if len(part.errors) == len(before):
+            part.errors = before
+        elif part.errors:
+            lines = await self._input_lines(part)
+            for error in part.errors:
+                number = error["line"]
+                named = isinstance(number, int) and 0 < number <= len(lines)
+                asked = lines[number - 1] if named else "\n".join(lines)
+                error["message"] = clean(str(error["message"]), {"input": asked}) if lines else MESSAGE_LEFT_OUT
+
+    async def _input_lines(self, part: Part) -> list[str]:
+        """The provider's copy of a part's input file; empty where there is none."""
+        with tempfile.TemporaryDirectory(prefix="llmbatch-") as directory:
+            path = Path(directory) / "input.jsonl"
+            try:
+                await self.download(part.input_file_id or "", path)
+            except ProviderFailedError:
+                return []
+            return (await asyncio.to_thread(path.read_text, "utf-8", "replace")).splitlines()
 
     async def download(self, file_id: str, path: Path) -> None:
         """A file's content into `path`."""
@@ -182,20 +213,28 @@ class Remote:
             )
             raise BatchJobError(msg) from None
 
+    def _classified(self, exc: Exception, sent: Path | None) -> Failure:
+        asked = None if sent is None else sent.read_text("utf-8", "replace")
+        return classify(exc, self._state.provider, {**self._access, "input": asked})
+
     async def _again(
         self,
         operation: Callable[[], Awaitable[T]],
         what: str,
         lost: Callable[[], Awaitable[Any]] | None = None,
+        sent: Path | None = None,
     ) -> T:
-        """Do it again after faults. `lost` looks for the outcome of a try whose answer did not arrive."""
+        """Do it again after faults. `lost` looks for the outcome of a try whose answer did not arrive.
+
+        `sent` is the file that a refusal may quote.
+        """
         try:
             async for attempt in retrying(_RETRIES):
                 with attempt:
                     try:
                         return await operation()
                     except Exception as exc:
-                        failure = classify(exc, self._state.provider)
+                        failure = await asyncio.to_thread(self._classified, exc, sent)
                         unsure = failure.billed is None or failure.status_code in _SERVER_ERRORS
                         if lost is not None and unsure and (found := await lost()) is not None:
                             return found  # type: ignore[no-any-return]  # what the operation would have returned

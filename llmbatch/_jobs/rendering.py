@@ -4,63 +4,147 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from llmbatch._leaves.checks import UnsendableError, checked_ids
 from llmbatch._leaves.identity import CustomIds, SeenIds
+from llmbatch._request.failures import clean
+from llmbatch._request.plans import plan_chat
+from llmbatch._request.requests import Asked, Plans, read
 from llmbatch.providers.registry import provider_for
 
 if TYPE_CHECKING:
     from llmbatch._request.plans import ChatPlan, EmbeddingsPlan
     from llmbatch.providers.base import Payload, Provider
 
-__all__ = ["BadRow", "Filling", "PayloadChecks", "read_payloads", "rendered"]
+__all__ = [
+    "ChatLines",
+    "Filling",
+    "Line",
+    "PayloadChecks",
+    "TextLines",
+    "Way",
+    "payload_of",
+    "read_payloads",
+    "rendered",
+]
 
 
-class BadRow(ValueError):  # noqa: N818 - a value that stands for a row, raised only where there are no rows
-    """A row that cannot be sent, in the place of its payload; its text holds nothing of the row."""
+@dataclass(slots=True)
+class Line:
+    """One row on its way into a file: its payload, or the `problem` for which it has none."""
 
-    def __init__(self, message: str, custom_id: str) -> None:
-        super().__init__(message)
-        self.custom_id = custom_id
+    custom_id: str
+    payload: Payload | None = None
+    problem: str = ""
+    metadata: Any = None
+
+
+P_co = TypeVar("P_co", "ChatPlan", "EmbeddingsPlan", covariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Way(Generic[P_co]):
+    """How requests with the same parameters become lines."""
+
+    plan: P_co
+    provider: Provider
+
+
+class ChatLines:
+    """What the items of a call's list ask, and how it becomes lines; `first` is the way of the call alone."""
+
+    def __init__(self, call: Mapping[str, Any]) -> None:
+        self._plans = Plans(call, self._way)
+        self.first = self._plans.first
+
+    read = staticmethod(read)
+
+    def way(self, asked: Asked) -> Way[ChatPlan]:
+        """Raises ValueError for a request that cannot be sent, NotImplementedError where no lines are taken."""
+        return self._plans.of(asked)
+
+    @staticmethod
+    def _way(arguments: dict[str, Any]) -> Way[ChatPlan]:
+        plan = plan_chat(**arguments)
+        return Way(plan, provider_for(plan.target.provider))
+
+
+class TextLines:
+    """Texts to embed, all with one plan."""
+
+    def __init__(self, plan: EmbeddingsPlan) -> None:
+        self._way = Way(plan, provider_for(plan.target.provider))
+
+    read = staticmethod(Asked)
+
+    def way(self, _: Asked) -> Way[EmbeddingsPlan]:
+        """The same for all."""
+        return self._way
 
 
 def rendered(
-    plan: ChatPlan | EmbeddingsPlan,
+    lines: ChatLines | TextLines,
     items: Iterable[Any],
     custom_ids: Iterable[str] | None = None,
-    provider: Provider | None = None,
-) -> Iterator[Payload | BadRow]:
-    """A payload, or what is wrong with it, for each item in order."""
-    provider = provider or provider_for(plan.target.provider)
-    derived = CustomIds()
-    given = None if custom_ids is None else _checked_ids(custom_ids)
+    apart: Callable[[Any], str | None] = lambda _: None,
+) -> Iterator[Line]:
+    """A line for each item in order. What a request says itself stands before `custom_ids`.
+
+    Raises ValueError for an id that is there twice, and for a request that is `apart` from the others (it says why).
+    """
+    derived, seen = CustomIds(), SeenIds()
+    given = None if custom_ids is None else checked_ids(custom_ids)
     for index, item in enumerate(items):
-        custom_id = next(given, None) if given else None
-        if given and custom_id is None:
+        called = next(given, None) if given else None
+        if given and called is None:
             msg = f"custom_ids has {index} ids, fewer than there are rows; give one each"
             raise ValueError(msg)
+        asked = lines.read(item)
+        if asked.custom_id is not None and not seen.add(asked.custom_id):
+            msg = f"row {index}: the custom_id {asked.custom_id!r} is there already; give each request its own"
+            raise ValueError(msg)
+        custom_id = asked.custom_id or called
         try:
-            request = plan.request(item)
+            way = lines.way(asked)
+            request = way.plan.request(asked.messages)
         except ValueError as exc:
-            yield BadRow(str(exc), custom_id or f"row-{index}")
+            yield Line(custom_id or f"row-{index}", problem=str(exc), metadata=asked.metadata)
+            continue
+        if (why := apart(way.plan)) is not None:
+            msg = f"row {index}: {why}"
+            raise ValueError(msg)
+        custom_id = custom_id or derived(request)
+        try:
+            payload = payload_of(asked, way.provider, request, custom_id)
+        except ValueError as exc:
+            yield Line(custom_id, problem=str(exc), metadata=asked.metadata)
         else:
-            yield provider.render_payload_for_batch_request(request, custom_id or derived(request))
+            yield Line(custom_id, payload, metadata=asked.metadata)
     if given and next(given, None) is not None:
         msg = "custom_ids has more ids than there are rows; give one each"
         raise ValueError(msg)
 
 
-def _checked_ids(custom_ids: Iterable[Any]) -> Iterator[str]:
-    seen = SeenIds()
-    for at, custom_id in enumerate(custom_ids):
-        if not isinstance(custom_id, str) or not custom_id:
-            msg = f"custom_ids[{at}] must be a string that is not empty, not {custom_id!r}"
-            raise ValueError(msg)
-        if not seen.add(custom_id):
-            msg = f"custom_ids[{at}] is {custom_id!r} a second time; each row needs its own"
-            raise ValueError(msg)
-        yield custom_id
+def payload_of(asked: Asked, provider: Provider, request: Mapping[str, Any], custom_id: str) -> Payload:
+    """A request's payload. Raises UnsendableError where it is the request, not the call, that cannot be rendered."""
+    try:
+        return provider.render_payload_for_batch_request(request, custom_id)
+    except NotImplementedError:
+        raise
+    except Exception as exc:  # noqa: BLE001 - LiteLLM's own, of any kind
+        if asked.params:
+            msg = f"its parameters cannot be sent: {clean(f'{type(exc).__name__}: {exc}', request)}"
+            raise UnsendableError(msg) from None
+        plain = {"messages": [{"role": "user", "content": "x"}]} if "messages" in request else {"input": "x"}
+        try:
+            provider.render_payload_for_batch_request({**request, **plain}, custom_id)
+        except Exception:  # noqa: BLE001 - any request with these parameters
+            raise exc from None
+        msg = f"LiteLLM makes no request of it ({type(exc).__name__})"
+    raise UnsendableError(msg)
 
 
 def read_payloads(path: str | os.PathLike[str]) -> Iterator[Payload]:
@@ -97,10 +181,10 @@ class Filling:
 
 
 class PayloadChecks:
-    """What a provider would refuse a whole file for, checked line by line."""
+    """What a provider would refuse a whole file for, checked line by line; `models`: several may make several files."""
 
-    def __init__(self) -> None:
-        self._ids = SeenIds()
+    def __init__(self, *, models: bool = False) -> None:
+        self._ids, self._models = SeenIds(), models
         self._first: tuple[Any, Any] | None = None
 
     def __call__(self, payload: Any, where: str) -> None:
@@ -115,7 +199,7 @@ class PayloadChecks:
             return f"custom_id {payload['custom_id']!r} is there already; each line needs its own"
         kind = payload["body"]["model"], payload["url"]
         self._first = self._first or kind
-        if kind[0] != self._first[0]:
+        if kind[0] != self._first[0] and not self._models:
             return f"model {kind[0]!r} after {self._first[0]!r}; a file may hold one model, write one file for each"
         if kind[1] != self._first[1]:
             return f"url {kind[1]!r} after {self._first[1]!r}; a file may hold one endpoint, write one file for each"

@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from loguru import logger
 
 from llmbatch._batch.rows import chat_row, failure_row
+from llmbatch._jobs.remote import MESSAGE_LEFT_OUT
 from llmbatch._leaves.lines import SUCCESS, row_from_line
 from llmbatch._leaves.row import Row, answer_row, numbered
 from llmbatch._litellm import Answer
 from llmbatch._litellm.answers import answer_body
 from llmbatch._litellm.prices import batch_cost
-from llmbatch._request.failures import RETRYABLE_STATUS, Failure
+from llmbatch._request.failures import RETRYABLE_STATUS, Failure, clean
 from llmbatch._request.plans import ChatPlan
 from llmbatch._request.sender import Outcome
 
@@ -24,12 +26,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from llmbatch._jobs.state import JobState, Part
+    from llmbatch._leaves.structured import ResponseFormat
+    from llmbatch.providers.base import Payload
 
 __all__ = ["Join"]
 
 _ID_IN_BROKEN_LINE = re.compile(rb'"custom_id"\s*:\s*"([^"\\]+)"')
 # Codes of error lines for requests that were never run: the provider charges nothing for them.
-_NOT_RUN = {"batch_expired": "BatchExpired", "batch_cancelled": "BatchCancelled"}
+_NOT_RUN = {"batch_expired": "expired", "batch_cancelled": "cancelled"}
 _UNREAD = "UnparsableResult"
 
 
@@ -39,7 +43,7 @@ class Join:
     A later part is a resubmission of rows that failed before: its answers take their place, its failures do not.
     """
 
-    def __init__(self, state: JobState, response_format: type[Any] | None = None) -> None:
+    def __init__(self, state: JobState, response_format: ResponseFormat | None = None) -> None:
         self._state = state
         self._plan = ChatPlan(target=state.target, params={}, response_format=response_format)
         self._known = set(state.custom_ids)
@@ -47,19 +51,36 @@ class Join:
             custom_id: self._error(custom_id, "InvalidRow", message) for custom_id, message in state.invalid.items()
         }
         self.notes: Counter[str] = Counter()
+        self._told: set[str] = set()
+
+    @property
+    def told(self) -> list[str]:
+        """The rows whose errors are the provider's own words about them."""
+        return [custom_id for custom_id in self._told if "error" in self._rows.get(custom_id, {})]
+
+    def without_quotes(self, requests: Mapping[str, Payload]) -> None:
+        """Take out of the provider's words what they quote of these requests; those about no known one are left out."""
+        for custom_id in self.told:
+            row = self._rows[custom_id]
+            kind, _, message = row["error"].partition(": ")
+            known = requests.get(custom_id)
+            row["error"] = f"{kind}: {MESSAGE_LEFT_OUT if known is None else clean(message, known['body'])}"
 
     def rows(self) -> list[Row]:
         """The rows, in the order of the input."""
         for note, times in self.notes.items():
             logger.warning("Batch job {}: {} {}", self._state.id, times, note)
-        return [
-            numbered(index, self._rows.get(custom_id) or self._missing(custom_id, None))
-            for index, custom_id in enumerate(self._state.custom_ids)
-        ]
+        rows = [self._rows.get(custom_id) or self._missing(custom_id, "") for custom_id in self._state.custom_ids]
+        for index, row in enumerate(rows):
+            numbered(index, row)
+            if row["custom_id"] in self._state.row_metadata:
+                row["metadata"] = self._state.row_metadata[row["custom_id"]]
+        return rows
 
     def add(self, part: Part, paths: list[Path]) -> None:
         """Take over a part's files (there may be none) and say of each of its rows that is not in them why."""
         found: dict[str, Row] = {}
+        self._plan = replace(self._plan, target=self._state.target_of(part.model))
         for path in paths:
             with path.open("rb") as file:
                 for line in file:
@@ -68,7 +89,7 @@ class Join:
         refusals = self._refusals(part)
         for position in part.positions():
             custom_id = self._state.custom_ids[position]
-            row = found.get(custom_id) or refusals.get(custom_id) or self._missing(custom_id, part)
+            row = found.get(custom_id) or refusals.get(custom_id) or self._missing(custom_id, part.status)
             before = self._rows.get(custom_id)
             if before is None or "error" in before:
                 self._rows[custom_id] = row
@@ -77,8 +98,11 @@ class Join:
         try:
             line = json.loads(text)
             custom_id = line["custom_id"]
+            response = line.get("response") or {}
+            if isinstance(response.get("body"), str):
+                response["body"] = _unquoted(response["body"])
             row = self._row(line)
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, AttributeError):
             named = _ID_IN_BROKEN_LINE.search(text)
             custom_id = named.group(1).decode("utf-8", "replace") if named else ""
             row = self._error(
@@ -115,7 +139,7 @@ class Join:
         except Exception:  # noqa: BLE001 - whatever LiteLLM makes of a body that is no answer
             message = "the provider's answer has no known shape"
             return self._error(custom_id, _UNREAD, message, status_code=200, retryable=True, cost=None)
-        cost = batch_cost(self._state.target, response["body"].get("usage"), response["body"].get("model"))
+        cost = batch_cost(self._plan.target, response["body"].get("usage"), response["body"].get("model"))
         if "choices" not in body:
             return answer_row(body, custom_id=custom_id, cost=cost)
         return chat_row(Outcome(Answer(body, {}, cost), None, 1, cost), self._plan, custom_id)
@@ -124,13 +148,15 @@ class Join:
         """The row of an error line, in whichever of its two places the error is."""
         row = row_from_line(line)
         details = row["error_details"]
-        status = details["status_code"]
-        kind = _NOT_RUN.get(details["type"], details["type"])
+        status, kind = details["status_code"], details["type"]
+        if kind in _NOT_RUN:
+            return self._missing(row["custom_id"], _NOT_RUN[kind])
         message = row["error"].partition(": ")[2]
+        self._told.add(row["custom_id"])
         return self._error(
-            row["custom_id"], kind, message, status_code=status, attempts=0 if kind in _NOT_RUN.values() else 1,
+            row["custom_id"], kind, message, status_code=status, attempts=1,
             # A line that says neither a status nor why is a provider's slip, not a refusal.
-            retryable=kind in {*_NOT_RUN.values(), "RequestError"} or status in RETRYABLE_STATUS,
+            retryable=kind == "RequestError" or status in RETRYABLE_STATUS,
         )  # fmt: skip
 
     def _refusals(self, part: Part) -> dict[str, Row]:
@@ -154,8 +180,7 @@ class Join:
             rows[custom_id] = row
         return rows
 
-    def _missing(self, custom_id: str, part: Part | None) -> Row:
-        status = part.status if part else ""
+    def _missing(self, custom_id: str, status: str) -> Row:
         if status == "expired":
             message = "the completion window ended before the provider got to this request"
             return self._error(custom_id, "BatchExpired", message, retryable=True)
@@ -176,7 +201,15 @@ class Join:
         **spent: Any,
     ) -> Row:
         failure = Failure(kind, message, status_code, retryable=retryable)
-        return failure_row(failure, self._state.target, custom_id, **spent)
+        return failure_row(failure, self._plan.target, custom_id, **spent)
+
+
+def _unquoted(body: str) -> Any:
+    """A body that is JSON in a JSON string, as OGX's server writes it, or words."""
+    try:
+        return json.loads(body)
+    except ValueError:
+        return {"message": body}
 
 
 def _said(row: Row) -> Any:

@@ -34,6 +34,7 @@ class Part:
         tried: the step that was begun ("upload" or "create"): its outcome is unknown while its id is missing.
         status: the batch's, in OpenAI's words; "" before it was created.
         errors: why the provider refused the file as a whole, `{code, message, line}`.
+        model: the provider's name of its rows' model; "" for the job's.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Part:
     request_counts: dict[str, int] = field(default_factory=dict)
     errors: list[dict[str, Any]] = field(default_factory=list)
     ended_at: int | None = None
+    model: str = ""
 
     def add(self, position: int, size: int) -> None:
         """One more row, of so many bytes."""
@@ -92,6 +94,8 @@ class JobState:
 
     Attributes:
         invalid: rows that could not be sent, by id, with the reason.
+        prices: the caller's own, USD a token.
+        row_metadata: what the requests said to keep with their rows, by id.
     """
 
     model: str
@@ -106,15 +110,22 @@ class JobState:
     max_bytes: int
     custom_ids: list[str] = field(default_factory=list)
     invalid: dict[str, str] = field(default_factory=dict)
+    row_metadata: dict[str, Any] = field(default_factory=dict)
     parts: list[Part] = field(default_factory=list)
     id: str = field(default_factory=lambda: f"job-{uuid.uuid4().hex[:16]}")
+    prices: dict[str, float] = field(default_factory=dict)
     created_at: int = field(default_factory=lambda: int(time.time()))
     format: int = _FORMAT
 
     @property
     def target(self) -> Target:
         """Where it runs."""
-        return Target(self.model, self.name, self.provider, self.api_base)
+        return self.target_of(self.name)
+
+    def target_of(self, name: str) -> Target:
+        """Where rows of this model run, by the provider's name for it ("": the job's own)."""
+        model = self.model.removesuffix(self.name) + (name or self.name)
+        return Target(model, name or self.name, self.provider, self.api_base, tuple(self.prices.items()))
 
     def same_input(self, other: JobState) -> bool:
         """Whether `other`, just made, asks the same of the same place, so that this one may go on where it stopped."""
@@ -124,12 +135,16 @@ class JobState:
         )  # fmt: skip
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write it so that a crash leaves the old file or the new one."""
+        """Write it so that a crash leaves the old file or the new one. Raises BatchJobError where it cannot be."""
         target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(target) as file:
-            data = {"llmbatch": "batch job", **asdict(self)}
-            file.write(json.dumps(data, ensure_ascii=False, indent=1).encode())
+        data = {"llmbatch": "batch job", **asdict(self)}
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(target) as file:
+                file.write(json.dumps(data, ensure_ascii=False, indent=1).encode())
+        except OSError as exc:
+            msg = f"cannot write the state file {target}: {exc.strerror}; make room in its folder, or give another path"
+            raise BatchJobError(msg) from exc
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> JobState:

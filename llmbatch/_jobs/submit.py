@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
@@ -11,20 +11,21 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from llmbatch._jobs.files import write_input_files
-from llmbatch._jobs.rendering import read_payloads, rendered
+from llmbatch._jobs.rendering import ChatLines, Line, PayloadChecks, read_payloads, rendered
 from llmbatch._jobs.state import JobState
 from llmbatch._leaves.checks import check_messages_list, check_number
 from llmbatch._litellm.files import Access
+from llmbatch._litellm.worst import worst_cost
 from llmbatch._request.plans import ChatPlan, plan_chat
 from llmbatch.options import OWN_OPTIONS
 from llmbatch.providers.registry import provider_for
 
 if TYPE_CHECKING:
     from llmbatch import _litellm
-    from llmbatch._jobs.rendering import BadRow
-    from llmbatch.providers.base import Payload, Provider
+    from llmbatch._leaves.structured import ResponseFormat
+    from llmbatch.providers.base import Provider
 
-__all__ = ["Submission", "access_from", "known_state", "of_plan", "prepare", "unknown_state"]
+__all__ = ["Submission", "access_from", "check_cost", "known_state", "of_call", "prepare", "unknown_state"]
 
 _ACCESS = ("api_key", "api_version", "organization", "azure_ad_token", "extra_headers")
 _PLACE = ("api_base", "base_url", "custom_llm_provider")
@@ -38,8 +39,8 @@ class Submission:
     target: _litellm.Target
     access: Access
     provider: Provider
-    payloads: Iterable[Payload | BadRow]
-    response_format: type[Any] | None = None
+    lines: Iterable[Line]
+    response_format: ResponseFormat | None = None
 
     def write(
         self,
@@ -58,15 +59,12 @@ class Submission:
             msg = f"metadata must be at most {_USER_METADATA} strings by name; leave some out, or write them as strings"
             raise ValueError(msg)
         max_rows, max_bytes = max_rows or self.provider.max_rows, max_bytes or self.provider.max_bytes
-        files = write_input_files(self.payloads, directory, max_rows=max_rows, max_bytes=max_bytes)
-        if files.model is not None and files.model != self.target.name:
-            msg = f"the payloads are for model {files.model!r}, not {self.target.name!r}; pass the model they are for"
-            raise ValueError(msg)
+        files = write_input_files(self.lines, directory, max_rows=max_rows, max_bytes=max_bytes)
         state = replace(
             _empty_state(self.target, self.access, self.provider),
             endpoint=files.url or "/v1/chat/completions", completion_window=completion_window, metadata=dict(metadata),
             max_rows=max_rows, max_bytes=max_bytes,
-            custom_ids=files.custom_ids, invalid=files.invalid, parts=files.parts,
+            custom_ids=files.custom_ids, invalid=files.invalid, row_metadata=files.metadata, parts=files.parts,
         )  # fmt: skip
         for number, part in enumerate(state.parts, 1):
             part.name = f"{state.id}-{number}.jsonl"
@@ -82,32 +80,75 @@ def prepare(  # noqa: PLR0917 - the public function's own order
     kwargs: Mapping[str, Any],
 ) -> Submission:
     """Check what a user submits. Raises as `plan_chat` does, and NotImplementedError for providers without support."""
+    kwargs = dict(kwargs)
+    max_cost = kwargs.pop("max_cost", None)
     if isinstance(requests, str | os.PathLike):
-        return _of_payloads(read_payloads(requests), model, custom_ids, kwargs)
-    items, _ = check_messages_list(requests) if not _holds_payloads(requests) else (requests, None)
+        return _of_payloads(read_payloads(requests), model, custom_ids, kwargs, max_cost)
+    items, _ = check_messages_list(requests)
     iterator = iter(items)
     first = list(islice(iterator, 1))
     items = chain(first, iterator)
-    if first and isinstance(first[0], Mapping) and "custom_id" in first[0]:
-        return _of_payloads(items, model, custom_ids, kwargs)
-    plan = plan_chat(model, temperature, max_tokens, **kwargs)
-    return of_plan(plan, items, custom_ids)
+    if first and isinstance(first[0], Mapping) and "body" in first[0]:
+        return _of_payloads(items, model, custom_ids, kwargs, max_cost)
+    call = {"model": model, "temperature": temperature, "max_tokens": max_tokens, **kwargs}
+    if max_cost is not None:
+        items = list(items)
+        check_cost(call, items, max_cost)
+    return of_call(call, items, custom_ids)
 
 
-def of_plan(plan: ChatPlan, conversations: Iterable[Any], custom_ids: Iterable[str] | None) -> Submission:
-    """What a live batch with this plan would send. Raises NotImplementedError for providers without support."""
-    provider = provider_for(plan.target.provider)
-    payloads = rendered(plan, conversations, custom_ids, provider)
+def check_cost(call: Mapping[str, Any], requests: Iterable[Any], max_cost: float) -> None:
+    """Raise ValueError when the job may cost more than `max_cost` USD, or nothing bounds what it costs."""
+    lines, most = ChatLines(call), 0.0
+    worsts: dict[int, tuple[Any, Callable[[Mapping[str, Any]], float]]] = {}
+    for item in requests:
+        try:
+            asked = lines.read(item)
+            way = lines.way(asked)
+            request = way.plan.request(asked.messages)
+        except ValueError:  # it is not sent, and will be an error row
+            continue
+        if id(way) not in worsts:
+            worsts[id(way)] = way, worst_cost(way.plan, job=True)
+        most += worsts[id(way)][1](request)
+    if most > max_cost:
+        msg = f"the job may cost ${most:.4f}, more than max_cost=${max_cost:.4f}; raise it, or lower max_tokens"
+        raise ValueError(msg)
+
+
+def of_call(call: Mapping[str, Any], requests: Iterable[Any], custom_ids: Iterable[str] | None) -> Submission:
+    """What a live batch with these arguments would send. Raises NotImplementedError for providers without support."""
+    if live_only := [name for name in ("reask", "validate", "dedupe") if call.get(name)]:
+        msg = f"{live_only[0]} is for live requests: leave it out, and pass it to job.run_failed_live() after the job"
+        raise ValueError(msg)
+    lines = ChatLines(call)
+    plan, provider = lines.first.plan, lines.first.provider
+    payloads = rendered(lines, requests, custom_ids, lambda one: _apart(one, plan))
     return Submission(plan.target, access_from(plan.params), provider, payloads, plan.response_format)
 
 
-def _holds_payloads(requests: Any) -> bool:
-    return isinstance(requests, Sequence) and bool(requests) and isinstance(requests[0], Mapping)
+def _apart(plan: ChatPlan, first: ChatPlan) -> str | None:
+    """What keeps a request out of the job of the others."""
+    one, other = plan.target, first.target
+    if (one.provider, one.api_base) != (other.provider, other.api_base):
+        return f"{one.model!r} is not at {other.provider}, as the call is; submit a job of its own for each provider"
+    if access_from(plan.params) != access_from(first.params):
+        return "a key or header of its own; a job has one account, submit one for each"
+    if plan.response_format is not first.response_format:
+        return "a response_format of its own; pass one to the call, or submit a job for each"
+    return None
 
 
 def _of_payloads(
-    payloads: Iterable[Any], model: str | None, custom_ids: Iterable[str] | None, given: Mapping[str, Any]
+    payloads: Iterable[Any],
+    model: str | None,
+    custom_ids: Iterable[str] | None,
+    given: Mapping[str, Any],
+    max_cost: float | None,
 ) -> Submission:
+    if max_cost is not None:
+        msg = "max_cost is not checked for payloads: leave it out, or submit the conversations that they are made of"
+        raise ValueError(msg)
     extra = sorted(given.keys() - {*_ACCESS, *_PLACE, *OWN_OPTIONS})
     if extra or custom_ids is not None:
         msg = (
@@ -120,7 +161,19 @@ def _of_payloads(
         msg = "there is no payload to submit; pass one at least"
         raise ValueError(msg)
     state, access = unknown_state(model or (first.get("body") or {}).get("model"), given)
-    return Submission(state.target, access, provider_for(state.provider), chain([first], iterator))
+    lines = _lines_of(chain([first], iterator), state.name)
+    return Submission(state.target, access, provider_for(state.provider), lines)
+
+
+def _lines_of(payloads: Iterable[Any], model: str) -> Iterator[Line]:
+    """Payloads as lines. Raises ValueError for what is none, and for those of another model."""
+    check = PayloadChecks()
+    for index, payload in enumerate(payloads):
+        check(payload, f"row {index}")
+        if payload["body"]["model"] != model:
+            msg = f"the payloads are for model {payload['body']['model']!r}, not {model!r}; pass the model they are for"
+            raise ValueError(msg)
+        yield Line(payload["custom_id"], payload)
 
 
 def access_from(given: Mapping[str, Any]) -> Access:
@@ -138,7 +191,7 @@ def unknown_state(model: str | None, given: Mapping[str, Any]) -> tuple[JobState
 def _empty_state(target: _litellm.Target, access: Access, provider: Provider) -> JobState:
     return JobState(
         model=target.model, name=target.name, provider=target.provider, api_base=target.api_base,
-        api_version=access.api_version, endpoint="", completion_window="24h", metadata={},
+        prices=dict(target.prices), api_version=access.api_version, endpoint="", completion_window="24h", metadata={},
         max_rows=provider.max_rows, max_bytes=provider.max_bytes,
     )  # fmt: skip
 
@@ -154,4 +207,5 @@ def known_state(path: str | os.PathLike[str] | None, made: JobState) -> JobState
     if not known.same_input(made):
         msg = f"{os.fspath(path)} is the state of a job with other requests; choose another path for this one"
         raise ValueError(msg)
+    known.row_metadata = made.row_metadata
     return known

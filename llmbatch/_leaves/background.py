@@ -12,7 +12,9 @@ import atexit
 import concurrent.futures
 import contextlib
 import contextvars
+import multiprocessing
 import os
+import signal
 import threading
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
     from contextlib import AbstractAsyncContextManager
 
-__all__ = ["Stream", "at_end", "awaited", "in_background"]
+__all__ = ["Stream", "at_end", "awaited", "in_background", "in_front", "within_call"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -30,6 +32,7 @@ _loop: asyncio.AbstractEventLoop | None = None
 _thread: threading.Thread | None = None
 _orphans: list[Any] = []
 _endings: list[Callable[[], AbstractAsyncContextManager[None]]] = []
+_front: contextvars.ContextVar[bool | None] = contextvars.ContextVar("_front", default=None)
 _CLOSING_SECONDS = 5.0
 _LOOK_SECONDS = 0.2
 
@@ -47,7 +50,11 @@ def _background() -> asyncio.AbstractEventLoop:
 
 def _serve(loop: asyncio.AbstractEventLoop) -> None:
     asyncio.set_event_loop(loop)
-    loop.run_forever()
+    ended = False
+    while not ended:
+        with contextlib.suppress(SystemExit, KeyboardInterrupt):  # of a task, whose caller gets it too
+            loop.run_forever()
+            ended = True
 
 
 def _close() -> None:
@@ -97,15 +104,39 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget)
 
 
+def in_front() -> bool:
+    """Whether the running call came from the main thread of a program, and from no event loop, server or worker."""
+    return bool(_front.get())
+
+
+def within_call() -> bool:
+    """Whether this is llmbatch's work, in whatever thread."""
+    return _front.get() is not None
+
+
+def _on_main_thread() -> bool:
+    if threading.current_thread() is not threading.main_thread() or multiprocessing.parent_process() is not None:
+        return False
+    # Servers and workers end in their own way when told to; a script or a console leaves that to the system.
+    return asyncio._get_running_loop() is None and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL  # noqa: SLF001
+
+
 class _Call(Generic[T]):
-    """A coroutine that runs on the background loop, in a copy of the caller's context."""
+    """A coroutine that runs on the background loop, in a copy of the caller's context.
+
+    Attributes:
+        notes: what it has to say of its cancellation.
+    """
 
     def __init__(self, coroutine: Coroutine[Any, Any, T]) -> None:
         self.done: concurrent.futures.Future[T] = concurrent.futures.Future()
+        self.notes: list[str] = []
         self._task: asyncio.Task[T] | None = None
         self._cancelled = False
         self._loop = _background()
-        self._loop.call_soon_threadsafe(self._start, coroutine, context=contextvars.copy_context())
+        context = contextvars.copy_context()
+        context.run(_front.set, _on_main_thread())
+        self._loop.call_soon_threadsafe(self._start, coroutine, context=context)
 
     def _start(self, coroutine: Coroutine[Any, Any, T]) -> None:
         self._task = asyncio.ensure_future(coroutine)
@@ -114,23 +145,38 @@ class _Call(Generic[T]):
             self._task.cancel()
 
     def _finish(self, task: asyncio.Task[T]) -> None:
-        if task.cancelled():
-            self.done.set_exception(concurrent.futures.CancelledError())
-        elif (exc := task.exception()) is not None:
-            self.done.set_exception(exc)
-        else:
+        try:
             self.done.set_result(task.result())
+        except asyncio.CancelledError as exc:
+            self.notes = getattr(exc, "__notes__", [])
+            self.done.set_exception(concurrent.futures.CancelledError())
+        except BaseException as exc:  # noqa: BLE001 - raised where the outcome is taken
+            self.done.set_exception(exc)
 
     def _cancel(self) -> None:
         self._cancelled = True
         if self._task is not None:
             self._task.cancel()
 
-    def cancel(self) -> None:
-        """Cancel it and wait until it has ended, so that what it finished is kept."""
+    def cancel(self, reason: BaseException) -> None:
+        """Cancel it and wait until it has ended, so that what it finished is kept; `reason` gets its notes."""
         self._loop.call_soon_threadsafe(self._cancel)
         with contextlib.suppress(BaseException):
             self.done.result(_CLOSING_SECONDS)
+        for note in self.notes:
+            reason.add_note(note)
+
+    def awaited_by(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Cancel it when the loop that awaits it is stopped, as Ctrl-C does in `run_until_complete`."""
+        self._loop.call_soon_threadsafe(self._look, loop)
+
+    def _look(self, loop: asyncio.AbstractEventLoop, *, stopped: bool = False) -> None:
+        if self.done.done():
+            return
+        if stopped and not loop.is_running():
+            self._cancel()
+        else:
+            self._loop.call_later(_LOOK_SECONDS, lambda: self._look(loop, stopped=not loop.is_running()))
 
 
 def in_background(coroutine: Coroutine[Any, Any, T]) -> T:
@@ -144,9 +190,9 @@ def in_background(coroutine: Coroutine[Any, Any, T]) -> T:
         return _result(call)
     except concurrent.futures.CancelledError:
         raise asyncio.CancelledError from None
-    except BaseException:
+    except BaseException as exc:
         if not call.done.done():
-            call.cancel()
+            call.cancel(exc)
         raise
 
 
@@ -171,17 +217,23 @@ def _seen(done: asyncio.Future[Any]) -> None:
 
 
 async def awaited(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine on the background loop and await it from any loop."""
+    """Run a coroutine on the background loop and await it from any loop.
+
+    That loop is kept waking: in a notebook, Stop only asks a loop to cancel the cell when it next wakes.
+    """
     if threading.current_thread() is _thread:
         return await coroutine
     call = _Call(coroutine)
     done = asyncio.wrap_future(call.done)
     done.add_done_callback(_seen)
+    call.awaited_by(asyncio.get_running_loop())
     try:
-        return await asyncio.shield(done)
-    except asyncio.CancelledError:
+        while not done.done():
+            await asyncio.wait([done], timeout=_LOOK_SECONDS)
+        return done.result()
+    except asyncio.CancelledError as exc:
         if not call.done.done():
-            await asyncio.to_thread(call.cancel)
+            await asyncio.to_thread(call.cancel, exc)
         raise
 
 

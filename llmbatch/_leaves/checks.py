@@ -7,11 +7,26 @@ holds nothing of the row.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
-from itertools import chain, islice
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from typing import Any
 
-__all__ = ["check_messages_list", "check_number", "check_texts", "checked_messages", "checked_text", "copied"]
+from llmbatch._leaves.identity import SeenIds
+
+__all__ = [
+    "UnsendableError",
+    "check_messages_list",
+    "check_number",
+    "check_sendable",
+    "check_texts",
+    "checked_ids",
+    "checked_messages",
+    "checked_text",
+    "copied",
+]
+
+_ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
+_DEEPEST = 100  # levels of nesting, in a message that a program has made
 
 
 def check_number(
@@ -22,6 +37,9 @@ def check_number(
         kind = "a whole number" if whole else "a number"
         msg = f"{name} must be {kind}, not {type(value).__name__} ({value!r}); {mend}"
         raise TypeError(msg)
+    if isinstance(value, float) and not math.isfinite(value):
+        msg = f"{name} must be a finite number, not {value!r}; {mend}"
+        raise ValueError(msg)
     if (value <= 0 if least is None else value < least) or (most is not None and value > most):
         limit = "more than 0" if least is None else f"at least {least:g}"
         limit = limit if most is None else f"between {least or 0:g} and {most:g}"
@@ -30,58 +48,99 @@ def check_number(
 
 
 def check_messages_list(messages_list: Any) -> tuple[Iterable[Any], int | None]:
-    """The conversations as an iterable that starts at the first one, and their number where it is known.
+    """The requests as an iterable that starts at the first one, and their number where it is known.
 
-    Raises TypeError, with the mend, when the argument as a whole is not a list (or generator) of conversations.
+    Raises TypeError, with the mend, when the argument as a whole is not a list (or generator) of requests; of a
+    generator that shows when its first item comes.
     """
     kind = type(messages_list).__name__
-    mend = 'pass a list of conversations: [[{"role": "user", "content": "..."}], ...]'
-    items, count, first = _peeked(messages_list, "messages_list", mend)
-    if first and all(isinstance(item, str) for item in first):
-        msg = f'messages_list holds strings; {mend}, as in [[{{"role": "user", "content": text}}] for text in texts]'
-        raise TypeError(msg)
-    if first and all(_is_message(item) for item in first):
-        msg = f"messages_list is one conversation ({kind} of messages), not a list of them; pass [messages]"
-        raise TypeError(msg)
-    return items, count
+    mend = 'pass a list of conversations: [[{"role": "user", "content": "..."}], ...] or ["a prompt", ...]'
+
+    def check(first: Sequence[Any]) -> None:
+        if all(_is_message(item) for item in first):
+            msg = f"messages_list is one conversation ({kind} of messages), not a list of them; pass [messages]"
+            raise TypeError(msg)
+
+    return _checked(messages_list, "messages_list", mend, check)
 
 
 def check_texts(texts: Any) -> tuple[Iterable[Any], int | None]:
     """The texts to embed as an iterable, and their number where it is known. Raises TypeError, with the mend."""
-    items, count, first = _peeked(texts, "texts", 'pass a list of strings: ["...", ...]')
-    if first and all(isinstance(item, list | tuple | Mapping) for item in first):
-        msg = f'texts holds {type(first[0]).__name__} objects; pass a list of strings: ["...", ...]'
-        raise TypeError(msg)
-    return items, count
+
+    def check(first: Sequence[Any]) -> None:
+        if all(isinstance(item, list | tuple | Mapping) for item in first):
+            msg = f'texts holds {type(first[0]).__name__} objects; pass a list of strings: ["...", ...]'
+            raise TypeError(msg)
+
+    return _checked(texts, "texts", 'pass a list of strings: ["...", ...]', check)
 
 
-def _peeked(given: Any, name: str, mend: str) -> tuple[Iterable[Any], int | None, list[Any]]:
+def _checked(
+    given: Any, name: str, mend: str, check: Callable[[Sequence[Any]], None]
+) -> tuple[Iterable[Any], int | None]:
+    """The items and their number; `check` sees the first ones, of a generator the very first when it comes."""
     if isinstance(given, str | bytes | Mapping) or not isinstance(given, Iterable):
         msg = f"{name} must be a list, not {type(given).__name__}; {mend}"
         raise TypeError(msg)
     if isinstance(given, Sequence):
-        return given, len(given), list(given[:2])
-    count = len(given) if isinstance(given, Sized) else None
-    iterator = iter(given)
-    first = list(islice(iterator, 2))
-    return chain(first, iterator), count, first
+        if first := list(given[:2]):
+            check(first)
+        return given, len(given)
+    return _checked_later(given, check), len(given) if isinstance(given, Sized) else None
+
+
+def _checked_later(items: Iterable[Any], check: Callable[[Sequence[Any]], None]) -> Iterator[Any]:
+    for at, item in enumerate(items):
+        if not at:
+            check([item])
+        yield item
 
 
 def _is_message(item: Any) -> bool:
-    return (isinstance(item, Mapping) and "role" in item) or isinstance(getattr(item, "role", None), str)
+    try:
+        return (isinstance(item, Mapping) and "role" in item) or isinstance(getattr(item, "role", None), str)
+    except Exception:  # noqa: BLE001 - an object of any kind; its row says what is wrong
+        return False
+
+
+def checked_ids(custom_ids: Iterable[Any]) -> Iterator[str]:
+    """A caller's ids for rows, one by one. Raises ValueError, with the mend, for what cannot tell rows apart."""
+    seen = SeenIds()
+    for at, custom_id in enumerate(custom_ids):
+        if not isinstance(custom_id, str) or not custom_id:
+            msg = f"custom_ids[{at}] must be a string that is not empty, not {custom_id!r}; write str(id) for each"
+            raise ValueError(msg)
+        if not seen.add(custom_id):
+            msg = f"custom_ids[{at}] is {custom_id!r}, an id twice; answers are joined by id, so each row needs its own"
+            raise ValueError(msg)
+        yield custom_id
+
+
+class UnsendableError(ValueError):
+    """Says what is wrong with a row, and holds nothing of it."""
 
 
 def checked_messages(conversation: Any) -> list[dict[str, Any]]:
     """One conversation as a fresh list of fresh dicts; messages may be LiteLLM's or pydantic's objects too.
 
-    Raises ValueError, whose text holds nothing of the conversation, for one that cannot be sent.
+    Raises ValueError, whose text holds nothing of the conversation, for one that cannot be sent, whatever it is.
     """
+    try:
+        return _checked_messages(conversation)
+    except UnsendableError:
+        raise
+    except Exception as exc:  # noqa: BLE001 - what any object may do when it is looked at
+        msg = f"the conversation cannot be read ({type(exc).__name__})"
+    raise UnsendableError(msg)
+
+
+def _checked_messages(conversation: Any) -> list[dict[str, Any]]:
     if isinstance(conversation, str | bytes | Mapping) or not isinstance(conversation, Sequence):
         msg = f"a conversation must be a list of messages, not {type(conversation).__name__}"
-        raise ValueError(msg)  # noqa: TRY004 - one row's fault, not the call's
+        raise UnsendableError(msg)
     if not conversation:
         msg = "the conversation has no messages"
-        raise ValueError(msg)
+        raise UnsendableError(msg)
     return [_checked_message(message, at) for at, message in enumerate(conversation)]
 
 
@@ -91,31 +150,64 @@ def _checked_message(message: Any, at: int) -> dict[str, Any]:
         message = dump(exclude_none=True)
     if not isinstance(message, Mapping):
         msg = f"message {at} must be a dict with role and content, not {type(message).__name__}"
-        raise ValueError(msg)  # noqa: TRY004 - one row's fault, not the call's
+        raise UnsendableError(msg)
     role = message.get("role")
     if not isinstance(role, str) or not role:
         msg = f"message {at} has no role"
-        raise ValueError(msg)
+        raise UnsendableError(msg)
+    where = f"message {at} ({role})" if role in _ROLES else f"message {at}"
     if message.get("content") is None and not ({"tool_calls", "function_call", "content"} & message.keys()):
-        msg = f"message {at} ({role}) has no content"
-        raise ValueError(msg)
-    _check_sendable(message, f"message {at} ({role})")
-    return copied(message)  # type: ignore[no-any-return]
+        msg = f"{where} has no content"
+        raise UnsendableError(msg)
+    fresh: dict[str, Any] = _fresh(message, where)
+    if problem := _shape_problem(fresh):
+        msg = f"{where} {problem}"
+        raise UnsendableError(msg)
+    check_sendable(fresh, where)
+    return fresh
+
+
+def _shape_problem(message: Mapping[str, Any]) -> str | None:
+    """What keeps a message from being one of a chat."""
+    content, calls = message.get("content"), message.get("tool_calls")
+    if content is not None and not isinstance(content, str | list):
+        return f"has a content that is neither text nor a list of parts, but {type(content).__name__}"
+    if isinstance(content, list) and not all(isinstance(part, dict) for part in content):
+        return 'has a part of its content that is no dict; give {"type": "text", "text": "..."}'
+    if calls and not (isinstance(calls, list) and all(isinstance(call, dict) for call in calls)):
+        return "has tool_calls that are no list of dicts; give them as an answer has them"
+    return None
+
+
+def _fresh(value: Any, where: str, depth: int = 0) -> Any:
+    """The value with its containers copied into plain ones."""
+    if depth > _DEEPEST:
+        msg = f"{where} is nested more than {_DEEPEST} deep"
+        raise UnsendableError(msg)
+    if isinstance(value, Mapping):
+        if not all(isinstance(name, str) for name in value):
+            msg = f"{where} has a key that is no string"
+            raise UnsendableError(msg)
+        return {str(name): _fresh(item, where, depth + 1) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_fresh(item, where, depth + 1) for item in value]
+    return value
 
 
 def checked_text(text: Any) -> str:
     """One text to embed. Raises ValueError, whose text holds nothing of it, for one that cannot be sent."""
     if not isinstance(text, str):
         msg = f"a text to embed must be a string, not {type(text).__name__}"
-        raise ValueError(msg)  # noqa: TRY004 - one row's fault, not the call's
+        raise UnsendableError(msg)
     if not text:
         msg = "the text to embed is empty"
-        raise ValueError(msg)
-    _check_sendable(text, "the text")
+        raise UnsendableError(msg)
+    check_sendable(text, "the text")
     return text
 
 
-def _check_sendable(value: Any, what: str) -> None:
+def check_sendable(value: Any, what: str) -> None:
+    """Raise ValueError, whose text holds nothing of the value, for what JSON cannot carry."""
     try:
         json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
     except UnicodeEncodeError:
@@ -125,7 +217,7 @@ def _check_sendable(value: Any, what: str) -> None:
         msg = f"{what} cannot be sent as JSON: {exc}"
     else:
         return
-    raise ValueError(msg)
+    raise UnsendableError(msg)
 
 
 def copied(value: Any) -> Any:

@@ -3,35 +3,38 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import contextvars
 import itertools
-import time
+import threading
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
-from typing import TypeVar
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from typing import Any, Generic, TypeVar
 
 __all__ = ["fan_out"]
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-_CHUNK_ITEMS, _CHUNK_SECONDS = 64, 0.02
-
 
 async def fan_out(
-    items: Iterable[T], work: Callable[[int, T], Awaitable[R]], *, slots: Callable[[], int]
+    items: Iterable[T], work: Callable[[int, T], Awaitable[R]], *, slots: Callable[[], int], until: float | None = None
 ) -> AsyncGenerator[tuple[int, R]]:
     """Yield `(index, await work(index, item))` for every item, as they finish.
 
     An item is taken, and its task made, only when one of `slots()` is free; a result that the consumer has not taken
-    yet keeps its slot, so memory is bounded by the slots whatever the number of items. Leaving the iteration early
-    cancels what runs. An exception from `work` or from `items` ends the iteration.
+    yet keeps its slot, so memory is bounded by the slots whatever the number of items. Results never wait for the next
+    item, and from the loop's time `until` on no more is taken. Leaving the iteration early cancels what runs. An
+    exception from `work` ends the iteration; one from `items` does when what was taken before it has finished.
     """
-    source = _taken(items)
+    loop = asyncio.get_running_loop()
     running: set[asyncio.Task[R]] = set()
     finished: deque[tuple[int, asyncio.Task[R]]] = deque()
-    wakeup = asyncio.Event()
+    indices, wakeup = itertools.count(), asyncio.Event()
 
-    def start(index: int, item: T) -> None:
+    def start(item: T) -> None:
+        index = next(indices)
+
         def on_done(task: asyncio.Task[R]) -> None:
             finished.append((index, task))
             wakeup.set()
@@ -40,49 +43,87 @@ async def fan_out(
         running.add(task)
         task.add_done_callback(on_done)
 
-    indices, exhausted = itertools.count(), False
+    source = _Source(items, start, wakeup.set)
     try:
-        while running or not exhausted:
-            if not exhausted and len(running) < max(1, slots()):
-                try:
-                    item = await anext(source)
-                except StopAsyncIteration:
-                    exhausted = True
-                else:
-                    start(next(indices), item)
-                if not finished:
-                    continue
-            if not finished:
+        while source.open or running:
+            if until is not None and loop.time() >= until:
+                source.close()
+            while source.open and len(running) + source.asked < max(1, slots()):
+                source.ask()
+            if finished:
+                index, task = finished.popleft()
+                running.discard(task)
+                yield index, task.result()
+            elif source.open or running:
                 wakeup.clear()
-                await wakeup.wait()
-            index, task = finished.popleft()
-            running.discard(task)
-            yield index, task.result()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout_at(until if source.open else None):
+                        await wakeup.wait()
+        if source.error is not None:
+            raise source.error
     finally:
+        source.close()
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
-        await source.aclose()
 
 
-async def _taken(items: Iterable[T]) -> AsyncGenerator[T]:
-    """The items; those of a generator are taken in a thread, since it may block (a file, a database)."""
-    if isinstance(items, Sequence):
-        for item in items:
-            yield item
-        return
-    iterator = iter(items)
-    while chunk := await asyncio.to_thread(_chunk, iterator):
-        for item in chunk:
-            yield item
+class _Source(Generic[T]):
+    """Gives `start` one item for each `ask()`, and calls `on_end` when there are no more.
 
+    What is no sequence is taken in a thread of its own, since that may block for as long as it likes: a file, a
+    database, a queue that is fed by results. Nobody waits for that thread.
+    """
 
-def _chunk(iterator: Iterator[T]) -> list[T]:
-    """Some next items: as many as come within a moment, at least one unless there are none."""
-    chunk: list[T] = []
-    until = time.monotonic() + _CHUNK_SECONDS
-    for item in iterator:
-        chunk.append(item)
-        if len(chunk) >= _CHUNK_ITEMS or time.monotonic() > until:
-            break
-    return chunk
+    def __init__(self, items: Iterable[T], start: Callable[[T], None], on_end: Callable[[], None]) -> None:
+        self.open = True
+        self.asked = 0
+        self.error: BaseException | None = None
+        self._start, self._on_end = start, on_end
+        self._held = iter(items) if isinstance(items, Sequence) else None
+        if self._held is None:
+            self._loop = asyncio.get_running_loop()
+            self._wanted = threading.Semaphore(0)
+            take = contextvars.copy_context().run
+            threading.Thread(target=take, args=(self._take, items), name="llmbatch input", daemon=True).start()
+
+    def ask(self) -> None:
+        """Have one more item started, at once or when it comes."""
+        self.asked += 1
+        if self._held is None:
+            self._wanted.release()
+            return
+        for item in self._held:
+            self._arrived(item)
+            return
+        self._ended(None)
+
+    def close(self) -> None:
+        """Take no more; what comes all the same is dropped."""
+        self.open, self.asked = False, 0
+        if self._held is None:
+            self._wanted.release()
+
+    def _take(self, items: Iterable[T]) -> None:
+        try:
+            iterator = iter(items)
+            while self._wanted.acquire() and self.open:
+                self._tell(self._arrived, next(iterator))
+        except StopIteration:
+            self._tell(self._ended, None)
+        except BaseException as exc:  # noqa: BLE001 - raised where the results are taken
+            self._tell(self._ended, exc)
+
+    def _tell(self, what: Callable[[Any], None], value: Any) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            self._loop.call_soon_threadsafe(what, value)
+
+    def _arrived(self, item: T) -> None:
+        if self.open:
+            self.asked -= 1
+            self._start(item)
+
+    def _ended(self, error: BaseException | None) -> None:
+        if self.open:
+            self.open, self.asked, self.error = False, 0, error
+            self._on_end()

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-from contextlib import contextmanager
+import shutil
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["json_line", "json_text", "replacing"]
+__all__ = ["is_standard_output", "json_line", "json_text", "replaceable", "replacing"]
 
 
 def json_line(value: Any) -> bytes:
@@ -29,16 +30,49 @@ def json_text(value: Any, **style: Any) -> str:
     return text
 
 
+def replaceable(path: str | os.PathLike[str]) -> bool:
+    """Whether a file may take the place of what is at `path`: of nothing, or of a file that is not our own output.
+
+    A device, a pipe or what the shell has put there as standard output can only be written to.
+    """
+    return not Path(path).exists() or (Path(path).is_file() and not is_standard_output(path))
+
+
+def is_standard_output(path: str | os.PathLike[str]) -> bool:
+    """Whether this process prints to that very file, device or pipe."""
+    try:
+        return os.path.samestat(Path(path).stat(), os.fstat(1))
+    except OSError:  # none of them there
+        return False
+
+
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
-    """A new file that takes the place of `path` at once when the block ends, and goes when the block raises."""
-    beside = Path(f"{os.fspath(path)}.{os.getpid()}.tmp")
+    """A new file that takes the place of `path` at once when the block ends, and goes when the block raises.
+
+    A link stays one, and what it leads to keeps its mode and owner. What no file may replace is written to as it is.
+    """
+    if not replaceable(path):
+        with Path(path).open("wb") as file:
+            yield file
+        return
+    place = Path(path).resolve()
+    beside = place.with_name(f"{place.name}.{os.getpid()}.tmp")
     try:
         with beside.open("wb") as file:
+            if place.exists():
+                _like(place, beside)
             yield file
             file.flush()
             os.fsync(file.fileno())
-        beside.replace(path)
+        beside.replace(place)
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
+
+
+def _like(place: Path, beside: Path) -> None:
+    """Give a file the owner and mode of another one, as far as this user may."""
+    shutil.copymode(place, beside)
+    with suppress(OSError, AttributeError):  # Windows has no owners
+        os.chown(beside, place.stat().st_uid, place.stat().st_gid)

@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 from llmbatch._leaves.extras import extra
 from llmbatch._leaves.files import json_text
-from llmbatch._leaves.row import finish_reasons, parsed_row, row_text, row_vector, well_formed
+from llmbatch._leaves.row import choice_text, finish_reasons, row_metadata, row_vector, well_formed
+from llmbatch._leaves.structured import parsed_row
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import pandas as pd
     import pyarrow as pa
-    from pydantic import BaseModel
 
     from llmbatch._leaves.row import Row
+    from llmbatch._leaves.structured import ResponseFormat
 
 __all__ = ["rows_columns", "rows_csv", "rows_frame", "rows_table"]
 
@@ -34,31 +35,35 @@ _KINDS = {
 _LARGEST = 2**63 - 1
 
 
-def rows_columns(rows: Sequence[Row], model: type[BaseModel] | None = None) -> dict[str, list[Any]]:
+def rows_columns(rows: Sequence[Row], model: ResponseFormat | None = None) -> dict[str, list[Any]]:
     """Lists with a value a row: what every form of a table is made of. None is what is missing.
 
-    Columns: `custom_id`, `text` (missing where the row failed), `error` (missing where it did not), `finish_reason` (of
-    the first choice), `model`, `prompt_tokens`, `completion_tokens`, `total_tokens`, `cost` (USD, missing where
-    unknown), `attempts`, `elapsed` and `waited` (seconds, missing where unknown). With a pydantic `model` its fields
-    come after `text`, as `parsed_NAME` where a name is taken. Embeddings have a column `embedding` with the vectors
-    instead of `text`, and no `finish_reason`.
+    Columns: `custom_id`, `text` (of a failed row only an answer that did not fit), `error` (missing where it did not),
+    `finish_reason` (of the first choice), `model`, `prompt_tokens`, `completion_tokens`, `total_tokens`, `cost` (USD,
+    missing where unknown), `attempts`, `elapsed` and `waited` (seconds, missing where unknown). With a pydantic `model`
+    its fields come after `text`, as `parsed_NAME` where a name is taken. Embeddings have a column `embedding` with the
+    vectors instead of `text`, and no `finish_reason`. The keys of the requests' metadata are the last columns, as
+    `metadata_NAME` where a name is taken.
     """
     vectors = [row_vector(row) for row in rows]
     columns: dict[str, list[Any]] = {"custom_id": [well_formed(row["custom_id"]) for row in rows]}
     if embeds := any(vector is not None for vector in vectors):
         columns["embedding"] = vectors
     else:
-        columns["text"] = [_sound(row_text(row)) for row in rows]
+        columns["text"] = [_sound(choice_text(row)) for row in rows]
     columns |= _parsed_columns(rows, model)
     columns["error"] = [_sound(row.get("error")) for row in rows]
     if not embeds:
         columns["finish_reason"] = [_sound(next(iter(finish_reasons(row)), None)) for row in rows]
     columns["model"] = [_sound(row.get("model")) for row in rows]
     columns |= {name: [_tokens(row, name) for row in rows] for name in _USAGE}
-    return columns | {name: [row.get(name) for row in rows] for name in ("cost", "attempts", "elapsed", "waited")}
+    columns |= {name: [row.get(name) for row in rows] for name in ("cost", "attempts", "elapsed", "waited")}
+    metadata = dict.fromkeys(name for row in rows for name in row_metadata(row))
+    labels = {name: f"metadata_{name}" if name in columns else name for name in metadata}
+    return columns | {label: [row_metadata(row).get(name) for row in rows] for name, label in labels.items()}
 
 
-def rows_frame(rows: Sequence[Row], model: type[BaseModel] | None = None) -> pd.DataFrame:
+def rows_frame(rows: Sequence[Row], model: ResponseFormat | None = None) -> pd.DataFrame:
     """What `results.to_pandas()` returns. Raises ImportError without pandas."""
     pandas = extra("pandas", "DataFrames", "pandas")
     columns = rows_columns(rows, model)
@@ -70,7 +75,7 @@ def rows_frame(rows: Sequence[Row], model: type[BaseModel] | None = None) -> pd.
     return frame
 
 
-def rows_table(rows: Sequence[Row], model: type[BaseModel] | None = None) -> pa.Table:
+def rows_table(rows: Sequence[Row], model: ResponseFormat | None = None) -> pa.Table:
     """What `results.to_arrow()` returns. Raises ImportError without pyarrow."""
     arrow = extra("pyarrow", "Arrow tables", "frames")
 
@@ -85,7 +90,7 @@ def rows_table(rows: Sequence[Row], model: type[BaseModel] | None = None) -> pa.
     return arrow.table({name: array(name, values) for name, values in rows_columns(rows, model).items()})
 
 
-def rows_csv(rows: Sequence[Row], model: type[BaseModel] | None = None) -> bytes:
+def rows_csv(rows: Sequence[Row], model: ResponseFormat | None = None) -> bytes:
     """What `results.to_csv()` writes: a header, and a line a row with lists and objects as JSON."""
     columns = rows_columns(rows, model)
     text = io.StringIO()
@@ -103,8 +108,8 @@ def _cell(value: Any) -> str | None:
     return plain if plain is None or isinstance(plain, str) else json_text(plain)
 
 
-def _parsed_columns(rows: Sequence[Row], model: type[BaseModel] | None) -> dict[str, list[Any]]:
-    if model is None:
+def _parsed_columns(rows: Sequence[Row], model: ResponseFormat | None) -> dict[str, list[Any]]:
+    if not isinstance(model, type):
         return {}
     parsed = (parsed_row(row, model) for row in rows)
     dumped = [None if instance is None else instance.model_dump() for instance in parsed]

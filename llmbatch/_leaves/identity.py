@@ -5,18 +5,20 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["CustomIds", "SeenIds", "custom_id_for", "fingerprints", "is_connection"]
+__all__ = ["CustomIds", "SeenIds", "custom_id_for", "fingerprints", "first_id", "is_connection", "is_price"]
 
 # How a provider is reached.
 _CONNECTION = frozenset({
     "api_base", "api_key", "api_version", "azure_ad_token", "azure_ad_token_provider", "base_url", "client",
     "custom_llm_provider", "default_headers", "extra_headers", "headers", "organization",
 })  # fmt: skip
+_PRICE = re.compile(r"_cost_per_|_token_cost|^cost_per_|^(tiered|off_peak)_pricing$")
 _CONNECTION_PREFIXES = ("aws_", "azure_", "vertex_")
 # Likewise no part of what a request asks: a resumed run may use another key, server or timeout.
 _TRAVEL = frozenset({"metadata", "model", "timeout"})
@@ -25,6 +27,11 @@ _TRAVEL = frozenset({"metadata", "model", "timeout"})
 def is_connection(name: str) -> bool:
     """Whether LiteLLM's argument of this name is an address, a key, or another means to reach one provider."""
     return name in _CONNECTION or name.startswith(_CONNECTION_PREFIXES)
+
+
+def is_price(name: str) -> bool:
+    """Whether LiteLLM's argument of this name is a price: of one model, and no part of a request."""
+    return _PRICE.search(name) is not None
 
 
 def fingerprints(request: Mapping[str, Any]) -> dict[str, str]:
@@ -41,6 +48,11 @@ def fingerprints(request: Mapping[str, Any]) -> dict[str, str]:
 def custom_id_for(request: Mapping[str, Any], occurrence: int = 1) -> str:
     """The request's id: `req-` and 16 hex digits, then `-2`, `-3`, … for further rows that ask the very same."""
     return _custom_id(_digest(request), occurrence)
+
+
+def first_id(request_id: str) -> str:
+    """The id of the first row that asks the very same as this id's."""
+    return request_id[: len("req-") + 16]
 
 
 class CustomIds:
@@ -67,7 +79,9 @@ class SeenIds:
 
     def add(self, item: bytes | str) -> bool:
         """Add a digest, or a string's; False when it was there."""
-        digest = item if isinstance(item, bytes) else hashlib.blake2b(item.encode(), digest_size=8).digest()
+        digest = item
+        if isinstance(digest, str):
+            digest = hashlib.blake2b(digest.encode("utf-8", "surrogatepass"), digest_size=8).digest()
         bucket, rest = self._buckets.setdefault(digest[:2], bytearray()), digest[2:]
         at = bucket.find(rest)
         while at >= 0 and at % len(rest):

@@ -10,7 +10,14 @@ from llmbatch._leaves.row import OWN_KEYS, Row, answer_row, error_row
 
 __all__ = ["SUCCESS", "line_from_row", "row_from_line", "written_row"]
 
-_OWN_KEYS = (*(name for name in OWN_KEYS if name != "custom_id"), "fallback")
+_OWN_KEYS = (
+    *(name for name in OWN_KEYS if name != "custom_id"),
+    "fallback",
+    "request_model",
+    "metadata",
+    "asks",
+    "same_as",
+)
 SUCCESS = range(200, 300)  # HTTP's
 _KEPT_OF_FAILED = ("id", "choices", "usage", "created")
 

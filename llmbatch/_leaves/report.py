@@ -33,10 +33,10 @@ def report_html(
     *,
     title: str,
     elapsed: float = 0.0,
-    limits: Mapping[str, float] | None = None,
+    limits: str = "",
     prompts: Iterable[Any] | None = None,
 ) -> str:
-    """The page. `elapsed` in seconds, 0 where unknown; `limits` in requests a minute by model; `prompts`: one a row.
+    """The page. `elapsed` in seconds, 0 where unknown; `limits`: what was learnt of them; `prompts`: one a row.
 
     Raises ImportError without matplotlib or jinja2, and ValueError when there are not as many prompts as rows.
     """
@@ -59,9 +59,9 @@ def report_html(
         tally=Tally(rows),
         elapsed=elapsed,
         latency=_latency(rows),
-        limits=limits or {},
+        limits=limits,
         with_prompts=prompts is not None,
-        over_time=_over_time(rows, sum((limits or {}).values()) / 60),
+        over_time=_over_time(rows),
         histogram=_histogram([seconds for row in rows if (seconds := row.get("elapsed")) and "error" not in row]),
         models=_models(rows),
         examples=_failure_examples(rows),
@@ -130,7 +130,7 @@ def _failure_examples(rows: Iterable[Row]) -> dict[str, dict[str, int]]:
     return found
 
 
-def _over_time(rows: Sequence[Row], limit: float) -> str:
+def _over_time(rows: Sequence[Row]) -> str:
     """Rows and requests a second, and rows in flight and waiting; `""` where no answer says when it was made.
 
     An answer's time is its `created`; before it come its `elapsed` in flight, and its `waited`. A failed row has none,
@@ -158,8 +158,6 @@ def _over_time(rows: Sequence[Row], limit: float) -> str:
         if count.any():
             above.bar(seconds, count / width, width, bottom=bottom, align="edge", color=colour, label=label)
             bottom += count / width
-    if 0 < limit < 3 * bottom.max():
-        above.axhline(limit, color=_INK, linestyle="--", linewidth=1, label="learnt limit")
     above.set_ylabel("a second")
     middles = edges[:-1] + width / 2
     for starts, stops, colour, label in ((begun, ends, _GOOD, "in flight"), (begun - waited, begun, _CALM, "waiting")):

@@ -5,13 +5,27 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import Any, Required, TypedDict
 
-if TYPE_CHECKING:
-    from pydantic import BaseModel
-
-__all__ = ["CUT_OFF", "NO_USAGE", "OWN_KEYS", "Row", "answer_row", "error_row", "finish_reasons", "numbered",
-           "parsed_row", "plain", "refusal_text", "row_text", "row_vector", "well_formed"]  # fmt: skip
+__all__ = [
+    "CUT_OFF",
+    "NO_USAGE",
+    "OWN_KEYS",
+    "Row",
+    "add_spent",
+    "add_usage",
+    "answer_row",
+    "choice_text",
+    "error_row",
+    "finish_reasons",
+    "numbered",
+    "plain",
+    "refusal_text",
+    "row_metadata",
+    "row_text",
+    "row_vector",
+    "well_formed",
+]
 
 
 class Row(TypedDict, total=False):
@@ -25,20 +39,24 @@ class Row(TypedDict, total=False):
 
     id: str
     created: int
-    model: str
+    model: Required[str]
     object: str
-    choices: list[dict[str, Any]]
+    choices: Required[list[dict[str, Any]]]
     data: list[dict[str, Any]]
-    usage: dict[str, Any]
-    custom_id: str
-    cost: float | None
-    attempts: int
-    elapsed: float | None
-    waited: float | None
+    usage: Required[dict[str, Any]]
+    custom_id: Required[str]
+    cost: Required[float | None]
+    attempts: Required[int]
+    elapsed: Required[float | None]
+    waited: Required[float | None]
     resumed: bool
     error: str
     error_details: dict[str, Any]
     fallback: dict[str, Any]
+    metadata: Any
+    request_model: str
+    asks: int
+    same_as: int
 
 
 NO_USAGE = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
@@ -52,7 +70,8 @@ def answer_row(body: Mapping[str, Any], *, custom_id: str, cost: float | None, a
     answer = {key: value for key, value in body.items() if key not in _ONLY_OURS}
     usage = {**NO_USAGE, **(body.get("usage") or {})}
     cost = cost if cost is None or math.isfinite(cost) else None
-    return {**answer, "usage": usage, "custom_id": custom_id, "cost": cost, "attempts": attempts, **_rounded(**times)}  # type: ignore[typeddict-item]
+    always = {"model": body.get("model") or "", "choices": body.get("choices") or [], "usage": usage}
+    return {**answer, **always, "custom_id": custom_id, "cost": cost, "attempts": attempts, **_rounded(**times)}  # type: ignore[typeddict-item]
 
 
 def error_row(
@@ -134,9 +153,26 @@ def _plain(value: Any) -> Any:
     return value if value is None or isinstance(value, int) else well_formed(str(value))
 
 
+def add_spent(row: Row, before: Row) -> None:
+    """Add to a row what an earlier one for the same input has used: tokens, USD and attempts."""
+    add_usage(row["usage"], before["usage"])
+    row["attempts"] += before["attempts"]
+    if "error" in row:
+        row["error_details"]["attempts"] = row["attempts"]
+    if before["cost"] is None and "error" in row:
+        row["cost"] = None
+    elif row["cost"] is not None:
+        row["cost"] += before["cost"] or 0.0
+
+
 def row_text(row: Mapping[str, Any]) -> str | None:
     """The first choice's text; None for a failed row or an answer without text (tool calls)."""
-    if "error" in row or not row.get("choices"):
+    return None if "error" in row else choice_text(row)
+
+
+def choice_text(row: Mapping[str, Any]) -> str | None:
+    """The same, also of a failed row that keeps its answer."""
+    if not row.get("choices"):
         return None
     content = (row["choices"][0].get("message") or {}).get("content")
     if isinstance(content, list):
@@ -156,16 +192,23 @@ def finish_reasons(row: Mapping[str, Any]) -> list[str]:
     return [str(choice["finish_reason"]) for choice in row.get("choices") or () if choice.get("finish_reason")]
 
 
-def parsed_row(row: Mapping[str, Any], model: type[BaseModel]) -> Any:
-    """The answer as an instance of the pydantic model, None where the row failed, or calls tools instead."""
-    if (text := row_text(row)) is None:
-        return None
-    try:
-        return model.model_validate_json(text)
-    except Exception:  # noqa: BLE001 - what was to validate has; this is text beside tool calls, and a model's own code
-        return None
+def row_metadata(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What the request said to keep with the row, by name; what is no object is by the name `metadata`."""
+    metadata = row.get("metadata")
+    if metadata is None or isinstance(metadata, Mapping):
+        return metadata or {}
+    return {"metadata": metadata}
 
 
 def row_vector(row: Mapping[str, Any]) -> list[float] | None:
     """The embedding, None where the row failed or is a chat's."""
     return row["data"][0]["embedding"] if row.get("data") else None
+
+
+def add_usage(total: dict[str, Any], usage: Mapping[str, Any] | None) -> None:
+    """Add one usage object into `total`, nested details (cached and reasoning tokens) included; nulls count nothing."""
+    for key, value in (usage or {}).items():
+        if isinstance(value, Mapping):
+            add_usage(total.setdefault(key, {}), value)
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            total[key] = total.get(key, 0) + value

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from llmbatch._leaves.row import CUT_OFF, NO_USAGE, Row, finish_reasons
+from llmbatch._leaves.row import CUT_OFF, NO_USAGE, Row, add_usage, finish_reasons
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
 
 __all__ = ["Failures", "Tally", "failures_line", "failures_text", "latency", "latency_text"]
 
@@ -56,7 +58,7 @@ class Tally:
     def add(self, row: Row) -> None:
         """One more row."""
         self.rows += 1
-        _add_usage(self.usage, row.get("usage"))
+        add_usage(self.usage, row.get("usage"))
         resumed = row.get("resumed", False)
         self.resumed += resumed
         self.sent += not resumed and row.get("attempts", 0) > 0
@@ -144,12 +146,3 @@ def latency(seconds: Iterable[float]) -> dict[str, float] | None:
 def latency_text(found: Mapping[str, float] | None) -> str:
     """The latency in words, `""` where there is none."""
     return "" if found is None else "; latency: " + ", ".join(f"{name} {value:.2f}s" for name, value in found.items())
-
-
-def _add_usage(total: dict[str, Any], usage: Mapping[str, Any] | None) -> None:
-    """Add one usage object into `total`, nested details (cached and reasoning tokens) included; nulls count nothing."""
-    for key, value in (usage or {}).items():
-        if isinstance(value, Mapping):
-            _add_usage(total.setdefault(key, {}), value)
-        elif isinstance(value, int | float) and not isinstance(value, bool):
-            total[key] = total.get(key, 0) + value

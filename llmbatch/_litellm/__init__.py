@@ -7,29 +7,41 @@ of LiteLLM's own keyword arguments.
 
 from __future__ import annotations
 
+import inspect
+import sys
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from llmbatch._litellm.loading import internal, load, no_collections
-from llmbatch._litellm.unheard import unheard
+from llmbatch._litellm.loading import internal, load
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Answer", "Target", "get_json", "load", "provider_of", "resolve", "warm_up",
-           "without_refused_defaults"]  # fmt: skip
+__all__ = ["Answer", "Target", "get_json", "load", "own_keys", "parameters", "provider_of", "resolve", "unset_keys",
+           "warm_up", "without_refused_defaults"]  # fmt: skip
 
 _BY_SDK = {"openai", "azure"}
 
 
+def own_keys() -> list[str]:
+    """The keys that somebody has set on LiteLLM itself (`litellm.api_key = …`)."""
+    settings = vars(sys.modules.get("litellm", sys)).items()
+    return [value for name, value in settings if name.endswith(("_key", "_token")) and isinstance(value, str)]
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where a request goes: `model` as LiteLLM takes it, the provider's own `name` for it, `provider`, `api_base`."""
+    """Where a request goes: `model` as LiteLLM takes it, the provider's own `name` for it, `provider`, `api_base`.
+
+    `prices` are the caller's own, in LiteLLM's words: USD a token.
+    """
 
     model: str
     name: str
     provider: str
     api_base: str | None = None
+    prices: tuple[tuple[str, float], ...] = ()
 
     def arguments(self) -> dict[str, Any]:
         """LiteLLM's arguments for this target."""
@@ -48,7 +60,6 @@ class Answer:
     cost: float | None
 
 
-@unheard()
 def resolve(model: str, *, api_base: str | None = None, custom_llm_provider: str | None = None) -> Target:
     """Find the provider of a model string. A bare name with an `api_base` is an OpenAI-compatible server's.
 
@@ -76,11 +87,29 @@ def provider_of(request: Mapping[str, Any]) -> str:
     return str(request.get("custom_llm_provider") or str(request["model"]).partition("/")[0])
 
 
+@cache
+def parameters() -> frozenset[str]:
+    """Names that LiteLLM itself takes for chats and embeddings; what it does not know it hands to the provider."""
+    litellm = load()
+    calls = (inspect.signature(call).parameters for call in (litellm.completion, litellm.embedding))
+    return frozenset(litellm.OPENAI_CHAT_COMPLETION_PARAMS).union(*calls) - {"kwargs"}
+
+
+def unset_keys(target: Target, request: Mapping[str, Any]) -> list[str]:
+    """Names of the environment's variables that could hold a key and do not; none where the call names key or server.
+
+    Keys have other sources too (profiles, LiteLLM's globals): good for an explanation, not for a refusal.
+    """
+    if request.get("api_key") or target.api_base:
+        return []
+    return list(load().validate_environment(f"{target.provider}/{target.name}")["missing_keys"])
+
+
 def warm_up(target: Target) -> None:
     """Import what the first request to this target would import within its timeout (the OpenAI SDK: a second)."""
     if target.provider in _BY_SDK:
-        with unheard(), no_collections():
-            import openai.resources.chat.completions  # noqa: F401, PLC0415 - comes with litellm
+        load()
+        import openai.resources.chat.completions  # noqa: F401, PLC0415 - comes with litellm
 
 
 def without_refused_defaults(target: Target, temperature: float, max_tokens: int) -> dict[str, Any]:
@@ -97,7 +126,6 @@ def without_refused_defaults(target: Target, temperature: float, max_tokens: int
     return {"temperature": temperature, "max_tokens": max_tokens}
 
 
-@unheard()
 def _accepts(target: Target, **params: Any) -> dict[str, Any] | None:
     """LiteLLM's wire form of the parameters, None where it says that the model takes none such."""
     litellm = load()

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from llmbatch._litellm.holds import CONVERTER
 from llmbatch._litellm.loading import internal, load
-from llmbatch._litellm.unheard import unheard
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,7 +19,6 @@ __all__ = ["answer_body", "decode_vectors", "mended"]
 _UNDECODED = "\N{REPLACEMENT CHARACTER}"
 
 
-@unheard()
 def answer_body(body: Mapping[str, Any]) -> dict[str, Any]:
     """The body as a live call would return it. Raises for a body that is no answer."""
     litellm, convert = load(), internal(CONVERTER)

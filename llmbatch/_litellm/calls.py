@@ -2,33 +2,35 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import socket
 from typing import TYPE_CHECKING, Any
 
 from llmbatch._litellm import Answer, answers, load, quiet, transport
-from llmbatch._litellm.unheard import unheard
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
-__all__ = ["IncompleteStreamError", "chat", "chat_stream", "embed"]
+__all__ = ["IncompleteStreamError", "chat", "chat_stream", "embed", "rehearse"]
 
 # The attempt's own timeout is kept by asyncio around the whole call: LiteLLM's is per socket read, and each distinct
 # value would make a new client with a pool of its own.
+_REHEARSAL_SECONDS = 10.0
 _ONE_SEND = {"num_retries": 0, "max_retries": 0, "timeout": 86_400.0}
 
 
 async def chat(request: Mapping[str, Any]) -> Answer:
     """Send one chat completion, once."""
-    with unheard():
-        logging = quiet.logging_arguments(request)
-        try:
-            response = await load().acompletion(**request, **_one_send(request), **logging)
-        except Exception:
-            body = answers.mended(logging.get("litellm_logging_obj"))
-            if body is None:
-                raise
-            return Answer(body, {}, None)
-        return Answer(response.model_dump(), _headers(response), _hidden(response).get("response_cost"))
+    logging = quiet.logging_arguments(request)
+    try:
+        response = await load().acompletion(**request, **_one_send(request), **logging)
+    except Exception:
+        body = answers.mended(logging.get("litellm_logging_obj"))
+        if body is None:
+            raise
+        return Answer(body, {}, None)
+    return Answer(response.model_dump(), _headers(response), _hidden(response).get("response_cost"))
 
 
 async def chat_stream(request: Mapping[str, Any]) -> AsyncIterator[dict[str, Any] | Answer]:
@@ -43,27 +45,39 @@ async def chat_stream(request: Mapping[str, Any]) -> AsyncIterator[dict[str, Any
             yield {"choice": choice["index"], **choice["message"]}
         yield answer
         return
-    with unheard():
-        litellm = load()
-        given = litellm.get_supported_openai_params(request["model"], request.get("custom_llm_provider")) or []
-        options = {"stream_options": {"include_usage": True}} if "stream_options" in given else {}
-        stream = await litellm.acompletion(**{**options, **request, **_one_send(request), "stream": True})
-        chunks = []
-        async for chunk in stream:
-            chunks.append(chunk)
-            for choice in chunk.choices:
-                if delta := choice.delta.model_dump(exclude_none=True):
-                    yield {"choice": choice.index, **delta}
-        # LiteLLM makes up a finish reason when the provider sent none; what it received is on the wrapper.
-        if stream.received_finish_reason is None:
-            msg = "the stream ended before its finish reason"
-            raise IncompleteStreamError(msg)
-        whole = litellm.stream_chunk_builder(chunks, messages=request["messages"])
-        try:
-            cost = litellm.completion_cost(whole, model=request["model"])
-        except Exception:  # noqa: BLE001 - LiteLLM raises for a model that it has no price for
-            cost = None
-        yield Answer(whole.model_dump(), _headers(stream), cost)
+    litellm = load()
+    given = litellm.get_supported_openai_params(request["model"], request.get("custom_llm_provider")) or []
+    options = {"stream_options": {"include_usage": True}} if "stream_options" in given else {}
+    stream = await litellm.acompletion(**{**options, **request, **_one_send(request), "stream": True})
+    chunks = []
+    async for chunk in stream:
+        chunks.append(chunk)
+        for choice in chunk.choices:
+            if delta := choice.delta.model_dump(exclude_none=True):
+                yield {"choice": choice.index, **delta}
+    # LiteLLM makes up a finish reason when the provider sent none; what it received is on the wrapper.
+    if stream.received_finish_reason is None:
+        msg = "the stream ended before its finish reason"
+        raise IncompleteStreamError(msg)
+    whole = litellm.stream_chunk_builder(chunks, messages=request["messages"])
+    try:
+        cost = litellm.completion_cost(whole, model=request["model"])
+    except Exception:  # noqa: BLE001 - LiteLLM raises for a model that it has no price for
+        cost = None
+    yield Answer(whole.model_dump(), _headers(stream), cost)
+
+
+async def rehearse(request: Mapping[str, Any]) -> None:
+    """Send a request to a port where nobody listens: what the first one imports and builds is then there."""
+    kind = quiet._quiet_logging()  # noqa: SLF001 - of the same room
+    if kind is None:
+        return  # callbacks would hear of it
+    with socket.socket() as nobody, contextlib.suppress(Exception):
+        nobody.bind(("127.0.0.1", 0))
+        given = {**request, "api_base": f"http://127.0.0.1:{nobody.getsockname()[1]}/v1", "api_key": "unused"}
+        given["litellm_logging_obj"] = quiet.new_logging(kind, request, "acompletion")
+        async with asyncio.timeout(_REHEARSAL_SECONDS):
+            await load().acompletion(**given, **_one_send(given))
 
 
 class IncompleteStreamError(ConnectionError):
@@ -72,14 +86,13 @@ class IncompleteStreamError(ConnectionError):
 
 async def embed(request: Mapping[str, Any]) -> Answer:
     """Send one embeddings request, once; vectors come back as lists of floats, whatever the wire form."""
-    with unheard():
-        response = await load().aembedding(**{"encoding_format": "float", **request, **_one_send(request)})
-        if not isinstance(getattr(response, "data", None), list):
-            msg = "empty or invalid response: no list of embeddings"
-            raise TypeError(msg)
-        answers.decode_vectors(response.data)
-        # The OpenAI SDK types vectors as floats, and pydantic warns of those that were asked for in base64.
-        return Answer(response.model_dump(), _headers(response), _hidden(response).get("response_cost"))
+    response = await load().aembedding(**{"encoding_format": "float", **request, **_one_send(request)})
+    if not isinstance(getattr(response, "data", None), list):
+        msg = "empty or invalid response: no list of embeddings"
+        raise TypeError(msg)
+    answers.decode_vectors(response.data)
+    # The OpenAI SDK types vectors as floats, and pydantic warns of those that were asked for in base64.
+    return Answer(response.model_dump(), _headers(response), _hidden(response).get("response_cost"))
 
 
 def _one_send(request: Mapping[str, Any]) -> dict[str, Any]:

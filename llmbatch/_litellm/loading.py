@@ -5,38 +5,56 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import logging
 import os
 import pkgutil
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from llmbatch._leaves.background import at_end
-from llmbatch._litellm.unheard import unheard
+from llmbatch._leaves.background import at_end, within_call
+from llmbatch._litellm.unheard import unhear
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator
     from types import ModuleType
 
-__all__ = ["internal", "load", "no_collections"]
+__all__ = ["internal", "load"]
 
 _CALLBACK_SECONDS = 3.0
 
 
-@cache
 def load() -> ModuleType:
-    """Import litellm without its start-up downloads and its printed advice."""
+    """LiteLLM, imported without its start-up downloads and its printed advice; its warnings are nobody's."""
+    unhear()
+    return _imported()
+
+
+@cache
+def _imported() -> ModuleType:
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
     os.environ.setdefault("LITELLM_LOCAL_ANTHROPIC_BETA_HEADERS", "True")
-    with unheard(), no_collections():
+    # Looking for garbage among a million new objects that all stay takes a sixth of the import's time.
+    collects = gc.isenabled()
+    gc.disable()
+    try:
         import litellm  # noqa: PLC0415 - slow to import, so only when needed
 
         # Its pydantic models are built when first used: here, instead of within a request's timeout.
         litellm.ModelResponse(choices=[{"message": {"role": "assistant", "content": ""}}]).model_dump()
         litellm.ModelResponseStream(choices=[{"index": 0, "delta": {"content": ""}}]).model_dump()
+    finally:
+        if collects:
+            gc.enable()
+    logging.getLogger("LiteLLM").addFilter(_asked_to_be_heard)
     litellm.suppress_debug_info = True
     litellm.disable_hf_tokenizer_download = True
     at_end(_ending)
     return litellm
+
+
+def _asked_to_be_heard(record: logging.LogRecord) -> bool:
+    """Whether a line of LiteLLM's log passes: it tells of each request at INFO, often root's level only."""
+    return record.levelno != logging.INFO or not within_call() or bool(logging.getLogger("LiteLLM").level)
 
 
 @contextlib.asynccontextmanager
@@ -53,18 +71,6 @@ async def _ending() -> AsyncIterator[None]:
 
     await transport.close()
     litellm.in_memory_llm_clients_cache.flush_cache()
-
-
-@contextlib.contextmanager
-def no_collections() -> Iterator[None]:
-    """Looking for garbage among a million new objects that all stay takes a sixth of the import's time."""
-    collects = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collects:
-            gc.enable()
 
 
 @cache

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import functools
+import json
 from typing import TYPE_CHECKING, Any
 
 from llmbatch._litellm import Target, load
-from llmbatch._litellm.unheard import unheard
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["batch_cost", "count_tokens", "has_batch_price", "live_cost", "model_info"]
+__all__ = ["batch_cost", "count_tokens", "has_batch_price", "live_cost", "model_info", "own_cost", "price_entry"]
+
+_CHARACTERS_PER_TOKEN = 4
 
 
-@unheard()
 def batch_cost(target: Target, usage: Mapping[str, Any] | None, answered_by: str | None = None) -> float | None:
     """USD of one answered request of a batch job; `answered_by` is the answer's own model, for names that are not."""
-    info = _prices(target.name, target.provider) or (answered_by and _prices(answered_by, target.provider))
+    info = dict(target.prices) or _prices(target.name, target.provider)
+    info = info or (answered_by and _prices(answered_by, target.provider))
     if not info or not usage:
         return None
     calculate = load().cost_calculator.batch_cost_calculator
@@ -30,9 +32,22 @@ def batch_cost(target: Target, usage: Mapping[str, Any] | None, answered_by: str
     return float(sum(parts))
 
 
+def own_cost(target: Target, usage: Mapping[str, Any] | None) -> float | None:
+    """USD of one answer by the caller's own prices, which LiteLLM never sees: it would keep them for every call."""
+    if not usage:
+        return None
+    prompt, completion = usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0
+    parts = load().cost_per_token(
+        model=target.name, custom_llm_provider=target.provider, prompt_tokens=prompt, completion_tokens=completion,
+        usage_object=load().Usage(**usage),
+        custom_cost_per_token={"output_cost_per_token": 0.0, **dict(target.prices)},
+    )  # fmt: skip
+    return float(sum(parts))
+
+
 def live_cost(target: Target, prompt_tokens: int, completion_tokens: int) -> float | None:
     """USD of live requests with so many tokens in sum."""
-    info = _prices(target.name, target.provider)
+    info = dict(target.prices) or _prices(target.name, target.provider)
     if not info:
         return None
     answers = completion_tokens * (info.get("output_cost_per_token") or 0.0)
@@ -41,31 +56,40 @@ def live_cost(target: Target, prompt_tokens: int, completion_tokens: int) -> flo
 
 def has_batch_price(target: Target) -> bool:
     """Whether the map holds prices of batch jobs; where it does not, half the live price is taken."""
-    info = _prices(target.name, target.provider)
+    info = dict(target.prices) or _prices(target.name, target.provider)
     return bool(info and info.get("input_cost_per_token_batches"))
 
 
-@unheard()
 def count_tokens(target: Target, request: Mapping[str, Any]) -> int:
     """Prompt tokens of one request, tools included, by LiteLLM's tokenizer for the model (or a common one)."""
     counter = load().token_counter
     if "messages" in request:
         options = {key: request[key] for key in ("tools", "tool_choice") if request.get(key)}
-        return int(
-            counter(model=target.name, messages=request["messages"], use_default_image_token_count=True, **options)
-        )
+        messages = request["messages"]
+        try:
+            return int(counter(model=target.name, messages=messages, use_default_image_token_count=True, **options))
+        except Exception:  # noqa: BLE001 - parts of a kind that LiteLLM cannot count
+            return len(json.dumps(messages)) // _CHARACTERS_PER_TOKEN
     given = request["input"]
     texts: Sequence[str] = [given] if isinstance(given, str) else given
     return sum(int(counter(model=target.name, text=text)) for text in texts)
 
 
-@unheard()
 def model_info(model: str, provider: str) -> Mapping[str, Any]:
     """LiteLLM's entry for a model; empty where it has none."""
     try:
         return load().get_model_info(model=model, custom_llm_provider=provider)  # type: ignore[no-any-return]
     except Exception:  # noqa: BLE001 - LiteLLM raises a bare Exception for a model that it does not know
         return {}
+
+
+def price_entry(target: Target) -> Mapping[str, Any]:
+    """All that is known of a model's prices and limits; the caller's own prices stand alone."""
+    info, known = model_info(target.name, target.provider), load().model_cost
+    limits = {name: info.get(name) for name in ("mode", "max_input_tokens", "max_output_tokens")}
+    # The model as it was named may have a price of its region.
+    entry = (known.get(target.model) if info else None) or known.get(str(info.get("key"))) or info
+    return {**limits, **(dict(target.prices) or entry)}
 
 
 @functools.lru_cache(maxsize=256)

@@ -12,13 +12,13 @@ import functools
 import json
 import sys
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from llmbatch._litellm import load, provider_of
 from llmbatch._litellm.holds import LOGGING
 from llmbatch._litellm.loading import internal
 from llmbatch._litellm.quiet import new_logging
-from llmbatch._litellm.unheard import unheard
 
 __all__ = ["Renderer", "render"]
 
@@ -37,7 +37,6 @@ class _Stopped(BaseException):
         self.url = url
 
 
-@unheard()
 def render(request: Mapping[str, Any]) -> dict[str, Any]:
     """The body of a chat request (`messages`) or an embeddings request (`input`), with its keys in the wire's order.
 
@@ -54,7 +53,9 @@ def render(request: Mapping[str, Any]) -> dict[str, Any]:
         given = {"encoding_format": "float"} | given
     try:
         logging = new_logging(_stopping_logging(), request, call.__name__)
-        call(**given, client=_stopping_client(), litellm_logging_obj=logging)
+        # Not in the main thread, in which LiteLLM would make an event loop and leave it open.
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(call, **given, client=_stopping_client(), litellm_logging_obj=logging).result()
     except _Stopped as stopped:
         _check_endpoint(stopped, kind, str(request["model"]))
         return stopped.body

@@ -1,25 +1,19 @@
 """Warnings raised inside LiteLLM, or by pydantic on its behalf: nobody hears of them, and no row fails with them.
 
-`warnings.catch_warnings` is for the whole process and throws away what is filtered meanwhile. Here is one more filter
-for as long as a call runs, that matches nothing but what comes from LiteLLM's own code; all others stay as they are.
+`warnings.catch_warnings` is for the whole process and throws away what is filtered meanwhile. Here is one filter more,
+that matches nothing but what comes from LiteLLM's own code; all others stay as they are.
 """
 
 from __future__ import annotations
 
-import contextlib
 import sys
-import threading
 import warnings
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from types import FrameType
 
-__all__ = ["unheard"]
-
-_lock = threading.Lock()
-_running = 0
+__all__ = ["unhear"]
 
 
 class _FromLiteLLM(type):
@@ -34,27 +28,12 @@ class _FromLiteLLM(type):
         return False
 
 
-class _LiteLLMs(Warning, metaclass=_FromLiteLLM):
-    pass
+_FILTER = ("ignore", None, _FromLiteLLM("_LiteLLMs", (Warning,), {}), None, 0)
 
 
-_FILTER = ("ignore", None, _LiteLLMs, None, 0)
-
-
-@contextlib.contextmanager
-def unheard() -> Iterator[None]:
-    """Ignore the warnings of what LiteLLM does within it, in any thread or task; a decorator too."""
-    global _running  # noqa: PLW0603 - filters are the process's
-    # Whoever leaves a `catch_warnings` takes the filter away, or brings it back. An `ignore` leaves no trace in the
-    # registries of what was heard already, so that they stay valid.
-    with _lock:
-        _running += 1
-        if _FILTER not in warnings.filters:
-            warnings.filters.insert(0, _FILTER)  # type: ignore[attr-defined]
-    try:
-        yield
-    finally:
-        with _lock:
-            _running -= 1
-            if not _running and _FILTER in warnings.filters:
-                warnings.filters.remove(_FILTER)  # type: ignore[attr-defined]
+def unhear() -> None:
+    """Ignore LiteLLM's warnings from here on: before each use of it, since filters come and go, and the first wins."""
+    filters: list[object] = warnings.filters  # type: ignore[assignment]
+    if not filters or filters[0] is not _FILTER:
+        # An `ignore` leaves no trace in the registries of what was heard already, so that they stay valid.
+        filters[:] = [_FILTER, *(other for other in filters if other is not _FILTER)]

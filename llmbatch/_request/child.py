@@ -33,7 +33,7 @@ async def _answer(kind: str, request: dict[str, Any]) -> dict[str, Any]:
     try:
         made = await _CALLS[kind](request)
     except Exception as exc:  # noqa: BLE001 - the parent says what becomes of it
-        failure = classify(exc, provider_of(request))
+        failure = classify(exc, provider_of(request), request)
         return {"failure": {**asdict(failure), "headers": {k: str(v) for k, v in failure.headers.items()}}}
     return {"body": made.body, "headers": dict(made.headers), "cost": made.cost}
 

@@ -12,11 +12,14 @@ import re
 import time
 from dataclasses import dataclass, field, replace
 from email.utils import parsedate_to_datetime
+from functools import partial
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from llmbatch._request.redaction import redacted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 __all__ = ["RETRYABLE_STATUS", "Failure", "classify", "clean"]
 
@@ -25,8 +28,7 @@ _ERROR_STATUS, _SHARED_STATUS = range(400, 600), {401, 403, 404, *range(500, 600
 # Seconds that a provider asks to wait (a daily quota), and that a batch should not.
 HINT_HOPELESS = 900.0
 _LONGEST_MESSAGE = 500
-# Providers quote a prompt's beginning; a text shorter than this is no more telling than the words of the error.
-_SHOWN_BEGINNING, _SHORTEST_SECRET = 40, 6
+_LONGEST_READ = 1_000_000
 _CUT = {"TransportError", "ClientError", "ConnectionError", "IncompleteRead", "EndOfStream"}
 _UNREACHABLE = {"ConnectError", "ClientConnectorError", "ConnectionRefusedError", "gaierror", "SSLError", "InvalidURL"}
 _TIMED_OUT = {"TimeoutError", "Timeout", "APITimeoutError", "TimeoutException"}
@@ -49,12 +51,19 @@ _QUOTA_WORDS = (
 )
 _ERROR_WORDS = {"invalid_request": 400, "authentication": 401, "rate_limit": 429, "insufficient_quota": 429,
                 "overloaded": 529, "server_error": 500, "api_error": 500}  # fmt: skip
-_TOO_LARGE_WORDS = ("request too large", "tokens_limit_reached", "request_too_large")
-_KEY = re.compile(
-    r"(?i)\b(bearer|basic)\s+[a-z0-9._~+/=-]{8,}"
-    r"|\b(?:sk|pk|rk|gsk|xai|pplx|hf|ghp|gho|ghu|ghs|ghr|github_pat|AIza|AKIA)[-_]?[A-Za-z0-9*._-]{8,}"
+# LiteLLM or an SDK looked for a key before sending, and found none.
+_KEYLESS = re.compile(
+    r"(?i)missing credentials|missing [\w ]*\bapi key\b|api_key client option must be set|_(?:key|token)`? is not set"
+    r"|unable to locate credentials|default credentials were not found"
 )
-_HINT_IN_TEXT = re.compile(r"(?i)\b(?:try again|retry)(?: again)? (?:in|after) (?:(\d+)m)?(\d+(?:\.\d+)?) ?(ms|s)")
+_TOO_LARGE_WORDS = ("request too large", "tokens_limit_reached", "request_too_large")
+_AMOUNT = r"(\d+(?:\.\d+)?)\s*(ms|milli\w*|s|secs?|seconds?|m|mins?|minutes?|h|hrs?|hours?|d|days?)(?![a-z])"
+_HINT_IN_TEXT = re.compile(
+    r"(?i)\b(?:try again|retry|retrying|wait|resets?)(?: again)?(?: in| after| for)?(?: about)? "
+    rf"((?:{_AMOUNT}(?:,? and |,? )?)+)"
+)
+_EACH_AMOUNT = re.compile(f"(?i){_AMOUNT}")
+_UNIT_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,30 +96,29 @@ class Failure:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
-def clean(text: str, secrets: Iterable[str] = ()) -> str:
-    """One line of at most 500 characters, without anything that looks like a key and without the `secrets` given."""
-    text = " ".join(text[: 16 * _LONGEST_MESSAGE].split())
-    for secret in secrets:
-        for part in (" ".join(secret.split()), secret[:_SHOWN_BEGINNING]):
-            if len(part) >= _SHORTEST_SECRET:
-                text = text.replace(part, "[removed]")
-    return _KEY.sub("[key]", text)[:_LONGEST_MESSAGE]
+def clean(text: str, request: Mapping[str, Any] | None = None) -> str:
+    """One line of at most 500 characters, without keys and without what `request` (LiteLLM's arguments) sent."""
+    return redacted(text, request)[:_LONGEST_MESSAGE]
 
 
-def classify(exc: BaseException, provider: str | None = None) -> Failure:
-    """Say what an exception from LiteLLM, a provider's SDK or the transport means; never raises itself."""
+def classify(exc: BaseException, provider: str | None = None, request: Mapping[str, Any] | None = None) -> Failure:
+    """Say what an exception from LiteLLM, a provider's SDK or the transport means; never raises itself.
+
+    `request` holds LiteLLM's arguments, keys included: nothing of them is left in the message.
+    """
     try:
-        return _classified(exc, provider)
+        failure = _classified(exc, provider, partial(redacted, request=request))
     except Exception as own:  # noqa: BLE001 - whatever a provider has put into an error, it is that row's error only
         return Failure(
             type(exc).__name__, f"its text could not be read ({type(own).__name__})", provider=provider, billed=None
         )
+    return replace(failure, message=failure.message[:_LONGEST_MESSAGE])
 
 
-def _classified(exc: BaseException, provider: str | None) -> Failure:  # noqa: C901, PLR0911 - one line a kind of fault
+def _classified(exc: BaseException, provider: str | None, hide: Callable[[str], str]) -> Failure:  # noqa: C901, PLR0911, PLR0912 - one line a kind of fault
     chain = list(_chain(exc))
     names = {cls.__name__ for link in chain for cls in type(link).__mro__}
-    kind, message = type(exc).__name__, _message(exc)
+    kind, message = type(exc).__name__, hide(_message(exc)) or "no message"
     low = message.lower()
     provider = getattr(exc, "llm_provider", None) or provider
 
@@ -123,19 +131,21 @@ def _classified(exc: BaseException, provider: str | None) -> Failure:  # noqa: C
     if kind in _TIMED_OUT:
         return Failure("Timeout", message, None, provider, retryable=True, billed=None)
     if names & _UNREACHABLE:
-        return Failure("ConnectionError", message, None, provider, retryable=True, shared=True)
+        return Failure("ConnectionError", _with_address(message, chain), None, provider, retryable=True, shared=True)
     if "TooManyRedirects" in names:
         return Failure("TooManyRedirects", f"{message} (check api_base)", None, provider, shared=True)
     if "BrokenStreamError" in names:
-        broken = next(str(link) for link in chain if type(link).__name__ == "BrokenStreamError")
+        broken = next(hide(str(link)) for link in chain if type(link).__name__ == "BrokenStreamError")
         return Failure("ConnectionError", broken, None, provider, retryable=True, billed=None)
     if "AnswerTooLargeError" in names:
         return Failure("AnswerTooLarge", message, 200, provider, billed=None)
     if names & _CUT:
-        return Failure("ConnectionError", message, None, provider, retryable=True, billed=None)
+        return Failure("ConnectionError", _with_address(message, chain), None, provider, retryable=True, billed=None)
+    if _dressed_up(exc) and _KEYLESS.search(message):
+        return Failure("AuthenticationError", message, HTTPStatus.UNAUTHORIZED, provider, shared=True)
     if names & _GARBLED or any(word in low for word in _GARBLED_WORDS):
         return Failure("UnparsableAnswer", message, 200, provider, retryable=True, billed=None)
-    announced = _announced(exc, chain, message, provider)
+    announced = _announced(exc, chain, message, provider, hide)
     if announced is not None:
         return announced
     status = getattr(exc, "status_code", None)
@@ -146,11 +156,17 @@ def _classified(exc: BaseException, provider: str | None) -> Failure:  # noqa: C
     # A bug or a missing module on this side, or an answer of an unknown shape: sending it again mends neither.
     root = chain[-1]
     if type(root).__name__ not in {kind, "Exception"} and type(root).__name__ not in message:
-        message = clean(f"{message} ({type(root).__name__}: {root})")
+        message = hide(f"{message} ({type(root).__name__}: {root})")
     return Failure(kind, message, None, provider, billed=None)
 
 
-def _announced(exc: BaseException, chain: list[BaseException], message: str, provider: str | None) -> Failure | None:
+def _announced(
+    exc: BaseException,
+    chain: list[BaseException],
+    message: str,
+    provider: str | None,
+    hide: Callable[[str], str],
+) -> Failure | None:
     """A failure that the provider announced in an answer that had begun well, with status 200: an error in a stream."""
     body = next((found for link in chain if isinstance(found := getattr(link, "body", None), dict)), None)
     original = getattr(exc, "original_exception", None)
@@ -162,7 +178,7 @@ def _announced(exc: BaseException, chain: list[BaseException], message: str, pro
     if status in {None, 500}:
         words = f"{given.get('type')} {given.get('code')}"
         status = next((number for word, number in _ERROR_WORDS.items() if word in words), None)
-    message = clean(str(given.get("message") or message.partition(" Original exception: ")[0]))
+    message = hide(str(given.get("message") or message.partition(" Original exception: ")[0]))
     if status is None:
         return Failure("StreamError", message, 200, provider, retryable=True, billed=None)
     return replace(_refusal("StreamError", message, status, provider, {}), billed=None)
@@ -176,6 +192,18 @@ def _chain(exc: BaseException | None) -> Iterator[BaseException]:
         exc = exc.__cause__ or exc.__context__
 
 
+def _with_address(message: str, chain: list[BaseException]) -> str:
+    """The transport's own words, and the host and port that it tried; LiteLLM's errors hold a request made up."""
+    for link in reversed(chain):
+        request = vars(link).get("_request") or vars(link).get("request")
+        if request is None or type(link).__module__.startswith("litellm"):
+            continue
+        address = f"{request.url.host}:{request.url.port or (443 if request.url.scheme == 'https' else 80)}"
+        words = clean(re.sub(r" ssl:(?:<.*?>|default)", "", str(link))) or message
+        return words if address in words else f"{words} ({address})"
+    return message
+
+
 def _dressed_up(exc: BaseException) -> bool:
     """Whether the status is LiteLLM's own: it gives 500 to whatever it cannot place, its own bugs included."""
     given = getattr(exc, "status_code", None)
@@ -187,7 +215,7 @@ def _message(exc: BaseException) -> str:
     # The OpenAI SDK keeps an answer that is no object apart, and says its status only.
     bodies = (getattr(link, "body", None) for link in _chain(exc))
     text = next((body for body in bodies if isinstance(body, str) and body.strip()), str(exc))
-    text = text[: 16 * _LONGEST_MESSAGE].partition(" Traceback (most recent call last)")[0]
+    text = text[:_LONGEST_READ].partition(" Traceback (most recent call last)")[0]
     text = text.partition("\nTraceback (most recent call last)")[0]
     text = re.sub(r"^(?:(?:litellm\.)?\w+(?:Error|Timeout)?: )+(?:\w*Exception - )?", "", text.strip())
     text = re.sub(r"\.? Handle with `litellm\.\w+`\.?$", "", text)
@@ -197,7 +225,7 @@ def _message(exc: BaseException) -> str:
             error = body.get("error", body)
             error = error.get("message") if isinstance(error, dict) else error
             text = str(error or body.get("message") or body.get("detail") or text)
-    return clean(text) or "no message"
+    return text
 
 
 def _refusal(kind: str, message: str, status: int, provider: str | None, headers: Mapping[str, str]) -> Failure:
@@ -243,6 +271,6 @@ def _hint(headers: Mapping[str, str], message: str) -> float | None:
     if hints:
         return next((hint for hint in hints if hint > 0), 0.0)
     if found := _HINT_IN_TEXT.search(message):
-        minutes, amount, unit = found.groups()
-        return int(minutes or 0) * 60 + float(amount) * (0.001 if unit == "ms" else 1.0)
+        amounts = ((float(number), unit.lower()) for number, unit in _EACH_AMOUNT.findall(found.group(1)))
+        return sum(n * (0.001 if unit.startswith(("ms", "mil")) else _UNIT_SECONDS[unit[0]]) for n, unit in amounts)
     return None

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from typing import TYPE_CHECKING, TypeVar
 
 from llmbatch._request.failures import Failure
 
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+    from typing import Any
+
 __all__ = ["Breaker", "Budget"]
+
+T = TypeVar("T")
 
 # Rows in a row that fail with a fault that the others would meet too, before the rest is not sent.
 FEW, FEW_AFTER_SUCCESS = 5, 15
@@ -27,6 +34,20 @@ class Breaker:
         self.stopped: Failure | None = None
         self._in_a_row = 0
         self._any_success = False
+        self._waits: set[asyncio.Timeout] = set()
+
+    async def unless_stopped(self, wait: Coroutine[Any, Any, T]) -> T | None:
+        """What `wait` comes to, or None as soon as the sending is stopped."""
+        try:
+            async with asyncio.timeout(None if self.stopped is None else 0) as until:
+                self._waits.add(until)
+                return await wait
+        except TimeoutError:
+            if not until.expired():
+                raise
+            return None
+        finally:
+            self._waits.discard(until)
 
     def succeeded(self) -> None:
         """A row was answered."""
@@ -49,21 +70,28 @@ class Breaker:
         self.stopped = Failure(
             "NotSent", f"not sent, since {why}", failure.status_code, failure.provider, retryable=True, shared=True
         )
+        for until in self._waits:
+            until.reschedule(0)
 
 
 class Budget:
-    """A hard cap in USD: each request's worst case is reserved before it is sent."""
+    """A hard cap in USD: each request's worst case is reserved before it is sent.
+
+    Where an answer has cost more than its worst case after all (a provider that answers by another model), those after
+    it count as so many times more too.
+    """
 
     def __init__(self, cap: float | None) -> None:
         self.cap = cap
         self.spent = self.reserved = 0.0
+        self._dearer = 1.0
         self._settled = asyncio.Event()
 
     async def reserve(self, worst: float) -> bool:
         """Take `worst` out of what is left, waiting for requests in flight to settle; False when it never fits."""
         if self.cap is None:
             return True
-        while self.spent + self.reserved + worst > self.cap:
+        while self.spent + (self.reserved + worst) * self._dearer > self.cap:
             if not self.reserved:
                 return False
             self._settled.clear()
@@ -71,10 +99,12 @@ class Budget:
         self.reserved += worst
         return True
 
-    def settle(self, worst: float, cost: float) -> None:
-        """The request is over: its worst case comes back, and what it cost is spent."""
+    def settle(self, worst: float, cost: float | None) -> None:
+        """The request is over: its worst case comes back, and what it cost is spent; all of it where nobody knows."""
         if self.cap is None:
             return
         self.reserved = max(0.0, self.reserved - worst) if self.reserved > worst * 1.000001 else 0.0
-        self.spent += cost
+        self.spent += worst * self._dearer if cost is None else cost
+        if cost is not None and worst:
+            self._dearer = max(self._dearer, cost / worst)
         self._settled.set()

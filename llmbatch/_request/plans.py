@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from itertools import chain
+import re
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from llmbatch import _litellm
 from llmbatch._leaves.checks import check_number, checked_messages, checked_text, copied
+from llmbatch._leaves.identity import is_price
+from llmbatch._leaves.structured import checked_format
 from llmbatch.options import OWN_OPTIONS
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from llmbatch._leaves.structured import ResponseFormat
     from llmbatch._request.sender import Credentials
 
 __all__ = [
@@ -48,8 +52,12 @@ DEFAULT_TEMPERATURE: float = _DefaultFloat(0.3)
 DEFAULT_MAX_TOKENS: int = _DefaultInt(200)
 
 _HOTTEST = 2.0
-_ALIKE = 0.77  # difflib's ratio: 'max_worker' and 'workers' are above it, LiteLLM's 'max_tokens' below
-_KNOWN_TO_LITELLM = {"max_fallbacks"}
+# difflib's ratios: 'max_worker' is above the one for our own options, LiteLLM's 'max_tokens' below; 'temprature' and
+# 'tool' are above the one for LiteLLM's parameters, Groq's 'reasoning_format' below.
+_ALIKE, _ALIKE_TO_LITELLMS = 0.77, 0.88
+_NOT_MISSPELT = {"max_fallbacks", "models"}
+_WORKERS = "use max_workers= (requests in flight at most)"
+_PRICE_A_TOKEN = re.compile(r"((input|output)_cost_per_token|cache_(read|creation)_input_token_cost)(_batches)?")
 _INSTEAD = {
     "num_retries": "llmbatch retries itself, use retries=",
     "max_retries": "llmbatch retries itself, use retries=",
@@ -57,6 +65,9 @@ _INSTEAD = {
     "rpm": "use requests_per_minute=",
     "tpm": "use tokens_per_minute=",
     "messages": "the conversations are the first argument",
+    "system": 'begin each conversation with {"role": "system", "content": "..."}',
+    **dict.fromkeys(("concurrency", "max_concurrency", "max_concurrent_requests", "max_parallel_requests"), _WORKERS),
+    **dict.fromkeys(("batch_size", "workers", "num_workers", "n_jobs", "parallelism"), _WORKERS),
 }
 
 
@@ -79,17 +90,12 @@ class _Plan:
     params: Mapping[str, Any] = field(repr=False)
     credentials: Credentials | None = field(default=None, repr=False)
 
-    @property
-    def secrets(self) -> tuple[str, ...]:
-        """Values that no log and no row may show."""
-        return _secrets(self.params)
-
 
 @dataclass(frozen=True, eq=False)
 class ChatPlan(_Plan):
-    """Of chats; `response_format` is the pydantic model that answers are to match, if one was given."""
+    """Of chats; `response_format` is what answers are to match, if they are to be JSON."""
 
-    response_format: type[Any] | None = None
+    response_format: ResponseFormat | None = None
 
     def request(self, messages: Any) -> dict[str, Any]:
         """LiteLLM's arguments for one conversation; nothing in them is shared, for LiteLLM changes what it is given.
@@ -102,10 +108,9 @@ class ChatPlan(_Plan):
 class EmbeddingsPlan(_Plan):
     """Of embeddings."""
 
-    def request(self, texts: Any) -> dict[str, Any]:
-        """LiteLLM's arguments for one text, or for a list of texts sent together. Raises as `ChatPlan.request` does."""
-        given = [checked_text(text) for text in texts] if isinstance(texts, list) else checked_text(texts)
-        return {**copied(self.params), "input": given}
+    def request(self, text: Any) -> dict[str, Any]:
+        """LiteLLM's arguments for one text. Raises as `ChatPlan.request` does."""
+        return {**copied(self.params), "input": checked_text(text)}
 
 
 def plan_chat(
@@ -124,6 +129,9 @@ def plan_chat(
     if max_tokens is not None:
         check_number("max_tokens", max_tokens, "None leaves it to the model", whole=True, least=1)
     target, connection = _target(default_model(_checked_model(model)), kwargs)
+    if target.prices and "output_cost_per_token" not in dict(target.prices):
+        msg = "prices of your own need both input_cost_per_token= and output_cost_per_token= (USD); 0 is a price too"
+        raise ValueError(msg)
     chosen: dict[str, Any] = {}
     if temperature is DEFAULT_TEMPERATURE or max_tokens is DEFAULT_MAX_TOKENS:
         accepted = _litellm.without_refused_defaults(target, float(DEFAULT_TEMPERATURE), int(DEFAULT_MAX_TOKENS))
@@ -139,11 +147,10 @@ def plan_chat(
         from llmbatch._leaves.tools import tool_schema  # noqa: PLC0415 - needs pydantic, which few batches do
 
         chosen["tools"] = [tool_schema(tool) for tool in kwargs["tools"]]
-    response_format = kwargs.get("response_format")
     return ChatPlan(
         target=target,
         params={**target.arguments(), **connection, **kwargs, **chosen},
-        response_format=response_format if isinstance(response_format, type) else None,
+        response_format=checked_format(kwargs.get("response_format")),
     )
 
 
@@ -155,15 +162,30 @@ def plan_embeddings(model: str | None, **kwargs: Any) -> EmbeddingsPlan:
 
 
 def _target(model: str, kwargs: dict[str, Any]) -> tuple[_litellm.Target, dict[str, Any]]:
-    """The target, and the base url under LiteLLM's one name for it; takes both out of `kwargs`."""
+    """The target, and the base url under LiteLLM's one name for it; takes both, and prices, out of `kwargs`."""
     api_base = kwargs.pop("api_base", None) or kwargs.pop("base_url", None)
     provider = kwargs.pop("custom_llm_provider", None)
     for name, value in (("api_base", api_base), ("custom_llm_provider", provider)):
         if value is not None and not isinstance(value, str):
             msg = f"{name} must be a string, not {type(value).__name__}"
             raise TypeError(msg)
-    target = _litellm.resolve(model, api_base=api_base, custom_llm_provider=provider)
+    prices = _own_prices(kwargs)
+    target = replace(_litellm.resolve(model, api_base=api_base, custom_llm_provider=provider), prices=prices)
     return target, {"api_base": api_base} if api_base else {}
+
+
+def _own_prices(kwargs: dict[str, Any]) -> tuple[tuple[str, float], ...]:
+    """The caller's own prices, taken out of `kwargs`: some LiteLLMs would keep them for every call of the process."""
+    names = sorted(name for name in kwargs if is_price(name))
+    for name in names:
+        if not _PRICE_A_TOKEN.fullmatch(name):
+            msg = f"{name}= is no price by the token; give such prices to litellm.register_model({{...}})"
+            raise ValueError(msg)
+        check_number(name, kwargs[name], "it is in USD a token", least=0)
+    if names and "input_cost_per_token" not in names:
+        msg = f"{names[0]}= alone is no price; pass input_cost_per_token= too (USD)"
+        raise ValueError(msg)
+    return tuple((name, float(kwargs.pop(name))) for name in names)
 
 
 def _checked_model(model: Any) -> str | None:
@@ -177,7 +199,7 @@ def _checked_model(model: Any) -> str | None:
 
 
 def _checked_kwargs(kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """LiteLLM's arguments among `kwargs`, those that are None left out. Misspelt options of llmbatch raise."""
+    """LiteLLM's arguments among `kwargs`, those that are None left out. What looks misspelt raises."""
     left_out = OWN_OPTIONS | {"stream"}
     for name, value in kwargs.items():
         if name in _INSTEAD:
@@ -186,15 +208,11 @@ def _checked_kwargs(kwargs: Mapping[str, Any]) -> dict[str, Any]:
         if name == "stream" and value:
             msg = "stream=True is not supported here: leave it out, a batch returns whole answers"
             raise ValueError(msg)
-        close = difflib.get_close_matches(name, OWN_OPTIONS - {name}, 1, _ALIKE)
-        if close and name not in OWN_OPTIONS | _KNOWN_TO_LITELLM:
+        if name in OWN_OPTIONS | _NOT_MISSPELT | _litellm.parameters():
+            continue
+        close = difflib.get_close_matches(name, OWN_OPTIONS, 1, _ALIKE)
+        close = close or difflib.get_close_matches(name, _litellm.parameters(), 1, _ALIKE_TO_LITELLMS)
+        if close:
             msg = f"unknown option {name}=; did you mean {close[0]}=?"
             raise ValueError(msg)
     return {name: value for name, value in kwargs.items() if value is not None and name not in left_out}
-
-
-def _secrets(params: Mapping[str, Any]) -> tuple[str, ...]:
-    marks = ("key", "token", "secret", "password", "credential", "authorization")
-    nested = chain.from_iterable(v.items() for v in params.values() if isinstance(v, Mapping))
-    pairs = ((str(k).lower(), v) for k, v in chain(params.items(), nested))
-    return tuple(v for k, v in pairs if isinstance(v, str) and v and any(mark in k for mark in marks))

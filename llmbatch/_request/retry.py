@@ -13,14 +13,25 @@ from tenacity.wait import wait_base
 if TYPE_CHECKING:
     from llmbatch._request.failures import Failure
 
-__all__ = ["AttemptFailedError", "NotSentError", "retrying"]
+__all__ = ["AttemptFailedError", "NotSentError", "rest", "retrying"]
 
 # Waits in seconds. A provider's hint below the floor is still a refusal a moment later; one above the cap is honoured
 # up to the cap.
 HINT_FLOOR, HINT_CAP = 0.05, 120.0
 BACKOFF_FIRST, BACKOFF_CAP = 0.5, 30.0
+# After a refusal: short, since the limiter paces.
+REST_FIRST, REST_CAP = 0.1, 1.0
 # A row that keeps failing for this long after its first failure is given up, whatever its attempts.
 FAULT_SECONDS, REFUSED_SECONDS = 600.0, 3600.0
+
+
+def rest(refusals: int, hint: float | None, jitter: float) -> float:
+    """Seconds that a row rests after so many refusals in a row: what the provider asks for, or a moment, ever longer.
+
+    `jitter` is a random number from 0 to 1. The limiter holds back the others, where that is called for.
+    """
+    own = min(REST_FIRST * 1.5 ** (refusals - 1), REST_CAP)
+    return max(min(hint or 0.0, HINT_CAP), own * (0.5 + 0.5 * jitter))
 
 
 class AttemptFailedError(Exception):
@@ -39,7 +50,7 @@ def retrying(retries: int, *, paced: bool = False) -> AsyncRetrying:
     """Tenacity around the attempts of one row, or of one call to a provider's administration.
 
     `retries` counts the faults (5xx, resets, timeouts) that are survived. Refusals for a rate limit do not count. What
-    is `paced` goes straight back to its limiter after one, which holds everybody back for as long as it takes.
+    is `paced` rests after one and goes back to its limiter, which holds everybody back where that is called for.
     """
     return AsyncRetrying(
         retry=retry_if_exception(_may_pass),
@@ -76,16 +87,21 @@ class _Stop(stop_base):
 
 
 class _Wait(wait_base):
-    """Full jitter on an exponential for faults; the provider's own hint, floored and capped, where it gives one."""
+    """Full jitter on an exponential for faults; the provider's own hint, floored and capped, where it gives one.
+
+    A row that its limiter paces only rests for a moment after a refusal.
+    """
 
     def __init__(self, *, paced: bool) -> None:
         self.paced = paced
+        self.refusals = 0
         self.backoff = wait_random_exponential(multiplier=BACKOFF_FIRST, max=BACKOFF_CAP)
 
     def __call__(self, retry_state: RetryCallState) -> float:
         failure = _failure_of(retry_state)
+        self.refusals = self.refusals + 1 if failure.refused else 0
         if failure.refused and self.paced:
-            return 0.0
+            return rest(self.refusals, failure.hint, random.random())  # noqa: S311 - jitter
         if failure.hint is not None:
             return min(max(failure.hint, HINT_FLOOR), HINT_CAP) + random.uniform(0, BACKOFF_FIRST)  # noqa: S311 - jitter
         return self.backoff(retry_state)

@@ -7,9 +7,10 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Protocol
 
-from llmbatch._litellm import Answer, Target
+from llmbatch._litellm import Answer, Target, unset_keys
 from llmbatch._request import failures
 from llmbatch._request.failures import Failure
 from llmbatch._request.retry import AttemptFailedError, NotSentError, retrying
@@ -73,7 +74,11 @@ class Outcome:
 
 @dataclass(kw_only=True)
 class Sender:
-    """Sends requests to one target. `worst_cost` bounds a request's price in USD, where there is a budget."""
+    """Sends requests to one target.
+
+    `price` gives an answer's cost in USD, and `worst_cost` bounds a request's, where there is a budget.
+    `longest_answer`, in tokens, is what a request that names no bound counts as until answers have come.
+    """
 
     target: Target
     limiter: Limiter
@@ -82,9 +87,9 @@ class Sender:
     retries: int
     timeout: float | None
     worst_cost: Callable[[Mapping[str, Any]], float] | None = None
+    longest_answer: float = 0.0
     credentials: Credentials | None = None
-    priced: bool = True
-    secrets: tuple[str, ...] = ()
+    price: Callable[[Answer], float | None] = attrgetter("cost")
 
     async def send(self, request: dict[str, Any], order: int, call: Call, outcome: Outcome | None = None) -> Outcome:
         """Send until answered or failed for good; never raises for what a provider, the network or LiteLLM does.
@@ -112,33 +117,36 @@ class Sender:
             return await self._attempt(request, order, call, outcome)
         except AttemptFailedError as exc:
             first = exc
-        async for attempt in retrying(self.retries, paced=True):
+        async for attempt in retrying(self.retries, paced=True).copy(sleep=self._pause):
             with attempt:
                 if attempt.retry_state.attempt_number == 1:
                     raise first
                 return await self._attempt(request, order, call, outcome)
         raise AssertionError  # unreachable: tenacity ends with a result or an exception
 
+    async def _pause(self, seconds: float) -> None:
+        await self.breaker.unless_stopped(asyncio.sleep(seconds))
+
     async def _attempt(self, request: dict[str, Any], order: int, call: Call, outcome: Outcome) -> Answer:
         """One attempt, with its worst case reserved while it runs. Counts itself and its cost in `outcome`."""
-        worst = self.worst_cost(request) if self.worst_cost else 0.0
-        if not await self.budget.reserve(worst):
-            raise NotSentError(self._over_budget())
+        worst = await self._reserved(request)
         cost: float | None = 0.0
         sent_at = None
         try:
             arguments = await self._arguments(outcome)
-            permit = await self.limiter.admit(order, self._tokens(request))
+            permit = await self.breaker.unless_stopped(self.limiter.admit(order, self._tokens(request)))
             if self.breaker.stopped is not None:
-                self.limiter.faulted(permit)
+                if permit is not None:
+                    self.limiter.faulted(permit)
                 raise NotSentError(self.breaker.stopped)
+            assert permit is not None  # noqa: S101 - nothing was stopped
             outcome.attempts += 1
             cost = None  # unknown, should it be cancelled from here on
             sent_at = time.monotonic()
             result = await self._once({**request, **arguments}, permit, call)
             cost = result.cost if isinstance(result, Answer) else (None if result.billed is None else 0.0)
         finally:
-            self.budget.settle(worst, worst if cost is None else cost)
+            self.budget.settle(worst, cost)
             outcome.uncertain |= cost is None
             outcome.timed(sent_at)
             outcome.cost = (outcome.cost or 0.0) + (cost or 0.0)
@@ -178,9 +186,9 @@ class Sender:
         except AttemptFailedError as exc:
             failure = exc.failure  # classified where it was sent
         except Exception as exc:  # noqa: BLE001 - a failing request becomes a row, whatever it failed with
-            failure = failures.classify(exc, self.target.provider)
+            failure = failures.classify(exc, self.target.provider, request)
         else:
-            answer = answer if self.priced else replace(answer, cost=None)
+            answer = replace(answer, cost=self.price(answer))
             usage = answer.body.get("usage") or {}
             self.limiter.answered(permit, answer.headers, usage.get("total_tokens"))
             self.limiter.used(usage.get("completion_tokens") or 0)
@@ -191,22 +199,39 @@ class Sender:
             self.limiter.refused(permit, failure.headers, failure.hint)
         else:
             self.limiter.faulted(permit)
-        return replace(failure, message=failures.clean(failure.message, (*self.secrets, *_prompts(request))))
+        unset = unset_keys(self.target, request) if failure.status_code == HTTPStatus.UNAUTHORIZED else []
+        if unset and not any(name in failure.message for name in unset):
+            failure = replace(failure, message=f"not set: {', '.join(unset)}; {failure.message}")
+        return failure
 
     def _tokens(self, request: Mapping[str, Any]) -> float:
         length = sum(len(text) for text in _prompts(request))
-        most = request.get("max_tokens") or request.get("max_completion_tokens")
+        most = request.get("max_tokens") or request.get("max_completion_tokens") or self.longest_answer
+        if "input" in request:
+            most = 0
         return self.limiter.estimate(length / _CHARACTERS_PER_TOKEN + 4, most)
 
-    def _over_budget(self) -> Failure:
-        message = (
-            f"not sent: its worst case would pass max_cost=${self.budget.cap:g} (${self.budget.spent:.6f} are spent)"
-        )
-        return Failure("BudgetExceeded", message, provider=self.target.provider, retryable=False)
+    async def _reserved(self, request: Mapping[str, Any]) -> float:
+        """Worst case, in USD, that the budget now holds for one attempt.
+
+        Raises NotSentError where the budget has not so much left, or nothing bounds what the attempt may cost.
+        """
+        if self.worst_cost is None:
+            return 0.0
+        try:
+            worst = self.worst_cost(request)
+        except ValueError as exc:
+            why = str(exc)
+        else:
+            if await self.budget.reserve(worst):
+                return worst
+            budget = self.budget
+            why = f"its worst case (${worst:.6f}) would pass max_cost=${budget.cap:g} (${budget.spent:.6f} are spent)"
+        raise NotSentError(Failure("BudgetExceeded", f"not sent: {why}", provider=self.target.provider))
 
 
 def _prompts(request: Mapping[str, Any]) -> list[str]:
-    """The texts of a request: what must not show in an error, and what counts as tokens."""
+    """The texts of a request, which count as tokens."""
     given = request.get("input")
     if given is not None:
         return [given] if isinstance(given, str) else [text for text in given if isinstance(text, str)]

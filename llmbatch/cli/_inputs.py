@@ -1,7 +1,7 @@
-"""What `llmbatch run` reads: JSONL, CSV or Parquet, as conversations with their ids and parameters.
+"""What the commands read: JSONL, CSV or Parquet, as requests.
 
-The input is read twice: once to check it whole before anything is sent, then, row by row, to send it. Only ids and
-positions are kept in memory.
+The input is read twice: once to check it whole before anything is sent, then, row by row, to send it. Only ids are kept
+in memory, and only while it is checked.
 """
 
 from __future__ import annotations
@@ -16,20 +16,21 @@ import sys
 import tempfile
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Any
 
 from llmbatch._leaves.template import Template
+from llmbatch._request.requests import Asked, read
 
-__all__ = ["FORMATS", "Group", "Input", "checked_input", "json_lines", "opened"]
+__all__ = ["FORMATS", "Input", "checked_input", "json_lines", "opened"]
 
 Records = Generator[tuple[int, Any], None, None]
 
 FORMATS = {".csv": "csv", ".parquet": "parquet", ".pq": "parquet"}
 _LONGEST_CELL = 2**31 - 1
-# A batch line's fields that say what is asked. Any other goes to the server as it is, and never to llmbatch or LiteLLM,
-# whose own arguments (keys, addresses, callbacks) no data file may set.
+# A line's fields that say what is asked. A batch line's others go to the server as they are, and never to llmbatch or
+# LiteLLM, whose own arguments (keys, addresses, callbacks) no data file may set.
 _ASKED = frozenset({
     "audio", "frequency_penalty", "function_call", "functions", "logit_bias", "logprobs", "max_completion_tokens",
     "max_tokens", "modalities", "model", "n", "parallel_tool_calls", "prediction", "presence_penalty",
@@ -52,48 +53,18 @@ def opened(source: str) -> Iterator[IO[bytes]]:
 
 
 @contextmanager
-def checked_input(source: str, kind: str | None, **columns: str | None) -> Iterator[Input]:
-    """The rows of a file, read once to check them. Raises ValueError, with the line's number, for misuse."""
+def checked_input(source: str, kind: str | None, **how: Any) -> Iterator[Input]:
+    """The requests of a file, read once to check them. Raises ValueError, with the line's number, for misuse."""
     with opened(source) as file:
-        rows = Input(file, kind or FORMATS.get(Path(source).suffix.lower(), "jsonl"), **columns)
-        rows.check()
-        yield rows
-
-
-@dataclass
-class Row:
-    """One row of the input. `problem` says why it cannot be sent."""
-
-    number: int
-    conversation: list[Any]
-    custom_id: str | None
-    params: str | None = None
-    problem: str | None = None
-
-
-@dataclass
-class Group:
-    """The rows with the same parameters of their own (`params`; None where lines have none): what one batch sends."""
-
-    rows: Input
-    params: dict[str, Any] | None
-    key: str | None
-    positions: list[int] = field(default_factory=list)
-    custom_ids: list[str] = field(default_factory=list)
-
-    def __len__(self) -> int:
-        return len(self.positions)
-
-    def __iter__(self) -> Generator[list[Any], None, None]:
-        for row in self.rows:
-            if row.problem is None and row.params == self.key:
-                yield row.conversation
+        requests = Input(file, kind or FORMATS.get(Path(source).suffix.lower(), "jsonl"), **how)
+        requests.check()
+        yield requests
 
 
 class Input:
-    """The rows of an open file; iterating reads it from its beginning.
+    """The requests of an open file; iterating reads it from its beginning. `said` is what the command line says itself.
 
-    `check()` reads it once and fills `groups` and `refused`. Raises ValueError, with the line's number, for misuse.
+    `check()` reads it once and counts. Raises ValueError, with the line's number, for misuse.
     """
 
     def __init__(
@@ -105,76 +76,81 @@ class Input:
         column: str | None = None,
         id_column: str | None = None,
         system: str | None = None,
+        said: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
         if template is not None and column is not None:
             msg = "--template and --column exclude each other; a template of one column is '{column}'"
             raise ValueError(msg)
-        self.file, self.kind, self.system, self.id_column = file, kind, system, id_column
+        self.file, self.kind, self.system, self.id_column, self._said = file, kind, system, id_column, said
         self.template = Template(template) if template is not None else None
         self.column = column
-        self.count = 0
-        self.groups: list[Group] = []
-        self.refused: list[tuple[int, str, str]] = []
-        """Position, custom_id and problem of rows that cannot be sent."""
+        self._count = 0
+        self.refused: list[str] = []
+        """What the file itself has no request for, as `row N: why`."""
+
+    def __len__(self) -> int:
+        return self._count
 
     def check(self) -> None:
         """Read everything once."""
-        groups: dict[str | None, Group] = {}
         seen: set[str] = set()
-        named = 0
-        for position, row in enumerate(self):
-            self.count += 1
-            if row.custom_id is not None:
-                named += 1
-                if row.custom_id in seen:
-                    msg = f"{self._place(row.number)}: the id {row.custom_id!r} is there already; give each row its own"
+        for position, (number, asked) in enumerate(self._read()):
+            if asked.custom_id is not None:
+                if asked.custom_id in seen:
+                    place, custom_id = self._place(number), asked.custom_id
+                    msg = f"{place}: the id {custom_id!r} is there already; give each row its own"
                     raise ValueError(msg)
-                seen.add(row.custom_id)
-            if named not in {0, self.count}:
-                msg = (
-                    f"{self._place(row.number)} has {'an' if row.custom_id else 'no'} id; give one to each row or none"
-                )
+                seen.add(asked.custom_id)
+            if len(seen) not in {0, position + 1}:
+                place = self._place(number)
+                msg = f"{place} has {'an' if asked.custom_id else 'no'} id; give one to each row or none"
                 raise ValueError(msg)
-            if row.problem is not None:
-                self.refused.append((position, row.custom_id or f"row-{position}", row.problem))
-                continue
-            if row.params not in groups:
-                params = None if row.params is None else _arguments(json.loads(row.params))
-                groups[row.params] = Group(self, params, row.params)
-            groups[row.params].positions.append(position)
-            if row.custom_id is not None:
-                groups[row.params].custom_ids.append(row.custom_id)
-        self.groups = list(groups.values())
+            if asked.problem is not None:
+                self.refused.append(f"row {position}: {asked.problem}")
+            self._count += 1
 
-    def __iter__(self) -> Iterator[Row]:
+    def __iter__(self) -> Generator[Asked]:
+        for _, asked in self._read():
+            yield asked
+
+    def _read(self) -> Iterator[tuple[int, Asked]]:
         self.file.seek(0)
         with closing({"csv": _csv, "parquet": _parquet, "jsonl": json_lines}[self.kind](self.file)) as records:
             for number, record in records:
-                yield self._row(number, record)
+                asked = self._asked(number, record)
+                if isinstance(asked.messages, list):
+                    asked.messages = self._with_system(asked.messages)
+                yield number, asked
 
     def _place(self, number: int) -> str:
         return f"{'row' if self.kind == 'parquet' else 'line'} {number}"
 
-    def _row(self, number: int, record: Any) -> Row:
-        if isinstance(record, Mapping) and isinstance(record.get("body"), Mapping):
-            return self._batch_line(number, record)
-        custom_id, problem = None, None
-        if isinstance(record, Mapping):
-            custom_id = self._id(number, record)
-            record, problem = self._asked(number, record)
-        given = [{"role": "user", "content": record}] if isinstance(record, str) else record
-        if not isinstance(given, list):
-            msg = (
-                f'{self._place(number)}: no conversation; give {{"messages": [...]}}, {{"prompt": "..."}} or a batch '
-                "line, or say with --template or --column which columns to ask with"
-            )
-            raise ValueError(msg)  # noqa: TRY004 - a file's fault
-        return Row(number, self._with_system(given), custom_id, None, problem)
+    def _asked(self, number: int, record: Any) -> Asked:
+        """The request that a record is."""
+        if not isinstance(record, Mapping):
+            if not isinstance(record, str | list):
+                raise ValueError(self._no_request(number))  # noqa: TRY004 - a file's fault
+            return read(record)
+        custom_id = self._id(number, record)
+        if isinstance(record.get("body"), Mapping):
+            return self._batch_line(number, record, custom_id)
+        if self.template is not None or self.column is not None:
+            return self._of_columns(number, record, custom_id)
+        asked = {name: record[name] for name in ("messages", "prompt") if record.get(name) is not None}
+        if not asked:
+            raise ValueError(self._no_request(number))
+        # A table's cells are data, whatever their columns are called.
+        names = () if self.kind == "csv" else _ASKED & record.keys()
+        own = {name: record[name] for name in names if not _is_missing(record[name])}
+        return read({**own, **asked, "custom_id": custom_id, "metadata": record.get("metadata")})
 
-    def _asked(self, number: int, record: Mapping[str, Any]) -> tuple[Any, str | None]:
-        """What a record asks (a text or messages), and why it cannot."""
-        if self.template is None and self.column is None:
-            return record["messages"] if record.get("messages") is not None else record.get("prompt"), None
+    def _no_request(self, number: int) -> str:
+        return (
+            f'{self._place(number)}: no conversation; give {{"messages": [...]}}, {{"prompt": "..."}} or a batch '
+            "line, or say with --template or --column which columns to ask with"
+        )
+
+    def _of_columns(self, number: int, record: Mapping[str, Any], custom_id: str | None) -> Asked:
         columns = self.template.columns if self.template else [str(self.column)]
         for name in columns:
             if name not in record:
@@ -182,8 +158,9 @@ class Input:
                 msg = f"{self._place(number)} has no column {name!r}; it has {there}"
                 raise ValueError(msg)
             if _is_missing(record[name]):
-                return "", f"column {name!r} has no value"
-        return (self.template.fill(record) if self.template else str(record[columns[0]])), None
+                return Asked(custom_id=custom_id, problem=f"column {name!r} has no value")
+        prompt = self.template.fill(record) if self.template else str(record[columns[0]])
+        return read({"prompt": prompt, "custom_id": custom_id})
 
     def _id(self, number: int, record: Mapping[str, Any]) -> str | None:
         if self.id_column is None:
@@ -195,30 +172,26 @@ class Input:
             raise ValueError(msg)
         return None if _is_missing(custom_id) else str(custom_id)
 
-    def _batch_line(self, number: int, record: Mapping[str, Any]) -> Row:
-        body = dict(record["body"])
-        messages = body.pop("messages", None)
+    def _batch_line(self, number: int, record: Mapping[str, Any], custom_id: str | None) -> Asked:
+        """A whole request, sent as it is: only what the command line says itself wins over it."""
         if self.template is not None or self.column is not None:
             msg = f"{self._place(number)} is a batch line, which has its messages; leave out --template and --column"
             raise ValueError(msg)
-        if not isinstance(messages, list):
+        body = record["body"]
+        if not isinstance(body.get("messages"), list):
             msg = (
-                f"{self._place(number)}: a batch line for {record.get('url') or 'no chat'}; `run` answers chats, whose "
-                "body has messages"
+                f"{self._place(number)}: a batch line for {record.get('url') or 'no chat'}; chats have messages in "
+                "their body"
             )
             raise ValueError(msg)  # noqa: TRY004 - a file's fault
-        return Row(number, self._with_system(messages), self._id(number, record), json.dumps(body, sort_keys=True))
+        own = {name: value for name, value in body.items() if name in _ASKED and value is not None}
+        rest = {name: body[name] for name in body.keys() - _ASKED - {"messages", "stream", "stream_options"}}
+        own |= {"messages": body["messages"], **({"extra_body": rest} if rest else {}), **self._said}
+        return read({"body": own, "custom_id": custom_id, "metadata": record.get("metadata")})
 
     def _with_system(self, messages: list[Any]) -> list[Any]:
         own = any(isinstance(m, Mapping) and m.get("role") in {"system", "developer"} for m in messages)
         return messages if self.system is None or own else [{"role": "system", "content": self.system}, *messages]
-
-
-def _arguments(body: Mapping[str, Any]) -> dict[str, Any]:
-    """LiteLLM's arguments of a batch line's parameters."""
-    given = {name: value for name, value in body.items() if name in _ASKED and value is not None}
-    rest = {name: value for name, value in body.items() if name not in {*_ASKED, "stream", "stream_options"}}
-    return {"temperature": None, "max_tokens": None, **given, **({"extra_body": rest} if rest else {})}
 
 
 def _is_missing(value: Any) -> bool:
@@ -241,9 +214,9 @@ def _csv(file: IO[bytes]) -> Records:
     csv.field_size_limit(_LONGEST_CELL)
     text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
     try:
-        reader = csv.DictReader(text, restkey="", strict=True)
+        reader = csv.DictReader(text, strict=True)
         for record in reader:
-            if None in record.values() or "" in record:
+            if None in record.values() or None in record:
                 columns = len(reader.fieldnames or ())
                 msg = f"line {reader.line_num} has not as many cells as the header ({columns}); quote cells with commas"
                 raise ValueError(msg)

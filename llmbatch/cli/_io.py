@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import IO, Any, TypeVar
 
@@ -12,14 +12,14 @@ import click
 
 from llmbatch._leaves.files import json_text
 from llmbatch._request.plans import DEFAULT_MAX_TOKENS, DEFAULT_TEMPERATURE
-from llmbatch.cli._inputs import checked_input
+from llmbatch.cli._inputs import Input, checked_input
 
 __all__ = [
-    "conversations_of",
     "emit",
     "input_options",
     "request_arguments",
     "request_options",
+    "requests_of",
     "taken_input_options",
     "written",
 ]
@@ -28,22 +28,15 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 @contextmanager
-def conversations_of(
-    source: str, kind: str | None, **columns: str | None
-) -> Iterator[tuple[Iterable[Any], list[str] | None]]:
-    """The conversations of an input file, read as they are needed, and their ids where it has some.
+def requests_of(source: str, kind: str | None, **how: Any) -> Iterator[Input]:
+    """The requests of an input file, read as they are needed.
 
-    Raises ValueError, with the line's number, for a line that holds none.
+    Raises ValueError, with the row's number, for a line that holds none.
     """
-    with checked_input(source, kind, **columns) as rows:
-        for position, _, problem in rows.refused:
-            msg = f"row {position}: {problem}"
-            raise ValueError(msg)
-        if any(group.params is not None for group in rows.groups):
-            msg = "these are batch lines already: `submit` sends them as they are, `run` answers them now"
-            raise ValueError(msg)
-        group = next(iter(rows.groups), None)
-        yield ([], None) if group is None else (group, group.custom_ids or None)
+    with checked_input(source, kind, **how) as requests:
+        for problem in requests.refused:
+            raise ValueError(problem)
+        yield requests
 
 
 def input_options(command: F) -> F:
@@ -98,8 +91,12 @@ def request_arguments(
 
 
 def taken_input_options(options: dict[str, Any]) -> dict[str, Any]:
-    """What `input_options` gave, taken out of `options`."""
-    return {name: options.pop(name) for name in ("kind", "template", "column", "id_column", "system")}
+    """What `input_options` gave, taken out of `options`, and what those of `request_options` say themselves."""
+    taken = {name: options.pop(name) for name in ("kind", "template", "column", "id_column", "system")}
+    asked = {name: options[name] for name in ("model", "temperature", "max_tokens", "api_base", "params")}
+    said = {name for name, value in asked.items() if value is not None}
+    said |= {param.partition("=")[0] for param in options["params"]}
+    return {**taken, "said": {name: value for name, value in request_arguments(**asked).items() if name in said}}
 
 
 def emit(value: Any) -> None:

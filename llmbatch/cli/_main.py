@@ -38,7 +38,7 @@ class Group(click.Group):
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("-v", "--verbose", is_flag=True, help="Show the log on stderr.")
-@click.version_option(package_name="llmbatch")
+@click.version_option(package_name="llmbatch", prog_name="llmbatch")
 def main(verbose: bool) -> None:
     """LLM work that comes in lists: live, or as the provider's own batch jobs.
 

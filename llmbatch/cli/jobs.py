@@ -8,21 +8,22 @@ import sys
 from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from llmbatch.cli._inputs import FORMATS, json_lines
 from llmbatch.cli._io import (
-    conversations_of,
     emit,
     input_options,
     request_arguments,
     request_options,
+    requests_of,
     taken_input_options,
     written,
 )
 from llmbatch.cli._main import BAD_END, NOT_YET
+from llmbatch.cli._tables import is_table, write_table
 
 if TYPE_CHECKING:
     from llmbatch.jobs import BatchJob
@@ -56,8 +57,8 @@ def submit(source: str, state: str | None, window: str, max_rows: int | None, **
     if columns["kind"] in {None, "jsonl"} and _holds_payloads(source):
         job = submit_batch_job(source, **arguments)
     else:
-        with conversations_of(source, **columns) as (conversations, ids):
-            job = submit_batch_job(conversations, custom_ids=ids, **arguments)
+        with requests_of(source, **columns) as requests:
+            job = submit_batch_job(requests, **arguments)
     emit(_summary(job))
 
 
@@ -107,9 +108,15 @@ def wait(state: str, poll: float, timeout: float | None) -> None:
 
 @click.command()
 @_state
-@click.option("-o", "--output", type=click.File("w", encoding="utf-8", lazy=True), default="-", help="Where to write.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False, allow_dash=True, path_type=Path),
+    default="-",
+    help="Where to write: JSONL, CSV or Parquet by its suffix, - for stdout.",
+)
 @click.option("--text", is_flag=True, help="Write the answers' texts as JSON strings, null where a row failed.")
-def results(state: str, output: IO[str], text: bool) -> None:
+def results(state: str, output: Path, text: bool) -> None:
     """Write the rows of an ended job, in the order of the input, as OpenAI's batch output lines.
 
     Exit code 1 when rows failed, 3 while the job goes on.
@@ -126,7 +133,11 @@ def results(state: str, output: IO[str], text: bool) -> None:
         click.echo(f"Error: job {job.id} is {job.status}; `llmbatch wait {state}` waits for its end", err=True)
         sys.exit(NOT_YET)
     rows = job.results()
-    written(output, rows.texts if text else (line_from_row(row) for row in rows))
+    if is_table(output):
+        write_table(output, rows)
+    else:
+        with click.open_file(str(output), "w", encoding="utf-8") as file:
+            written(file, rows.texts if text else (line_from_row(row) for row in rows))
     click.echo(rows.summary(), err=True)
     sys.exit(BAD_END if rows.failed else 0)
 

@@ -11,11 +11,11 @@ import click
 
 from llmbatch.cli._inputs import json_lines, opened
 from llmbatch.cli._io import (
-    conversations_of,
     emit,
     input_options,
     request_arguments,
     request_options,
+    requests_of,
     taken_input_options,
     written,
 )
@@ -52,8 +52,8 @@ def render(source: str, output: str | None, embeddings: bool, **options: Any) ->
         with opened(source) as file:
             _write(output, payloads.stream_embeddings_requests((value for _, value in json_lines(file)), **arguments))
     else:
-        with conversations_of(source, **columns) as (conversations, ids):
-            _write(output, payloads.stream_batch_requests(conversations, custom_ids=ids, **arguments))
+        with requests_of(source, **columns) as requests:
+            _write(output, payloads.stream_batch_requests(requests, **arguments))
 
 
 def _write(output: str | None, made: Iterator[Payload]) -> None:
@@ -77,5 +77,5 @@ def estimate(source: str, **options: Any) -> None:
     from llmbatch.estimate import estimate_batch  # noqa: PLC0415 - imports litellm
 
     columns, arguments = taken_input_options(options), request_arguments(**options)
-    with conversations_of(source, **columns) as (conversations, _):
-        emit(estimate_batch(conversations, **arguments).to_dict())
+    with requests_of(source, **columns) as requests:
+        emit(estimate_batch(requests, **arguments).to_dict())

@@ -18,10 +18,12 @@ import click
 from llmbatch.cli._inputs import checked_input
 from llmbatch.cli._io import emit, input_options, request_arguments, request_options, taken_input_options
 from llmbatch.cli._main import BAD_END, INTERRUPTED
+from llmbatch.cli._tables import destination
 
 if TYPE_CHECKING:
     from llmbatch._leaves.row import Row
-    from llmbatch.cli._inputs import Group, Input
+    from llmbatch.cli._inputs import Input
+    from llmbatch.cli._tables import Destination
 
 __all__ = ["run"]
 
@@ -52,15 +54,20 @@ __all__ = ["run"]
 @click.option(
     "--fallback", "fallbacks", multiple=True, metavar="MODEL", help="Model to try when a row fails; repeatable."
 )
+@click.option(
+    "--reask", type=int, default=0, show_default=True, help="Times to ask again for an answer that was cut off."
+)
+@click.option("--dedupe", is_flag=True, help="Send lines that ask the very same once.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress bar.")
 @click.option("--dry-run", is_flag=True, help="Show the first payload and an estimate; send nothing.")
 def run(source: str, output: Path | None, dry_run: bool, **options: Any) -> None:
     """Answer the rows of IN ("-" is standard input) and write them to OUT, one batch output line a row.
 
     IN is JSONL with lines {"messages": [...]}, {"prompt": "..."} or OpenAI's batch lines, or CSV or Parquet with
-    --template or --column. While it runs, OUT is its checkpoint: the same command goes on where a killed one stopped,
-    and sends again only what failed. In the end OUT has the order of IN. A batch line's own parameters are sent as they
-    are; those of the command line win over them.
+    --template or --column. While it runs, OUT is its checkpoint (OUT.jsonl beside a table, none for stdout):
+    the same command goes on where a killed one stopped, and sends again only what failed. In the end OUT has the order
+    of IN. What a line says beside its prompt or messages (model, temperature, ..., metadata to keep) stands before the
+    command line. A batch line is sent as it is; only what the command line says itself wins over it.
 
     \b
     Prints a summary, as JSON on a pipe. Exit codes: 0 all rows answered; 1 some failed (OUT has their errors);
@@ -78,118 +85,95 @@ def run(source: str, output: Path | None, dry_run: bool, **options: Any) -> None
     if output is not None and output.exists() and source != "-" and output.samefile(source):
         msg = "IN and OUT are the same file; the answers need one of their own"
         raise ValueError(msg)
-    with checked_input(source, **taken_input_options(options)) as rows:
-        batches = _Batches(rows, options)
+    columns, schema = taken_input_options(options), options.pop("schema")
+    asked = {name: options.pop(name) for name in ("model", "temperature", "max_tokens", "api_base", "params")}
+    request = request_arguments(**asked)
+    if schema is not None:
+        request["response_format"] = columns["said"]["response_format"] = _response_format(schema)
+    with checked_input(source, **columns) as requests:
         if output is None or dry_run:
-            emit(batches.preview())
+            emit(_preview(requests, request))
         else:
-            sys.exit(_answer(batches, output))
+            with destination(output) as to:
+                code = _answer(requests, request | _options(options), to)
+            sys.exit(code)
 
 
-class _Batches:
-    """The groups of the input, with the arguments that each is sent with."""
-
-    def __init__(self, rows: Input, options: dict[str, Any]) -> None:
-        self.rows = rows
-        asked = {name: options.pop(name) for name in ("model", "temperature", "max_tokens", "api_base", "params")}
-        self._request = request_arguments(**asked)
-        if (schema := options.pop("schema")) is not None:
-            self._request["response_format"] = _response_format(schema)
-        said = {name for name, value in asked.items() if value is not None}
-        said |= self._request.keys() - asked.keys() | {param.partition("=")[0] for param in asked["params"]}
-        self._said = {name: value for name, value in self._request.items() if name in said}
-        """What the command line says itself, defaults left out."""
-        workers = options.pop("max_workers")
-        self._options = {
-            "max_workers": int(workers) if workers.isdecimal() else workers,
-            "requests_per_minute": options.pop("rpm"),
-            "tokens_per_minute": options.pop("tpm"),
-            "progress": False if options.pop("quiet") else None,
-            **options,
-        }
-        if options["max_cost"] is not None and len(rows.groups) > 1:
-            msg = (
-                f"--max-cost holds for lines with the same parameters, and IN has {len(rows.groups)} sets of them; "
-                "make one file of each"
-            )
-            raise ValueError(msg)
-
-    def _arguments(self, group: Group) -> dict[str, Any]:
-        if group.params is None:
-            return self._request
-        return {**group.params, **self._said}
-
-    def send(self, group: Group, output: Path) -> Any:
-        """The group's rows as they finish, `(index, row)`."""
-        from llmbatch.completions import as_completed  # noqa: PLC0415 - imports litellm
-
-        given = self._arguments(group) | self._options | {"checkpoint": output}
-        return as_completed(group, custom_ids=group.custom_ids or None, **given)
-
-    def preview(self) -> dict[str, Any]:
-        """The first payload, None where the provider has no batch lines, and an estimate for each group."""
-        from llmbatch.estimate import estimate_batch  # noqa: PLC0415 - imports litellm
-        from llmbatch.payloads import render_batch_requests  # noqa: PLC0415 - likewise
-
-        first, payload = next(iter(self.rows.groups), None), None
-        if first is not None:
-            with closing(iter(first)) as conversations:
-                one = next(conversations)
-            try:
-                (payload,) = render_batch_requests(
-                    [one], custom_ids=first.custom_ids[:1] or None, **self._arguments(first)
-                )
-            except NotImplementedError as exc:
-                click.echo(f"No payload to show: {exc}", err=True)
-        estimates = [estimate_batch(group, **self._arguments(group)).to_dict() for group in self.rows.groups]
-        refused = [f"{custom_id}: {problem}" for _, custom_id, problem in self.rows.refused]
-        return {"payload": payload, "estimates": estimates, "refused": refused}
+def _options(options: dict[str, Any]) -> dict[str, Any]:
+    """The options of the batch, by their names in Python."""
+    workers = options.pop("max_workers")
+    return {
+        "max_workers": int(workers) if workers.isdecimal() else workers,
+        "requests_per_minute": options.pop("rpm"),
+        "tokens_per_minute": options.pop("tpm"),
+        "progress": False if options.pop("quiet") else None,
+        **options,
+    }
 
 
-def _answer(batches: _Batches, output: Path) -> int:
+def _preview(requests: Input, arguments: dict[str, Any]) -> dict[str, Any]:
+    """The first payload, None where the provider has no batch lines, and an estimate."""
+    from llmbatch.estimate import estimate_batch  # noqa: PLC0415 - imports litellm
+    from llmbatch.payloads import stream_batch_requests  # noqa: PLC0415 - likewise
+
+    payload = None
+    with closing(iter(requests)) as read:
+        first = next((asked for asked in read if asked.problem is None), None)
+    if first is not None:
+        try:
+            payload = next(stream_batch_requests([first], **arguments))
+        except NotImplementedError as exc:
+            click.echo(f"No payload to show: {exc}", err=True)
+    estimate = estimate_batch(requests, **arguments).to_dict()
+    return {"payload": payload, "estimates": [estimate], "refused": requests.refused}
+
+
+def _answer(requests: Input, arguments: dict[str, Any], to: Destination) -> int:
     """Send everything, and return the exit code."""
     from llmbatch._leaves.sums import failures_text  # noqa: PLC0415
     from llmbatch.cli._output import answered, arrange  # noqa: PLC0415 - `--help` needs none of it
+    from llmbatch.completions import as_completed  # noqa: PLC0415 - imports litellm
     from llmbatch.errors import CheckpointError  # noqa: PLC0415
 
-    tally = _Tally(batches.rows)
+    tally = _Tally(len(requests))
+    path = to.journal
     try:
-        before = answered(output)
-        for group in batches.rows.groups:
-            with closing(batches.send(group, output)) as finished:
-                for index, row in finished:
-                    tally.add(group.positions[index], row)
-        output.parent.mkdir(parents=True, exist_ok=True)
-        others = arrange(output, tally.custom_ids, tally.unsent)
+        before = answered(path)
+        with closing(as_completed(requests, **arguments, checkpoint=path)) as finished:
+            for index, row in finished:
+                tally.add(index, row)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        arranged = arrange(path, tally.custom_ids, tally.unsent)
+        to.finish()
     except CheckpointError as exc:
         raise ValueError(str(exc)) from exc
     except KeyboardInterrupt:
+        where = f"are in {to.name}; the same command goes on" if to.resumable else "have been written"
         click.echo(
-            f"{failures_text(tally.sums)}Interrupted: {tally.sums.rows} of {batches.rows.count} rows are in {output}; "
-            "the same command goes on.",
-            err=True,
+            f"{failures_text(tally.sums)}Interrupted: {tally.sums.rows} of {len(requests)} rows {where}.", err=True
         )
         return INTERRUPTED
-    if others:
-        click.echo(f"{others} answers to rows that IN no longer has went to {output}.old", err=True)
-    tally.report(output, before)
+    if arranged.moved:
+        click.echo(
+            f"{arranged.moved} answers to rows that IN no longer has, or asks anew, went to {to.name}.old", err=True
+        )
+    if arranged.kept:
+        click.echo(f"{arranged.kept} rows failed now and keep the answers of an earlier run in {to.name}", err=True)
+    tally.report(to, before)
     return BAD_END if tally.sums.failed else 0
 
 
 class _Tally:
     """What has become of the rows: their ids in the input's order, counts and sums."""
 
-    def __init__(self, rows: Input) -> None:
-        from llmbatch._leaves.row import error_row  # noqa: PLC0415 - `--help` needs none of it
-        from llmbatch._leaves.sums import Tally  # noqa: PLC0415
+    def __init__(self, rows: int) -> None:
+        from llmbatch._leaves.sums import Tally  # noqa: PLC0415 - `--help` needs none of it
 
-        self.custom_ids = [""] * rows.count
+        self.custom_ids = [""] * rows
         self.unsent: list[Row] = []
         self.sums = Tally()
         self._seconds = array("d")
         self._started = time.perf_counter()
-        for position, custom_id, problem in rows.refused:
-            self.add(position, error_row(type="InvalidRow", message=problem, model=None, custom_id=custom_id))
 
     def add(self, position: int, row: Row) -> None:
         from llmbatch._leaves.row import numbered  # noqa: PLC0415
@@ -201,14 +185,14 @@ class _Tally:
         if "error" in row and row["error_details"]["type"] == "InvalidRow":
             self.unsent.append(row)
 
-    def report(self, output: Path, before: int) -> None:
+    def report(self, to: Destination, before: int) -> None:
         """Print the summary: JSON on a pipe, lines on a terminal, what failed first."""
         from llmbatch._leaves.sums import failures_text, latency, latency_text  # noqa: PLC0415
 
         sums, seconds, found = self.sums, time.perf_counter() - self._started, latency(self._seconds)
         if not sys.stdout.isatty():
             emit({
-                "output": str(output),
+                "output": to.name,
                 "rows": sums.rows,
                 "succeeded": sums.rows - sums.failed,
                 "failed": sums.failed,
@@ -229,7 +213,7 @@ class _Tally:
         click.echo(
             f"{failures_text(sums)}{sums.rows - sums.failed:,} of {sums.rows:,} rows answered in {seconds:.1f} s"
             f"{latency_text(found)}; {sums.usage['total_tokens']:,} tokens; "
-            f"cost: {sums.cost_text(4)}{sums.notes(4)}; {output}"
+            f"cost: {sums.cost_text(4)}{sums.notes(4)}; {to.name}"
         )
 
 

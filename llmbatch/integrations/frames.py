@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from llmbatch._leaves.extras import extra
 from llmbatch._leaves.sums import failures_line
-from llmbatch._leaves.template import Template
+from llmbatch._leaves.template import asking
 from llmbatch.completions import create_chat_completions_batch
 
 if TYPE_CHECKING:
+    from llmbatch._leaves.template import RowTemplate
     from llmbatch.results import BatchResults
 
 __all__ = ["complete_column", "complete_frame", "conversations"]
@@ -22,13 +23,14 @@ _NAMED = 5
 
 
 def complete_column(
-    frame: Any, template: str, model: str | None = None, *, system: str | None = None, **kwargs: Any
+    frame: Any, template: RowTemplate, model: str | None = None, *, system: str | None = None, **kwargs: Any
 ) -> Any:
     """A column of answers for a table: one text a row, missing where the row failed.
 
     Args:
         frame: a table in memory, of pandas, polars, pyarrow, …; it is not changed.
-        template: the prompt, with the table's columns in braces as for `str.format` ("Summarise: {text}").
+        template: the prompt, with the table's columns in braces as for `str.format` ("Summarise: {text}"), or a
+            function of a row (a dict) that gives its request.
         model: LiteLLM's model string; else the environment's MODEL_CHOICE, else gpt-4o-mini.
         system: a system message for every row.
         kwargs: those of `create_chat_completions_batch` (`max_tokens`, `checkpoint`, `max_cost`, …).
@@ -50,7 +52,7 @@ def complete_column(
 
 
 def complete_frame(
-    frame: Any, template: str, model: str | None = None, *, system: str | None = None, **kwargs: Any
+    frame: Any, template: RowTemplate, model: str | None = None, *, system: str | None = None, **kwargs: Any
 ) -> Any:
     """As `complete_column`, with everything that is known of each answer: the columns of `results.to_pandas()`.
 
@@ -64,8 +66,8 @@ def complete_frame(
     return _like(table, results).to_native()
 
 
-def conversations(frame: Any, template: str, system: str | None = None) -> list[list[dict[str, str]]]:
-    """The conversations that a template makes of a table's rows, in order.
+def conversations(frame: Any, template: RowTemplate, system: str | None = None) -> list[Any]:
+    """The requests that a template makes of a table's rows, in order.
 
     Raises ValueError for columns that are not there, and for rows with missing values in one of them.
     """
@@ -85,8 +87,8 @@ def _opened(frame: Any) -> Any:
         raise TypeError(msg) from None
 
 
-def _conversations(table: Any, template: str, system: str | None) -> list[list[dict[str, str]]]:
-    parsed = Template(template)
+def _conversations(table: Any, template: RowTemplate, system: str | None) -> list[Any]:
+    parsed = asking(template)
     absent = [name for name in parsed.columns if name not in table.columns]
     if absent:
         msg = f"no column {', '.join(map(repr, absent))}; the frame has {', '.join(map(repr, table.columns))}"
@@ -97,7 +99,8 @@ def _conversations(table: Any, template: str, system: str | None) -> list[list[d
             "others) or fill them"
         )
         raise ValueError(msg)
-    return [parsed.conversation(row, system) for row in table.select(parsed.columns).iter_rows(named=True)]
+    rows = table.select(parsed.columns or table.columns).iter_rows(named=True)
+    return [parsed.conversation(row, system) for row in rows]
 
 
 def _missing(name: str, table: Any) -> str:

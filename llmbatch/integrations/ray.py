@@ -14,15 +14,19 @@ from the workers' environment. Needs the `ray` extra; `Completions` alone needs 
 from __future__ import annotations
 
 import threading
+import uuid
 from typing import TYPE_CHECKING, Any
 
+from llmbatch._batch.prepared import chat_batch
+from llmbatch._leaves.background import in_background
 from llmbatch._leaves.checks import check_number
 from llmbatch._leaves.frame import rows_frame
 from llmbatch._leaves.identity import custom_id_for
 from llmbatch._leaves.row import error_row
-from llmbatch._leaves.template import Template
-from llmbatch._request.plans import plan_chat
-from llmbatch.completions import create_chat_completions_batch
+from llmbatch._leaves.template import asking
+from llmbatch._request.guards import Budget
+from llmbatch._request.plans import ChatPlan, plan_chat
+from llmbatch._request.requests import Plans, read
 from llmbatch.integrations._journal import Journal
 
 if TYPE_CHECKING:
@@ -31,10 +35,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from llmbatch._leaves.row import Row
+    from llmbatch._leaves.template import RowTemplate
 
 __all__ = ["Completions", "complete_dataset"]
-
-_LEAST_COST = 1e-12
 
 
 class Completions:
@@ -44,15 +47,18 @@ class Completions:
     `mapInPandas` (as an object). No row fails the job: errors are in a column.
 
     Args:
-        template: the prompt over the table's columns ("Summarise: {text}"). A row without a value is an error.
+        template: the prompt over the table's columns ("Summarise: {text}"), or a function of a row (a dict) that gives
+            its request. A row without a value in a column of the prompt is an error.
         model: LiteLLM's model string; else the environment's MODEL_CHOICE, else gpt-4o-mini.
         output: the answers' column. Beside it are `OUTPUT_error`, `_model`, `_prompt_tokens`, `_completion_tokens`,
             `_total_tokens`, `_cost` (USD, NaN where unknown), `_attempts`, `_elapsed`, `_waited` (seconds),
             `_finish_reason`, and the fields of a pydantic `response_format`.
         system: a system message for every row.
         workers: how many processes work on the table; each takes that part of the limits and of `max_cost`.
-        requests_per_minute, tokens_per_minute, max_cost: of the account, for all workers together. A worker that is
-            started anew after a crash begins its share of max_cost anew.
+        requests_per_minute, tokens_per_minute: of the account, for all workers together.
+        max_cost: USD never to exceed, for all of Ray's actors or for one process. An object with it cannot be pickled:
+            each of Spark's and Dask's processes would begin its share anew with each partition. Nor does Ray start an
+            actor anew that has crashed.
         checkpoint: a directory that all workers reach; answers found there are not asked for again.
         id_column: tells rows apart that ask the same, so that each keeps its own answer in the checkpoint.
         kwargs: those of `create_chat_completions_batch`; `max_workers` is per worker.
@@ -65,7 +71,7 @@ class Completions:
 
     def __init__(
         self,
-        template: str,
+        template: RowTemplate,
         model: str | None = None,
         *,
         output: str = "answer",
@@ -79,21 +85,34 @@ class Completions:
         **kwargs: Any,
     ) -> None:
         check_number("workers", workers, "it is the number of processes that share the limits", whole=True, least=1)
-        self._template, self._system, self._output, self._id_column = Template(template), system, output, id_column
+        self._template, self._system, self._output, self._id_column = asking(template), system, output, id_column
         self._arguments = {"model": model, "progress": False, **kwargs}
         shares = {"requests_per_minute": requests_per_minute, "tokens_per_minute": tokens_per_minute}
         self._arguments |= {name: limit / workers for name, limit in shares.items() if limit is not None}
-        self._left = None if max_cost is None else max_cost / workers
+        if max_cost is not None:
+            self._arguments["max_cost"] = max_cost / workers
+        self._budget = Budget(self._arguments.get("max_cost"))
         self._checkpoint = checkpoint
+        self._name = uuid.uuid4().hex
         self._open()
 
     def _open(self) -> None:
         self._lock = threading.Lock()
         self._journal: Journal | None = None
-        self._plan: Any = None
+        self._plans: Plans[ChatPlan] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name not in {"_lock", "_journal", "_plan"}}
+        if self._budget.cap is not None:
+            msg = (
+                "max_cost cannot hold where each partition gets a copy of this object (Spark, Dask's processes): leave "
+                "it out there, or use complete_dataset (Ray) or Dask's threads"
+            )
+            raise ValueError(msg)
+        return {name: value for name, value in vars(self).items() if name not in {"_lock", "_journal", "_plans"}}
+
+    def __dask_tokenize__(self) -> tuple[str, str]:
+        """Dask's name for it; Dask pickles it otherwise, on its threads too."""
+        return type(self).__qualname__, self._name
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
@@ -112,6 +131,8 @@ class Completions:
         return self._joined(frame.iloc[:0], [])
 
     def _joined(self, frame: pd.DataFrame, rows: list[Row]) -> pd.DataFrame:
+        for row in rows:
+            row.pop("metadata", None)  # the columns of a table are the same for all its parts
         added = rows_frame(rows, self._arguments.get("response_format")).drop(columns="custom_id")
         added.columns = [self._output if name == "text" else f"{self._output}_{name}" for name in added.columns]
         if taken := [name for name in added.columns if name in frame.columns]:
@@ -126,12 +147,11 @@ class Completions:
             msg = f"no column {', '.join(map(repr, absent))}; the table has {', '.join(map(repr, frame.columns))}"
             raise ValueError(msg)
         rows: dict[int, Row] = {}
-        conversations: dict[int, list[dict[str, str]]] = {}
-        empty = frame[self._template.columns].isna()
-        for at, (row, missing) in enumerate(
-            zip(frame[columns].to_dict("records"), empty.to_dict("records"), strict=True)
-        ):
-            absent = [name for name in self._template.columns if missing[name]]
+        conversations: dict[int, Any] = {}
+        wanted = frame[columns] if self._template.columns else frame
+        empty = {name: frame[name].isna().tolist() for name in self._template.columns}
+        for at, row in enumerate(wanted.to_dict("records")):
+            absent = [name for name in self._template.columns if empty[name][at]]
             if absent:
                 problem = f"column {absent[0]!r} has no value"
                 model = self._arguments["model"]
@@ -149,19 +169,15 @@ class Completions:
         rows |= self._answers(conversations, keys)
         return [rows[at] for at in range(len(frame))]
 
-    def _answers(self, conversations: dict[int, list[dict[str, str]]], keys: dict[int, str]) -> dict[int, Row]:
+    def _answers(self, conversations: dict[int, Any], keys: dict[int, str]) -> dict[int, Row]:
         if not conversations:
             return {}
         positions = list(conversations)
         arguments = dict(self._arguments)
-        if self._left is not None:
-            arguments["max_cost"] = max(self._left, _LEAST_COST)
         if keys:
             arguments["on_result"] = lambda index, row: self._known().append(keys[positions[index]], row)
-        results = create_chat_completions_batch(list(conversations.values()), **arguments)
-        with self._lock:
-            if self._left is not None:
-                self._left -= results.cost or 0.0
+        batch = chat_batch(list(conversations.values()), shared_budget=self._budget, **arguments)
+        results = in_background(batch.collect())
         return dict(zip(positions, results, strict=True))
 
     def _known(self) -> Journal:
@@ -171,17 +187,21 @@ class Completions:
                 self._journal = Journal(self._checkpoint)
             return self._journal
 
-    def _key(self, conversation: list[dict[str, str]], row_id: Any) -> str:
+    def _key(self, request: Any, row_id: Any) -> str:
         """What an answer is kept under: everything that it depends on, and the row's own id."""
-        if self._plan is None:
-            self._plan = plan_chat(**self._arguments)
-        request_id = custom_id_for(self._plan.request(conversation))
+        if self._plans is None:
+            self._plans = Plans(self._arguments, lambda arguments: plan_chat(**arguments))
+        asked = read(request)
+        try:
+            request_id = custom_id_for(self._plans.of(asked).request(asked.messages))
+        except ValueError:  # an error row, which is not kept
+            return ""
         return request_id if row_id is None else f"{request_id} {row_id}"
 
 
 def complete_dataset(
     dataset: Any,
-    template: str,
+    template: RowTemplate,
     model: str | None = None,
     *,
     actors: int = 2,
@@ -220,4 +240,5 @@ def complete_dataset(
         zero_copy_batch=False,
         compute=ActorPoolStrategy(size=actors),
         num_cpus=num_cpus,
+        **({} if kwargs.get("max_cost") is None else {"max_restarts": 0}),  # it would begin its share of max_cost anew
     )

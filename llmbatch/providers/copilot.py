@@ -7,6 +7,7 @@ GITHUB_COPILOT_API_BASE and GITHUB_COPILOT_API_KEY_URL (LiteLLM's names) overrid
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import time
 from dataclasses import replace
@@ -57,16 +58,23 @@ def requests_per_minute() -> float:
         limit = float(given)
     except ValueError:
         limit = 0.0
-    if limit <= 0:
+    if not 0 < limit < math.inf:
         msg = f"COPILOT_REQUESTS_PER_MINUTE must be a positive number, not {given!r}; unset it for 60"
         raise ValueError(msg)
     return limit
 
 
-def plan(model: str | None, temperature: float | None, max_tokens: int | None, kwargs: Mapping[str, Any]) -> ChatPlan:
-    """The plan for a chat batch through Copilot, with the token that goes with its requests."""
+def plan(
+    model: str | None,
+    temperature: float | None,
+    max_tokens: int | None,
+    kwargs: Mapping[str, Any],
+    tokens: dict[Any, CopilotToken],
+) -> ChatPlan:
+    """The plan for chats through Copilot, with the token that goes with its requests; `tokens`: those made before."""
     name = default_model(model).removeprefix(PREFIX).removeprefix("openai/")
-    token = CopilotToken(kwargs.get("api_key"), kwargs.get("api_base"))
+    place = (kwargs.get("api_key"), kwargs.get("api_base"))
+    token = tokens[place] = tokens.get(place) or CopilotToken(*place)
     given = {key: value for key, value in kwargs.items() if key not in {"api_key", "api_base"}}
     given["extra_headers"] = {**HEADERS, **(given.get("extra_headers") or {})}
     given |= {"custom_llm_provider": "openai", "api_base": token.api_base}

@@ -1,0 +1,80 @@
+"""Asking again, in the same conversation, for an answer that came back wrong or cut off."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from llmbatch._batch.rows import refused_answer
+from llmbatch._leaves.row import Row, choice_text
+from llmbatch._request.failures import Failure
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from llmbatch._request.plans import ChatPlan
+
+__all__ = ["asked_again", "judged"]
+
+_LIMITS = ("max_tokens", "max_completion_tokens")
+_SAID = 10  # of a misfit's problems
+
+
+def judged(row: Row, plan: ChatPlan, validate: Callable[[Row], str | None] | None) -> tuple[Row, str | None]:
+    """The row, an error row if `validate` refuses it, and what is wrong with its answer ("": it was cut off)."""
+    wrong: str | None = None
+    if "error" not in row and validate is not None:
+        try:
+            wrong = validate(row)
+        except Exception as exc:  # noqa: BLE001 - the caller's function; it is this row's failure only
+            failure = Failure("ValidationError", f"validate raised {type(exc).__name__}: {exc}", 200)
+            return refused_answer(row, failure, plan), None
+        if wrong is not None:
+            row = refused_answer(row, Failure("ValidationError", f"validate refused the answer: {wrong}", 200), plan)
+    elif "error" in row:
+        if not row["choices"] or row["error_details"]["type"] != "ValidationError":
+            return row, None
+        wrong = _misfit(row, plan.response_format)
+    cut = row["choices"][0].get("finish_reason") == "length"
+    return row, "" if cut and _limit(plan) else wrong
+
+
+def asked_again(row: Row, wrong: str, plan: ChatPlan, request: Mapping[str, Any]) -> tuple[ChatPlan, dict[str, Any]]:
+    """What to ask next: the same with twice the tokens for an answer that was cut off, else a word on what is wrong."""
+    if not wrong and (name := _limit(plan)):
+        longer = {name: plan.params[name] * 2}
+        return replace(plan, params={**plan.params, **longer}), {**request, **longer}
+    answer = row["choices"][0].get("message") or {}
+    said = {"role": "assistant", "content": answer.get("content")}
+    told: list[dict[str, Any]] = [{"role": "user", "content": wrong}]
+    if calls := answer.get("tool_calls"):
+        said["tool_calls"] = calls
+        told = [{"role": "tool", "tool_call_id": call["id"], "content": wrong} for call in calls]
+    return plan, {**request, "messages": [*request["messages"], said, *told]}
+
+
+def _limit(plan: ChatPlan) -> str | None:
+    return next((name for name in _LIMITS if plan.params.get(name)), None)
+
+
+def _misfit(row: Row, model: Any) -> str:
+    """What pydantic says of an answer, in words that a model understands."""
+    try:
+        model.model_validate_json(choice_text(row) or "")
+    except ValidationError as exc:
+        errors = exc.errors(include_url=False, include_context=False)
+        lines = [f"- {'.'.join(map(str, error['loc'])) or 'the answer'}: {error['msg']}" for error in errors[:_SAID]]
+        return "\n".join(
+            [
+                "Your answer does not have the shape that was asked for:",
+                *lines,
+                "Answer again, with nothing but JSON of that shape.",
+            ]
+        )
+    except Exception as exc:  # noqa: BLE001 - a validator of the caller's own
+        return (
+            f"Your answer was refused ({type(exc).__name__}). Answer again, with JSON of the shape that was asked for."
+        )
+    return "Answer again, with nothing but JSON of the shape that was asked for."

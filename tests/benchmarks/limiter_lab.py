@@ -1,0 +1,334 @@
+"""The limiter against models of providers, in virtual time: the whole matrix takes seconds and is the same each time.
+
+    uv run python -m tests.benchmarks.limiter_lab [--seeds 5] [--controllers llmbatch,sdk,aimd] [NAME …]
+
+For each scenario: the ideal's seconds, and for each controller the share of the ideal that it reached and the refusals
+that it met (medians over the seeds; `!`: in some seed it did not end within an hour). `llmbatch` is the project's own
+`Limiter` with its rule for how long a refused row rests; `sdk` is a semaphore with the OpenAI SDK's backoff, for ever;
+`aimd` adapts the number in flight: one more for each window answered, four fifths after a refusal (once an episode).
+
+The ideal knows the provider's rule, and refused work is free for it: the time that the limits and the workers need for
+the rows, and one latency.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import random
+import selectors
+import statistics
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from llmbatch._request.limits import Limiter
+from llmbatch._request.retry import rest
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator, Mapping
+
+__all__ = ["CONTROLLERS", "SCENARIOS", "Scenario", "measure"]
+
+AN_HOUR = 3600.0
+ROUND_TRIP = 0.01
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A provider's rules and the work to be done there. `share` and `refusals` are the bar."""
+
+    name: str
+    share: float
+    refusals: int | None = None
+    rows: int = 600
+    workers: int = 32
+    latency: float = 0.5  # seconds, the mean of a log-normal
+    sigma: float = 0.4
+    rpm: float = 0.0  # a token bucket, unless there is a window
+    burst: float = 2.0  # seconds of quota that the bucket holds
+    window: float = 0.0  # seconds of the fixed windows in which the rpm counts
+    slots: int = 0  # refused above so many in flight
+    queue: int = 0  # so many are worked on, the others wait: no refusals
+    chance: float = 0.0  # refused whatever the rate
+    headers: bool = False  # what the bucket holds
+    hint: bool = False  # Retry-After
+    step: tuple[float, float] | None = None  # from this second on, this rpm
+    others: float = 0.0  # the share of the rpm that others take, 10 s on, 10 s off
+    outage: tuple[float, float] | None = None  # between these seconds everything is refused
+    late: tuple[float, float] | None = None  # seconds, least and most, that a refusal takes beyond the round trip
+
+    def ideal(self) -> float:
+        """The seconds that somebody needs who knows all this."""
+        need = self.rows * self.latency / min(self.workers, self.slots or self.workers, self.queue or self.workers)
+        if self.window:
+            need = max(need, (self.rows - 1) // (self.rpm * self.window / 60) * self.window)
+        elif self.rpm:
+            rate = self.rpm / 60
+            left = self.rows - max(1.0, rate * self.burst)
+            usable = 1 - self.others / 2
+            at, then = self.step or (0.0, self.rpm)
+            before = min(left, at * rate * usable)
+            need = max(need, (before / rate + (left - before) / (then / 60)) / usable)
+        if self.outage and need > self.outage[0]:
+            need += self.outage[1] - self.outage[0]
+        return need + self.latency
+
+
+SCENARIOS = [
+    Scenario("rpm, headers and hint", 0.97, 2, rpm=1200, headers=True, hint=True),
+    Scenario("rpm, hint only", 0.97, 10, rpm=1200, hint=True),
+    Scenario("rpm, blind", 0.97, 10, rpm=1200),
+    Scenario("rpm low (60)", 0.85, 20, rows=60, rpm=60),
+    Scenario("rpm high (30,000), 256 workers", 0.90, 0, rows=6000, workers=256, rpm=30_000),
+    Scenario("rpm falls by half at 10 s", 0.90, 12, rpm=2400, step=(10, 1200)),
+    Scenario("rpm doubles at 10 s", 0.85, 12, rows=900, rpm=1200, step=(10, 2400)),
+    Scenario("rpm shared with others, headers", 0.97, 10, rpm=1200, others=0.6, headers=True, hint=True),
+    Scenario("rpm shared with others, blind", 0.88, 20, rpm=1200, others=0.6),
+    Scenario("window of 10 s", 0.80, 30, rpm=1200, window=10),
+    Scenario("window of 60 s, hint", 0.98, 10, rows=300, rpm=120, window=60, hint=True),
+    Scenario("chance 2 %", 0.90, chance=0.02),
+    Scenario("chance 5 %", 0.88, chance=0.05),
+    Scenario("chance 20 %", 0.80, chance=0.2),
+    Scenario("chance 20 %, hint 1 s", 0.60, chance=0.2, hint=True),
+    Scenario("chance 50 %", 0.40, chance=0.5),
+    Scenario("chance 20 % and rpm 1200", 0.80, 300, chance=0.2, rpm=1200),
+    Scenario("chance 20 %, rpm 6000 in headers", 0.85, chance=0.2, rpm=6000, headers=True),
+    Scenario("crowd 10", 0.85, 60, slots=10),
+    Scenario("crowd 3", 0.85, 40, rows=150, slots=3),
+    Scenario("crowd 100, 256 workers", 0.85, 150, rows=3000, workers=256, slots=100),
+    Scenario("one worker, chance 60 %", 0.05, rows=25, workers=1, chance=0.6, latency=0.05),
+    Scenario("no limit, 32 workers", 0.95, rows=1000),
+    Scenario("no limit, answers of 20 s, 256 workers", 0.85, rows=1500, workers=256, latency=20),
+    Scenario("outage from 20 to 50 s", 0.90, 60, rows=1500, outage=(20, 50)),
+    Scenario("rpm, late refusals", 0.90, 20, rpm=1200, late=(0.05, 0.25)),
+    Scenario("chance 5 %, late refusals", 0.80, chance=0.05, late=(0.05, 0.25)),
+    Scenario("chance 20 %, late refusals", 0.60, chance=0.2, late=(0.05, 0.25)),
+    Scenario("crowd 10, late refusals", 0.80, 60, slots=10, late=(0.05, 0.25)),
+    Scenario("chance 10 % and crowd 20", 0.75, 250, rows=900, workers=48, chance=0.1, slots=20),
+    Scenario("queue of 8, 64 workers", 0.97, 0, rows=400, queue=8, workers=64),
+]
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """An event loop whose clock jumps to the next timer."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        super().__init__(_Jump(self))
+
+    def time(self) -> float:
+        """The virtual clock."""
+        return self.now
+
+
+class _Jump(selectors.SelectSelector):
+    def __init__(self, loop: VirtualLoop) -> None:
+        super().__init__()
+        self.loop = loop
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        self.loop.now += max(timeout or 0.0, 1e-6)
+        return super().select(0)
+
+
+@dataclass
+class Reply:
+    """What came back: an answer, or a refusal with its hint."""
+
+    good: bool
+    headers: Mapping[str, str]
+    hint: float | None = None
+
+
+class Provider:
+    """Refuses by a scenario's rules."""
+
+    def __init__(self, scenario: Scenario, loop: VirtualLoop, rng: random.Random) -> None:
+        self.scenario, self.loop, self.rng = scenario, loop, rng
+        self.began = self.at = self.window_began = loop.time()
+        self.rate = scenario.rpm / 60
+        self.level = self.capacity = max(1.0, self.rate * scenario.burst)
+        self.in_flight = self.in_window = self.refused = 0
+        self.queue = asyncio.Semaphore(scenario.queue or 1_000_000)
+
+    async def ask(self) -> Reply:
+        """One request."""
+        now = self.loop.time()
+        await asyncio.sleep(ROUND_TRIP)
+        refused, hint = self._refuses(now)
+        if refused:
+            self.refused += 1
+            if self.scenario.late:
+                await asyncio.sleep(self.rng.uniform(*self.scenario.late))
+            return Reply(False, self._headers(), hint if self.scenario.hint else None)
+        self.in_flight += 1
+        sigma = self.scenario.sigma
+        async with self.queue:
+            await asyncio.sleep(self.scenario.latency * self.rng.lognormvariate(-(sigma**2) / 2, sigma))
+        self.in_flight -= 1
+        return Reply(True, self._headers())
+
+    def _refuses(self, now: float) -> tuple[bool, float | None]:
+        s = self.scenario
+        if s.outage and s.outage[0] <= now - self.began < s.outage[1]:
+            return True, None
+        if s.slots and self.in_flight >= s.slots:
+            return True, s.latency
+        if s.chance and self.rng.random() < s.chance:
+            return True, 1.0
+        if s.window:
+            if now - self.window_began >= s.window:
+                self.in_window, self.window_began = 0, now - (now - self.window_began) % s.window
+            self.in_window += 1
+            return self.in_window > s.rpm * s.window / 60, self.window_began + s.window - now
+        if s.rpm:
+            self._refill(now)
+            if self.level < 1:
+                return True, (1 - self.level) / self.rate
+            self.level -= 1
+        return False, None
+
+    def _refill(self, now: float) -> None:
+        s = self.scenario
+        if s.step and now - self.began >= s.step[0]:
+            self.rate = s.step[1] / 60
+            self.capacity = max(1.0, self.rate * s.burst)
+        others = s.others if int((now - self.began) / 10) % 2 else 0.0
+        self.level = min(self.capacity, self.level + (now - self.at) * self.rate * (1 - others))
+        self.at = now
+
+    def _headers(self) -> dict[str, str]:
+        if not self.scenario.headers:
+            return {}
+        return {
+            "x-ratelimit-limit-requests": str(int(self.rate * 60)),
+            "x-ratelimit-remaining-requests": str(int(max(0.0, self.level))),
+            "x-ratelimit-reset-requests": f"{max(0.0, (self.capacity - self.level) / self.rate):.3f}s",
+        }
+
+
+async def _workers(number: int, one: Callable[[int], Awaitable[None]], rows: Iterator[int]) -> None:
+    async def worker() -> None:
+        for row in rows:
+            await one(row)
+
+    await asyncio.gather(*(worker() for _ in range(number)))
+
+
+async def llmbatch(scenario: Scenario, provider: Provider) -> None:
+    """The project's limiter, as its sender uses it."""
+    limiter = Limiter(clock=provider.loop.time)
+
+    async def one(row: int) -> None:
+        refusals = 0
+        while True:
+            permit = await limiter.admit(row, 10.0)
+            reply = await provider.ask()
+            if reply.good:
+                limiter.answered(permit, reply.headers, 10.0)
+                return
+            limiter.refused(permit, reply.headers, reply.hint)
+            refusals += 1
+            await asyncio.sleep(rest(refusals, reply.hint, provider.rng.random()))
+
+    await _workers(scenario.workers, one, iter(range(scenario.rows)))
+
+
+async def sdk(scenario: Scenario, provider: Provider) -> None:
+    """The OpenAI SDK's backoff: 0.5 s, doubling to 8 s, less a quarter at random; Retry-After up to a minute."""
+
+    async def one(_: int) -> None:
+        tries = 0
+        while not (reply := await provider.ask()).good:
+            backoff = min(0.5 * 2**tries, 8.0) * (1 - 0.25 * provider.rng.random())
+            await asyncio.sleep(reply.hint if reply.hint is not None and reply.hint <= 60 else backoff)
+            tries += 1
+
+    await _workers(scenario.workers, one, iter(range(scenario.rows)))
+
+
+async def aimd(scenario: Scenario, provider: Provider) -> None:
+    """A limit on concurrency that adapts: one more a window of answers, four fifths for an episode of refusals."""
+    window, in_flight, cut_at = 8.0, 0, 0.0
+    turn = asyncio.Condition()
+
+    async def one(_: int) -> None:
+        nonlocal window, in_flight, cut_at
+        while True:
+            async with turn:
+                while in_flight >= int(window):
+                    await turn.wait()
+                in_flight += 1
+            sent = provider.loop.time()
+            reply = await provider.ask()
+            async with turn:
+                in_flight -= 1
+                if reply.good:
+                    window = min(window + 1 / window, scenario.workers)
+                elif sent >= cut_at:
+                    window, cut_at = max(1.0, window * 0.8), provider.loop.time()
+                turn.notify_all()
+            if reply.good:
+                return
+            await asyncio.sleep(reply.hint or 0.5 * (1 + provider.rng.random()))
+
+    await _workers(scenario.workers, one, iter(range(scenario.rows)))
+
+
+CONTROLLERS = {controller.__name__: controller for controller in (llmbatch, sdk, aimd)}
+
+
+@dataclass
+class Measured:
+    """One run: its share of the ideal, the refusals that it met, and whether it ended within an hour."""
+
+    share: float
+    refusals: int
+    ended: bool
+
+
+def measure(scenario: Scenario, controller: str, seed: int) -> Measured:
+    """Run one controller through a scenario."""
+    loop = VirtualLoop()
+    try:
+        provider = Provider(scenario, loop, random.Random(seed))  # noqa: S311 - reproducible, not secret
+
+        async def main() -> bool:
+            try:
+                await asyncio.wait_for(CONTROLLERS[controller](scenario, provider), AN_HOUR)
+            except TimeoutError:
+                return False
+            return True
+
+        ended = loop.run_until_complete(main())
+        return Measured(scenario.ideal() / (loop.time() - provider.began), provider.refused, ended)
+    finally:
+        loop.close()
+
+
+def main() -> None:
+    """Print the matrix."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--controllers", default=",".join(CONTROLLERS))
+    parser.add_argument("names", nargs="*", help="parts of scenarios' names; all of them by default")
+    given = parser.parse_args()
+    controllers = given.controllers.split(",")
+    print(f"{'':40} {'ideal s':>8} {'bar':>10} " + " ".join(f"{name:>14}" for name in controllers))
+    for scenario in SCENARIOS:
+        if given.names and not any(name in scenario.name for name in given.names):
+            continue
+        cells = []
+        for controller in controllers:
+            runs = [measure(scenario, controller, seed) for seed in range(given.seeds)]
+            share, refusals = (statistics.median(getattr(run, name) for run in runs) for name in ("share", "refusals"))
+            cells.append(f"{share:7.2f} /{refusals:6.0f}{' ' if all(run.ended for run in runs) else '!'}")
+        bar = f"{scenario.share:.2f}" + ("" if scenario.refusals is None else f"/{scenario.refusals}")
+        print(
+            f"{scenario.name:40} {scenario.ideal():8.1f} {bar:>10} " + " ".join(f"{cell:>14}" for cell in cells),
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()

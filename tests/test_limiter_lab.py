@@ -1,0 +1,120 @@
+"""The limiter against models of providers, in virtual time: no later change may trade one of them for another."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from typing import TYPE_CHECKING
+
+import pytest
+
+from llmbatch._request.limits import Limiter
+from tests.benchmarks.limiter_lab import SCENARIOS, Scenario, VirtualLoop, measure
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+SEEDS, MOST = 5, 3  # the median of five is good when three are
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
+def test_the_bar_is_held(scenario: Scenario) -> None:
+    """The share of the ideal and the refusals, as medians; never less than half of what the SDK's backoff reaches."""
+    most_refusals = math.inf if scenario.refusals is None else scenario.refusals
+    quick = rare = 0
+    for seed in range(SEEDS):
+        run = measure(scenario, "llmbatch", seed)
+        assert run.ended
+        assert run.share >= 0.5 or run.share >= measure(scenario, "sdk", seed).share / 2
+        quick += run.share >= scenario.share
+        rare += run.refusals <= most_refusals
+        if min(quick, rare) == MOST:
+            return
+    pytest.fail(f"of {SEEDS} seeds {quick} reach {scenario.share} of the ideal, {rare} have {most_refusals} refusals")
+
+
+def test_the_lab_repeats_itself() -> None:
+    """Virtual time and a seed: the same run each time, whatever the machine does."""
+    (scenario,) = [scenario for scenario in SCENARIOS if scenario.name == "rpm, blind"]
+    assert measure(scenario, "llmbatch", 0) == measure(scenario, "llmbatch", 0)
+
+
+def in_virtual_time(work: Callable[[Limiter], Awaitable[None]]) -> float:
+    """The seconds that work with a limiter takes."""
+    loop = VirtualLoop()
+    try:
+        began = loop.time()
+        loop.run_until_complete(work(Limiter(clock=loop.time)))
+        return loop.time() - began
+    finally:
+        loop.close()
+
+
+async def send(limiter: Limiter, count: int, headers: dict[str, str] | None = None) -> None:
+    """So many requests at once, each answered after half a second."""
+
+    async def one(row: int) -> None:
+        permit = await limiter.admit(row, 10.0)
+        await asyncio.sleep(0.5)
+        limiter.answered(permit, headers or {}, 10.0)
+
+    await asyncio.gather(*(one(row) for row in range(count)))
+
+
+@pytest.mark.parametrize("others", [[600.0], [600.0] * 10, [3000.0, 6000.0]])
+def test_a_told_limit_is_charged_once(others: list[float]) -> None:
+    """However many calls state it at the same time, and the lowest of several numbers."""
+
+    async def work(limiter: Limiter) -> None:
+        async def call(rpm: float, count: int) -> None:
+            with limiter.told(rpm, None):
+                await send(limiter, count)
+
+        await asyncio.gather(*(call(rpm, 60 // len(others)) for rpm in others))
+
+    assert in_virtual_time(work) == pytest.approx(59 / (min(others) / 60) + 0.5, rel=0.1)
+
+
+def test_a_daily_limit_with_much_left_holds_nobody_back() -> None:
+    """10,000 a day, one back each 8.64 s, 9,900 left: as many go at once as there are."""
+    day = {
+        "x-ratelimit-limit-requests": "10000",
+        "x-ratelimit-remaining-requests": "9900",
+        "x-ratelimit-reset-requests": "14m24s",
+    }
+
+    async def work(limiter: Limiter) -> None:
+        await send(limiter, 20, day)
+        await send(limiter, 60, day)
+
+    assert in_virtual_time(work) < 3
+
+
+def test_what_was_learnt_is_forgotten_after_a_pause() -> None:
+    """A minute without a request, and a limiter that had closed its door begins anew."""
+
+    async def work(limiter: Limiter) -> None:
+        for row in range(12):
+            limiter.refused(await limiter.admit(row, 10.0), {}, None)
+        assert limiter.refusals.finding[0] == "door"
+        await asyncio.sleep(70)
+        await send(limiter, 8)
+        assert limiter.refusals.finding == ("", "")
+
+    assert in_virtual_time(work) < 100
+
+
+def test_a_cancelled_waiter_takes_nothing_with_it() -> None:
+    """Those behind it are admitted in its stead."""
+
+    async def work(limiter: Limiter) -> None:
+        with limiter.told(60, None):
+            first = await limiter.admit(0, 10.0)
+            waiting = [asyncio.ensure_future(limiter.admit(row, 10.0)) for row in (1, 2)]
+            await asyncio.sleep(0.5)
+            waiting[0].cancel()
+            limiter.answered(first, {}, 10.0)
+            limiter.answered(await waiting[1], {}, 10.0)
+        assert (limiter.in_flight, limiter.waiting) == (0, 0)
+
+    assert in_virtual_time(work) < 1.1

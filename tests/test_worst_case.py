@@ -1,0 +1,246 @@
+"""The worst case that a budget reserves is no less than what LiteLLM says of any answer; the unbounded is refused."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import llmbatch
+from llmbatch._litellm import load
+from llmbatch._litellm.worst import worst_cost
+from llmbatch._request.plans import plan_chat, plan_embeddings
+from tests.server import Response
+from tests.talk import KEY, batch, chats, place
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.server import Server
+
+MOST = 100  # tokens of an answer
+IMAGE = 48_169  # tokens of OpenAI's largest image, for gpt-4o-mini
+TIERS = ("priority", "flex", "fast", "ultrafast")
+PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
+SOUND = {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}}
+FILE = {"type": "file", "file": {"file_id": "file-1"}}
+
+
+def kinds_of_models() -> Iterator[tuple[str, dict[str, Any]]]:
+    """One model of each provider for each set of prices in LiteLLM's map."""
+    seen = set()
+    for name, entry in load().model_cost.items():
+        prices = tuple(sorted(key for key in entry if "cost" in key or "pricing" in key or "multiplier" in key))
+        kind = (entry.get("litellm_provider"), entry.get("mode"), prices)
+        asks_the_network = entry.get("litellm_provider") == "github_copilot"
+        if entry.get("mode") in {"chat", "embedding"} and kind not in seen and not asks_the_network:
+            seen.add(kind)
+            yield name, entry
+
+
+def usages(prompt: int, medium: str, tokens: int) -> Iterator[Any]:
+    """What makes a prompt of so many tokens, some of which may be a medium's, and the longest answer dearest."""
+    from litellm.types.utils import CompletionTokensDetailsWrapper as Out
+    from litellm.types.utils import PromptTokensDetailsWrapper as In
+    from litellm.types.utils import Usage
+
+    whole = prompt + tokens
+
+    def usage(read: Any = None, written: Any = None, **more: Any) -> Any:
+        return Usage(
+            prompt_tokens=whole, completion_tokens=MOST, total_tokens=whole + MOST, prompt_tokens_details=read,
+            completion_tokens_details=written, **more,
+        )  # fmt: skip
+
+    if medium:
+        yield usage(In(**{f"{medium}_tokens": tokens, "text_tokens": prompt}))
+        return
+    yield usage(None, Out(audio_tokens=MOST, text_tokens=0))
+    yield usage(In(cached_tokens=prompt), Out(reasoning_tokens=MOST, text_tokens=0))
+    hour = {"ephemeral_1h_input_tokens": prompt, "ephemeral_5m_input_tokens": 0}
+    dear = In(cache_creation_tokens=prompt, cache_creation_token_details=hour)
+    yield usage(dear, inference_geo="us", speed="fast")
+
+
+def costs(plan: Any, entry: dict[str, Any], usage: Any) -> Iterator[float]:
+    """What LiteLLM says of it, at each tier that the model has."""
+    from litellm.types.utils import EmbeddingResponse, ModelResponse
+
+    litellm, target = load(), plan.target
+    for tier in (None, *(tier for tier in TIERS if any(name.endswith(f"_{tier}") for name in entry))):
+        answer = (EmbeddingResponse if entry["mode"] == "embedding" else ModelResponse)(model=target.name, usage=usage)
+        if tier:
+            answer.service_tier = usage.service_tier = tier
+        yield litellm.completion_cost(answer, model=target.name, custom_llm_provider=target.provider, service_tier=tier)
+
+
+def test_no_price_of_the_map_passes_the_worst_case() -> None:
+    """Whatever the tokens count as (cached, written, thought, spoken, seen), in long or short prompts, at any tier."""
+    checked, refused = 0, []
+    for name, entry in kinds_of_models():
+        embeds, window = entry["mode"] == "embedding", entry.get("max_input_tokens")
+        try:
+            plan: Any = plan_embeddings(name) if embeds else plan_chat(name, None, MOST)
+            worst = worst_cost(plan)
+        except ValueError:
+            refused.append(name)
+            continue
+        asked = [(50, "", 0), *([(300_000, "", 0)] if any("_above_" in key for key in entry) else [])]
+        if window and not embeds:
+            asked += [(50, "image", min(IMAGE, window)), (50, "audio", window), (50, "video", window)]
+        for prompt, medium, tokens in asked:
+            content: Any = "x" * prompt
+            if medium:
+                content = [{"type": "text", "text": content}, PICTURE if medium == "image" else SOUND]
+            most = worst(plan.request(content) if embeds else plan.request([{"role": "user", "content": content}]))
+            for usage in usages(prompt, medium, tokens):
+                for cost in costs(plan, entry, usage):
+                    assert cost <= most * (1 + 1e-9), (name, prompt, medium, usage)
+                    checked += 1
+    assert checked > 2000
+    assert len(refused) < checked / 50, refused
+
+
+UNBOUNDED: list[dict[str, Any]] = [
+    {"web_search_options": {"search_context_size": "high"}},
+    {"tools": [{"type": "web_search"}]},
+    {"tools": [{"googleSearch": {}}]},
+    {"tools": [{"type": "code_interpreter", "container": {"type": "auto"}}]},
+    {"modalities": ["text", "image"]},
+    {"search_parameters": {"mode": "on"}},
+    {"extra_body": {"plugins": [{"id": "web"}]}},
+    {"model": "openai/gpt-4o-search-preview"},
+    {"model": "openai/no-such-model-in-the-map"},
+    {
+        "max_tokens": None,
+        "input_cost_per_token": 1e-6,
+        "output_cost_per_token": 1e-6,
+        "model": "openai/nobody-knows-it",
+    },
+]
+
+
+@pytest.mark.parametrize("given", UNBOUNDED, ids=str)
+def test_what_nothing_bounds_is_refused(server: Server, given: dict[str, Any]) -> None:
+    """With its mend, before anything is sent; without max_cost it is not."""
+    with pytest.raises(ValueError, match=r"leave (max_cost )?out|pass max_tokens="):
+        batch(server.api_base, chats(2), max_cost=1.0, **given)
+    assert not server.requests
+
+
+def content(*parts: Any) -> list[dict[str, Any]]:
+    return [{"role": "user", "content": [{"type": "text", "text": "What is it?"}, *parts]}]
+
+
+def test_media_count_for_all_that_they_may_be(server: Server) -> None:
+    """An image as the largest one, anything else as the whole context window; only rows with too much of it fail."""
+    rows = batch(
+        server.api_base, [content(PICTURE), *chats(1), content(SOUND), content(FILE)], max_cost=0.017, max_tokens=10
+    )
+    assert ["error" in row for row in rows] == [False, False, True, True]
+    assert {row["error_details"]["type"] for row in rows.failed} == {"BudgetExceeded"}
+    (row,) = batch(server.api_base, [content(PICTURE)], max_cost=IMAGE * 0.15e-6, max_tokens=10)
+    assert "worst case" in row["error"]
+    own = {"input_cost_per_token": 1e-6, "output_cost_per_token": 1e-6, "model": "openai/nobody-knows-it"}
+    rows = batch(server.api_base, [content(SOUND), *chats(1)], max_cost=1.0, max_tokens=10, **own)
+    assert "nothing bounds" in rows[0]["error"]
+    assert "error" not in rows[1]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "s", "schema": {"enum": ["x" * 70_000]}}}},
+        {"tools": [{"type": "function", "function": {"name": "f", "description": "x" * 70_000}}]},
+        {"functions": [{"name": "f", "description": "x" * 70_000}]},
+        {"prediction": {"type": "content", "content": "x" * 20_000}},
+        {"n": 128},
+        {"extra_body": {"max_tokens": 15_000}},
+        {"extra_body": {"messages": [{"role": "user", "content": "x" * 70_000}]}},
+    ],
+    ids=lambda given: next(iter(given)),
+)
+def test_all_that_goes_along_counts(server: Server, given: dict[str, Any]) -> None:
+    """Schemas of any form, tools, what is predicted, choices, and what the body has from extra_body."""
+    rows = batch(server.api_base, chats(1), max_cost=0.009, max_tokens=100, **given)
+    assert rows[0]["error_details"]["type"] == "BudgetExceeded"
+    assert not server.requests
+
+
+def test_an_answer_that_was_dearer_than_its_worst_case_makes_the_next_ones_dearer(server: Server) -> None:
+    """A provider that answers by another model is found out by its first answer."""
+    usage = {"prompt_tokens": 100_000, "completion_tokens": 5, "total_tokens": 100_005}
+    choices = [{"index": 0, "message": {"role": "assistant", "content": "ok"}, "finish_reason": "stop"}]
+    body = {"id": "x", "object": "chat.completion", "created": 1, "model": "gpt-4o-mini", "choices": choices}
+    server.handler = lambda _: Response(body={**body, "usage": usage})
+    rows = batch(server.api_base, chats(50), max_cost=0.05, max_tokens=10, max_workers=1)
+    assert 0 < rows.cost <= 0.05
+    assert rows.failed
+
+
+def test_a_job_is_checked_by_the_same_bound(server: Server) -> None:
+    """Not by an estimate of its tokens; also where it is submitted by itself."""
+    rows = [content(PICTURE)] * 3
+    for submit in (
+        lambda **given: llmbatch.create_chat_completions_batch(rows, batch_job=True, **given),
+        lambda **given: llmbatch.submit_batch_job(rows, **given),
+    ):
+        with pytest.raises(ValueError, match=r"the job may cost \$0\.01\d+, more than max_cost=\$0\.0100"):
+            submit(max_cost=0.01, max_tokens=10, **place(server.api_base))
+    assert not server.requests
+
+
+def test_own_prices_are_of_their_call_only(server: Server) -> None:
+    """They price rows, worst cases and estimates of the call; LiteLLM and the provider never see them."""
+    before = repr(load().model_cost["gpt-4o-mini"])
+    plain = batch(server.api_base, chats(1))[0]["cost"]
+    own = {"input_cost_per_token": 0.001, "output_cost_per_token": 0.002}
+    (row,) = batch(server.api_base, chats(1), **own)
+    usage = row["usage"]
+    assert row["cost"] == pytest.approx(usage["prompt_tokens"] * 0.001 + usage["completion_tokens"] * 0.002)
+    assert not any("cost" in str(request.json) for request in server.requests)
+    assert batch(server.api_base, chats(1))[0]["cost"] == plain
+    assert repr(load().model_cost["gpt-4o-mini"]) == before
+    assert "error" in batch(server.api_base, chats(1), max_cost=0.1, **own)[0]
+    server.handler = lambda request: Response(400) if request.json["model"] == "gpt-4o-mini" else None
+    (row,) = batch(server.api_base, chats(1), fallbacks=["openai/gpt-4o"], **own)
+    assert row["cost"] == pytest.approx(usage["prompt_tokens"] * 2.5e-6 + usage["completion_tokens"] * 1e-5)
+    server.handler = None
+    unknown = place(server.api_base, model="openai/nobody-knows-it", **own)
+    estimate = llmbatch.estimate_batch(chats(1), **unknown)
+    assert estimate.live_cost == pytest.approx(estimate.prompt_tokens * 0.001 + 200 * 0.002)
+    assert estimate.job_cost == pytest.approx(estimate.live_cost / 2)
+    vectors = llmbatch.create_embeddings_batch(
+        ["a text"], **place(server.api_base, model="openai/text-embedding-3-small", input_cost_per_token=0.5)
+    )
+    assert vectors[0]["cost"] == pytest.approx(vectors[0]["usage"]["prompt_tokens"] * 0.5)
+
+
+@pytest.mark.usefixtures("batches")
+def test_a_job_keeps_its_own_prices(server: Server, tmp_path: Path) -> None:
+    """In its state too; half of them, as it is with every price that has none for batches."""
+    own = {"input_cost_per_token": 0.001, "output_cost_per_token": 0.002}
+    llmbatch.submit_batch_job(chats(1), state=tmp_path / "job.json", **place(server.api_base), **own)
+    (row,) = llmbatch.BatchJob.load(tmp_path / "job.json", api_key=KEY).wait(poll=0.05, progress=False).results()
+    usage = row["usage"]
+    assert row["cost"] == pytest.approx(usage["prompt_tokens"] * 0.0005 + usage["completion_tokens"] * 0.001)
+    with pytest.raises(ValueError, match="max_cost is not checked for payloads"):
+        llmbatch.submit_batch_job(llmbatch.render_batch_requests(chats(1), "gpt-4o-mini"), "gpt-4o-mini", max_cost=1.0)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"input_cost_per_token": 1e-6},
+        {"output_cost_per_token": 1e-6},
+        {"input_cost_per_second": 1.0},
+        {"input_cost_per_token": "cheap", "output_cost_per_token": 0.0},
+        {"input_cost_per_token": -1.0, "output_cost_per_token": 0.0},
+    ],
+    ids=str,
+)
+def test_half_a_price_is_misuse(server: Server, given: dict[str, Any]) -> None:
+    """It would price rows at 0."""
+    with pytest.raises((ValueError, TypeError), match=r"USD|register_model"):
+        batch(server.api_base, chats(1), **given)
