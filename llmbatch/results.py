@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Hashable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Self, SupportsIndex, overload
 
+from llmbatch._leaves.extras import extra
+from llmbatch._leaves.files import replacing
+from llmbatch._leaves.frame import rows_csv, rows_frame, rows_table
+from llmbatch._leaves.lines import written_row
+from llmbatch._leaves.report import report_html
 from llmbatch._leaves.row import CUT_OFF, Row, finish_reasons, row_metadata, row_text, row_vector
 from llmbatch._leaves.structured import M, parsed_row
 from llmbatch._leaves.sums import Tally, failures_text, latency, latency_text
@@ -13,9 +19,12 @@ from llmbatch._leaves.table import table
 from llmbatch.errors import BatchFailedError
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable, Iterable, Mapping
 
     import pandas as pd
+    import polars as pl
+    import pyarrow as pa
 
     from llmbatch._leaves.structured import ResponseFormat
 
@@ -29,6 +38,7 @@ class BatchResults(list[Row], Generic[M]):
         elapsed: wall time of the run in seconds.
         response_format: what `parsed` reads answers by, if JSON was asked for.
         formats: what it reads those of requests with a format of their own by (or None), by `custom_id`.
+        limits: what refusals were found to depend on (a rate, a number in flight, chance), in a line; "" for nothing.
 
     Example:
         results = create_chat_completions_batch(chats, "gpt-4o-mini")
@@ -42,11 +52,13 @@ class BatchResults(list[Row], Generic[M]):
         elapsed: float = 0.0,
         response_format: ResponseFormat | None = None,
         formats: Mapping[str, ResponseFormat | None] | None = None,
+        limits: str = "",
     ) -> None:
         super().__init__(rows)
         self.elapsed = elapsed
         self.response_format = response_format
         self.formats = formats or {}
+        self.limits = limits
 
     @overload
     def __getitem__(self, item: SupportsIndex) -> Row: ...
@@ -140,7 +152,8 @@ class BatchResults(list[Row], Generic[M]):
         return {value: self._alike(rows) for value, rows in groups.items()}
 
     def _alike(self, rows: Iterable[Row]) -> BatchResults[M]:
-        return BatchResults(rows, elapsed=self.elapsed, response_format=self.response_format, formats=self.formats)
+        about = {name: getattr(self, name) for name in ("elapsed", "response_format", "formats", "limits")}
+        return BatchResults(rows, **about)
 
     @property
     def embeddings(self) -> list[list[float] | None]:
@@ -175,9 +188,51 @@ class BatchResults(list[Row], Generic[M]):
 
         Needs the `pandas` extra.
         """
-        from llmbatch._leaves.frame import rows_frame  # noqa: PLC0415 - an optional dependency
-
         return rows_frame(self, self.response_format)
+
+    def to_arrow(self) -> pa.Table:
+        """An Arrow table with the columns of `to_pandas`. Needs the `frames` extra.
+
+        Values of a parsed field that Arrow has no common type for are text, as JSON.
+
+        Example:
+            datasets.Dataset(results.to_arrow())  # Hugging Face
+        """
+        return rows_table(self, self.response_format)
+
+    def to_polars(self) -> pl.DataFrame:
+        """A polars DataFrame with the columns of `to_pandas`. Needs the `polars` extra."""
+        frame: pl.DataFrame = extra("polars", "polars DataFrames", "polars").from_arrow(self.to_arrow())
+        return frame
+
+    def to_parquet(self, path: str | os.PathLike[str]) -> None:
+        """Write the columns of `to_arrow` as a Parquet file. Needs the `frames` extra."""
+        table, parquet = self.to_arrow(), extra("pyarrow.parquet", "Parquet files", "frames")
+        with replacing(path) as file:
+            parquet.write_table(table, file)
+
+    def to_csv(self, path: str | os.PathLike[str]) -> None:
+        """Write the columns of `to_pandas` as CSV in UTF-8, with lists and objects as JSON."""
+        with replacing(path) as file:
+            file.write(rows_csv(self, self.response_format))
+
+    def to_jsonl(self, path: str | os.PathLike[str]) -> None:
+        """Write the whole rows, one a line, as `llmbatch run` does: in the shape of OpenAI's batch output files."""
+        with replacing(path) as file:
+            file.writelines(map(written_row, self))
+
+    def report(self, path: str | os.PathLike[str], *, prompts: Iterable[Any] | None = None) -> None:
+        """Write a page about this run, one HTML file that needs no network: rows over time, latency, models, failures.
+
+        It holds answers, and no prompt unless `prompts` gives them: the list that the batch was called with. Needs the
+        `report` extra. Raises ValueError when there are not as many prompts as rows.
+
+        Example:
+            results.report("run.html", prompts=chats)
+        """
+        page = report_html(self, title=Path(path).stem, elapsed=self.elapsed, limits=self.limits, prompts=prompts)
+        with replacing(path) as file:
+            file.write(page.encode())
 
     def __repr__(self) -> str:
         return f"<BatchResults: {self._totals()}>"

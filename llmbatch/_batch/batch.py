@@ -125,6 +125,7 @@ class Batch:
             elapsed=time.perf_counter() - started,
             response_format=self.response_format,
             formats=self.run.formats,
+            limits=self.run.limits_found(),
         )
 
     def _not_done(self, index: int) -> Row:

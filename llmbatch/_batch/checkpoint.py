@@ -13,10 +13,10 @@ import weakref
 from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
-from llmbatch._batch.lines import output_lines, row_from_line, written_row
 from llmbatch._leaves.files import replaceable, replacing
+from llmbatch._leaves.lines import row_from_line, written_row
 from llmbatch.errors import CheckpointError
 
 if sys.platform != "win32":  # where nothing is locked
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from llmbatch._leaves.row import Row
 
-__all__ = ["Checkpoint", "lock", "rewriting", "unlock"]
+__all__ = ["Checkpoint", "lock", "output_lines", "rewriting", "unlock"]
 
 _Fields = frozenset[tuple[str, str]]
 _locked: weakref.WeakSet[IO[bytes]] = weakref.WeakSet()
@@ -191,3 +191,29 @@ def rewriting(path: Path) -> Iterator[IO[bytes]]:
 
 def _in_use(path: Path) -> str:
     return f"the checkpoint {path} is in use by another run; wait for it, or give this run a file of its own"
+
+
+def output_lines(file: IO[bytes], path: Path) -> Iterator[tuple[int, int, dict[str, Any] | None]]:
+    """Offset, length and value of each line, None for a torn last one.
+
+    Raises CheckpointError for what is no batch output line.
+    """
+    offset = 0
+    for number, data in enumerate(file, 1):
+        yield offset, len(data), _parsed(data, number, path)
+        offset += len(data)
+
+
+def _parsed(data: bytes, number: int, path: Path) -> dict[str, Any] | None:
+    try:
+        line = json.loads(data)
+        if "custom_id" in line and ("response" in line or "error" in line):
+            return line  # type: ignore[no-any-return]
+    except (ValueError, TypeError):
+        if not data.endswith(b"\n"):
+            return None
+    msg = (
+        f"line {number} of {path} is not a batch output line; a checkpoint is a file of its own: "
+        "give another path, or remove the line"
+    )
+    raise CheckpointError(msg)

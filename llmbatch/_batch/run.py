@@ -121,8 +121,8 @@ class Run(Generic[T, R]):
         told.enter_context(limiter.told(requests_per_minute, self.options.tokens_per_minute))
 
     def limits_found(self) -> str:
-        """What refusals of the target were found to depend on, in a line; empty before that."""
-        return next(iter(self._limiters)).refusals.finding[1]
+        """What refusals were found to depend on, in a line; empty before that."""
+        return "; ".join(line for limiter in self._limiters if (line := limiter.refusals.finding[1]))
 
     def rows(self) -> AsyncGenerator[tuple[int, Row]]:
         """Run it."""

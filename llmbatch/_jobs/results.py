@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from loguru import logger
 
-from llmbatch._batch.lines import SUCCESS, row_from_line
 from llmbatch._batch.rows import chat_row, failure_row
 from llmbatch._jobs.remote import MESSAGE_LEFT_OUT
+from llmbatch._leaves.lines import SUCCESS, row_from_line
 from llmbatch._leaves.row import Row, answer_row, numbered
 from llmbatch._litellm import Answer
 from llmbatch._litellm.answers import answer_body

@@ -1,11 +1,14 @@
-"""A list of rows as a DataFrame. It imports pandas when called, which needs the `pandas` extra."""
+"""A list of rows as columns, and as the tables of pandas and Arrow, for which it imports these packages when called."""
 
 from __future__ import annotations
 
 import contextlib
-import importlib
+import csv
+import io
 from typing import TYPE_CHECKING, Any
 
+from llmbatch._leaves.extras import extra
+from llmbatch._leaves.files import json_text
 from llmbatch._leaves.row import choice_text, finish_reasons, row_metadata, row_vector, well_formed
 from llmbatch._leaves.structured import parsed_row
 
@@ -13,55 +16,96 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import pandas as pd
+    import pyarrow as pa
 
     from llmbatch._leaves.row import Row
     from llmbatch._leaves.structured import ResponseFormat
 
-__all__ = ["load_pandas", "rows_frame"]
+__all__ = ["rows_columns", "rows_csv", "rows_frame", "rows_table"]
 
 _USAGE = ("prompt_tokens", "completion_tokens", "total_tokens")
-_COLUMNS = ("custom_id", "text", "error", "finish_reason", "model", *_USAGE, "cost", "attempts", "elapsed", "waited")
+# The columns besides the parsed fields and the vectors, in their order, with their types as pandas and Arrow name them.
+_KINDS = {
+    **dict.fromkeys(("custom_id", "text", "error", "finish_reason", "model"), "string"),
+    **dict.fromkeys(_USAGE, "int64"),
+    "cost": "float64",
+    "attempts": "int64",
+    **dict.fromkeys(("elapsed", "waited"), "float64"),
+}
 _LARGEST = 2**63 - 1
 
 
-def rows_frame(rows: Sequence[Row], model: ResponseFormat | None = None) -> pd.DataFrame:
-    """A DataFrame with one row a request, in order: what `results.to_pandas()` returns.
+def rows_columns(rows: Sequence[Row], model: ResponseFormat | None = None) -> dict[str, list[Any]]:
+    """Lists with a value a row: what every form of a table is made of. None is what is missing.
 
     Columns: `custom_id`, `text` (of a failed row only an answer that did not fit), `error` (missing where it did not),
     `finish_reason` (of the first choice), `model`, `prompt_tokens`, `completion_tokens`, `total_tokens`, `cost` (USD,
-    NaN where unknown), `attempts`, `elapsed` and `waited` (seconds, NaN where unknown). With a pydantic `model` its
-    fields come after `text`, as `parsed_NAME` where a name is taken. Embeddings have a column `embedding` with the
+    missing where unknown), `attempts`, `elapsed` and `waited` (seconds, missing where unknown). With a pydantic `model`
+    its fields come after `text`, as `parsed_NAME` where a name is taken. Embeddings have a column `embedding` with the
     vectors instead of `text`, and no `finish_reason`. The keys of the requests' metadata are the last columns, as
-    `metadata_NAME` where a name is taken. Raises ImportError without pandas.
+    `metadata_NAME` where a name is taken.
     """
-    pandas = load_pandas()
     vectors = [row_vector(row) for row in rows]
-    embeds = any(vector is not None for vector in vectors)
-    texts: dict[str, list[Any]] = {
-        "custom_id": [row["custom_id"] for row in rows],
-        "text": [choice_text(row) for row in rows],
-        "error": [row.get("error") for row in rows],
-        "finish_reason": [next(iter(finish_reasons(row)), None) for row in rows],
-        "model": [row.get("model") for row in rows],
-    }
-    texts = {name: [value and well_formed(value) for value in values] for name, values in texts.items()}
-    numbers = {name: [row.get(name) for row in rows] for name in ("cost", "attempts", "elapsed", "waited")}
-    parsed = _parsed_columns(rows, model)
-    columns = {**texts, **parsed, "embedding": vectors, **numbers}
+    columns: dict[str, list[Any]] = {"custom_id": [well_formed(row["custom_id"]) for row in rows]}
+    if embeds := any(vector is not None for vector in vectors):
+        columns["embedding"] = vectors
+    else:
+        columns["text"] = [_sound(choice_text(row)) for row in rows]
+    columns |= _parsed_columns(rows, model)
+    columns["error"] = [_sound(row.get("error")) for row in rows]
+    if not embeds:
+        columns["finish_reason"] = [_sound(next(iter(finish_reasons(row)), None)) for row in rows]
+    columns["model"] = [_sound(row.get("model")) for row in rows]
     columns |= {name: [_tokens(row, name) for row in rows] for name in _USAGE}
+    columns |= {name: [row.get(name) for row in rows] for name in ("cost", "attempts", "elapsed", "waited")}
     metadata = dict.fromkeys(name for row in rows for name in row_metadata(row))
     labels = {name: f"metadata_{name}" if name in columns else name for name in metadata}
-    columns |= {label: [row_metadata(row).get(name) for row in rows] for name, label in labels.items()}
-    left_out = {"text", "finish_reason"} if embeds else {"embedding"}
-    order = ["custom_id", "text", "embedding", *parsed, *_COLUMNS[2:], *labels.values()]
-    frame = pandas.DataFrame({name: columns[name] for name in order if name not in left_out})
-    kinds = dict.fromkeys(texts.keys() - left_out, "string") | dict.fromkeys([*_USAGE, "attempts"], "int64")
-    frame = frame.astype({**kinds, **dict.fromkeys(("cost", "elapsed", "waited"), "float64")})
-    for name in parsed:
+    return columns | {label: [row_metadata(row).get(name) for row in rows] for name, label in labels.items()}
+
+
+def rows_frame(rows: Sequence[Row], model: ResponseFormat | None = None) -> pd.DataFrame:
+    """What `results.to_pandas()` returns. Raises ImportError without pandas."""
+    pandas = extra("pandas", "DataFrames", "pandas")
+    columns = rows_columns(rows, model)
+    frame = pandas.DataFrame(columns).astype({name: kind for name, kind in _KINDS.items() if name in columns})
+    for name in columns.keys() - _KINDS.keys() - {"embedding"}:
         with contextlib.suppress(OverflowError):  # a number that fits no column of numbers stays as it is
             # Whole numbers stay whole next to failed rows.
             frame[name] = frame[name].convert_dtypes()
     return frame
+
+
+def rows_table(rows: Sequence[Row], model: ResponseFormat | None = None) -> pa.Table:
+    """What `results.to_arrow()` returns. Raises ImportError without pyarrow."""
+    arrow = extra("pyarrow", "Arrow tables", "frames")
+
+    def array(name: str, values: list[Any]) -> pa.Array:
+        if name in _KINDS:
+            return arrow.array(values, arrow.type_for_alias(_KINDS[name]))
+        try:
+            return arrow.array(values)
+        except (arrow.ArrowException, OverflowError):  # of several types, or of one that Arrow has none for
+            return arrow.array([_cell(value) for value in values])
+
+    return arrow.table({name: array(name, values) for name, values in rows_columns(rows, model).items()})
+
+
+def rows_csv(rows: Sequence[Row], model: ResponseFormat | None = None) -> bytes:
+    """What `results.to_csv()` writes: a header, and a line a row with lists and objects as JSON."""
+    columns = rows_columns(rows, model)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([_cell(value) for value in values] for values in zip(*columns.values(), strict=True))
+    return text.getvalue().encode()
+
+
+def _cell(value: Any) -> str | None:
+    """As text: JSON of what is neither text nor missing."""
+    from pydantic_core import to_jsonable_python  # noqa: PLC0415 - `import llmbatch` needs none of it
+
+    plain = to_jsonable_python(value)
+    return plain if plain is None or isinstance(plain, str) else json_text(plain)
 
 
 def _parsed_columns(rows: Sequence[Row], model: ResponseFormat | None) -> dict[str, list[Any]]:
@@ -70,20 +114,15 @@ def _parsed_columns(rows: Sequence[Row], model: ResponseFormat | None) -> dict[s
     parsed = (parsed_row(row, model) for row in rows)
     dumped = [None if instance is None else instance.model_dump() for instance in parsed]
     return {
-        f"parsed_{name}" if name in _COLUMNS else name: [values and values[name] for values in dumped]
+        f"parsed_{name}" if name in _KINDS else name: [values and values[name] for values in dumped]
         for name in model.model_fields
     }
+
+
+def _sound(text: str | None) -> str | None:
+    return text and well_formed(text)
 
 
 def _tokens(row: Row, name: str) -> int:
     """As a column of whole numbers can hold it."""
     return min(int((row.get("usage") or {}).get(name) or 0), _LARGEST)
-
-
-def load_pandas() -> Any:
-    """The package. Raises ImportError that names the extra."""
-    try:
-        return importlib.import_module("pandas")
-    except ImportError as exc:
-        msg = 'DataFrames need the "pandas" extra: pip install "llmbatch[pandas]"'
-        raise ImportError(msg) from exc

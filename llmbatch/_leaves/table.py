@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from llmbatch._leaves.row import Row
 
-__all__ = ["table"]
+__all__ = ["chosen", "shown_text", "table"]
 
 _FAILED, _ROWS, _LONGEST = 5, 10, 200
 _COLUMNS = ("", "answer", "model", "tokens", "cost", "seconds")
@@ -26,7 +26,7 @@ def table(rows: Sequence[Row], totals: str) -> str:
     failures = "".join(f"<li>{escape(str(found))}</li>" for found in Tally(rows).failures)
     failures = f"<ul{_RED}>{failures}</ul>" if failures else ""
     head = "".join(f"<th>{name}</th>" for name in _COLUMNS)
-    shown = _shown(rows)
+    shown = chosen(rows, _FAILED, _ROWS)
     body = "".join(_row(at, rows[at]) for at in shown)
     more = f"<p>… and {len(rows) - len(shown):,} more rows</p>" if len(rows) > len(shown) else ""
     return (
@@ -35,19 +35,23 @@ def table(rows: Sequence[Row], totals: str) -> str:
     )
 
 
-def _shown(rows: Sequence[Row]) -> list[int]:
-    """The first failed rows of each kind, one after the other, and then the first of all."""
+def chosen(rows: Sequence[Row], most_failed: int, most: int, step: int = 1) -> list[int]:
+    """The first failed rows, of each kind one before the others, and then each `step`th of all."""
     kinds: dict[str, list[int]] = {}
     for at, row in enumerate(rows):
         if "error" in row:
             kinds.setdefault(row["error_details"]["type"], []).append(at)
-    failed = chain(*(places[:1] for places in kinds.values()), *(places[1:_FAILED] for places in kinds.values()))
-    chosen = dict.fromkeys(chain(islice(failed, _FAILED), range(len(rows))))
-    return sorted(islice(chosen, _ROWS))
+    failed = chain(*(places[:1] for places in kinds.values()), *(places[1:most_failed] for places in kinds.values()))
+    places = dict.fromkeys(chain(islice(failed, most_failed), range(0, len(rows), step)))
+    return sorted(islice(places, most))
+
+
+def shown_text(row: Row) -> str:
+    """The error, the answer's text, or what stands for an answer without one."""
+    return row["error"] if "error" in row else row_text(row) or _instead(row)
 
 
 def _instead(row: Row) -> str:
-    """What to show of an answer without text."""
     if (vector := row_vector(row)) is not None:
         return f"[vector of {len(vector)} numbers]"
     message = (row.get("choices") or [{}])[0].get("message") or {}
@@ -57,7 +61,7 @@ def _instead(row: Row) -> str:
 
 
 def _row(at: int, row: Row) -> str:
-    text = row["error"] if "error" in row else row_text(row) or _instead(row)
+    text = shown_text(row)
     text = text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
     if CUT_OFF in finish_reasons(row):
         text += " [cut off at max_tokens]"

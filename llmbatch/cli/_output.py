@@ -9,9 +9,9 @@ from contextlib import ExitStack, contextmanager, redirect_stdout
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NamedTuple
 
-from llmbatch._batch.checkpoint import lock, rewriting, unlock
-from llmbatch._batch.lines import output_lines, written_row
+from llmbatch._batch.checkpoint import lock, output_lines, rewriting, unlock
 from llmbatch._leaves.files import is_standard_output, replaceable
+from llmbatch._leaves.lines import written_row
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -104,7 +104,8 @@ def _frames(rows: Iterable[Row]) -> Iterator[Any]:
 
 
 def _rows(journal: Path) -> Iterator[Row]:
-    from llmbatch._batch.lines import output_lines, row_from_line  # noqa: PLC0415 - `--help` needs none of it
+    from llmbatch._batch.checkpoint import output_lines  # noqa: PLC0415 - `--help` needs none of it
+    from llmbatch._leaves.lines import row_from_line  # noqa: PLC0415 - likewise
 
     with journal.open("rb") as file:
         for _, _, line in output_lines(file, journal):
@@ -113,11 +114,11 @@ def _rows(journal: Path) -> Iterator[Row]:
 
 
 def _check_table(output: Path) -> None:
-    from llmbatch._leaves.frame import load_pandas  # noqa: PLC0415 - an optional dependency
+    from llmbatch._leaves.extras import extra  # noqa: PLC0415 - `--help` needs none of it
 
-    load_pandas()
+    extra("pandas", "DataFrames", "pandas")
     if _TABLES[output.suffix.lower()] == "parquet":
-        import pyarrow as pa  # noqa: F401, PLC0415 - as above
+        extra("pyarrow", "Parquet files", "pandas")
 
 
 def _check_writable(output: Path) -> None:

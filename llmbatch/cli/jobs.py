@@ -126,7 +126,7 @@ def results(state: str, output: Path, text: bool) -> None:
       llmbatch results job.json -o answers.jsonl
       llmbatch results job.json --text | head
     """
-    from llmbatch._batch.lines import line_from_row  # noqa: PLC0415 - `--help` needs none of it
+    from llmbatch._leaves.lines import line_from_row  # noqa: PLC0415 - `--help` needs none of it
 
     job = _job(state).refresh()
     if not job.ended:

@@ -11,7 +11,8 @@ from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmbatch._batch.lines import output_lines, row_from_line, written_row
+from llmbatch._batch.checkpoint import output_lines
+from llmbatch._leaves.lines import row_from_line, written_row
 
 if TYPE_CHECKING:
     import os

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from typing import IO, TYPE_CHECKING, Any
+from typing import Any
 
 from llmbatch._leaves.files import json_text
 from llmbatch._leaves.row import OWN_KEYS, Row, answer_row, error_row
-from llmbatch.errors import CheckpointError
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-__all__ = ["SUCCESS", "line_from_row", "output_lines", "row_from_line", "written_row"]
+__all__ = ["SUCCESS", "line_from_row", "row_from_line", "written_row"]
 
 _OWN_KEYS = (
     *(name for name in OWN_KEYS if name != "custom_id"),
@@ -83,29 +77,3 @@ def row_from_line(line: Mapping[str, Any]) -> Row:
 def written_row(row: Row, **extra: Any) -> bytes:
     """The row's line as it is written."""
     return json_text(line_from_row(row, **extra), separators=(",", ":")).encode() + b"\n"
-
-
-def output_lines(file: IO[bytes], path: Path) -> Iterator[tuple[int, int, dict[str, Any] | None]]:
-    """Offset, length and value of each line, None for a torn last one.
-
-    Raises CheckpointError for what is no batch output line.
-    """
-    offset = 0
-    for number, data in enumerate(file, 1):
-        yield offset, len(data), _parsed(data, number, path)
-        offset += len(data)
-
-
-def _parsed(data: bytes, number: int, path: Path) -> dict[str, Any] | None:
-    try:
-        line = json.loads(data)
-        if "custom_id" in line and ("response" in line or "error" in line):
-            return line  # type: ignore[no-any-return]
-    except (ValueError, TypeError):
-        if not data.endswith(b"\n"):
-            return None
-    msg = (
-        f"line {number} of {path} is not a batch output line; a checkpoint is a file of its own: "
-        "give another path, or remove the line"
-    )
-    raise CheckpointError(msg)

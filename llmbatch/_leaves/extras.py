@@ -1,0 +1,17 @@
+"""Packages that only some of the functions need."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__all__ = ["extra"]
+
+
+def extra(package: str, what: str, name: str) -> Any:
+    """The package. Raises ImportError that says what needs it, and which extra brings it."""
+    try:
+        return importlib.import_module(package)
+    except ImportError as exc:
+        msg = f'{what} need the "{name}" extra: pip install "llmbatch[{name}]"'
+        raise ImportError(msg) from exc

@@ -1,0 +1,125 @@
+"""Tables in, columns out: `df["summary"] = complete_column(df, "Summarise: {text}", model="gpt-4o-mini")`.
+
+Tables of pandas, polars, pyarrow, and what else narwhals takes. Needs the `frames` extra, or the `pandas` one.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+from llmbatch._leaves.extras import extra
+from llmbatch._leaves.sums import failures_line
+from llmbatch._leaves.template import asking
+from llmbatch.completions import create_chat_completions_batch
+
+if TYPE_CHECKING:
+    from llmbatch._leaves.template import RowTemplate
+    from llmbatch.results import BatchResults
+
+__all__ = ["complete_column", "complete_frame", "conversations"]
+
+_NAMED = 5
+
+
+def complete_column(
+    frame: Any, template: RowTemplate, model: str | None = None, *, system: str | None = None, **kwargs: Any
+) -> Any:
+    """A column of answers for a table: one text a row, missing where the row failed.
+
+    Args:
+        frame: a table in memory, of pandas, polars, pyarrow, …; it is not changed.
+        template: the prompt, with the table's columns in braces as for `str.format` ("Summarise: {text}"), or a
+            function of a row (a dict) that gives its request.
+        model: LiteLLM's model string; else the environment's MODEL_CHOICE, else gpt-4o-mini.
+        system: a system message for every row.
+        kwargs: those of `create_chat_completions_batch` (`max_tokens`, `checkpoint`, `max_cost`, …).
+
+    Returns a column `text` of the table's own make: a Series of strings, with the index of a pandas frame, or a
+    ChunkedArray. Warns when rows failed; `complete_frame` says why. Raises ValueError for columns that are not there
+    and for rows with missing values, TypeError for what is no table in memory, and ImportError without narwhals.
+
+    Example:
+        df["summary"] = complete_column(df, "Summarise: {text}", model="gpt-4o-mini", checkpoint="summaries.jsonl")
+        df = df.with_columns(summary=complete_column(df, "Summarise: {text}"))  # polars
+    """
+    table = _opened(frame)
+    results = create_chat_completions_batch(_conversations(table, template, system), model, **kwargs)
+    if failed := results.failed:
+        message = f"{len(failed)} of {len(results)} rows failed and are missing: {failures_line(failed)}"
+        warnings.warn(f"{message}; use complete_frame for all errors", stacklevel=2)
+    return _like(table, results)["text"].to_native()
+
+
+def complete_frame(
+    frame: Any, template: RowTemplate, model: str | None = None, *, system: str | None = None, **kwargs: Any
+) -> Any:
+    """As `complete_column`, with everything that is known of each answer: the columns of `results.to_pandas()`.
+
+    Returns a table of the frame's own make with as many rows, and the index of a pandas frame.
+
+    Example:
+        df.join(complete_frame(df, "Who wrote this? {text}", response_format=Author)[["name", "error", "cost"]])
+    """
+    table = _opened(frame)
+    results = create_chat_completions_batch(_conversations(table, template, system), model, **kwargs)
+    return _like(table, results).to_native()
+
+
+def conversations(frame: Any, template: RowTemplate, system: str | None = None) -> list[Any]:
+    """The requests that a template makes of a table's rows, in order.
+
+    Raises ValueError for columns that are not there, and for rows with missing values in one of them.
+    """
+    return _conversations(_opened(frame), template, system)
+
+
+def _opened(frame: Any) -> Any:
+    """The table as narwhals knows it."""
+    narwhals = extra("narwhals", "tables", "frames")
+    try:
+        return narwhals.from_native(frame, eager_only=True)
+    except TypeError:
+        msg = (
+            f"{type(frame).__module__}.{type(frame).__name__} is no table in memory; give a DataFrame of pandas or "
+            "polars or an Arrow table, as in frame.collect(), frame.compute() or dataset.to_polars()"
+        )
+        raise TypeError(msg) from None
+
+
+def _conversations(table: Any, template: RowTemplate, system: str | None) -> list[Any]:
+    parsed = asking(template)
+    absent = [name for name in parsed.columns if name not in table.columns]
+    if absent:
+        msg = f"no column {', '.join(map(repr, absent))}; the frame has {', '.join(map(repr, table.columns))}"
+        raise ValueError(msg)
+    if where := [found for name in parsed.columns if (found := _missing(name, table))]:
+        msg = (
+            f"missing values in {'; '.join(where)}: drop these rows (dropna(subset=[...]) of pandas, drop_nulls of "
+            "others) or fill them"
+        )
+        raise ValueError(msg)
+    rows = table.select(parsed.columns or table.columns).iter_rows(named=True)
+    return [parsed.conversation(row, system) for row in rows]
+
+
+def _missing(name: str, table: Any) -> str:
+    """Where a column has no value, in words."""
+    import narwhals  # noqa: PLC0415 - it is there, since the table is its own
+
+    column = table[name]
+    pairs = zip(column.is_null(), column, strict=True)
+    rows = [at for at, (null, value) in enumerate(pairs) if null or value != value]  # noqa: PLR0124 - NaN is not itself
+    index = narwhals.maybe_get_index(table)
+    named = ", ".join(str(at if index is None else index[at]) for at in rows[:_NAMED])
+    more = f" and {len(rows) - _NAMED} more" if len(rows) > _NAMED else ""
+    return f"column {name!r}, rows {named}{more}" if rows else ""
+
+
+def _like(table: Any, results: BatchResults) -> Any:
+    """The results as a table of the same make."""
+    import narwhals  # noqa: PLC0415 - likewise
+
+    if table.implementation.is_pandas():
+        return narwhals.from_native(results.to_pandas().set_axis(table.to_native().index, axis="index"))
+    return narwhals.from_arrow(results.to_arrow(), backend=table.implementation)
