@@ -65,7 +65,7 @@ def main() -> int:
     with ExitStack() as running:
         target = {}
         if not os.environ.get("OPENAI_API_KEY") and os.environ.get("USE_COPILOT_CHAT", "").lower() != "true":
-            from llmbatch.local import local_server  # noqa: PLC0415 - needs the local extra
+            from llmbatch.local import local_server
 
             target = running.enter_context(local_server()).options
         for title, (conversations, settings) in BATCHES.items():

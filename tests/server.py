@@ -179,7 +179,8 @@ class Server:
         b, s = self.behaviour, self.stats
         amounts = {"requests": s.ok, "tokens": s.tokens}
         waits = [(amounts[kind] - bucket.capacity) / bucket.rate for kind, bucket in self._buckets.items() if bucket]
-        return max([0.0, *waits, *([s.ok * b.latency / b.slots] if b.slots else [])]) + b.latency
+        at_once = [s.ok * b.latency / most for most in (b.slots, b.most_in_flight) if most]
+        return max([0.0, *waits, *at_once]) + b.latency
 
     async def respond(self, request: Request) -> Response:
         """Decide the answer: admin routes, the queue, the handler, random faults, limits, then the echo."""

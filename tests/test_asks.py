@@ -79,6 +79,18 @@ def test_what_does_not_fit_is_asked_again_and_the_bill_is_the_servers(server: Se
     assert rows[3]["choices"][0]["message"]["content"] == learner.wrong
 
 
+def test_json_without_a_class_is_asked_again_too(server: Server, place: dict[str, Any]) -> None:
+    """Prose is told that it is no JSON; JSON in a fence is good enough."""
+    learner = Learner(server, wrong="Rome, of course")
+    given = {"response_format": {"type": "json_object"}, "reask": 2}
+    rows = batch(place, ["1 Rome"], **given)
+    assert (rows.parsed, rows[0]["asks"]) == ([{"name": "Rome", "size": 3}], 2)
+    assert "it is no JSON" in learner.sent[1]["messages"][-1]["content"]
+    Learner(server, wrong='```json\n{"name": "Rome"}\n```')
+    rows = batch(place, ["1 Rome"], **given)
+    assert (rows.parsed, rows[0]["asks"]) == ([{"name": "Rome"}], 1)
+
+
 def test_nothing_is_asked_again_unless_told(server: Server, place: dict[str, Any]) -> None:
     """Off by default, and rows then say nothing of asks."""
     learner = Learner(server)

@@ -8,8 +8,8 @@ import pytest
 
 import llmbatch
 from llmbatch._litellm import load
-from llmbatch._litellm.worst import worst_cost
 from llmbatch._request.plans import plan_chat
+from llmbatch._request.worst import worst_cost
 from tests.server import Response
 from tests.talk import batch, chats, place
 
@@ -93,7 +93,10 @@ def test_the_dearest_of_all_prices_is_reserved() -> None:
         plain = 300_000 * (entry.get("input_cost_per_token") or 0)
         if not plain:
             continue
-        reserved = worst_cost(plan)(request)
+        try:
+            reserved = worst_cost(plan)(request)
+        except ValueError:  # nothing bounds what it searches by itself
+            continue
         for tier in (None, "priority", "flex", "ultrafast"):
             given = {"prompt_tokens": 300_000, "completion_tokens": 1000, "service_tier": tier}
             cost = sum(litellm.cost_per_token(model=model, custom_llm_provider=provider, **given))

@@ -7,6 +7,7 @@ import asyncio
 import inspect
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+EXAMPLES = ROOT / "examples"
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 SENTIMENT = '{"positive": true, "reason": "It says so."}'
 
@@ -129,7 +131,21 @@ def test_the_shell_commands_run(monkeypatch: pytest.MonkeyPatch, tmp_path_factor
     assert len(Path("answers.jsonl").read_text().splitlines()) == 2
 
 
-def test_the_block_about_clusters_runs(desk: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+RECIPES = sorted(set(EXAMPLES.glob("*.py")) - {EXAMPLES / "demo_batch_completions.py", EXAMPLES / "clusters.py"})
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.stem)
+def test_a_recipe_runs(recipe: Path, desk: Server, request: pytest.FixtureRequest) -> None:
+    """As it stands, and what it calls `results` has no failed row."""
+    if recipe.stem == "local_model":
+        request.getfixturevalue("local_model")
+    shutil.copytree(ROOT / "cassettes", "cassettes")
+    done = runpy.run_path(str(recipe), run_name="__main__")
+    assert not done["results"].failed if "results" in done else desk.requests
+    logger.disable("llmbatch")
+
+
+def test_the_recipe_for_clusters_runs(desk: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """With Dask as it is; for Ray and Spark a table stands in, which `test_ray.py` puts in its place."""
     import pandas as pd
 
@@ -137,10 +153,19 @@ def test_the_block_about_clusters_runs(desk: Server, monkeypatch: pytest.MonkeyP
     dask = pytest.importorskip("dask.dataframe").from_pandas(frame, npartitions=1)
     pytest.importorskip("ray")
     monkeypatch.setattr("ray.data.read_parquet", lambda path: Table(frame))
-    (block,) = re.findall(r"```py\n(.*?)```", README, re.DOTALL)
-    block = block.replace("/shared/answers", "shared").replace('write_parquet("answers/")', 'write_parquet("answers")')
-    exec(block, {"dask_frame": dask, "spark_frame": Table(frame), "schema": None})  # noqa: S102 - it is our own
+    code = (EXAMPLES / "clusters.py").read_text().replace("/shared/answers", "shared")
+    recipe: dict[str, Any] = {"__name__": "clusters"}
+    exec(code, recipe)  # noqa: S102 - it is our own
+    recipe["on_ray"]("reviews", "answers")
+    recipe["on_dask"](dask)
+    recipe["on_spark"](Table(frame), None)
     assert len(desk.requests) == 4, "Dask waits for compute()"
+
+
+def test_every_recipe_is_linked() -> None:
+    """The README names each file of `examples/`, and links to nothing that is not there."""
+    linked = set(re.findall(r"\(examples/([\w.]+)\)", README)) | set(re.findall(r"examples/([\w.]+)", README))
+    assert linked == {path.name for path in EXAMPLES.iterdir() if path.suffix in {".py", ".ipynb"}}
 
 
 def test_every_public_name_and_option_is_in_the_reference() -> None:

@@ -8,8 +8,8 @@ import pytest
 
 import llmbatch
 from llmbatch._litellm import load
-from llmbatch._litellm.worst import worst_cost
 from llmbatch._request.plans import plan_chat, plan_embeddings
+from llmbatch._request.worst import worst_cost
 from tests.server import Response
 from tests.talk import KEY, batch, chats, place
 

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from json import JSONDecodeError
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
 from llmbatch._batch.rows import refused_answer
-from llmbatch._leaves.row import Row, choice_text
+from llmbatch._leaves.row import CUT_OFF, Row, choice_text
+from llmbatch._leaves.structured import parsed
 from llmbatch._request.failures import Failure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from llmbatch._leaves.structured import ResponseFormat
     from llmbatch._request.plans import ChatPlan
 
 __all__ = ["asked_again", "judged"]
 
 _LIMITS = ("max_tokens", "max_completion_tokens")
 _SAID = 10  # of a misfit's problems
+_WRONG_SHAPE = "Your answer does not have the shape that was asked for:"
 
 
 def judged(row: Row, plan: ChatPlan, validate: Callable[[Row], str | None] | None) -> tuple[Row, str | None]:
@@ -36,8 +40,8 @@ def judged(row: Row, plan: ChatPlan, validate: Callable[[Row], str | None] | Non
     elif "error" in row:
         if not row["choices"] or row["error_details"]["type"] != "ValidationError":
             return row, None
-        wrong = _misfit(row, plan.response_format)
-    cut = row["choices"][0].get("finish_reason") == "length"
+        wrong = _misfit(row, plan.response_format) if plan.response_format is not None else None
+    cut = row["choices"][0].get("finish_reason") == CUT_OFF
     return row, "" if cut and _limit(plan) else wrong
 
 
@@ -59,22 +63,18 @@ def _limit(plan: ChatPlan) -> str | None:
     return next((name for name in _LIMITS if plan.params.get(name)), None)
 
 
-def _misfit(row: Row, model: Any) -> str:
-    """What pydantic says of an answer, in words that a model understands."""
+def _misfit(row: Row, asked: ResponseFormat) -> str:
+    """What is wrong with an answer's JSON, in words that a model understands."""
     try:
-        model.model_validate_json(choice_text(row) or "")
+        parsed(choice_text(row) or "", asked)
     except ValidationError as exc:
-        errors = exc.errors(include_url=False, include_context=False)
-        lines = [f"- {'.'.join(map(str, error['loc'])) or 'the answer'}: {error['msg']}" for error in errors[:_SAID]]
-        return "\n".join(
-            [
-                "Your answer does not have the shape that was asked for:",
-                *lines,
-                "Answer again, with nothing but JSON of that shape.",
-            ]
-        )
+        errors = exc.errors(include_url=False, include_context=False)[:_SAID]
+        problems = [f"{'.'.join(map(str, error['loc'])) or 'the answer'}: {error['msg']}" for error in errors]
+    except JSONDecodeError as exc:
+        problems = [f"it is no JSON: {exc}"]
     except Exception as exc:  # noqa: BLE001 - a validator of the caller's own
-        return (
-            f"Your answer was refused ({type(exc).__name__}). Answer again, with JSON of the shape that was asked for."
-        )
-    return "Answer again, with nothing but JSON of the shape that was asked for."
+        problems = [f"it was refused ({type(exc).__name__})"]
+    else:
+        problems = []
+    said = [f"- {problem}" for problem in problems]
+    return "\n".join([_WRONG_SHAPE, *said, "Answer again, with nothing but JSON of that shape."])

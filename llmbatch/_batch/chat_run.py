@@ -14,7 +14,7 @@ from loguru import logger
 from llmbatch._batch.asks import asked_again, judged
 from llmbatch._batch.rows import chat_row, failure_row, labelled
 from llmbatch._batch.run import Run
-from llmbatch._leaves.checks import copied
+from llmbatch._leaves.checks import UnsendableError, copied
 from llmbatch._leaves.identity import CustomIds, SeenIds, first_id
 from llmbatch._leaves.row import NO_USAGE, Row, add_spent
 from llmbatch._request.failures import Failure, clean
@@ -91,8 +91,7 @@ class ChatRun(Run[Any, tuple[int, Row]]):
             request_id = self._ids(request)
         except Exception as exc:  # noqa: BLE001 - a row that cannot be sent is that row's error
             custom_id = asked.custom_id or self._row_id(index, None)
-            message = clean(str(exc), {"messages": asked.messages or item})
-            row = failure_row(Failure("InvalidRow", message), target, custom_id)
+            row = failure_row(Failure("InvalidRow", _why(exc, asked)), target, custom_id)
             labelled(row, custom_id, asked.metadata)
             return index, row
         custom_id = asked.custom_id or self._row_id(index, request_id)
@@ -101,7 +100,8 @@ class ChatRun(Run[Any, tuple[int, Row]]):
         known, prints = self._known(request, request_id, custom_id, asked.metadata)
         if known is not None and not self.options.dedupe:
             return index, known
-        same = (first_id(request_id), target, way.plans[0].response_format)
+        asked_for = way.plans[0].response_format  # of two classes with one schema, each answer is to be of its own
+        same = (first_id(request_id), target, asked_for if isinstance(asked_for, type) else None)
         first, its_row = self._firsts.get(same, (index, None))
         if its_row is None:
             its_row = asyncio.get_running_loop().create_future()
@@ -195,6 +195,16 @@ class ChatRun(Run[Any, tuple[int, Row]]):
             yield
         finally:
             answered.set()
+
+
+def _why(exc: Exception, asked: Asked) -> str:
+    """What keeps a request from being sent, in words that hold nothing of it."""
+    if isinstance(exc, UnsendableError):
+        return str(exc)
+    with contextlib.suppress(Exception):  # of an object that nobody may read
+        if asked.messages is not None:
+            return clean(str(exc), {"messages": asked.messages})
+    return f"it cannot be read ({type(exc).__name__})"
 
 
 def _copied(row: Row) -> Row:

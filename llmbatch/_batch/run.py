@@ -21,11 +21,11 @@ from llmbatch._leaves.fan_out import fan_out
 from llmbatch._leaves.identity import fingerprints
 from llmbatch._leaves.row import add_usage
 from llmbatch._litellm.prices import model_info, own_cost
-from llmbatch._litellm.worst import worst_cost
 from llmbatch._request.failures import Failure
 from llmbatch._request.guards import Breaker, Budget
 from llmbatch._request.limits import limiter_for
 from llmbatch._request.sender import Outcome, Sender
+from llmbatch._request.worst import worst_cost
 from llmbatch.errors import CheckpointError
 from llmbatch.providers import copilot
 

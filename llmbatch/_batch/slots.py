@@ -20,14 +20,15 @@ class Slots:
     """Called by the engine for the number of slots.
 
     "auto" doubles it for as long as that pays: an epoch is as many finished rows as there are slots, and its rate is
-    compared with the best one before. While rows wait for a limit, more slots would only make more of them wait.
+    compared with the best one before; the first, in which connections are made, says nothing. While rows wait for a
+    limit, more slots would only make more of them wait.
     """
 
     def __init__(self, max_workers: int | str, waiting: Callable[[], int]) -> None:
         self._auto = max_workers == "auto"
         self._slots = FIRST if isinstance(max_workers, str) else max_workers
         self._waiting = waiting
-        self._settled = self._doubts = self._count = 0
+        self._settled = self._doubts = self._count = self._epochs = 0
         self._best = 0.0
         self._since = time.monotonic()
 
@@ -44,7 +45,8 @@ class Slots:
         now = time.monotonic()
         rate = self._count / max(now - self._since, 1e-6)
         self._count, self._since = 0, now
-        if self._waiting():
+        self._epochs += 1
+        if self._epochs == 1 or self._waiting():
             return
         if self._settled:
             self._settled -= 1

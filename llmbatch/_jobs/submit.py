@@ -15,8 +15,8 @@ from llmbatch._jobs.rendering import ChatLines, Line, PayloadChecks, read_payloa
 from llmbatch._jobs.state import JobState
 from llmbatch._leaves.checks import check_messages_list, check_number
 from llmbatch._litellm.files import Access
-from llmbatch._litellm.worst import worst_cost
 from llmbatch._request.plans import ChatPlan, plan_chat
+from llmbatch._request.worst import worst_cost
 from llmbatch.options import OWN_OPTIONS
 from llmbatch.providers.registry import provider_for
 

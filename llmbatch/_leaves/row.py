@@ -62,7 +62,7 @@ class Row(TypedDict, total=False):
 NO_USAGE = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
 OWN_KEYS = ("custom_id", "cost", "attempts", "elapsed", "waited")
 CUT_OFF = "length"  # the finish reason of an answer that had no room
-_ONLY_OURS = {"error", "error_details", "fallback", "resumed"}
+_ONLY_OURS = {"error", "error_details", "fallback", "resumed", "metadata", "request_model", "asks", "same_as"}
 
 
 def answer_row(body: Mapping[str, Any], *, custom_id: str, cost: float | None, attempts: int = 1, **times: Any) -> Row:

@@ -22,7 +22,11 @@ class _FromLiteLLM(type):
     def __subclasscheck__(cls, category: type) -> bool:
         frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - as `warnings` itself finds out
         while frame is not None:
-            if str(frame.f_globals.get("__name__")).startswith(("litellm.", "llmbatch._litellm")):
+            source = frame.f_globals
+            if frame.f_code.co_name == "_warn_unawaited_coroutine":
+                # A request that was being built in a thread when it was cancelled.
+                source = getattr(frame.f_locals["coro"].cr_frame, "f_globals", source)
+            if str(source.get("__name__")).startswith(("litellm.", "llmbatch._litellm")):
                 return True
             frame = frame.f_back
         return False

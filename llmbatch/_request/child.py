@@ -11,8 +11,8 @@ from dataclasses import asdict
 from typing import Any
 
 from llmbatch._litellm import Target, provider_of, warm_up
-from llmbatch._litellm.apart import be_alike
 from llmbatch._litellm.calls import chat, embed
+from llmbatch._request.apart import be_alike
 from llmbatch._request.failures import classify
 from llmbatch._request.processes import frame
 

@@ -19,8 +19,8 @@ from loguru import logger
 
 from llmbatch._leaves.background import at_end
 from llmbatch._litellm import Answer
-from llmbatch._litellm.apart import bound_here, plain_json, prices_of, settings
 from llmbatch._litellm.calls import chat, embed
+from llmbatch._request.apart import bound_here, plain_json, prices_of, settings
 from llmbatch._request.failures import Failure
 from llmbatch._request.retry import AttemptFailedError
 

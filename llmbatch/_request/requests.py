@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from llmbatch import _litellm
-from llmbatch._leaves.checks import check_sendable, copied
-from llmbatch._leaves.identity import is_connection
+from llmbatch._leaves.checks import UnsendableError, check_sendable, copied
+from llmbatch._leaves.identity import is_connection, is_price
 from llmbatch._request.plans import default_model
 from llmbatch.options import OWN_OPTIONS
 
@@ -132,9 +132,9 @@ class Plans(Generic[E]):
         self._made: dict[str, tuple[E, Any]] = {}
 
     def of(self, asked: Asked) -> E:
-        """Raises ValueError for a request that cannot be sent."""
+        """Raises ValueError for a request that cannot be sent, UnsendableError where its words hold nothing of it."""
         if asked.problem is not None:
-            raise ValueError(asked.problem)
+            raise UnsendableError(asked.problem)
         if not asked.params:
             return self.first
         try:
@@ -162,12 +162,19 @@ def over(
 ) -> dict[str, Any]:
     """The call's arguments with others on top: a request's, or a fallback's.
 
-    The call's address, key and headers go to no other provider than its own, and to no address that the others name.
+    The call's address, key and headers go to no other provider than its own, and to no address that the others name;
+    its own prices are of its own model.
     """
     elsewhere = any(is_connection(name) and not name.endswith("headers") for name in own)
     if not elsewhere and own.get("model") is not None:
         elsewhere = provider_of(own["model"], call) != provider_of(call.get("model"), call)
-    return {**{name: value for name, value in call.items() if not (elsewhere and is_connection(name))}, **own}
+    other = own.get("model") not in {None, call.get("model")}
+    kept = {
+        name: value
+        for name, value in call.items()
+        if not ((elsewhere and is_connection(name)) or (other and is_price(name)))
+    }
+    return {**kept, **own}
 
 
 def provider_in(model: Any, call: Mapping[str, Any]) -> str | None:

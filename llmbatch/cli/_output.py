@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 import tempfile
@@ -34,8 +33,9 @@ def journal(output: Path) -> Iterator[Path]:
     with ExitStack() as stack:
         path = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="llmbatch-"))) / output.name
         if is_standard_output(output):
+            device: IO[bytes] = sys.stdout.buffer
+            stack.callback(device.flush)
             stack.enter_context(redirect_stdout(sys.stderr))
-            device = stack.enter_context(os.fdopen(os.dup(1), "wb"))
         else:
             device = stack.enter_context(output.open("ab"))
         try:

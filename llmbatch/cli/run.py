@@ -45,6 +45,7 @@ __all__ = ["run"]
     help="JSON schema file that answers must match.",
 )
 @click.option("-w", "--max-workers", default="10", show_default=True, help='Requests in flight at most, or "auto".')
+@click.option("--processes", default="1", show_default=True, help='Processes that make the calls, or "auto".')
 @click.option("--rpm", type=float, help="Requests a minute never to exceed; else learnt from the provider.")
 @click.option("--tpm", type=float, help="Tokens a minute never to exceed; else learnt from the provider.")
 @click.option("--retries", type=int, default=6, show_default=True, help="Faults that a row survives.")
@@ -78,6 +79,7 @@ def run(source: str, output: Path | None, dry_run: bool, **options: Any) -> None
       llmbatch run prompts.jsonl -o answers.jsonl -m gpt-4o-mini
       llmbatch run reviews.csv --template "Sentiment of: {review}" -o answers.jsonl --max-cost 5
       cat prompts.jsonl | llmbatch run - -o answers.jsonl | jq .cost
+      llmbatch run reviews.csv --column review -o answers.parquet
     """
     if output is None and not dry_run:
         msg = "say where the answers go, with -o OUT"
@@ -101,9 +103,9 @@ def run(source: str, output: Path | None, dry_run: bool, **options: Any) -> None
 
 def _options(options: dict[str, Any]) -> dict[str, Any]:
     """The options of the batch, by their names in Python."""
-    workers = options.pop("max_workers")
+    counts = {name: options.pop(name) for name in ("max_workers", "processes")}
     return {
-        "max_workers": int(workers) if workers.isdecimal() else workers,
+        **{name: int(count) if count.isdecimal() else count for name, count in counts.items()},
         "requests_per_minute": options.pop("rpm"),
         "tokens_per_minute": options.pop("tpm"),
         "progress": False if options.pop("quiet") else None,

@@ -1,0 +1,25 @@
+"""Tools, and chats built step by step.
+
+A typed Python function or a pydantic model becomes the tool's schema. Calls come back in the row; running them is
+yours. A chat is configured in any order; `ask` gives the answer's row and keeps the history (less a question that
+failed). After `for_batch_request` nothing is sent: the payload comes back.
+"""
+
+from llmbatch import chat, create_chat_completions_batch
+
+
+def weather(city: str) -> str:
+    """Tell the weather in a city."""
+    return f"Sunny in {city}"
+
+
+results = create_chat_completions_batch([[{"role": "user", "content": "Weather in Paris?"}]], tools=[weather])
+calls = [call for row in results.succeeded for call in row["choices"][0]["message"].get("tool_calls") or []]
+print(calls)
+
+talk = chat("gpt-4o-mini").with_instructions("Be brief.").with_temperature(0.7).with_tool(weather)
+answer = talk.ask("What is the weather in Rome?")
+print(answer["choices"][0]["message"])
+
+payload = talk.for_batch_request().ask("And in Oslo?")
+assert list(payload) == ["custom_id", "method", "url", "body"]
