@@ -8,7 +8,8 @@ function of a row that gives its request.
 `results.to_pandas()`, `.to_polars()`, `.to_arrow()`, `.to_parquet(path)` and `.to_csv(path)` give the same columns
 for any batch, with the fields of a pydantic `response_format`; an answer that does not fit it is in `text` beside
 its `error`. `.to_jsonl(path)` keeps the whole rows, as `llmbatch run` does. A dataset of Hugging Face goes in as it
-is, when its rows are requests, and comes out as `datasets.Dataset(results.to_arrow())`.
+is, when its rows are requests (`dataset.select_columns(["messages"])`), and comes out as
+`datasets.Dataset(results.to_arrow())`.
 
 The report (`pip install "llmbatch[report]"`) is one HTML file, without network, light and dark: rows over time,
 latency, tokens and cost by model, failures with examples, cut-off answers, the slowest and the dearest rows, and up

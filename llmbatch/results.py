@@ -188,7 +188,7 @@ class BatchResults(list[Row], Generic[M]):
 
         Needs the `pandas` extra.
         """
-        return rows_frame(self, self.response_format)
+        return rows_frame(self, self.response_format, self.formats)
 
     def to_arrow(self) -> pa.Table:
         """An Arrow table with the columns of `to_pandas`. Needs the `frames` extra.
@@ -198,7 +198,7 @@ class BatchResults(list[Row], Generic[M]):
         Example:
             datasets.Dataset(results.to_arrow())  # Hugging Face
         """
-        return rows_table(self, self.response_format)
+        return rows_table(self, self.response_format, self.formats)
 
     def to_polars(self) -> pl.DataFrame:
         """A polars DataFrame with the columns of `to_pandas`. Needs the `polars` extra."""
@@ -214,7 +214,7 @@ class BatchResults(list[Row], Generic[M]):
     def to_csv(self, path: str | os.PathLike[str]) -> None:
         """Write the columns of `to_pandas` as CSV in UTF-8, with lists and objects as JSON."""
         with replacing(path) as file:
-            file.write(rows_csv(self, self.response_format))
+            file.write(rows_csv(self, self.response_format, self.formats))
 
     def to_jsonl(self, path: str | os.PathLike[str]) -> None:
         """Write the whole rows, one a line, as `llmbatch run` does: in the shape of OpenAI's batch output files."""

@@ -8,6 +8,8 @@ runs the same scenarios against the recordings.
 
 from __future__ import annotations
 
+import contextlib
+import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 CASSETTES = Path(__file__).parent.parent / "cassettes"
+EXAMPLES = Path(__file__).parent.parent / "examples"
 LOCAL = {"model": "openai/smollm2", "api_base": "http://127.0.0.1:1/v1", "api_key": "made-up"}
 LLMOCK = {"model": "openai/gpt-4o-mini", "api_base": "http://127.0.0.1:1/v1", "api_key": "made-up"}
 TOOL = {
@@ -97,6 +100,20 @@ def batch_job(**target: Any) -> BatchResults:
     return submit_batch_job(ask("One?", "Two?", "Three?"), **target).wait(0.5).results()
 
 
+def which_model(**target: Any) -> BatchResults:
+    """The example notebook's own cells, as far as its batch, against this target."""
+    notebook = json.loads((EXAMPLES / "which_model.ipynb").read_text())
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code" and not cell["metadata"].get("tags")]
+    namespace: dict[str, Any] = {"where": target}
+    with contextlib.chdir(EXAMPLES):
+        for cell in cells:
+            code = compile("".join(cell["source"]), "which_model.ipynb", "exec", dont_inherit=True)
+            exec(code, namespace)  # noqa: S102 - it is our own
+            if "results" in namespace:
+                break
+    return namespace["results"]  # type: ignore[no-any-return]
+
+
 @dataclass(frozen=True)
 class Scenario:
     """A batch and the kind of server it is recorded against; `refusals` is how many 429s that sends first."""
@@ -115,6 +132,7 @@ SCENARIOS = {
     "several-choices": Scenario(several_choices, LLMOCK),
     "rate-limited": Scenario(rate_limited, LLMOCK, refusals=2),
     "batch-job": Scenario(batch_job, LLMOCK),
+    "which-model": Scenario(which_model, LOCAL),
 }
 
 

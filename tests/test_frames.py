@@ -20,6 +20,7 @@ from tests.replies import said
 from tests.server import Request, Response, Server, answer_to, vector_for
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 pd = pytest.importorskip("pandas")
@@ -46,6 +47,12 @@ class Stay(BaseModel):
     mixed: int | str = 1
     price: Decimal = Decimal("1.50")
     mood: Mood = Mood.GOOD
+
+
+class City(BaseModel):
+    """Another shape in the same batch."""
+
+    city: str
 
 
 @pytest.fixture
@@ -133,6 +140,42 @@ def test_results_are_tables_and_files(server: Server, options: dict[str, Any], t
     assert [row["choices"] for row in rows] == [row["choices"] for row in results]
     assert [row["elapsed"] for row in rows] == [row["elapsed"] for row in results]
     assert {path.name for path in tmp_path.iterdir()} == {path.name for path in paths.values()}
+
+
+class Dataset:
+    """Stands for one of Hugging Face: sized, iterated by rows, no Sequence."""
+
+    def __init__(self, rows: list[dict[str, Any]]) -> None:
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, at: int) -> dict[str, Any]:
+        return self._rows[at]
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return iter(self._rows)
+
+
+def test_a_dataset_is_a_list_of_requests(options: dict[str, Any]) -> None:
+    """Its rows' messages are asked, keys that Arrow filled with None included; its metadata come back as columns."""
+    messages = [[{"role": "user", "content": text, "tool_calls": None}] for text in ("one", "two")]
+    rows = [{"messages": asked, "metadata": {"label": at}} for at, asked in enumerate(messages)]
+    results = create_chat_completions_batch(Dataset(rows), **options)
+    assert results.to_arrow().select(["text", "label"]).to_pylist() == [
+        {"text": answer_to("one"), "label": 0}, {"text": answer_to("two"), "label": 1}
+    ]  # fmt: skip
+
+
+def test_fields_of_requests_with_formats_of_their_own_are_columns(server: Server, options: dict[str, Any]) -> None:
+    """Each row's are read by its own; where a row has no such field, it is missing."""
+    server.handler = lambda request: said('{"nights": 2}' if request.text == "stay" else '{"city": "Rome"}')
+    requests = [{"prompt": "stay", "response_format": Stay}, {"prompt": "city", "response_format": City}, "plain"]
+    table = create_chat_completions_batch(requests, **options).to_arrow()
+    assert table.select(["nights", "city"]).to_pylist() == [
+        {"nights": 2, "city": None}, {"nights": None, "city": "Rome"}, {"nights": None, "city": None}
+    ]  # fmt: skip
 
 
 def test_vectors_and_empty_batches_are_tables_too(options: dict[str, Any], tmp_path: Path) -> None:

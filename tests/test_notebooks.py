@@ -121,6 +121,27 @@ def test_stop_ends_a_running_cell_and_keeps_what_is_done(server: Server) -> None
         manager.shutdown_kernel(now=True)
 
 
+@pytest.mark.cassettes
+@pytest.mark.processes
+def test_which_model_compares_two_ways_and_writes_a_report(tmp_path: Path) -> None:
+    """On the recording: what each way gets right, what was asked again, what it costs, and a page with the prompts."""
+    directory = tmp_path / "examples"
+    directory.mkdir()
+    (tmp_path / "cassettes").symlink_to(EXAMPLES.parent / "cassettes")
+    (directory / "reviews.csv").symlink_to(EXAMPLES / "reviews.csv")
+    code = executed("which_model.ipynb", directory)
+    assert "11 of 120 rows failed" in shown(code[3])
+    assert "109/120 rows succeeded" in shown(code[3])
+    lines = code[4]["outputs"][0]["data"]["text/plain"].splitlines()[1:]
+    table = {way: list(map(int, numbers)) for way, right, _, *numbers in map(str.split, lines)}
+    (_, _, again, _, price), (_, failed, asked_again, _, dearer) = table["mood"], table["verdict"]
+    assert (again, failed) == (0, 11)
+    assert asked_again > failed
+    assert dearer > 3 * price
+    page = (directory / "which-model.html").read_text()
+    assert "Cold room, rude staff" in page
+
+
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.ipynb")), ids=lambda path: path.name)
 def test_notebooks_are_stored_without_outputs(path: Path) -> None:
     """Outputs stay out of the repository, and with them paths and times of the machine they were made on."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from llmbatch._leaves.extras import extra
@@ -13,13 +14,15 @@ from llmbatch._leaves.row import choice_text, finish_reasons, row_metadata, row_
 from llmbatch._leaves.structured import parsed_row
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     import pandas as pd
     import pyarrow as pa
 
     from llmbatch._leaves.row import Row
     from llmbatch._leaves.structured import ResponseFormat
+
+    Formats = Mapping[str, ResponseFormat | None]
 
 __all__ = ["rows_columns", "rows_csv", "rows_frame", "rows_table"]
 
@@ -33,17 +36,20 @@ _KINDS = {
     **dict.fromkeys(("elapsed", "waited"), "float64"),
 }
 _LARGEST = 2**63 - 1
+_NONE: Formats = MappingProxyType({})
 
 
-def rows_columns(rows: Sequence[Row], model: ResponseFormat | None = None) -> dict[str, list[Any]]:
+def rows_columns(
+    rows: Sequence[Row], model: ResponseFormat | None = None, formats: Formats = _NONE
+) -> dict[str, list[Any]]:
     """Lists with a value a row: what every form of a table is made of. None is what is missing.
 
     Columns: `custom_id`, `text` (of a failed row only an answer that did not fit), `error` (missing where it did not),
     `finish_reason` (of the first choice), `model`, `prompt_tokens`, `completion_tokens`, `total_tokens`, `cost` (USD,
     missing where unknown), `attempts`, `elapsed` and `waited` (seconds, missing where unknown). With a pydantic `model`
-    its fields come after `text`, as `parsed_NAME` where a name is taken. Embeddings have a column `embedding` with the
-    vectors instead of `text`, and no `finish_reason`. The keys of the requests' metadata are the last columns, as
-    `metadata_NAME` where a name is taken.
+    its fields come after `text`, as `parsed_NAME` where a name is taken; `formats` are those of single rows, by
+    `custom_id`. Embeddings have a column `embedding` with the vectors instead of `text`, and no `finish_reason`. The
+    keys of the requests' metadata are the last columns, as `metadata_NAME` where a name is taken.
     """
     vectors = [row_vector(row) for row in rows]
     columns: dict[str, list[Any]] = {"custom_id": [well_formed(row["custom_id"]) for row in rows]}
@@ -51,7 +57,7 @@ def rows_columns(rows: Sequence[Row], model: ResponseFormat | None = None) -> di
         columns["embedding"] = vectors
     else:
         columns["text"] = [_sound(choice_text(row)) for row in rows]
-    columns |= _parsed_columns(rows, model)
+    columns |= _parsed_columns(rows, model, formats)
     columns["error"] = [_sound(row.get("error")) for row in rows]
     if not embeds:
         columns["finish_reason"] = [_sound(next(iter(finish_reasons(row)), None)) for row in rows]
@@ -63,10 +69,10 @@ def rows_columns(rows: Sequence[Row], model: ResponseFormat | None = None) -> di
     return columns | {label: [row_metadata(row).get(name) for row in rows] for name, label in labels.items()}
 
 
-def rows_frame(rows: Sequence[Row], model: ResponseFormat | None = None) -> pd.DataFrame:
+def rows_frame(rows: Sequence[Row], model: ResponseFormat | None = None, formats: Formats = _NONE) -> pd.DataFrame:
     """What `results.to_pandas()` returns. Raises ImportError without pandas."""
     pandas = extra("pandas", "DataFrames", "pandas")
-    columns = rows_columns(rows, model)
+    columns = rows_columns(rows, model, formats)
     frame = pandas.DataFrame(columns).astype({name: kind for name, kind in _KINDS.items() if name in columns})
     for name in columns.keys() - _KINDS.keys() - {"embedding"}:
         with contextlib.suppress(OverflowError):  # a number that fits no column of numbers stays as it is
@@ -75,7 +81,7 @@ def rows_frame(rows: Sequence[Row], model: ResponseFormat | None = None) -> pd.D
     return frame
 
 
-def rows_table(rows: Sequence[Row], model: ResponseFormat | None = None) -> pa.Table:
+def rows_table(rows: Sequence[Row], model: ResponseFormat | None = None, formats: Formats = _NONE) -> pa.Table:
     """What `results.to_arrow()` returns. Raises ImportError without pyarrow."""
     arrow = extra("pyarrow", "Arrow tables", "frames")
 
@@ -87,12 +93,12 @@ def rows_table(rows: Sequence[Row], model: ResponseFormat | None = None) -> pa.T
         except (arrow.ArrowException, OverflowError):  # of several types, or of one that Arrow has none for
             return arrow.array([_cell(value) for value in values])
 
-    return arrow.table({name: array(name, values) for name, values in rows_columns(rows, model).items()})
+    return arrow.table({name: array(name, values) for name, values in rows_columns(rows, model, formats).items()})
 
 
-def rows_csv(rows: Sequence[Row], model: ResponseFormat | None = None) -> bytes:
+def rows_csv(rows: Sequence[Row], model: ResponseFormat | None = None, formats: Formats = _NONE) -> bytes:
     """What `results.to_csv()` writes: a header, and a line a row with lists and objects as JSON."""
-    columns = rows_columns(rows, model)
+    columns = rows_columns(rows, model, formats)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
@@ -108,15 +114,18 @@ def _cell(value: Any) -> str | None:
     return plain if plain is None or isinstance(plain, str) else json_text(plain)
 
 
-def _parsed_columns(rows: Sequence[Row], model: ResponseFormat | None) -> dict[str, list[Any]]:
-    if not isinstance(model, type):
-        return {}
-    parsed = (parsed_row(row, model) for row in rows)
-    dumped = [None if instance is None else instance.model_dump() for instance in parsed]
+def _parsed_columns(rows: Sequence[Row], model: ResponseFormat | None, formats: Formats) -> dict[str, list[Any]]:
+    models = [found for found in (model, *formats.values()) if isinstance(found, type)]
+    dumped = [_parsed(row, formats.get(row["custom_id"], model)) for row in rows]
     return {
-        f"parsed_{name}" if name in _KINDS else name: [values and values[name] for values in dumped]
-        for name in model.model_fields
+        f"parsed_{name}" if name in _KINDS else name: [values.get(name) for values in dumped]
+        for name in dict.fromkeys(name for model in models for name in model.model_fields)
     }
+
+
+def _parsed(row: Row, model: ResponseFormat | None) -> dict[str, Any]:
+    instance = parsed_row(row, model) if isinstance(model, type) else None
+    return {} if instance is None else instance.model_dump()
 
 
 def _sound(text: str | None) -> str | None:

@@ -133,8 +133,8 @@ def _failure_examples(rows: Iterable[Row]) -> dict[str, dict[str, int]]:
 def _over_time(rows: Sequence[Row]) -> str:
     """Rows and requests a second, and rows in flight and waiting; `""` where no answer says when it was made.
 
-    An answer's time is its `created`; before it come its `elapsed` in flight, and its `waited`. A failed row has none,
-    and is put beside the last row before it that has.
+    An answer's time is its `created`; before it come its `elapsed` in flight, and its `waited`. A row without an answer
+    is put beside the last row before it that has one.
     """
     numpy = extra("numpy", "reports", "report")
     known = [row["created"] for row in rows if row.get("created")]
@@ -143,13 +143,14 @@ def _over_time(rows: Sequence[Row]) -> str:
     at, times = known[0], []
     for row in rows:
         at = row.get("created") or at
-        times.append((at, row.get("elapsed") or 0.0, row.get("waited") or 0.0, "error" in row, row.get("attempts", 1)))
-    ends, took, waited, failed, attempts = map(numpy.array, zip(*times, strict=True))
+        again = max(0, row.get("attempts", 1) - row.get("asks", 1))
+        times.append((at, row.get("elapsed") or 0.0, row.get("waited") or 0.0, "error" in row, again))
+    ends, took, waited, failed, again = map(numpy.array, zip(*times, strict=True))
     begun, first = ends - took, (ends - took - waited).min()
     width = max(1.0, numpy.ceil((ends.max() - first) / _BARS))
     edges = numpy.arange(numpy.floor(first), ends.max() + 2 * width, width)
     counts = [numpy.histogram(ends[~failed], edges)[0], numpy.histogram(ends[failed], edges)[0],
-              numpy.histogram(begun, edges, weights=numpy.maximum(attempts - 1, 0))[0]]  # fmt: skip
+              numpy.histogram(begun, edges, weights=again)[0]]  # fmt: skip
     seconds = edges[:-1] - edges[0]
     figure, (above, below) = _figure(2)
     bottom = numpy.zeros(len(seconds))

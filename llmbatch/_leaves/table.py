@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from html import escape
-from itertools import chain, islice
+from itertools import chain, islice, zip_longest
 from typing import TYPE_CHECKING
 
 from llmbatch._leaves.row import CUT_OFF, finish_reasons, refusal_text, row_text, row_vector
@@ -36,12 +36,12 @@ def table(rows: Sequence[Row], totals: str) -> str:
 
 
 def chosen(rows: Sequence[Row], most_failed: int, most: int, step: int = 1) -> list[int]:
-    """The first failed rows, of each kind one before the others, and then each `step`th of all."""
+    """The first failed rows, the kinds taking turns, and then each `step`th of all."""
     kinds: dict[str, list[int]] = {}
     for at, row in enumerate(rows):
         if "error" in row:
             kinds.setdefault(row["error_details"]["type"], []).append(at)
-    failed = chain(*(places[:1] for places in kinds.values()), *(places[1:most_failed] for places in kinds.values()))
+    failed = (at for turn in zip_longest(*kinds.values()) for at in turn if at is not None)
     places = dict.fromkeys(chain(islice(failed, most_failed), range(0, len(rows), step)))
     return sorted(islice(places, most))
 
