@@ -5,9 +5,8 @@ from __future__ import annotations
 import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
 __all__ = ["Destination", "destination", "is_table", "write_table"]
 
 _TABLES = {".csv": "csv", ".parquet": "parquet", ".pq": "parquet"}
-_CHUNK = 10_000  # rows in memory
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,8 @@ class Destination:
 @contextmanager
 def destination(output: Path) -> Iterator[Destination]:
     """Where a run is to write. Raises ValueError for a path that cannot be written, ImportError without the extra."""
-    from llmbatch._leaves.files import replaceable  # noqa: PLC0415 - `--help` needs none of it
+    from llmbatch._leaves.extras import extra  # noqa: PLC0415 - `--help` needs none of it
+    from llmbatch._leaves.files import replaceable  # noqa: PLC0415 - likewise
     from llmbatch.cli._output import journal  # noqa: PLC0415 - likewise
 
     if str(output) == "-":
@@ -58,7 +57,8 @@ def destination(output: Path) -> Iterator[Destination]:
     if not is_table(output):
         yield Destination(output, str(output))
         return
-    _check_table(output)
+    if _TABLES[output.suffix.lower()] == "parquet":
+        extra("pyarrow", "Parquet files", "frames")
     beside = output.with_name(f"{output.name}.jsonl")
     if output.exists() and not beside.exists():
         msg = f"{output} is there already, and no run's: give another path, or remove it"
@@ -74,33 +74,11 @@ def is_table(output: str | os.PathLike[str]) -> bool:
 
 def write_table(output: Path, rows: Iterable[Row]) -> None:
     """Write rows as CSV or Parquet, with the columns of `results.to_pandas()`."""
-    from llmbatch._leaves.files import replacing  # noqa: PLC0415 - `--help` needs none of it
+    from llmbatch.results import BatchResults  # noqa: PLC0415 - `--help` needs none of it
 
-    frames = _frames(rows)
-    with replacing(output) as file:
-        if _TABLES[output.suffix.lower()] == "csv":
-            for at, frame in enumerate(frames):
-                frame.to_csv(file, index=False, header=not at)
-            return
-        import pyarrow as pa  # noqa: PLC0415 - an optional dependency
-        from pyarrow import parquet  # noqa: PLC0415 - likewise
-
-        tables = (pa.Table.from_pandas(frame, preserve_index=False) for frame in frames)
-        first = next(tables)
-        with parquet.ParquetWriter(file, first.schema) as writer:
-            writer.write_table(first)
-            for table in tables:
-                writer.write_table(table)
-
-
-def _frames(rows: Iterable[Row]) -> Iterator[Any]:
-    """The rows as DataFrames, at least one."""
-    from llmbatch._leaves.frame import rows_frame  # noqa: PLC0415 - an optional dependency
-
-    left = iter(rows)
-    yield rows_frame(list(islice(left, _CHUNK)))
-    while chunk := list(islice(left, _CHUNK)):
-        yield rows_frame(chunk)
+    results = BatchResults(rows)
+    write = results.to_csv if _TABLES[output.suffix.lower()] == "csv" else results.to_parquet
+    write(output)
 
 
 def _rows(journal: Path) -> Iterator[Row]:
@@ -111,14 +89,6 @@ def _rows(journal: Path) -> Iterator[Row]:
         for _, _, line in output_lines(file, journal):
             if line is not None:
                 yield row_from_line(line)
-
-
-def _check_table(output: Path) -> None:
-    from llmbatch._leaves.extras import extra  # noqa: PLC0415 - `--help` needs none of it
-
-    extra("pandas", "DataFrames", "pandas")
-    if _TABLES[output.suffix.lower()] == "parquet":
-        extra("pyarrow", "Parquet files", "pandas")
 
 
 def _check_writable(output: Path) -> None:
