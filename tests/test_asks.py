@@ -177,6 +177,19 @@ def test_an_answer_in_hand_outlives_the_deadline(server: Server, place: dict[str
     rows = batch(place, ["hi"], reask=1, deadline=1.5, response_format=None)
     assert rows.texts == ["A long st"]
     assert rows[0]["cost"] is None  # the second ask may be charged
+    assert rows[0]["attempts"] == 2
+
+    server.reset()
+    server.set(latency=0)
+    server.handler = lambda request: (
+        Response(delay=30)
+        if request.json["model"] == "gpt-4o" and len(request.json["messages"]) > 1
+        else said('{"name": 1}')
+    )
+    rows = batch(place, ["hi"], reask=1, deadline=4, fallbacks=["openai/gpt-4o"])
+    assert rows[0]["error_details"]["type"] == "ValidationError"
+    assert (rows[0]["attempts"], len(server.requests)) == (4, 4)
+    assert rows[0]["usage"]["total_tokens"] == 36  # three answers, of two models
 
 
 def test_a_job_refuses_what_only_live_requests_do(batches: BatchProvider, place: dict[str, Any]) -> None:
@@ -211,6 +224,9 @@ def test_the_same_question_is_sent_once(server: Server, place: dict[str, Any], t
     assert not server.requests
     assert again.texts[1:] == [answer_to(f"q{i % 3}") for i in range(12)][::-1]
     assert [row["metadata"]["run"] for row in again[1:]] == [2] * 12
+    plain = batch(place, asked(3), response_format=None, checkpoint=path)
+    assert not any("same_as" in row for row in plain)  # the other run's places are not this one's
+    assert not server.requests
 
 
 def test_the_same_question_fails_once(server: Server, provider: Callable[..., Server], place: dict[str, Any]) -> None:

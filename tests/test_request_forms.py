@@ -177,7 +177,7 @@ def test_what_no_job_can_join_is_refused(
         ({"role": "user", "content": "a"}, "needs messages or a prompt"),
         ({"prompt": 3}, "prompt must be a string"),
         ({"prompt": "a", 3: 4}, "must be strings"),
-        ({"custom_id": "e", "url": "/v1/embeddings", "body": {"input": "a"}}, "a batch line for /v1/embeddings"),
+        ({"custom_id": "e", "url": "/v1/embeddings", "body": {"input": "a"}}, "a batch line that is for no chat"),
     ],
 )
 def test_a_request_that_cannot_be_sent_is_an_error_row(

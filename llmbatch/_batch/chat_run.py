@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["ChatRun"]
 
 _NO_FALLBACK = {"CassetteMiss", "BudgetExceeded", "CheckpointError"}
+_SPENT = ("usage", "cost", "attempts")
 _LONE_MESSAGE_BEGINNING = 4096  # characters; providers cache from some 1,024 tokens
 
 
@@ -69,7 +70,7 @@ class ChatRun(Run[Any, tuple[int, Row]]):
         self.ways = Plans(call, way, provider_of)
         self.target = self.ways.first.plans[0].target
         self._ids, self._own_ids = CustomIds(), SeenIds()
-        self._warm: dict[str, asyncio.Event] = {}
+        self._warm, self._warming = SeenIds(), dict[bytes, asyncio.Event]()
         self._so_far: dict[int, Row] = {}
         self._firsts: dict[Any, tuple[int, asyncio.Future[Row]]] = {}
 
@@ -125,8 +126,7 @@ class ChatRun(Run[Any, tuple[int, Row]]):
             cut, row = self._late(index, custom_id, way.plans[0].target), self._so_far.get(index)
             if row is None:
                 return cut
-            row["cost"] = None if cut["cost"] is None else row["cost"]
-            return row
+            return {**row, **{name: cut[name] for name in _SPENT}}
 
         send = partial(self._sent, index, asked, way, request, custom_id)
         row = await self._in_time(send, late)
@@ -184,17 +184,18 @@ class ChatRun(Run[Any, tuple[int, Row]]):
         if not self.options.warm_prompt_cache:
             yield
             return
-        beginning = _beginning(request["messages"])
-        leader = self._warm.get(beginning)
-        if leader is not None:
-            await leader.wait()
+        beginning = _beginning(request)
+        if not self._warm.add(beginning):
+            if (leader := self._warming.get(beginning)) is not None:
+                await leader.wait()
             yield
             return
-        self._warm[beginning] = answered = asyncio.Event()
+        self._warming[beginning] = answered = asyncio.Event()
         try:
             yield
         finally:
             answered.set()
+            del self._warming[beginning]
 
 
 def _why(exc: Exception, asked: Asked) -> str:
@@ -213,7 +214,8 @@ def _copied(row: Row) -> Row:
     return {**same, "usage": dict(NO_USAGE), "cost": 0.0, "attempts": 0}
 
 
-def _beginning(messages: list[dict[str, Any]]) -> str:
-    """What providers cache by: everything before the last message, or the start of a lone one."""
+def _beginning(request: Mapping[str, Any]) -> bytes:
+    """What a model's provider caches by: everything before the last message, or the start of a lone one."""
+    messages = request["messages"]
     shared: Any = messages[:-1] or str(messages[0].get("content"))[:_LONE_MESSAGE_BEGINNING]
-    return hashlib.blake2b(repr(shared).encode(), digest_size=16).hexdigest()
+    return hashlib.blake2b(repr((request["model"], shared)).encode("utf-8", "surrogatepass"), digest_size=8).digest()

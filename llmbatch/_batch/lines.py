@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import IO, TYPE_CHECKING, Any
 
-from llmbatch._leaves.files import json_text
+from llmbatch._leaves.files import from_json, json_text
 from llmbatch._leaves.row import OWN_KEYS, Row, answer_row, error_row
 from llmbatch.errors import CheckpointError
 
@@ -98,7 +97,7 @@ def output_lines(file: IO[bytes], path: Path) -> Iterator[tuple[int, int, dict[s
 
 def _parsed(data: bytes, number: int, path: Path) -> dict[str, Any] | None:
     try:
-        line = json.loads(data)
+        line = from_json(data)
         if "custom_id" in line and ("response" in line or "error" in line):
             return line  # type: ignore[no-any-return]
     except (ValueError, TypeError):
