@@ -147,6 +147,31 @@ def test_a_wrong_tool_call_is_answered_as_one(server: Server, place: dict[str, A
     }
 
 
+def test_whatever_validate_does_is_its_rows_alone(server: Server, place: dict[str, Any]) -> None:
+    """It may spoil what it is given, and return what is no words: nothing of that is sent, and other rows are whole."""
+
+    def validate(row: llmbatch.Row) -> Any:
+        said = {"a": True, "b": {"no": "words"}, "c": ""}.get(row["custom_id"])
+        row.clear()  # type: ignore[attr-defined]
+        return said
+
+    asked = [{"prompt": name, "custom_id": name} for name in "abcd"]
+    rows = batch(place, asked, reask=1, validate=validate, response_format=None)
+    said, judged = "let it return None, or what is wrong with the answer, in words", "ValidationError: validate"
+    assert [row.get("error") for row in rows] == [
+        f"{judged} raised TypeError: it returned bool; {said}",
+        f"{judged} raised TypeError: it returned dict; {said}",
+        f"{judged} refused the answer: The answer was refused.",
+        None,
+    ]
+    assert [row["asks"] for row in rows] == [1, 1, 2, 1]
+    assert rows.texts[3] == answer_to("d")
+    assert len(server.requests) == 5
+    secret = "my very private prompt of today"
+    (row,) = batch(place, [secret], validate=lambda row: f"It says {row['choices']}", response_format=None)
+    assert secret not in row["error"]
+
+
 def test_limits_of_the_batch_hold_for_each_ask(server: Server, place: dict[str, Any], tmp_path: Path) -> None:
     """max_cost, deadline, fallbacks and the checkpoint; an answer that was paid for is kept when asking again fails."""
     learner = Learner(server)

@@ -191,6 +191,22 @@ def test_a_request_that_cannot_be_sent_is_an_error_row(
     assert len(server.requests) == 2
 
 
+def test_ids_of_requests_and_of_the_call_are_told_apart(server: Server, place: dict[str, Any]) -> None:
+    """A request's own id stands before the call's, and may be no other row's."""
+    asked = [
+        "a",
+        {"prompt": "b", "custom_id": "x"},
+        {"prompt": "c", "custom_id": "z"},
+        {"prompt": "d", "custom_id": "e"},
+    ]
+    rows = live(asked, {**place, "custom_ids": ["x", "y", "z", "w"]})
+    assert [row["custom_id"] for row in rows] == ["x", "y", "z", "e"]
+    assert [row.get("error") for row in rows] == [
+        None, "InvalidRow: the custom_id 'x' is there already; give each request its own", None, None
+    ]  # fmt: skip
+    assert len(server.requests) == 3
+
+
 def test_a_models_key_and_address_go_to_no_other(
     server: Server, provider: Callable[..., Server], place: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -70,6 +70,8 @@ class ChatRun(Run[Any, tuple[int, Row]]):
         self.ways = Plans(call, way, provider_of)
         self.target = self.ways.first.plans[0].target
         self._ids, self._own_ids = CustomIds(), SeenIds()
+        for custom_id in options.custom_ids or ():
+            self._own_ids.add(custom_id)
         self._warm, self._warming = SeenIds(), dict[bytes, asyncio.Event]()
         self._so_far: dict[int, Row] = {}
         self._firsts: dict[Any, tuple[int, asyncio.Future[Row]]] = {}
@@ -87,7 +89,7 @@ class ChatRun(Run[Any, tuple[int, Row]]):
             asked = read(item)
             way = self.ways.of(asked)
             target = way.plans[0].target
-            self._check_id(asked)
+            self._check_id(index, asked)
             request = way.plans[0].request(asked.messages)
             request_id = self._ids(request)
         except Exception as exc:  # noqa: BLE001 - a row that cannot be sent is that row's error
@@ -133,9 +135,11 @@ class ChatRun(Run[Any, tuple[int, Row]]):
         self._so_far.pop(index, None)
         return row
 
-    def _check_id(self, asked: Asked) -> None:
+    def _check_id(self, index: int, asked: Asked) -> None:
         """Raise ValueError for a request whose own id is another's already, and take it from it."""
-        if asked.custom_id is not None and not self._own_ids.add(asked.custom_id):
+        if asked.custom_id is None or (self.options.custom_ids and asked.custom_id == self._row_id(index, None)):
+            return
+        if not self._own_ids.add(asked.custom_id):
             custom_id, asked.custom_id = asked.custom_id, None
             msg = f"the custom_id {custom_id!r} is there already; give each request its own"
             raise ValueError(msg)
@@ -158,13 +162,13 @@ class ChatRun(Run[Any, tuple[int, Row]]):
         self, way: Way, at: int, index: int, asked: Asked, request: dict[str, Any], custom_id: str
     ) -> Row:
         """The row that one of a way's models makes of a request, asked again while its answer is wrong."""
-        plan, sender, most = way.plans[at], way.senders[at], self.options.reask
+        plan, sender, most, given = way.plans[at], way.senders[at], self.options.reask, request
         before: Row | None = None
         for asks in range(1, most + 2):
             outcome = await sender.send(request, index, self.call_for(index), self._begun(index))
             row = chat_row(outcome, plan, custom_id)
             labelled(row, custom_id, asked.metadata)
-            row, wrong = judged(row, plan, self.options.validate)
+            row, wrong = judged(row, plan, given, self.options.validate)
             if before is not None:
                 if not row["choices"]:  # what was answered before stays
                     row, before, wrong = before, row, None
