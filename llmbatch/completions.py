@@ -66,11 +66,11 @@ def create_chat_completions_batch(
             `api_base="http://…/v1"`.
 
     Options:
-        requests_per_minute, tokens_per_minute: limits never to exceed, for each model; left out, they are learnt from
-            the provider.
+        requests_per_minute, tokens_per_minute: limits never to exceed, for each account (provider, address and key),
+            all its models together; left out, they are learnt from the provider, for each model.
         retries: faults (5xx, resets, timeouts) that a row survives, 6; refusals for a rate limit do not count.
         timeout: seconds for one whole attempt, 600; None for no end.
-            deadline: seconds for the whole batch; rows not done by then become error rows, and a generator is asked for
+        deadline: seconds for the whole batch; rows not done by then become error rows, and a generator is asked for
             no more.
         max_cost: USD never to exceed; each request's worst case is reserved before it is sent. What nothing bounds
             (web search, other tools that the provider runs) is refused.

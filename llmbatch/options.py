@@ -6,6 +6,7 @@ are llmbatch's own, checked. What each means is said once, at `create_chat_compl
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypedDict
@@ -153,15 +154,20 @@ class Options:
         if wrong := next((type(entry).__name__ for entry in entries if not isinstance(entry, str | dict)), None):
             msg = f'fallbacks holds a {wrong}; each must be a model\'s name or a dict: ["gpt-4o", {{"model": "..."}}]'
             raise TypeError(msg)
-        if on_result is not None and not callable(on_result):
-            msg = "on_result must be a function of (index, row)"
+        if on_result is not None and not _is_plain(on_result):
+            msg = "on_result must be a function of (index, row), and no async one"
             raise TypeError(msg)
         validate: Any = self.validate
-        if validate is not None and not callable(validate):
-            msg = "validate must be a function of a row that returns None, or what is wrong with its answer"
+        if validate is not None and not _is_plain(validate):
+            msg = "validate must be a function of a row, and no async one, that returns None or what is wrong with it"
             raise TypeError(msg)
         for _ in checked_ids(self.custom_ids or ()):
             pass
+
+
+def _is_plain(given: Any) -> bool:
+    """Whether it is a function that need not be awaited."""
+    return callable(given) and not inspect.iscoroutinefunction(given)
 
 
 def _listed(name: str, given: Any, what: str) -> list[Any] | None:

@@ -159,6 +159,31 @@ def test_a_wrong_tool_call_is_answered_as_one(server: Server, place: dict[str, A
     }
 
 
+def test_whatever_validate_does_is_its_rows_alone(server: Server, place: dict[str, Any]) -> None:
+    """It may spoil what it is given, and return what is no words: nothing of that is sent, and other rows are whole."""
+
+    def validate(row: llmbatch.Row) -> Any:
+        said = {"a": True, "b": {"no": "words"}, "c": ""}.get(row["custom_id"])
+        row.clear()  # type: ignore[attr-defined]
+        return said
+
+    asked = [{"prompt": name, "custom_id": name} for name in "abcd"]
+    rows = batch(place, asked, reask=1, validate=validate, response_format=None)
+    said, judged = "let it return None, or what is wrong with the answer, in words", "ValidationError: validate"
+    assert [row.get("error") for row in rows] == [
+        f"{judged} raised TypeError: it returned bool; {said}",
+        f"{judged} raised TypeError: it returned dict; {said}",
+        f"{judged} refused the answer: The answer was refused.",
+        None,
+    ]
+    assert [row["asks"] for row in rows] == [1, 1, 2, 1]
+    assert rows.texts[3] == answer_to("d")
+    assert len(server.requests) == 5
+    secret = "my very private prompt of today"
+    (row,) = batch(place, [secret], validate=lambda row: f"It says {row['choices']}", response_format=None)
+    assert secret not in row["error"]
+
+
 def test_limits_of_the_batch_hold_for_each_ask(server: Server, place: dict[str, Any], tmp_path: Path) -> None:
     """max_cost, deadline, fallbacks and the checkpoint; an answer that was paid for is kept when asking again fails."""
     learner = Learner(server)
@@ -189,6 +214,19 @@ def test_an_answer_in_hand_outlives_the_deadline(server: Server, place: dict[str
     rows = batch(place, ["hi"], reask=1, deadline=1.5, response_format=None)
     assert rows.texts == ["A long st"]
     assert rows[0]["cost"] is None  # the second ask may be charged
+    assert rows[0]["attempts"] == 2
+
+    server.reset()
+    server.set(latency=0)
+    server.handler = lambda request: (
+        Response(delay=30)
+        if request.json["model"] == "gpt-4o" and len(request.json["messages"]) > 1
+        else said('{"name": 1}')
+    )
+    rows = batch(place, ["hi"], reask=1, deadline=4, fallbacks=["openai/gpt-4o"])
+    assert rows[0]["error_details"]["type"] == "ValidationError"
+    assert (rows[0]["attempts"], len(server.requests)) == (4, 4)
+    assert rows[0]["usage"]["total_tokens"] == 36  # three answers, of two models
 
 
 def test_a_job_refuses_what_only_live_requests_do(batches: BatchProvider, place: dict[str, Any]) -> None:
@@ -223,6 +261,9 @@ def test_the_same_question_is_sent_once(server: Server, place: dict[str, Any], t
     assert not server.requests
     assert again.texts[1:] == [answer_to(f"q{i % 3}") for i in range(12)][::-1]
     assert [row["metadata"]["run"] for row in again[1:]] == [2] * 12
+    plain = batch(place, asked(3), response_format=None, checkpoint=path)
+    assert not any("same_as" in row for row in plain)  # the other run's places are not this one's
+    assert not server.requests
 
 
 def test_the_same_question_fails_once(server: Server, provider: Callable[..., Server], place: dict[str, Any]) -> None:

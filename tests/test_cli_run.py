@@ -450,6 +450,7 @@ def test_the_version_is_told() -> None:
     ("content", "options", "message"),
     [
         ("not json\n", [], "line 1 is not JSON"),
+        ("[" * 200_000 + "\n", [], "line 1 is not JSON (nested too deeply)"),
         ('{"text": "x"}\n', [], "--template"),
         ('{"text": "x"}\n', ["--template", "{tex}"], "line 1 has no column 'tex'; it has text"),
         ('{"text": "x"}\n', ["--template", "no columns"], "must name its columns"),
@@ -487,6 +488,8 @@ def test_out_must_be_a_file_of_answers(shell: Shell, server: Server) -> None:
     shell.out.write_text("dear diary\n")
     assert "not a batch output line" in shell.run(source).stderr
     assert shell.out.read_text() == "dear diary\n"
+    shell.out.write_text("[" * 200_000 + "\n")
+    assert "not a batch output line" in shell.run(source).stderr
     shell.out = source
     assert "same file" in shell.run(source).stderr
     assert not server.requests

@@ -91,6 +91,17 @@ def test_failed_rows_are_sent_live(batches: BatchProvider, place: dict[str, Any]
     assert live == json.loads(batches.files["file-1"].content.splitlines()[1])["body"]
 
 
+def test_rows_sent_live_keep_what_their_answers_in_the_job_cost(batches: BatchProvider, place: dict[str, Any]) -> None:
+    """Tokens, USD and attempts are those of both."""
+    job = submitted(place, response_format={"type": "json_object"}).wait(0.01)
+    before = job.results()
+    assert {row["error_details"]["type"] for row in before} == {"ValidationError"}
+    results = job.run_failed_live(progress=False)
+    assert results.usage["total_tokens"] == 2 * before.usage["total_tokens"]
+    assert results.cost == pytest.approx(3 * before.cost)  # type: ignore[operator]  # at half the price, and at all of it
+    assert [row["attempts"] for row in results] == [row["attempts"] + 1 for row in before]
+
+
 def test_failed_rows_can_be_given_when_the_provider_has_no_copy(batches: BatchProvider, place: dict[str, Any]) -> None:
     """`payloads=` takes what `render_batch_requests` made."""
     job = submitted(place)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -53,6 +54,8 @@ NUMBERS = ("max_cost", "timeout", "deadline", "requests_per_minute", "tokens_per
         ({"custom_ids": ["a", "a"], "messages_list": [[HI], [HI]]}, ValueError, "an id twice"),
         ({"custom_ids": ["a"], "messages_list": [[HI], [HI]]}, ValueError, "1 ids for 2 rows"),
         ({"on_result": 3}, TypeError, "function"),
+        ({"on_result": asyncio.sleep}, TypeError, "no async one"),
+        ({"validate": asyncio.sleep}, TypeError, "no async one"),
         ({"max_cost": 1.0, "model": "openai/unpriced-model"}, ValueError, "needs a price"),
     ],
 )

@@ -177,7 +177,7 @@ def test_what_no_job_can_join_is_refused(
         ({"role": "user", "content": "a"}, "needs messages or a prompt"),
         ({"prompt": 3}, "prompt must be a string"),
         ({"prompt": "a", 3: 4}, "must be strings"),
-        ({"custom_id": "e", "url": "/v1/embeddings", "body": {"input": "a"}}, "a batch line for /v1/embeddings"),
+        ({"custom_id": "e", "url": "/v1/embeddings", "body": {"input": "a"}}, "a batch line that is for no chat"),
     ],
 )
 def test_a_request_that_cannot_be_sent_is_an_error_row(
@@ -189,6 +189,22 @@ def test_a_request_that_cannot_be_sent_is_an_error_row(
     assert rows[1]["error"].startswith("InvalidRow: ")
     assert why in rows[1]["error"]
     assert len(server.requests) == 2
+
+
+def test_ids_of_requests_and_of_the_call_are_told_apart(server: Server, place: dict[str, Any]) -> None:
+    """A request's own id stands before the call's, and may be no other row's."""
+    asked = [
+        "a",
+        {"prompt": "b", "custom_id": "x"},
+        {"prompt": "c", "custom_id": "z"},
+        {"prompt": "d", "custom_id": "e"},
+    ]
+    rows = live(asked, {**place, "custom_ids": ["x", "y", "z", "w"]})
+    assert [row["custom_id"] for row in rows] == ["x", "y", "z", "e"]
+    assert [row.get("error") for row in rows] == [
+        None, "InvalidRow: the custom_id 'x' is there already; give each request its own", None, None
+    ]  # fmt: skip
+    assert len(server.requests) == 3
 
 
 def test_a_models_key_and_address_go_to_no_other(

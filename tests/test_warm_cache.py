@@ -34,6 +34,19 @@ def test_one_row_of_each_beginning_goes_first(server: Server) -> None:
     assert server.stats.peak_in_flight > 3
 
 
+def test_each_model_has_a_cache_of_its_own(server: Server) -> None:
+    """One row of each model leads."""
+    server.set(latency=0.2)
+    models = ("openai/gpt-4o-mini", "openai/gpt-4o")
+    rows = [{"messages": row(0, number), "model": model} for number in range(4) for model in models]
+    assert not batch(server.api_base, rows, max_workers=8, warm_prompt_cache=True).failed
+    for name in ("gpt-4o-mini", "gpt-4o"):
+        first, *others = sorted(request.at for request in server.requests if request.json["model"] == name)
+        assert len(others) == 3
+        assert min(others) - first >= 0.2 * 0.99
+    assert server.stats.peak_in_flight == 6
+
+
 def test_a_leader_that_fails_does_not_hold_the_others(server: Server) -> None:
     """The cache is then cold, but every row is sent."""
     server.handler = lambda request: Response(400) if request.text == "0-0" else None

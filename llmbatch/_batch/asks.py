@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from llmbatch._batch.rows import refused_answer
+from llmbatch._leaves.checks import copied
 from llmbatch._leaves.row import CUT_OFF, Row, choice_text
 from llmbatch._leaves.structured import parsed
-from llmbatch._request.failures import Failure
+from llmbatch._request.failures import Failure, clean
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -26,23 +27,36 @@ _SAID = 10  # of a misfit's problems
 _WRONG_SHAPE = "Your answer does not have the shape that was asked for:"
 
 
-def judged(row: Row, plan: ChatPlan, validate: Callable[[Row], str | None] | None) -> tuple[Row, str | None]:
+def judged(
+    row: Row, plan: ChatPlan, request: Mapping[str, Any], validate: Callable[[Row], str | None] | None
+) -> tuple[Row, str | None]:
     """The row, an error row if `validate` refuses it, and what is wrong with its answer ("": it was cut off)."""
     wrong: str | None = None
     if "error" not in row and validate is not None:
         try:
-            wrong = validate(row)
+            wrong = _words(validate(copied(row)))
         except Exception as exc:  # noqa: BLE001 - the caller's function; it is this row's failure only
-            failure = Failure("ValidationError", f"validate raised {type(exc).__name__}: {exc}", 200)
-            return refused_answer(row, failure, plan), None
+            return refused_answer(row, _misjudged(f"raised {type(exc).__name__}: {exc}", request), plan), None
         if wrong is not None:
-            row = refused_answer(row, Failure("ValidationError", f"validate refused the answer: {wrong}", 200), plan)
+            row = refused_answer(row, _misjudged(f"refused the answer: {wrong}", request), plan)
     elif "error" in row:
         if not row["choices"] or row["error_details"]["type"] != "ValidationError":
             return row, None
         wrong = _misfit(row, plan.response_format) if plan.response_format is not None else None
     cut = row["choices"][0].get("finish_reason") == CUT_OFF
     return row, "" if cut and _limit(plan) else wrong
+
+
+def _misjudged(what: str, request: Mapping[str, Any]) -> Failure:
+    return Failure("ValidationError", f"validate {clean(what, request)}", 200)
+
+
+def _words(said: Any) -> str | None:
+    """What `validate` returned. Raises TypeError for what is no words."""
+    if said is not None and not isinstance(said, str):
+        msg = f"it returned {type(said).__name__}; let it return None, or what is wrong with the answer, in words"
+        raise TypeError(msg)
+    return "The answer was refused." if said == "" else said
 
 
 def asked_again(row: Row, wrong: str, plan: ChatPlan, request: Mapping[str, Any]) -> tuple[ChatPlan, dict[str, Any]]:

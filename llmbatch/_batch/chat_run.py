@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["ChatRun"]
 
 _NO_FALLBACK = {"CassetteMiss", "BudgetExceeded", "CheckpointError"}
+_SPENT = ("usage", "cost", "attempts")
 _LONE_MESSAGE_BEGINNING = 4096  # characters; providers cache from some 1,024 tokens
 
 
@@ -69,7 +70,9 @@ class ChatRun(Run[Any, tuple[int, Row]]):
         self.ways = Plans(call, way, provider_of)
         self.target = self.ways.first.plans[0].target
         self._ids, self._own_ids = CustomIds(), SeenIds()
-        self._warm: dict[str, asyncio.Event] = {}
+        for custom_id in options.custom_ids or ():
+            self._own_ids.add(custom_id)
+        self._warm, self._warming = SeenIds(), dict[bytes, asyncio.Event]()
         self._so_far: dict[int, Row] = {}
         self._firsts: dict[Any, tuple[int, asyncio.Future[Row]]] = {}
 
@@ -86,7 +89,7 @@ class ChatRun(Run[Any, tuple[int, Row]]):
             asked = read(item)
             way = self.ways.of(asked)
             target = way.plans[0].target
-            self._check_id(asked)
+            self._check_id(index, asked)
             request = way.plans[0].request(asked.messages)
             request_id = self._ids(request)
         except Exception as exc:  # noqa: BLE001 - a row that cannot be sent is that row's error
@@ -125,7 +128,7 @@ class ChatRun(Run[Any, tuple[int, Row]]):
             cut, row = self._late(index, custom_id, way.plans[0].target), self._so_far.get(index)
             if row is None:
                 return cut
-            row["cost"] = None if cut["cost"] is None else row["cost"]
+            row.update({name: cut[name] for name in _SPENT})  # type: ignore[typeddict-item, literal-required]
             return row
 
         send = partial(self._sent, index, asked, way, request, custom_id)
@@ -133,9 +136,11 @@ class ChatRun(Run[Any, tuple[int, Row]]):
         self._so_far.pop(index, None)
         return row
 
-    def _check_id(self, asked: Asked) -> None:
+    def _check_id(self, index: int, asked: Asked) -> None:
         """Raise ValueError for a request whose own id is another's already, and take it from it."""
-        if asked.custom_id is not None and not self._own_ids.add(asked.custom_id):
+        if asked.custom_id is None or (self.options.custom_ids and asked.custom_id == self._row_id(index, None)):
+            return
+        if not self._own_ids.add(asked.custom_id):
             custom_id, asked.custom_id = asked.custom_id, None
             msg = f"the custom_id {custom_id!r} is there already; give each request its own"
             raise ValueError(msg)
@@ -158,13 +163,13 @@ class ChatRun(Run[Any, tuple[int, Row]]):
         self, way: Way, at: int, index: int, asked: Asked, request: dict[str, Any], custom_id: str
     ) -> Row:
         """The row that one of a way's models makes of a request, asked again while its answer is wrong."""
-        plan, sender, most = way.plans[at], way.senders[at], self.options.reask
+        plan, sender, most, given = way.plans[at], way.senders[at], self.options.reask, request
         before: Row | None = None
         for asks in range(1, most + 2):
             outcome = await sender.send(request, index, self.call_for(index), self._begun(index))
             row = chat_row(outcome, plan, custom_id)
             labelled(row, custom_id, asked.metadata)
-            row, wrong = judged(row, plan, self.options.validate)
+            row, wrong = judged(row, plan, given, self.options.validate)
             if before is not None:
                 if not row["choices"]:  # what was answered before stays
                     row, before, wrong = before, row, None
@@ -184,17 +189,18 @@ class ChatRun(Run[Any, tuple[int, Row]]):
         if not self.options.warm_prompt_cache:
             yield
             return
-        beginning = _beginning(request["messages"])
-        leader = self._warm.get(beginning)
-        if leader is not None:
-            await leader.wait()
+        beginning = _beginning(request)
+        if not self._warm.add(beginning):
+            if (leader := self._warming.get(beginning)) is not None:
+                await leader.wait()
             yield
             return
-        self._warm[beginning] = answered = asyncio.Event()
+        self._warming[beginning] = answered = asyncio.Event()
         try:
             yield
         finally:
             answered.set()
+            del self._warming[beginning]
 
 
 def _why(exc: Exception, asked: Asked) -> str:
@@ -213,7 +219,8 @@ def _copied(row: Row) -> Row:
     return {**same, "usage": dict(NO_USAGE), "cost": 0.0, "attempts": 0}
 
 
-def _beginning(messages: list[dict[str, Any]]) -> str:
-    """What providers cache by: everything before the last message, or the start of a lone one."""
+def _beginning(request: Mapping[str, Any]) -> bytes:
+    """What a model's provider caches by: everything before the last message, or the start of a lone one."""
+    messages = request["messages"]
     shared: Any = messages[:-1] or str(messages[0].get("content"))[:_LONE_MESSAGE_BEGINNING]
-    return hashlib.blake2b(repr(shared).encode(), digest_size=16).hexdigest()
+    return hashlib.blake2b(repr((request["model"], shared)).encode("utf-8", "surrogatepass"), digest_size=8).digest()

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from llmbatch._leaves.files import replaceable, replacing
+from llmbatch._leaves.files import from_json, replaceable, replacing
 from llmbatch._leaves.lines import row_from_line, written_row
 from llmbatch.errors import CheckpointError
 
@@ -206,7 +206,7 @@ def output_lines(file: IO[bytes], path: Path) -> Iterator[tuple[int, int, dict[s
 
 def _parsed(data: bytes, number: int, path: Path) -> dict[str, Any] | None:
     try:
-        line = json.loads(data)
+        line = from_json(data)
         if "custom_id" in line and ("response" in line or "error" in line):
             return line  # type: ignore[no-any-return]
     except (ValueError, TypeError):

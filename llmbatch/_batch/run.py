@@ -1,6 +1,6 @@
 """What every run of a batch does around its requests: slots, limits, deadline and checkpoint.
 
-`ChatRun` (`_chat_run`) and `EmbeddingsRun` (`embeddings`) say what one unit of work is and how its rows are made.
+`ChatRun` (`chat_run`) and `EmbeddingsRun` (`embeddings_run`) say what one unit of work is and how its rows are made.
 """
 
 from __future__ import annotations
@@ -175,6 +175,7 @@ class Run(Generic[T, R]):
         if row is None:
             self._checkpoint.note_change(prints)
             return None, prints
+        row.pop("same_as", None)  # a place in another run's input
         if (row["custom_id"], row.get("metadata")) != (custom_id, metadata):
             labelled(row, custom_id, metadata)
             self._record(request_id, prints, row)

@@ -20,7 +20,7 @@ from llmbatch._jobs.results import Join
 from llmbatch._jobs.state import JobState, Part
 from llmbatch._leaves.background import awaited, in_background
 from llmbatch._leaves.checks import check_number
-from llmbatch._leaves.row import numbered
+from llmbatch._leaves.row import add_spent, numbered
 from llmbatch._leaves.structured import checked_format
 from llmbatch._litellm.files import Access
 from llmbatch.errors import BatchJobError
@@ -296,7 +296,10 @@ class BatchJob:
         async with self.remote() as remote:
             bodies = await again.bodies(self.state, remote, failed, payloads)
         rows = {row["custom_id"]: row for row in await again.run_live(self.state, self._access, bodies, options)}
-        results[:] = [numbered(index, rows.get(row["custom_id"], row)) for index, row in enumerate(results)]
+        for index, row in enumerate(results):
+            if (live := rows.get(row["custom_id"])) is not None:
+                add_spent(live, row)
+                results[index] = numbered(index, live)
         return results
 
     def remote(self) -> Remote:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from llmbatch._leaves.checks import UnsendableError, checked_ids
+from llmbatch._leaves.files import from_json
 from llmbatch._leaves.identity import CustomIds, SeenIds
 from llmbatch._request.failures import clean
 from llmbatch._request.plans import plan_chat
@@ -155,7 +155,7 @@ def read_payloads(path: str | os.PathLike[str]) -> Iterator[Payload]:
             if not line.strip():
                 continue
             try:
-                payload = json.loads(line)
+                payload = from_json(line)
             except ValueError as exc:
                 msg = f"{os.fspath(path)}, line {number}: not JSON ({exc}); write_batch_file makes such files"
                 raise ValueError(msg) from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from dataclasses import replace
@@ -12,6 +11,7 @@ from loguru import logger
 
 from llmbatch._batch.rows import chat_row, failure_row
 from llmbatch._jobs.remote import MESSAGE_LEFT_OUT
+from llmbatch._leaves.files import from_json
 from llmbatch._leaves.lines import SUCCESS, row_from_line
 from llmbatch._leaves.row import Row, answer_row, numbered
 from llmbatch._litellm import Answer
@@ -96,7 +96,7 @@ class Join:
 
     def _take(self, text: bytes, found: dict[str, Row]) -> None:
         try:
-            line = json.loads(text)
+            line = from_json(text)
             custom_id = line["custom_id"]
             response = line.get("response") or {}
             if isinstance(response.get("body"), str):
@@ -207,7 +207,7 @@ class Join:
 def _unquoted(body: str) -> Any:
     """A body that is JSON in a JSON string, as OGX's server writes it, or words."""
     try:
-        return json.loads(body)
+        return from_json(body)
     except ValueError:
         return {"message": body}
 

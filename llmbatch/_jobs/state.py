@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmbatch._leaves.files import replacing
+from llmbatch._leaves.files import from_json, replacing
 from llmbatch._litellm import Target
 from llmbatch.errors import BatchJobError
 
@@ -150,7 +150,7 @@ class JobState:
     def load(cls, path: str | os.PathLike[str]) -> JobState:
         """Read it back. Raises BatchJobError for a file that is none of ours, FileNotFoundError for no file."""
         try:
-            data = json.loads(Path(path).read_text("utf-8"))
+            data = from_json(Path(path).read_text("utf-8"))
             known = {item.name for item in fields(cls)}
             if data.pop("llmbatch", None) != "batch job" or data.get("format") != _FORMAT or data.keys() - known:
                 raise ValueError  # noqa: TRY301 - said below

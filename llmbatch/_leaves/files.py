@@ -12,12 +12,21 @@ from typing import IO, TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["is_standard_output", "json_line", "json_text", "replaceable", "replacing"]
+__all__ = ["from_json", "is_standard_output", "json_line", "json_text", "replaceable", "replacing"]
 
 
 def json_line(value: Any) -> bytes:
     """The value as a line of JSONL. Raises UnicodeEncodeError for text that is no UTF-8 (half an emoji)."""
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
+
+
+def from_json(text: str | bytes) -> Any:
+    """What a line or a file holds as JSON. Raises ValueError for what is none, or nested too deeply to be read."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        msg = "nested too deeply"
+        raise ValueError(msg) from None
 
 
 def json_text(value: Any, **style: Any) -> str:

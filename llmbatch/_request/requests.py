@@ -77,7 +77,7 @@ def _of_batch_line(line: dict[str, Any]) -> dict[str, Any]:
     body, url = line.pop("body"), line.pop("url", None)
     line.pop("method", None)
     if "messages" not in body or not str(url or "chat/completions").endswith("chat/completions"):
-        msg = f"a batch line for {url or 'no chat'}; only chats, whose body has messages, can be asked"
+        msg = "a batch line that is for no chat; only chats, whose body has messages, can be asked"
         raise ValueError(msg)
     return {"temperature": None, "max_tokens": None, **body, **line}
 

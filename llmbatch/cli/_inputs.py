@@ -9,7 +9,6 @@ from __future__ import annotations
 import codecs
 import csv
 import io
-import json
 import math
 import shutil
 import sys
@@ -20,6 +19,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import IO, Any
 
+from llmbatch._leaves.files import from_json
 from llmbatch._leaves.template import Template
 from llmbatch._request.requests import Asked, read
 
@@ -204,7 +204,7 @@ def json_lines(file: IO[bytes]) -> Records:
         text = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
         if text.strip():
             try:
-                yield number, json.loads(text)
+                yield number, from_json(text)
             except ValueError as exc:
                 msg = f"line {number} is not JSON ({exc}); for a table, say --format csv"
                 raise ValueError(msg) from None

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from array import array
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from llmbatch._leaves.files import from_json
 from llmbatch.cli._inputs import checked_input
 from llmbatch.cli._io import emit, input_options, request_arguments, request_options, taken_input_options
 from llmbatch.cli._main import BAD_END, INTERRUPTED
@@ -222,7 +222,7 @@ class _Tally:
 def _response_format(path: Path) -> dict[str, Any]:
     """A JSON schema, or a whole response_format, out of a file."""
     try:
-        schema = json.loads(path.read_text(encoding="utf-8"))
+        schema = from_json(path.read_text(encoding="utf-8"))
     except ValueError as exc:
         msg = f"{path} is not JSON ({exc})"
         raise ValueError(msg) from None
