@@ -98,7 +98,9 @@ def test_what_was_learnt_is_forgotten_after_a_pause() -> None:
             limiter.refused(await limiter.admit(row, 10.0), {}, None)
         assert limiter.refusals.finding[0] == "door"
         await asyncio.sleep(70)
+        began = asyncio.get_running_loop().time()
         await send(limiter, 8)
+        assert asyncio.get_running_loop().time() - began < 0.6, "all at once, no probe first"
         assert limiter.refusals.finding == ("", "")
 
     assert in_virtual_time(work) < 100

@@ -108,7 +108,7 @@ def test_a_wait_named_in_the_text_is_kept(server: Server, message: str) -> None:
 def test_a_wait_of_a_day_fails_the_row(server: Server) -> None:
     """`retry-after: 73192` is a spent quota, not a pause."""
     server.handler = lambda request: Response(429, {"retry-after": "73192"})
-    (row,) = batch(server.api_base, chats(1))
+    (row,) = batch(server.api_base, chats(1), deadline=5.0)
     assert len(server.requests) == 1
     assert "73192" in row["error"]
     assert not row["error_details"]["retryable"]
