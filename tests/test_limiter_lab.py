@@ -72,7 +72,40 @@ def test_a_told_limit_is_charged_once(others: list[float]) -> None:
 
         await asyncio.gather(*(call(rpm, 60 // len(others)) for rpm in others))
 
-    assert in_virtual_time(work) == pytest.approx(59 / (min(others) / 60) + 0.5, rel=0.1)
+    shortest = 59 / (min(others) / 60) + 0.5
+    assert shortest <= in_virtual_time(work) < 1.1 * shortest
+
+
+@pytest.mark.parametrize("told", [(600.0, None), (None, 6000.0)])
+def test_a_told_limit_saves_nothing_up(told: tuple[float | None, float | None]) -> None:
+    """After a pause of 30 s requests go as evenly as before: ten a second by number, or by ten tokens each."""
+
+    async def work(limiter: Limiter) -> None:
+        with limiter.told(*told):
+            await send(limiter, 1)
+            await asyncio.sleep(29.5)
+            await send(limiter, 31)
+
+    assert in_virtual_time(work) >= 30 + 2.0 + 0.5
+
+
+@pytest.mark.parametrize("end", ["answered", "refused", "faulted"])
+def test_tokens_that_were_not_used_come_back(end: str) -> None:
+    """A request counts as 900 of 1,000 tokens a second until it has used 10, or none."""
+
+    async def work(limiter: Limiter) -> None:
+        with limiter.told(None, 60_000):
+            for row in range(5):
+                permit = await limiter.admit(row, 900.0)
+                await asyncio.sleep(0.5)
+                if end == "answered":
+                    limiter.answered(permit, {}, 10.0)
+                elif end == "refused":
+                    limiter.refused(permit, {}, None)
+                else:
+                    limiter.faulted(permit)
+
+    assert in_virtual_time(work) < 3.5
 
 
 def test_a_daily_limit_with_much_left_holds_nobody_back() -> None:
