@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from llmbatch._request.limits import Limiter
+from llmbatch._request.limits import FIRST_WINDOW, Limiter
 from tests.benchmarks.limiter_lab import SCENARIOS, Scenario, VirtualLoop, measure
 
 if TYPE_CHECKING:
@@ -153,3 +153,21 @@ def test_a_cancelled_waiter_takes_nothing_with_it() -> None:
         assert (limiter.in_flight, limiter.waiting) == (0, 0)
 
     assert in_virtual_time(work) < 1.1
+
+
+def test_a_permit_that_comes_too_late_goes_back() -> None:
+    """A request that is cancelled in the very moment of its turn holds no place."""
+
+    async def work(limiter: Limiter) -> None:
+        permits = [await limiter.admit(row, 10.0) for row in range(FIRST_WINDOW)]
+        late = asyncio.ensure_future(limiter.admit(FIRST_WINDOW, 10.0))
+        await asyncio.sleep(0)
+        limiter.answered(permits[0], {}, 10.0)
+        late.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await late
+        for permit in permits[1:]:
+            limiter.answered(permit, {}, 10.0)
+        assert (limiter.in_flight, limiter.waiting) == (0, 0)
+
+    assert in_virtual_time(work) < 0.01
