@@ -11,6 +11,7 @@ change: it gets a test, or a reason in `REASONS`. mutmut leaves decorated functi
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import shutil
@@ -61,7 +62,7 @@ def outcomes(module: str, minutes: float | None) -> list[tuple[str, str]]:
         shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".git", ".venv", ".*cache", "__pycache__"))
         tests = [f"tests/test_{name}.py" for name in TESTS[module]]
         with (copy / "pyproject.toml").open("a") as file:
-            file.write(SETTINGS.format(module=module, not_changed=NOT_CHANGED, tests=tests))
+            file.write(SETTINGS.format(module=module, not_changed=json.dumps(NOT_CHANGED), tests=json.dumps(tests)))
         mutmut = [sys.executable, "-m", "mutmut"]
         with (Path(folder) / "said").open("w+") as said:
             run = subprocess.Popen(
