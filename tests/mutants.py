@@ -27,11 +27,11 @@ ROOT = Path(__file__).parent.parent
 # Each module, and the tests that concern it.
 TESTS = {
     "_request/guards": ("budget", "fail_fast"),
-    "_request/retry": ("retry",),
+    "_request/retry": ("retry", "copilot"),
     "_request/worst": ("worst_case",),
     "_batch/rows": ("structured", "odd_rows", "asks", "rows"),
     "_batch/checkpoint": ("checkpoint",),
-    "_request/sender": ("budget", "fail_fast", "keys", "retry", "limits"),
+    "_request/sender": ("budget", "fail_fast", "keys", "retry", "limits", "copilot"),
     "_request/failures": ("retry", "fail_fast", "hostile_server", "litellm_failures", "keys"),
     "_request/limits": ("limiter_lab", "limits"),
     "_request/refusals": ("limiter_lab",),
@@ -85,7 +85,7 @@ def outcomes(module: str, minutes: float | None) -> list[tuple[str, str]]:
 
 def reason(change: str) -> str | None:
     """Why nobody can notice a change, None where somebody should."""
-    before, after = ("\n".join(re.findall(rf"^[{sign}](?![{sign}])(.*)", change, re.M)) for sign in ("-", "+"))
+    before, after = ("\n".join(re.findall(rf"^[{sign}](?![{sign}])(.*)", change, re.MULTILINE)) for sign in ("-", "+"))
     quoted = " ".join(re.findall(r'"([^"]*)"', after))
     if " " in quoted and before.casefold() == after.replace("XX", "").casefold():
         return "the words of a message"

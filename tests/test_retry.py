@@ -232,6 +232,37 @@ def test_each_retry_waits_longer_on_the_whole() -> None:
     bounds = retry.BACKOFF_FIRST, 8 * retry.BACKOFF_FIRST, retry.BACKOFF_CAP
     for waits, bound in zip(drawn, bounds, strict=True):
         assert min(waits) < bound / 4 < bound * 3 / 4 < max(waits) <= bound
+    for hint, least in ((0.0, 0.05), (5.0, 5.0), (1000.0, 120.0)):
+        told = failures.Failure("x", "x", 503, retryable=True, hint=hint)
+        waits = [policy.wait(State(1, told)) for _ in range(50)]  # type: ignore[arg-type]
+        assert least <= min(waits) < max(waits) <= least + retry.BACKOFF_FIRST
+
+
+def test_a_rest_after_refusals_grows_and_heeds_the_provider() -> None:
+    """From 0.1 s by a half each time up to 1 s, half of it at random; a longer hint holds, up to two minutes."""
+    rests = [retry.rest(refusals, None, 1.0) for refusals in (1, 2, 3, 50)]
+    assert rests == pytest.approx([0.1, 0.15, 0.225, 1.0])
+    assert [retry.rest(1, 0.0, jitter) for jitter in (0.0, 0.5)] == pytest.approx([0.05, 0.075])
+    assert [retry.rest(1, hint, 1.0) for hint in (0.01, 5.0, 1000.0)] == [0.1, 5.0, 120.0]
+
+
+def test_no_retries_means_none_after_a_refusal_either(server: Server) -> None:
+    """`retries=0` sends once, whatever the fault; the row says that it could be retried."""
+    server.handler = lambda request: Response(429, {"retry-after-ms": "20"})
+    (row,) = batch(server.api_base, chats(1), retries=0, deadline=5.0)
+    assert (len(server.requests), row["error_details"]["type"]) == (1, "RateLimitError")
+    assert row["error_details"]["retryable"]
+
+
+@pytest.mark.parametrize(("status", "kind"), [(429, "RateLimitError"), (503, "ServiceUnavailableError")])
+def test_a_row_is_given_up_in_the_end(server: Server, monkeypatch: pytest.MonkeyPatch, status: int, kind: str) -> None:
+    """An hour of refusals, or ten minutes of faults, whatever the retries; here both are made short."""
+    for name in ("FAULT_SECONDS", "REFUSED_SECONDS"):
+        monkeypatch.setattr(retry, name, 0.5)
+    server.handler = lambda request: Response(status, {"retry-after-ms": "60"})
+    (row,) = batch(server.api_base, chats(1), retries=1000, deadline=10.0, model=f"openai/gives-up-{status}")
+    assert row["error_details"]["type"].endswith(kind)
+    assert row["attempts"] == len(server.requests) > 2
 
 
 @pytest.mark.processes
