@@ -38,7 +38,7 @@ FAULTS = {
 def test_a_fault_of_all_rows_stops_after_a_few(server: Server, fault: Response) -> None:
     """Each row has a row; the few sent ones have the provider's words, the others say why and what to do."""
     server.handler = lambda request: fault
-    rows = batch(server.api_base, chats(200), max_workers=4, deadline=20.0)
+    rows = batch(server.api_base, chats(200), max_workers=4, deadline=60.0)
     assert len(server.requests) <= FEW
     assert len(rows.failed) == 200
     unsent = [row for row in rows if row["error_details"]["type"] == "NotSent"]
