@@ -7,8 +7,9 @@ import os
 import resource
 import signal
 import subprocess
+import threading
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -189,6 +190,7 @@ def files_of_at_most(size: int) -> Iterator[None]:
 def test_a_full_disk_leaves_a_whole_file_and_rows_that_say_so(server: Server, path: Path) -> None:
     """When a row cannot be written no more is sent; what is there can be read, and the rerun goes on."""
     batch(server.api_base, chats(2), checkpoint=path)
+    path.write_bytes(path.read_bytes()[:-1])
     with files_of_at_most(path.stat().st_size + 5000):
         rows = batch(server.api_base, chats(60), checkpoint=path, max_workers=2)
     assert len(rows) == 60
@@ -239,21 +241,23 @@ def test_the_changed_field_is_that_of_its_prompt(server: Server, path: Path, log
     """Each row is compared with what was asked of the same prompt before, or of the same text."""
     first, second = {"prompt": "a", "seed": 1}, {"prompt": "b", "top_p": 0.5}
     batch(server.api_base, [first, second], checkpoint=path)
-    batch(server.api_base, [{**first, "seed": 2}, second, "c"], checkpoint=path)
+    batch(server.api_base, [{**first, "seed": 2}, {**second, "top_p": 0.6}, "c"], checkpoint=path)
     options = place(server.api_base, model="openai/e", checkpoint=path)
     llmbatch.create_embeddings_batch(["a", "b"], **options)
     llmbatch.create_embeddings_batch(["b", "c"], **options, dimensions=2)
     changes = [line.split("changed: ")[1].split(" {}")[0] for line in log if "changed" in line]
-    assert changes == ["{'seed': 1}", "{'dimensions': 1}"]
+    assert changes == ["{'seed': 1, 'top_p': 1}", "{'dimensions': 1}"]
 
 
 def test_another_order_and_more_rows_send_only_what_is_new(server: Server, path: Path) -> None:
     """Rows are known by what they ask, not by where they stand; another key or server changes nothing."""
     batch(server.api_base, chats(6), checkpoint=path)
     server.reset()
+    before = path.stat()
     rows = batch(server.api_base, [*reversed(chats(6)), *chats(2, start=6)], checkpoint=path, api_key="sk-another")
     assert [answered(row, i) for row, i in zip(rows, [5, 4, 3, 2, 1, 0, 6, 7], strict=True)] == [True] * 8
     assert sorted(request.text for request in server.requests) == [question(6), question(7)]
+    assert path.stat().st_ino == before.st_ino, "nothing was to be dropped, so nothing was rewritten"
 
 
 def test_duplicates_are_rows_of_their_own(server: Server, path: Path) -> None:
@@ -287,6 +291,26 @@ def test_embeddings_resume_too(server: Server, path: Path) -> None:
     assert both[:9:-1] == [{**row, "resumed": True} for row in first]
     assert both.embeddings == [vector_for(text) for text in reversed(texts)]
     assert [text for request in server.requests for text in request.json["input"]] == texts[:19:-1]
+
+
+def test_a_second_run_on_the_file_is_told(server: Server, tmp_path: Path) -> None:
+    """Until the first has ended; folders that are not there are made."""
+    path = tmp_path / "not" / "there" / "run.jsonl"
+    told = threading.Event()
+
+    def slowly() -> Iterator[Any]:
+        yield chats(1)[0]
+        told.wait(60)
+        yield from chats(2, start=1)
+
+    rows = llmbatch.as_completed(slowly(), **place(server.api_base, checkpoint=path))
+    next(iter(rows))
+    with pytest.raises(llmbatch.CheckpointError, match=f"the checkpoint {path} is in use by another run"):
+        batch(server.api_base, chats(3), checkpoint=path)
+    told.set()
+    assert len(list(rows)) == 2
+    assert not batch(server.api_base, chats(3), checkpoint=path).failed
+    assert len(server.requests) == 3
 
 
 @pytest.mark.processes
