@@ -303,8 +303,8 @@ def test_a_second_run_on_the_file_is_told(server: Server, tmp_path: Path) -> Non
         told.wait(60)
         yield from chats(2, start=1)
 
-    rows = llmbatch.as_completed(slowly(), **place(server.api_base, checkpoint=path))
-    next(iter(rows))
+    rows = iter(llmbatch.as_completed(slowly(), **place(server.api_base, checkpoint=path)))
+    next(rows)
     with pytest.raises(llmbatch.CheckpointError, match=f"the checkpoint {path} is in use by another run"):
         batch(server.api_base, chats(3), checkpoint=path)
     told.set()
