@@ -40,17 +40,18 @@ TESTS = {
 }
 # What no caller is promised: words of messages, and hints to a type checker.
 NOT_CHANGED = [r"^\s*msg = ", r"^\s*if TYPE_CHECKING", r"^\s*assert ", r"^\s*logger\."]
-# Changes that nobody can tell from the right code, as a pattern of what was taken out and put in.
+# Changes that nobody can tell from the right code, each as a pattern of its diff.
 REASONS = {
-    r"^-.*[ (]lock\(|^-.*_in_use": "only words of a message, or what tests of processes show",
-    r"^-.*win32|_let_go|_locked": "another system, or what tests of processes show",
-    r"^-.*until\.reschedule": "any moment of the past",
-    r'^-.*"NotSent", f': "shared: what is not sent is not split either",
-    r"^-.*spent > \w+_SECONDS(?s:.*)^\+.*spent >= ": "to the microsecond",
-    r"^-.*OSError\(0": "a number that is not shown",
-    r"^-.*dropped \+?= ": "only whether it is 0 counts",
-    r"^-.*os\.write\(": "a file takes a line at once",
-    r"ensure_ascii=False(?s:.*)ensure_ascii=None": "None is false",
+    r"^[+].*lock[(][a-z_.]+, None[)]|^[+].*(_in_use|CheckpointError)[(]None[)]": "only words of a message",
+    r"^-.*win32|[.]x__let_go__|^-.*_locked[.]": "another system, or what tests of processes show",
+    r"^[+].*until[.]reschedule[(]1[)]": "any moment of the past",
+    r'^[+].*"NotSent", f.*(shared=(None|False)|retryable=True, [)])': "what is not sent is not split either",
+    r"^-.*spent > [A-Z]+_SECONDS\n[+].*spent >= ": "to the microsecond",
+    r"^-.*raise OSError[(]0": "a number that is not shown",
+    r"^-\s+dropped [+]= ": "only whether it is 0 counts",
+    r"^[+]\s+written = os[.]write": "a file takes a line at once",
+    r"^[+].*ensure_ascii=None": "None is false",
+    r"^[+].*os[.]pread[(].*, 2, size - 1": "there is no more to be read",
 }
 SETTINGS = """
 [tool.mutmut]
