@@ -38,13 +38,27 @@ FAULTS = {
 def test_a_fault_of_all_rows_stops_after_a_few(server: Server, fault: Response) -> None:
     """Each row has a row; the few sent ones have the provider's words, the others say why and what to do."""
     server.handler = lambda request: fault
-    rows = batch(server.api_base, chats(200), max_workers=4)
+    rows = batch(server.api_base, chats(200), max_workers=4, deadline=60.0)
     assert len(server.requests) <= FEW
     assert len(rows.failed) == 200
     unsent = [row for row in rows if row["error_details"]["type"] == "NotSent"]
     assert len(unsent) >= 200 - FEW
     assert all(row["attempts"] == 0 and row["cost"] == 0 and row["error_details"]["retryable"] for row in unsent)
     assert "run again" in unsent[0]["error"]
+    (said,) = {(row["error_details"]["status_code"], row["error_details"]["provider"]) for row in unsent}
+    assert said == (fault.status, "openai")
+
+
+def test_how_many_are_a_few(server: Server) -> None:
+    """Five in a row at the start, fifteen once a row was answered; an answer starts the count anew."""
+    server.handler = lambda request: FAULTS["forbidden"]
+    assert len(batch(server.api_base, chats(30), max_workers=1).failed) == 30
+    assert len(server.requests) == 5
+    server.reset()
+    server.handler = lambda request: None if request.text in {question(0), question(8)} else FAULTS["forbidden"]
+    rows = batch(server.api_base, chats(40), max_workers=1)
+    assert [i for i, row in enumerate(rows) if "error" not in row] == [0, 8]
+    assert len(server.requests) == 9 + 15
 
 
 def test_nobody_at_the_address_stops_the_sending() -> None:

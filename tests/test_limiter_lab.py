@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from llmbatch._request.limits import Limiter
+from llmbatch._request.limits import FIRST_WINDOW, Limiter
 from tests.benchmarks.limiter_lab import SCENARIOS, Scenario, VirtualLoop, measure
 
 if TYPE_CHECKING:
@@ -72,7 +72,40 @@ def test_a_told_limit_is_charged_once(others: list[float]) -> None:
 
         await asyncio.gather(*(call(rpm, 60 // len(others)) for rpm in others))
 
-    assert in_virtual_time(work) == pytest.approx(59 / (min(others) / 60) + 0.5, rel=0.1)
+    shortest = 59 / (min(others) / 60) + 0.5
+    assert shortest <= in_virtual_time(work) < 1.1 * shortest
+
+
+@pytest.mark.parametrize("told", [(600.0, None), (None, 6000.0)])
+def test_a_told_limit_saves_nothing_up(told: tuple[float | None, float | None]) -> None:
+    """After a pause of 30 s requests go as evenly as before: ten a second by number, or by ten tokens each."""
+
+    async def work(limiter: Limiter) -> None:
+        with limiter.told(*told):
+            await send(limiter, 1)
+            await asyncio.sleep(29.5)
+            await send(limiter, 31)
+
+    assert in_virtual_time(work) >= 30 + 2.0 + 0.5
+
+
+@pytest.mark.parametrize("end", ["answered", "refused", "faulted"])
+def test_tokens_that_were_not_used_come_back(end: str) -> None:
+    """A request counts as 900 of 1,000 tokens a second until it has used 10, or none."""
+
+    async def work(limiter: Limiter) -> None:
+        with limiter.told(None, 60_000):
+            for row in range(5):
+                permit = await limiter.admit(row, 900.0)
+                await asyncio.sleep(0.5)
+                if end == "answered":
+                    limiter.answered(permit, {}, 10.0)
+                elif end == "refused":
+                    limiter.refused(permit, {}, None)
+                else:
+                    limiter.faulted(permit)
+
+    assert in_virtual_time(work) < 3.5
 
 
 def test_a_daily_limit_with_much_left_holds_nobody_back() -> None:
@@ -98,7 +131,9 @@ def test_what_was_learnt_is_forgotten_after_a_pause() -> None:
             limiter.refused(await limiter.admit(row, 10.0), {}, None)
         assert limiter.refusals.finding[0] == "door"
         await asyncio.sleep(70)
+        began = asyncio.get_running_loop().time()
         await send(limiter, 8)
+        assert asyncio.get_running_loop().time() - began < 0.6, "all at once, no probe first"
         assert limiter.refusals.finding == ("", "")
 
     assert in_virtual_time(work) < 100
@@ -118,3 +153,21 @@ def test_a_cancelled_waiter_takes_nothing_with_it() -> None:
         assert (limiter.in_flight, limiter.waiting) == (0, 0)
 
     assert in_virtual_time(work) < 1.1
+
+
+def test_a_permit_that_comes_too_late_goes_back() -> None:
+    """A request that is cancelled in the very moment of its turn holds no place."""
+
+    async def work(limiter: Limiter) -> None:
+        permits = [await limiter.admit(row, 10.0) for row in range(FIRST_WINDOW)]
+        late = asyncio.ensure_future(limiter.admit(FIRST_WINDOW, 10.0))
+        await asyncio.sleep(0)
+        limiter.answered(permits[0], {}, 10.0)
+        late.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await late
+        for permit in permits[1:]:
+            limiter.answered(permit, {}, 10.0)
+        assert (limiter.in_flight, limiter.waiting) == (0, 0)
+
+    assert in_virtual_time(work) < 0.01

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import pydantic
 import pytest
 
 import llmbatch
@@ -142,10 +143,62 @@ def test_media_count_for_all_that_they_may_be(server: Server) -> None:
     assert {row["error_details"]["type"] for row in rows.failed} == {"BudgetExceeded"}
     (row,) = batch(server.api_base, [content(PICTURE)], max_cost=IMAGE * 0.15e-6, max_tokens=10)
     assert "worst case" in row["error"]
+    at = "https://example.org/a.{}"
+    odd = [
+        *({"type": "image_url", "image_url": url} for url in (at.format("png"), at.format("pdf"))),
+        {"type": "image_url", "image_url": {"url": at.format("png"), "format": "application/pdf"}},
+        {"type": "image_url", "image_url": {"url": at.format("png"), "detail": "high"}},
+        {"type": "image_url"},
+    ]
+    rows = batch(server.api_base, [content(part) for part in odd], max_cost=0.017, max_tokens=10, max_workers=1)
+    assert [row.get("error_details", {}).get("type") == "BudgetExceeded" for row in rows] == [
+        False,
+        True,
+        True,
+        False,
+        True,
+    ]
     own = {"input_cost_per_token": 1e-6, "output_cost_per_token": 1e-6, "model": "openai/nobody-knows-it"}
     rows = batch(server.api_base, [content(SOUND), *chats(1)], max_cost=1.0, max_tokens=10, **own)
     assert "nothing bounds" in rows[0]["error"]
     assert "error" not in rows[1]
+
+
+def test_the_worst_case_is_what_can_be_and_little_more() -> None:
+    """A token a byte and the longest answer: not less, and no reason to refuse what fits."""
+
+    class Shape(pydantic.BaseModel):
+        field: str = pydantic.Field(description="x" * 500)
+
+    own: Any = {"input_cost_per_token": 1.0, "output_cost_per_token": 1000.0}
+    plan = plan_chat("openai/nobody-knows-it", None, 10, **own)
+
+    def most(messages: Any, **more: Any) -> float:
+        return worst_cost(plan)({**plan.params, "messages": messages, **more}) - 10_000
+
+    def said(text: Any) -> dict[str, Any]:
+        return {"role": "user", "content": text}
+
+    around = 60  # names, quotes and separators of a message as JSON
+    assert 500 <= most([said("é" * 250)]) <= 500 + around
+    assert 500 <= most([said([{"type": "text", "text": "x" * 500}])]) <= 500 + 2 * around
+    assert 1000 <= most([said("x" * 500)] * 2) <= 2 * (500 + around)
+    assert 2500 <= most([], response_format=Shape) <= 2500 + 200
+    assert 2500 <= most([], tools=[{"name": "f", "input_schema": {}, "description": "x" * 500}]) <= 2500 + around
+    assert most([], n=3) == 20_000
+    assert most([], max_completion_tokens=30) == 20_000
+    assert 500 * 1000 <= most([], prediction="x" * 500) <= 501 * 1000
+    for strange in ("web_search", {"type": "custom", "name": "f"}, {"type": "bash", "input_schema": {}}):
+        with pytest.raises(ValueError, match="not functions"):
+            most([], tools=[strange])
+
+
+def test_embeddings_of_media_count_for_all_that_they_may_be(server: Server) -> None:
+    """A text in the form of an address or data may be read as what is there: the whole context window."""
+    given = place(server.api_base, model="openai/text-embedding-3-small", max_cost=0.0001)
+    for text, fails in (("a text", False), ("data:image/png;base64,iVBORw0KGgo=", True), ("https://a/b.png", True)):
+        (row,) = llmbatch.create_embeddings_batch([text], **given)
+        assert ("error" in row) is fails
 
 
 @pytest.mark.parametrize(
