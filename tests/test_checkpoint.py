@@ -5,19 +5,19 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
 
 import llmbatch
 from tests.server import Response, vector_for
-from tests.talk import KEY, answered, batch, chats, lines, place, question, script, until
+from tests.talk import KEY, answered, batch, chats, lines, place, question, until
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.server import Server
+    from tests.warm import Warm
 
 RUN = """
 import sys, llmbatch
@@ -34,17 +34,17 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.mark.processes
-def test_kills_lose_nothing_and_send_at_most_what_was_in_flight_twice(server: Server, path: Path) -> None:
+def test_kills_lose_nothing_and_send_at_most_what_was_in_flight_twice(warm: Warm, server: Server, path: Path) -> None:
     """A run killed with -9 twice and started again: every row once in the file, few sent twice."""
     server.set(latency=0.02)
-    count, kills = 400, 2
+    count, kills = 240, 2
     for turn in range(kills):
-        with script(RUN, server.api_base, str(path), str(count)) as process:
-            goal = (turn + 1) * 80
+        with warm.script(RUN, server.api_base, str(path), str(count)) as process:
+            goal = (turn + 1) * 60
             until(process, lambda: path.exists() and path.read_bytes().count(b"\n") >= goal)  # noqa: B023 - at once
             process.send_signal(signal.SIGKILL)
-    with script(RUN, server.api_base, str(path), str(count)) as process:
-        out, err = process.communicate(timeout=240)
+    with warm.script(RUN, server.api_base, str(path), str(count)) as process:
+        out, err = process.communicate()
     assert (process.returncode, out.strip(), err) == (0, "0", "")
     kept = lines(path)
     assert len(kept) == len({line["custom_id"] for line in kept}) == count
@@ -145,10 +145,9 @@ sys.stdin.readline()
 
 
 @pytest.mark.processes
-def test_a_forked_child_does_not_keep_the_file(server: Server, path: Path) -> None:
+def test_a_forked_child_does_not_keep_the_file(warm: Warm, server: Server, path: Path) -> None:
     """The file is free when the run that holds it is killed, though a child that it forked lives on."""
-    with script(CHILD, server.api_base, str(path), flags=(), stdin=subprocess.PIPE) as process:
-        assert process.stdout
+    with warm.script(CHILD, server.api_base, str(path)) as process:
         assert process.stdout.readline() == "forked\n"
         with pytest.raises(llmbatch.CheckpointError, match="in use"):
             batch(server.api_base, chats(30), checkpoint=path)
@@ -180,10 +179,10 @@ print(len(rows), len(good), why, rows.failed[-1]["error"])
 
 
 @pytest.mark.processes
-def test_a_full_disk_leaves_a_whole_file_and_rows_that_say_so(server: Server, path: Path) -> None:
+def test_a_full_disk_leaves_a_whole_file_and_rows_that_say_so(warm: Warm, server: Server, path: Path) -> None:
     """When a row cannot be written no more is sent; what is there can be read, and the rerun goes on."""
-    with script(FULL, server.api_base, str(path), flags=()) as process:
-        out, err = process.communicate(timeout=240)
+    with warm.script(FULL, server.api_base, str(path)) as process:
+        out, err = process.communicate()
     assert process.returncode == 0, err
     count, good = map(int, out.split()[:2])
     assert count == 60
@@ -212,12 +211,12 @@ print([row["custom_id"] for row in rows] == ids, ["error" in row for row in rows
 
 
 @pytest.mark.processes
-def test_a_full_disk_does_not_lose_what_an_earlier_run_has_answered(server: Server, path: Path) -> None:
+def test_a_full_disk_does_not_lose_what_an_earlier_run_has_answered(warm: Warm, server: Server, path: Path) -> None:
     """Answers under new ids are given back though the ids cannot be written; what is missing is not sent."""
     batch(server.api_base, chats(4), checkpoint=path)
     server.reset()
-    with script(RENAMED, server.api_base, str(path), flags=()) as process:
-        out, err = process.communicate(timeout=240)
+    with warm.script(RENAMED, server.api_base, str(path)) as process:
+        out, err = process.communicate()
     assert out.strip() == "True [False, False, False, False, True]", err
     assert not server.requests
 
@@ -277,10 +276,10 @@ def test_embeddings_resume_too(server: Server, path: Path) -> None:
 
 
 @pytest.mark.processes
-def test_a_second_process_on_the_file_is_told(server: Server, path: Path) -> None:
+def test_a_second_process_on_the_file_is_told(warm: Warm, server: Server, path: Path) -> None:
     """Two runs never write into one file: the second gets an error that says what to do, and sends nothing."""
     server.handler = lambda request: Response(200, delay=30)
-    with script(RUN, server.api_base, str(path), "8") as process:
+    with warm.script(RUN, server.api_base, str(path), "8") as process:
         until(process, lambda: len(server.requests) >= 8)
         with pytest.raises(llmbatch.CheckpointError, match="in use"):
             batch(server.api_base, chats(8), checkpoint=path)

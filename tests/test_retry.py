@@ -11,7 +11,7 @@ import pytest
 from llmbatch._request import failures, retry
 from tests.replies import said
 from tests.server import Response
-from tests.talk import answered, batch, chats, script
+from tests.talk import answered, batch, chats
 
 if TYPE_CHECKING:
     from tests.server import Server
@@ -232,18 +232,3 @@ def test_each_retry_waits_longer_on_the_whole() -> None:
     bounds = retry.BACKOFF_FIRST, 8 * retry.BACKOFF_FIRST, retry.BACKOFF_CAP
     for waits, bound in zip(drawn, bounds, strict=True):
         assert min(waits) < bound / 4 < bound * 3 / 4 < max(waits) <= bound
-
-
-@pytest.mark.processes
-def test_the_first_attempts_time_is_not_spent_on_imports(server: Server) -> None:
-    """The OpenAI SDK, a second's import, is there before anything is sent."""
-    code = """
-import sys, llmbatch
-from tests.talk import chats, place
-rows = llmbatch.as_completed(chats(1), **place(sys.argv[1]))
-print("openai.resources.chat" in sys.modules)
-"""
-    with script(code, server.api_base) as process:
-        out, err = process.communicate(timeout=240)
-    assert (out.strip(), err) == ("True", "")
-    assert not server.requests
