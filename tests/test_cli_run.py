@@ -25,10 +25,12 @@ from tests.server import Response, Server, answer_to
 from tests.talk import lines, script, until
 
 if TYPE_CHECKING:
-    import subprocess
     from collections.abc import Callable
 
+    from tests.warm import Forked, Warm
+
 MODEL = "openai/test-model"
+START = "from llmbatch.cli import main; main()"
 
 
 def write(path: Path, rows: list[Any]) -> Path:
@@ -61,9 +63,8 @@ class Shell:
     def run(self, source: str | Path, *options: str, given: str | None = None) -> Any:
         return CliRunner().invoke(main, self.arguments(source, *options), input=given)
 
-    def start(self, source: str | Path, *options: str, **how: Any) -> subprocess.Popen[str]:
-        code = "from llmbatch.cli import main; main()"
-        return script(code, *self.arguments(source, *options), flags=(), **how)
+    def start(self, warm: Warm, source: str | Path, *options: str) -> Forked:
+        return warm.script(START, *self.arguments(source, *options))
 
 
 @pytest.fixture
@@ -496,12 +497,12 @@ def test_out_must_be_a_file_of_answers(shell: Shell, server: Server) -> None:
 
 
 @pytest.mark.processes
-def test_killed_and_rerun_out_has_every_id_once(shell: Shell, server: Server) -> None:
+def test_killed_and_rerun_out_has_every_id_once(warm: Warm, shell: Shell, server: Server) -> None:
     """After kill -9 the same command goes on: every id once, and at most what was in flight is sent twice."""
     server.set(latency=0.02)
     count = 400
     source = write(shell.directory / "in.jsonl", [batch_line(f"id-{i}", f"question {i}") for i in range(count)])
-    with shell.start(source) as process:
+    with shell.start(warm, source) as process:
         until(process, lambda: server.stats.ok >= 100)
         process.kill()
     assert process.returncode == -signal.SIGKILL
@@ -519,11 +520,11 @@ def test_killed_and_rerun_out_has_every_id_once(shell: Shell, server: Server) ->
 
 
 @pytest.mark.processes
-def test_ctrl_c_exits_130_and_leaves_out_resumable(shell: Shell, server: Server) -> None:
+def test_ctrl_c_exits_130_and_leaves_out_resumable(warm: Warm, shell: Shell, server: Server) -> None:
     """Ctrl-C says how far it got; what was answered is not sent again."""
     server.set(latency=0.05)
     source = write(shell.directory / "in.jsonl", [{"id": i, "prompt": f"q{i}"} for i in range(200)])
-    with shell.start(source) as process:
+    with shell.start(warm, source) as process:
         until(process, lambda: server.stats.ok >= 40)
         process.send_signal(signal.SIGINT)
         _, err = process.communicate()
@@ -547,7 +548,8 @@ def test_a_terminal_shows_the_bar_and_a_line_for_people(shell: Shell, server: Se
     source = write(shell.directory / "in.jsonl", [{"id": i, "prompt": f"q{i}"} for i in range(60)])
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (24, 160))
-    with shell.start(source, "-w", "4", "-m", "gpt-4o-mini", stdout=theirs, stderr=theirs) as process:
+    given = shell.arguments(source, "-w", "4", "-m", "gpt-4o-mini")
+    with script(START, *given, flags=(), stdout=theirs, stderr=theirs) as process:
         os.close(theirs)
         shown = b""
         while True:

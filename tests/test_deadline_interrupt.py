@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +12,13 @@ from pydantic import BaseModel
 
 import llmbatch
 from tests.server import Response
-from tests.talk import answered, batch, chats, place, script, until
+from tests.talk import answered, batch, chats, place, until
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.server import Server
+    from tests.warm import Warm
 
 KEPT = "30 6 4 {'Cancelled'}"
 
@@ -141,7 +141,7 @@ batch(base, endless(), max_workers=10)
 
 
 @pytest.mark.processes
-def test_ctrl_c_keeps_what_is_done_in_every_form(server: Server, tmp_path: Path) -> None:
+def test_ctrl_c_keeps_what_is_done_in_every_form(warm: Warm, server: Server, tmp_path: Path) -> None:
     """KeyboardInterrupt is raised in the call, nothing more is sent, and the same process can go on.
 
         Only rows that were on their way may have cost money.
@@ -151,10 +151,7 @@ def test_ctrl_c_keeps_what_is_done_in_every_form(server: Server, tmp_path: Path)
     """
     path = tmp_path / "run.jsonl"
     server.handler = slow_after(6)
-    given: dict[str, Any] = {"start_new_session": True, "stdin": subprocess.PIPE}
-    with script(INTERRUPTED, server.api_base, str(path), **given) as process:
-        assert process.stdin
-        assert process.stdout
+    with warm.script(INTERRUPTED, server.api_base, str(path)) as process:
         for said in (KEPT, KEPT, KEPT, KEPT, "6", "6", ""):
             server.reset()
             process.stdin.write("\n")
@@ -164,7 +161,7 @@ def test_ctrl_c_keeps_what_is_done_in_every_form(server: Server, tmp_path: Path)
             os.kill(process.pid, signal.SIGINT)
             assert process.stdout.readline().strip() == said
             assert len(server.requests) == 10
-        _, err = process.communicate(timeout=240)
+        _, err = process.communicate()
     assert err.startswith("Traceback")
     assert err.splitlines()[-2:] == [
         "KeyboardInterrupt",

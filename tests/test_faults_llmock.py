@@ -77,7 +77,7 @@ def test_a_slow_answer_is_sent_again_after_its_timeout(llmock: LLMock) -> None:
     """An attempt ends with its own timeout, whatever the server does."""
     ask(llmock)
     llmock.delay(20)
-    assert not ask(llmock, 2, timeout=1.5).failed
+    assert not ask(llmock, 2, timeout=0.8).failed
     llmock.assert_resilient(strict=True)
 
 
@@ -97,14 +97,14 @@ def test_a_stalled_stream_is_given_up_and_sent_again(llmock: LLMock) -> None:
     """A stream that hangs ends with the attempt's timeout."""
     ask(llmock)
     llmock.stall(after_chunks=1, seconds=20)
-    assert not ask(llmock, 1, stream=True, timeout=1.5).failed
+    assert not ask(llmock, 1, stream=True, timeout=0.8).failed
     llmock.assert_resilient(strict=True)
 
 
 def test_quotas_are_paced_for_and_every_row_is_answered(llmock: LLMock) -> None:
     """Real requests-per-minute quotas with headers: all rows, with hardly a refusal."""
-    llmock.limits(rpm=600)
-    results = ask(llmock, 640, max_workers=32, max_tokens=1)
+    llmock.limits(rpm=400)
+    results = ask(llmock, 425, max_workers=32, max_tokens=1)
     assert not results.failed
     assert sum(record.status == 429 for record in llmock.requests) <= 12
     llmock.assert_resilient(strict=True)

@@ -12,7 +12,7 @@ import llmbatch
 from llmbatch import BatchJob, BatchJobError, retrieve_batch_job
 from tests.batch_server import MODEL, asked, submitted
 from tests.replies import answer_to
-from tests.talk import script, until
+from tests.talk import until
 from tests.wire import Response
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from tests.batch_server import BatchProvider
     from tests.server import Server
+    from tests.warm import Warm
 
 
 @pytest.mark.parametrize(
@@ -135,7 +136,7 @@ def test_a_cancelled_submission_goes_on_where_it_stopped(
 
 @pytest.mark.processes
 def test_a_killed_submission_is_found_again(
-    batches: BatchProvider, place: dict[str, Any], server: Server, tmp_path: Path
+    warm: Warm, batches: BatchProvider, place: dict[str, Any], server: Server, tmp_path: Path
 ) -> None:
     """SIGKILL after the provider created the job and before its answer: one job remotely, and its rows."""
     state = tmp_path / "job.json"
@@ -145,7 +146,7 @@ def test_a_killed_submission_is_found_again(
         "from tests.batch_server import asked, MODEL\n"
         f"submit_batch_job(asked(3), MODEL, state={str(state)!r}, api_base={server.api_base!r}, api_key='k')"
     )
-    with script(code) as process:
+    with warm.script(code) as process:
         until(process, lambda: batches.jobs)
         process.kill()
     assert len(batches.jobs) == 1

@@ -144,7 +144,7 @@ def test_odd_rows_are_counted_and_rendered_as_what_they_are(batches: BatchProvid
     assert SECRET not in json.dumps(job.state.invalid)
 
 
-@settings(max_examples=60, **RELAXED)
+@settings(max_examples=30, **RELAXED)
 @given(odd=st.lists(st.lists(MESSAGE, max_size=3) | JSON, min_size=1, max_size=8))
 def test_any_json_as_messages_harms_nobody(usual: Server, odd: list[Any]) -> None:
     """As many rows as were given, in order, the good ones answered."""

@@ -57,10 +57,21 @@ def test_the_first_call_is_quiet_and_every_row_good_when_warnings_are_errors(ser
 
 @pytest.mark.processes
 def test_the_first_call_prints_nothing(server: Server) -> None:
-    """With Python's usual filters too, which show what LiteLLM and pydantic warn of."""
-    code = "import sys, llmbatch; from tests.talk import batch, chats; assert not batch(sys.argv[1], chats(3)).failed"
+    """With Python's usual filters too, which show what LiteLLM and pydantic warn of.
+
+    And no attempt's time is spent on imports: the OpenAI SDK, a second's, is there before anything is sent.
+    """
+    code = """
+import sys, llmbatch
+from tests.talk import batch, chats, place
+rows = llmbatch.as_completed(chats(1), **place(sys.argv[1]))
+assert "openai.resources.chat" in sys.modules
+assert not batch(sys.argv[1], chats(3)).failed
+"""
     with script(code, server.api_base, flags=("-W", "always")) as process:
         assert process.communicate(timeout=240) == ("", "")
+    assert process.returncode == 0
+    assert len(server.requests) == 3
 
 
 @pytest.fixture

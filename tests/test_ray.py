@@ -215,8 +215,8 @@ def ray() -> Iterator[Any]:
 @pytest.mark.filterwarnings("ignore")  # Ray's own
 def test_two_actors_answer_every_row_once_within_one_limit(ray: Any, tmp_path: Path) -> None:
     """None lost, none twice, none refused at the given limit; a later worker takes every answer from the checkpoint."""
-    count, per_minute = 600, 3000
-    given = {"requests_per_minute": per_minute, "actors": 2, "batch_size": 100, "checkpoint": str(tmp_path)}
+    count, per_minute = 300, 3000
+    given = {"requests_per_minute": per_minute, "actors": 2, "batch_size": 50, "checkpoint": str(tmp_path)}
     given |= {"max_cost": 2.0, "input_cost_per_token": 1e-6, "output_cost_per_token": 1e-6}
     with server_process(rpm=per_minute, burst=0.5, latency=0.05) as server:
         rows = ray.data.from_items([{"id": i, "text": f"question {i}"} for i in range(count)], override_num_blocks=6)

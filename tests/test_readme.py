@@ -24,10 +24,10 @@ from llmbatch.providers import registry
 from tests import versions
 from tests.batch_server import BatchProvider
 from tests.replies import chat_reply
-from tests.warm import warm_command
 
 if TYPE_CHECKING:
     from tests.server import Request, Server
+    from tests.warm import Warm
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -114,20 +114,20 @@ class Table:
 
 @pytest.mark.processes
 @pytest.mark.usefixtures("desk")
-def test_the_shell_commands_run(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_the_shell_commands_run(warm: Warm, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: Any) -> None:
     """Each line in a shell of its own, as pasted; where there is no jq, the summary is only passed on."""
     Path("prompts.jsonl").write_text('{"prompt": "Capital of France?"}\n{"prompt": "Capital of Italy?"}\n')
     Path("reviews.csv").write_text("review\nA good hotel\n")
     Path("city.json").write_text('{"title": "city", "type": "object", "properties": {"name": {"type": "string"}}}')
     (block,) = (found for found in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) if "llmbatch run" in found)
     path = tmp_path_factory.mktemp("bin")
-    with warm_command(path):
-        monkeypatch.setenv("PATH", f"{path}{os.pathsep}{os.environ['PATH']}")
-        for command in block.splitlines():
-            pasted = command if shutil.which("jq") else command.replace("jq .cost", "cat")
-            shell = [shutil.which("bash") or "bash", "-o", "pipefail", "-c", pasted]
-            done = subprocess.run(shell, capture_output=True, text=True, check=False)
-            assert done.returncode == 0, f"{command}: {done.stderr}"
+    warm.command(path)
+    monkeypatch.setenv("PATH", f"{path}{os.pathsep}{os.environ['PATH']}")
+    for command in block.splitlines():
+        pasted = command if shutil.which("jq") else command.replace("jq .cost", "cat")
+        shell = [shutil.which("bash") or "bash", "-o", "pipefail", "-c", pasted]
+        done = subprocess.run(shell, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{command}: {done.stderr}"
     assert len(Path("answers.jsonl").read_text().splitlines()) == 2
 
 

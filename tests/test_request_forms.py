@@ -252,22 +252,23 @@ def test_models_share_one_budget_and_have_their_own_breaker(server: Server, plac
     assert {row["error_details"]["type"] for row in rows.failed} == {"BudgetExceeded"}
 
 
-def test_a_thousand_sets_of_parameters_are_sent_and_known_again(
-    server: Server, place: dict[str, Any], tmp_path: Path
+def test_more_sets_of_parameters_than_are_kept_are_sent_and_known_again(
+    server: Server, place: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each row with its own; a rerun finds all in the checkpoint, with the metadata that it now has."""
-    path = tmp_path / "run.jsonl"
+    monkeypatch.setattr("llmbatch._request.requests._MOST_PLANS", 50)
+    path, count = tmp_path / "run.jsonl", 120
 
     def asked(run: int) -> list[Any]:
-        return [{"prompt": f"q{i % 3}", "seed": i, "metadata": {"run": run, "i": i}} for i in range(1100)]
+        return [{"prompt": f"q{i % 3}", "seed": i, "metadata": {"run": run, "i": i}} for i in range(count)]
 
     first = llmbatch.create_chat_completions_batch(asked(1), MODEL, checkpoint=path, max_workers=32, **place)
-    assert Counter(request.json["seed"] for request in server.requests) == Counter(range(1100))
-    assert [row["metadata"] for row in first] == [{"run": 1, "i": i} for i in range(1100)]
+    assert Counter(request.json["seed"] for request in server.requests) == Counter(range(count))
+    assert [row["metadata"] for row in first] == [{"run": 1, "i": i} for i in range(count)]
     server.reset()
     again = llmbatch.create_chat_completions_batch(asked(2), MODEL, checkpoint=path, **place)
     assert not server.requests
-    assert [row["metadata"] for row in again] == [{"run": 2, "i": i} for i in range(1100)]
+    assert [row["metadata"] for row in again] == [{"run": 2, "i": i} for i in range(count)]
     assert json.loads(path.read_text().splitlines()[-1])["llmbatch"]["metadata"]["run"] == 2
 
 

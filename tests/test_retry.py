@@ -11,7 +11,7 @@ import pytest
 from llmbatch._request import failures, retry
 from tests.replies import said
 from tests.server import Response
-from tests.talk import answered, batch, chats, script
+from tests.talk import answered, batch, chats
 
 if TYPE_CHECKING:
     from tests.server import Server
@@ -279,18 +279,3 @@ def test_a_row_is_given_up_in_the_end(server: Server, monkeypatch: pytest.Monkey
     (row,) = batch(server.api_base, chats(1), retries=1000, deadline=60.0, model=f"openai/gives-up-{status}")
     assert row["error_details"]["type"].endswith(kind)
     assert row["attempts"] == len(server.requests) > 2
-
-
-@pytest.mark.processes
-def test_the_first_attempts_time_is_not_spent_on_imports(server: Server) -> None:
-    """The OpenAI SDK, a second's import, is there before anything is sent."""
-    code = """
-import sys, llmbatch
-from tests.talk import chats, place
-rows = llmbatch.as_completed(chats(1), **place(sys.argv[1]))
-print("openai.resources.chat" in sys.modules)
-"""
-    with script(code, server.api_base) as process:
-        out, err = process.communicate(timeout=240)
-    assert (out.strip(), err) == ("True", "")
-    assert not server.requests

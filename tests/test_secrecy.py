@@ -68,7 +68,7 @@ def test_no_secret_leaves_the_request(  # noqa: PLR0917 - fixtures
     """Rows' errors, the log, the results' texts and the checkpoint hold neither key nor prompt."""
     server.handler = handler
     path = tmp_path / "run.jsonl"
-    options = {"api_key": SECRET, "extra_headers": {"x-token": HEADER}, "retries": 1, "deadline": 3.0}
+    options = {"api_key": SECRET, "extra_headers": {"x-token": HEADER}, "retries": 1, "deadline": 1.5}
     rows = batch(
         server.api_base, ROWS, model=f"{route}/gpt-4o-mini", checkpoint=path, fallbacks=["openai/gpt-4o"], **options
     )
@@ -141,7 +141,7 @@ WORDS = st.text(
 )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     rows=st.lists(
         st.tuples(

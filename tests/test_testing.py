@@ -30,14 +30,14 @@ def test_hundreds_of_concurrent_rows_replay_in_order_without_a_server(server: Se
     """Rows recorded at 64 at once get their own answers back, whatever the port."""
     tape = tmp_path / "hundreds.yaml"
     with cassette(tape, record=True):
-        ask(300, server.api_base, max_workers=64)
+        ask(200, server.api_base, max_workers=64)
     server.close()
     with cassette(tape) as played:
-        results = ask(300, NOWHERE, max_workers=64)
-    assert results.texts == [answer_to(question(i)) for i in range(300)]
-    assert played.play_count == 300
+        results = ask(200, NOWHERE, max_workers=64)
+    assert results.texts == [answer_to(question(i)) for i in range(200)]
+    assert played.play_count == 200
     assert played.all_played
-    assert len(server.requests) == 300
+    assert len(server.requests) == 200
 
 
 @pytest.mark.parametrize("model", ["openai/test-model", "hosted_vllm/test-model"])
