@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
-from typing import TYPE_CHECKING
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -14,6 +17,7 @@ from tests.server import Response, vector_for
 from tests.talk import KEY, answered, batch, chats, lines, place, question, until
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from tests.server import Server
@@ -79,13 +83,19 @@ def test_a_torn_last_line_is_repaired(server: Server, path: Path) -> None:
 
 
 def test_a_last_line_without_its_newline_stays_a_line(server: Server, path: Path) -> None:
-    """As an editor may leave it: what is written after it is a line of its own."""
-    batch(server.api_base, chats(3), checkpoint=path)
-    path.write_bytes(path.read_bytes()[:-1])
-    for count in (5, 6):
-        rows = batch(server.api_base, chats(count), checkpoint=path)
-        assert all(answered(row, i) for i, row in enumerate(rows))
-    assert len(server.requests) == len(lines(path)) == 6
+    """As an editor may leave it: what is written after it is a line of its own, also where failed rows are dropped."""
+    server.handler = lambda request: Response(400) if request.text in fails else None
+    for first_fails in (False, True):
+        fails = {question(0)} if first_fails else set()
+        path.unlink(missing_ok=True)
+        batch(server.api_base, chats(3), checkpoint=path, max_workers=1)
+        path.write_bytes(path.read_bytes()[:-1])
+        fails = set()
+        for count in (5, 6):
+            rows = batch(server.api_base, chats(count), checkpoint=path)
+            assert all(answered(row, i) for i, row in enumerate(rows))
+        assert len(lines(path)) == 6
+    assert len(server.requests) == 6 + 7
 
 
 def test_a_rewritten_file_stays_where_and_what_it_is(server: Server, path: Path, tmp_path: Path) -> None:
@@ -165,60 +175,53 @@ def test_a_file_that_is_no_journal_is_not_touched(server: Server, path: Path) ->
     assert not server.requests
 
 
-FULL = """
-import resource, signal, sys
-import llmbatch
-from tests.talk import batch, chats
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000))
-rows = batch(sys.argv[1], chats(60), checkpoint=sys.argv[2], max_workers=2)
-good = [row for row in rows if "error" not in row]
-why = {row["error_details"]["type"] for row in rows.failed}
-print(len(rows), len(good), why, rows.failed[-1]["error"])
-"""
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """A disk that is full once a file has so many bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-@pytest.mark.processes
-def test_a_full_disk_leaves_a_whole_file_and_rows_that_say_so(warm: Warm, server: Server, path: Path) -> None:
+def test_a_full_disk_leaves_a_whole_file_and_rows_that_say_so(server: Server, path: Path) -> None:
     """When a row cannot be written no more is sent; what is there can be read, and the rerun goes on."""
-    with warm.script(FULL, server.api_base, str(path)) as process:
-        out, err = process.communicate()
-    assert process.returncode == 0, err
-    count, good = map(int, out.split()[:2])
-    assert count == 60
-    assert good < 20
-    assert "checkpoint" in out
-    assert "make room" in out
+    batch(server.api_base, chats(2), checkpoint=path)
+    path.write_bytes(path.read_bytes()[:-1])
+    with files_of_at_most(path.stat().st_size + 5000):
+        rows = batch(server.api_base, chats(60), checkpoint=path, max_workers=2)
+    assert len(rows) == 60
+    assert 2 < len(rows.succeeded) < 20
+    assert f"cannot write to the checkpoint {path}: File too large; make room" in rows.failed[-1]["error"]
     kept = sum(line["error"] is None for line in lines(path))
-    assert 0 < kept <= good
-    assert len(server.requests) <= good + 2
+    assert 2 < kept <= len(rows.succeeded)
+    assert len(server.requests) <= len(rows.succeeded) + 2
     server.reset()
     assert not batch(server.api_base, chats(60), checkpoint=path).failed
     assert len(server.requests) == 60 - kept
 
 
-RENAMED = """
-import resource, signal, sys
-from pathlib import Path
-from tests.talk import batch, chats
-path = Path(sys.argv[2])
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size,) * 2)
-ids = [f"mine-{i}" for i in range(5)]
-rows = batch(sys.argv[1], chats(5), checkpoint=path, custom_ids=ids, max_workers=1)
-print([row["custom_id"] for row in rows] == ids, ["error" in row for row in rows])
-"""
-
-
-@pytest.mark.processes
-def test_a_full_disk_does_not_lose_what_an_earlier_run_has_answered(warm: Warm, server: Server, path: Path) -> None:
+def test_a_full_disk_does_not_lose_what_an_earlier_run_has_answered(server: Server, path: Path) -> None:
     """Answers under new ids are given back though the ids cannot be written; what is missing is not sent."""
     batch(server.api_base, chats(4), checkpoint=path)
     server.reset()
-    with warm.script(RENAMED, server.api_base, str(path)) as process:
-        out, err = process.communicate()
-    assert out.strip() == "True [False, False, False, False, True]", err
+    ids = [f"mine-{i}" for i in range(5)]
+    with files_of_at_most(path.stat().st_size):
+        rows = batch(server.api_base, chats(5), checkpoint=path, custom_ids=ids, max_workers=1)
+    assert [row["custom_id"] for row in rows] == ids
+    assert [answered(row, i) for i, row in enumerate(rows)] == [True] * 4 + [False]
     assert not server.requests
+
+
+def test_new_ids_find_the_same_answers(server: Server, path: Path) -> None:
+    """The caller's ids are names: the request is what is known, under whatever ids it was written."""
+    for name in ("a", "b", "a"):
+        ids = [f"{name}-{i}" for i in range(3)]
+        rows = batch(server.api_base, chats(3), checkpoint=path, custom_ids=ids)
+        assert [row["custom_id"] for row in rows] == ids
+    assert len(server.requests) == 3
 
 
 def test_a_changed_field_is_sent_again_and_named(server: Server, path: Path, log: list[str]) -> None:
@@ -233,13 +236,27 @@ def test_a_changed_field_is_sent_again_and_named(server: Server, path: Path, log
     assert "model" in changes[1]
 
 
+def test_the_changed_field_is_that_of_its_prompt(server: Server, path: Path, log: list[str]) -> None:
+    """Each row is compared with what was asked of the same prompt before, or of the same text."""
+    first, second = {"prompt": "a", "seed": 1}, {"prompt": "b", "top_p": 0.5}
+    batch(server.api_base, [first, second], checkpoint=path)
+    batch(server.api_base, [{**first, "seed": 2}, {**second, "top_p": 0.6}, "c"], checkpoint=path)
+    options = place(server.api_base, model="openai/e", checkpoint=path)
+    llmbatch.create_embeddings_batch(["a", "b"], **options)
+    llmbatch.create_embeddings_batch(["b", "c"], **options, dimensions=2)
+    changes = [line.split("changed: ")[1].split(" {}")[0] for line in log if "changed" in line]
+    assert changes == ["{'seed': 1, 'top_p': 1}", "{'dimensions': 1}"]
+
+
 def test_another_order_and_more_rows_send_only_what_is_new(server: Server, path: Path) -> None:
     """Rows are known by what they ask, not by where they stand; another key or server changes nothing."""
     batch(server.api_base, chats(6), checkpoint=path)
     server.reset()
+    before = path.stat()
     rows = batch(server.api_base, [*reversed(chats(6)), *chats(2, start=6)], checkpoint=path, api_key="sk-another")
     assert [answered(row, i) for row, i in zip(rows, [5, 4, 3, 2, 1, 0, 6, 7], strict=True)] == [True] * 8
     assert sorted(request.text for request in server.requests) == [question(6), question(7)]
+    assert path.stat().st_ino == before.st_ino, "nothing was to be dropped, so nothing was rewritten"
 
 
 def test_duplicates_are_rows_of_their_own(server: Server, path: Path) -> None:
@@ -273,6 +290,26 @@ def test_embeddings_resume_too(server: Server, path: Path) -> None:
     assert both[:9:-1] == [{**row, "resumed": True} for row in first]
     assert both.embeddings == [vector_for(text) for text in reversed(texts)]
     assert [text for request in server.requests for text in request.json["input"]] == texts[:19:-1]
+
+
+def test_a_second_run_on_the_file_is_told(server: Server, tmp_path: Path) -> None:
+    """Until the first has ended; folders that are not there are made."""
+    path = tmp_path / "not" / "there" / "run.jsonl"
+    told = threading.Event()
+
+    def slowly() -> Iterator[Any]:
+        yield chats(1)[0]
+        told.wait(60)
+        yield from chats(2, start=1)
+
+    rows = iter(llmbatch.as_completed(slowly(), **place(server.api_base, checkpoint=path)))
+    next(rows)
+    with pytest.raises(llmbatch.CheckpointError, match=f"the checkpoint {path} is in use by another run"):
+        batch(server.api_base, chats(3), checkpoint=path)
+    told.set()
+    assert len(list(rows)) == 2
+    assert not batch(server.api_base, chats(3), checkpoint=path).failed
+    assert len(server.requests) == 3
 
 
 @pytest.mark.processes

@@ -108,7 +108,7 @@ def test_a_wait_named_in_the_text_is_kept(server: Server, message: str) -> None:
 def test_a_wait_of_a_day_fails_the_row(server: Server) -> None:
     """`retry-after: 73192` is a spent quota, not a pause."""
     server.handler = lambda request: Response(429, {"retry-after": "73192"})
-    (row,) = batch(server.api_base, chats(1))
+    (row,) = batch(server.api_base, chats(1), deadline=30.0)
     assert len(server.requests) == 1
     assert "73192" in row["error"]
     assert not row["error_details"]["retryable"]
@@ -214,21 +214,68 @@ def test_local_bugs_dressed_as_a_500_are_told_apart(fault: type[Exception]) -> N
     assert (failure.retryable, failure.status_code) == (False, None)
 
 
+class _State:
+    def __init__(self, attempt: int, failure: failures.Failure) -> None:
+        self.attempt_number = attempt
+        self.outcome = self
+        self._failure = failure
+
+    def exception(self) -> Exception:
+        return retry.AttemptFailedError(self._failure)
+
+
 def test_each_retry_waits_longer_on_the_whole() -> None:
     """The waits are drawn from the full range up to an exponential bound, and never beyond the cap."""
     policy = retry.retrying(50)
-
-    class State:
-        def __init__(self, attempt: int, failure: failures.Failure) -> None:
-            self.attempt_number = attempt
-            self.outcome = self
-            self._failure = failure
-
-        def exception(self) -> Exception:
-            return retry.AttemptFailedError(self._failure)
-
     fault = failures.Failure("x", "x", 500, retryable=True)
-    drawn = [[policy.wait(State(n, fault)) for _ in range(300)] for n in (1, 4, 20)]  # type: ignore[arg-type]
+    drawn = [[policy.wait(_State(n, fault)) for _ in range(300)] for n in (1, 4, 20)]  # type: ignore[arg-type]
     bounds = retry.BACKOFF_FIRST, 8 * retry.BACKOFF_FIRST, retry.BACKOFF_CAP
     for waits, bound in zip(drawn, bounds, strict=True):
         assert min(waits) < bound / 4 < bound * 3 / 4 < max(waits) <= bound
+    for hint, least in ((0.0, 0.05), (5.0, 5.0), (1000.0, 120.0)):
+        told = failures.Failure("x", "x", 503, retryable=True, hint=hint)
+        waits = [policy.wait(_State(1, told)) for _ in range(50)]  # type: ignore[arg-type]
+        assert least <= min(waits) < max(waits) <= least + retry.BACKOFF_FIRST
+
+
+def test_a_rest_after_refusals_grows_and_heeds_the_provider() -> None:
+    """From 0.1 s by a half each time up to 1 s, half of it at random; a longer hint holds, up to two minutes."""
+    rests = [retry.rest(refusals, None, 1.0) for refusals in (1, 2, 3, 50)]
+    assert rests == pytest.approx([0.1, 0.15, 0.225, 1.0])
+    assert [retry.rest(1, 0.0, jitter) for jitter in (0.0, 0.5)] == pytest.approx([0.05, 0.075])
+    assert [retry.rest(1, hint, 1.0) for hint in (0.01, 5.0, 1000.0)] == [0.1, 5.0, 120.0]
+
+
+def test_what_its_limiter_paces_rests_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Longer with each refusal in a row, anew after a fault; faults and administration wait as ever."""
+    monkeypatch.setattr("random.random", lambda: 1.0)
+    monkeypatch.setattr("random.uniform", lambda least, most: most)
+    refused = failures.Failure("x", "x", 429, retryable=True, refused=True)
+    told = failures.Failure("x", "x", 429, retryable=True, refused=True, hint=5.0)
+    fault = failures.Failure("x", "x", 500, retryable=True)
+    order = [refused, refused, fault, refused, told, fault]
+    paced, unpaced = ([policy.wait(_State(9, failure)) for failure in order] for policy in (  # type: ignore[arg-type]
+        retry.retrying(9, paced=True), retry.retrying(9),
+    ))  # fmt: skip
+    backoff = min(2**8 * retry.BACKOFF_FIRST, retry.BACKOFF_CAP)
+    assert paced == pytest.approx([0.1, 0.15, backoff, 0.1, 5.0, backoff])
+    assert unpaced == pytest.approx([backoff] * 4 + [5.0 + retry.BACKOFF_FIRST, backoff])
+
+
+def test_no_retries_means_none_after_a_refusal_either(server: Server) -> None:
+    """`retries=0` sends once, whatever the fault; the row says that it could be retried."""
+    server.enqueue(Response(429, {"retry-after-ms": "20"}))
+    (row,) = batch(server.api_base, chats(1), retries=0)
+    assert (len(server.requests), row["error_details"]["type"]) == (1, "RateLimitError")
+    assert row["error_details"]["retryable"]
+
+
+@pytest.mark.parametrize(("status", "kind"), [(429, "RateLimitError"), (503, "ServiceUnavailableError")])
+def test_a_row_is_given_up_in_the_end(server: Server, monkeypatch: pytest.MonkeyPatch, status: int, kind: str) -> None:
+    """An hour of refusals, or ten minutes of faults, whatever the retries; here both are made short."""
+    for name in ("FAULT_SECONDS", "REFUSED_SECONDS"):
+        monkeypatch.setattr(retry, name, 0.5)
+    server.handler = lambda request: Response(status, {"retry-after-ms": "60"})
+    (row,) = batch(server.api_base, chats(1), retries=1000, deadline=60.0, model=f"openai/gives-up-{status}")
+    assert row["error_details"]["type"].endswith(kind)
+    assert row["attempts"] == len(server.requests) > 2
