@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
 import socket
+import sys
 from contextlib import ExitStack
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -54,6 +57,19 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith(_SETTINGS) or name.endswith(_SECRETS):
             monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def quick_garbage() -> None:
+    """Garbage is not looked for among the million objects of LiteLLM, once it is imported."""
+    if "litellm" in sys.modules:
+        _freeze()
+
+
+@cache
+def _freeze() -> None:
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
