@@ -257,3 +257,4 @@ def _account(provider: str, api_base: str | None, key_digest: str | None) -> _To
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=limiter_for.cache_clear)
+    os.register_at_fork(after_in_child=_account.cache_clear)
