@@ -225,7 +225,7 @@ def test_an_answer_in_hand_outlives_the_deadline(server: Server, place: dict[str
     )
     rows = batch(place, ["hi"], reask=1, deadline=4, fallbacks=["openai/gpt-4o"])
     assert rows[0]["error_details"]["type"] == "ValidationError"
-    assert (rows[0]["attempts"], len(server.requests)) == (4, 4)
+    assert (rows[0]["attempts"], rows[0]["error_details"]["attempts"], len(server.requests)) == (4, 4, 4)
     assert rows[0]["usage"]["total_tokens"] == 36  # three answers, of two models
 
 

@@ -91,8 +91,8 @@ def test_failed_rows_are_sent_live(batches: BatchProvider, place: dict[str, Any]
     assert live == json.loads(batches.files["file-1"].content.splitlines()[1])["body"]
 
 
-def test_rows_sent_live_keep_what_their_answers_in_the_job_cost(batches: BatchProvider, place: dict[str, Any]) -> None:
-    """Tokens, USD and attempts are those of both."""
+def test_rows_sent_again_keep_what_their_answers_in_the_job_cost(batches: BatchProvider, place: dict[str, Any]) -> None:
+    """Live or in the job, tokens, USD and attempts are those of both."""
     job = submitted(place, response_format={"type": "json_object"}).wait(0.01)
     before = job.results()
     assert {row["error_details"]["type"] for row in before} == {"ValidationError"}
@@ -100,6 +100,9 @@ def test_rows_sent_live_keep_what_their_answers_in_the_job_cost(batches: BatchPr
     assert results.usage["total_tokens"] == 2 * before.usage["total_tokens"]
     assert results.cost == pytest.approx(3 * before.cost)  # type: ignore[operator]  # at half the price, and at all of it
     assert [row["attempts"] for row in results] == [row["attempts"] + 1 for row in before]
+    again = job.resubmit_failed().wait(0.01).results()
+    assert again.usage["total_tokens"] == 2 * before.usage["total_tokens"]
+    assert again.cost == pytest.approx(2 * before.cost)  # type: ignore[operator]
 
 
 def test_failed_rows_can_be_given_when_the_provider_has_no_copy(batches: BatchProvider, place: dict[str, Any]) -> None:

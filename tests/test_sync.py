@@ -83,21 +83,24 @@ def test_a_blocking_call_from_a_callback_is_refused_with_the_mend(server: Server
 
 
 FORKED = """
-import multiprocessing, os, sys
-from tests.talk import answered, batch, chats
+import llmbatch, multiprocessing, os, sys
+from tests.talk import answered, batch, chats, place
 assert answered(batch(sys.argv[1], chats(1))[0], 0)
+slow = iter(llmbatch.as_completed(chats(5), requests_per_minute=1, **place(sys.argv[1])))
+next(slow)
 child = os.fork()
 if child == 0:
-    ok = all(answered(row, i) for i, row in enumerate(batch(sys.argv[1], chats(5))))
+    ok = all(answered(row, i) for i, row in enumerate(batch(sys.argv[1], chats(5), deadline=30)))
     sys.stdout.write("child " + str(ok)); sys.stdout.flush(); os._exit(0)
 os.waitpid(child, 0)
+slow.close()
 assert answered(batch(sys.argv[1], chats(1))[0], 0)
 """
 
 
 @pytest.mark.processes
 def test_after_a_fork(server: Server) -> None:
-    """A forked worker has a loop of its own."""
+    """A forked worker has a loop of its own, and limits that no batch of its parent holds."""
     with script(FORKED, server.api_base, flags=()) as process:
         out, err = process.communicate(timeout=240)
     assert (process.returncode, out) == (0, "child True"), err

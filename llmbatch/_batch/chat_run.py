@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 __all__ = ["ChatRun"]
 
 _NO_FALLBACK = {"CassetteMiss", "BudgetExceeded", "CheckpointError"}
-_SPENT = ("usage", "cost", "attempts")
 _LONE_MESSAGE_BEGINNING = 4096  # characters; providers cache from some 1,024 tokens
 
 
@@ -128,7 +127,9 @@ class ChatRun(Run[Any, tuple[int, Row]]):
             cut, row = self._late(index, custom_id, way.plans[0].target), self._so_far.get(index)
             if row is None:
                 return cut
-            row.update({name: cut[name] for name in _SPENT})  # type: ignore[typeddict-item, literal-required]
+            row["usage"], row["cost"], row["attempts"] = cut["usage"], cut["cost"], cut["attempts"]
+            if "error" in row:
+                row["error_details"]["attempts"] = row["attempts"]
             return row
 
         send = partial(self._sent, index, asked, way, request, custom_id)

@@ -13,7 +13,7 @@ from llmbatch._batch.rows import chat_row, failure_row
 from llmbatch._jobs.remote import MESSAGE_LEFT_OUT
 from llmbatch._leaves.files import from_json
 from llmbatch._leaves.lines import SUCCESS, row_from_line
-from llmbatch._leaves.row import Row, answer_row, numbered
+from llmbatch._leaves.row import Row, add_spent, answer_row, numbered
 from llmbatch._litellm import Answer
 from llmbatch._litellm.answers import answer_body
 from llmbatch._litellm.prices import batch_cost
@@ -91,8 +91,11 @@ class Join:
             custom_id = self._state.custom_ids[position]
             row = found.get(custom_id) or refusals.get(custom_id) or self._missing(custom_id, part.status)
             before = self._rows.get(custom_id)
-            if before is None or "error" in before:
-                self._rows[custom_id] = row
+            if before is not None and "error" not in before:
+                continue
+            if before is not None:
+                add_spent(row, before)
+            self._rows[custom_id] = row
 
     def _take(self, text: bytes, found: dict[str, Row]) -> None:
         try:
