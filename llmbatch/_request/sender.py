@@ -222,6 +222,8 @@ class Sender:
             worst = self.worst_cost(request)
         except ValueError as exc:
             why = str(exc)
+        except Exception as exc:  # noqa: BLE001 - whatever the row holds; its words are not shown
+            why = f"max_cost cannot hold for what cannot be counted ({type(exc).__name__}): mend the row"
         else:
             if await self.budget.reserve(worst):
                 return worst

@@ -57,7 +57,7 @@ _BOUNDED = frozenset({
 _IN_THE_PROMPT = ("tools", "functions", "tool_choice", "function_call", "response_format")
 _TEXT_KEYS = {"role", "content", "name", "tool_calls", "tool_call_id", "function_call", "refusal", "reasoning_content",
               "thinking_blocks", "cache_control", "provider_specific_fields", "annotations", "prefix"}  # fmt: skip
-_TEXT_PARTS = {"text", "refusal", "thinking", "redacted_thinking", "input_text", "output_text"}
+_TEXT_PARTS = ("text", "refusal", "thinking", "redacted_thinking", "input_text", "output_text")
 _AN_IMAGE = re.compile(r"data:image/|[^?#]+\.(png|jpe?g|webp|gif)([?#]|$)", re.IGNORECASE)
 _A_MEDIUM = re.compile(r"data:|(gs|s3|https?)://")
 
@@ -162,7 +162,7 @@ def _check_bounded(asked: Mapping[str, Any]) -> None:
 
 def _is_function(tool: Any) -> bool:
     kind = tool.get("type") if isinstance(tool, Mapping) else ""
-    return kind == "function" or (kind in {None, "custom"} and "input_schema" in tool)
+    return kind == "function" or (kind in (None, "custom") and "input_schema" in tool)
 
 
 def _prompt(asked: Mapping[str, Any]) -> _Prompt:
