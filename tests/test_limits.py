@@ -50,7 +50,7 @@ def test_requests_per_minute_are_never_passed(server: Server, workers: Any) -> N
 
 def test_tokens_per_minute_are_never_passed(server: Server) -> None:
     """As the server counts prompt and answer tokens, from the second second on and over the whole run."""
-    rows = batch(server.api_base, chats(35), tokens_per_minute=6000, max_tokens=20, max_workers=20, model="openai/tpm")
+    rows = batch(server.api_base, chats(25), tokens_per_minute=6000, max_tokens=20, max_workers=20, model="openai/tpm")
     assert not rows.failed
     times = [request.at for request in server.requests]
     tokens = server.stats.tokens
@@ -146,7 +146,7 @@ def test_a_limit_in_the_headers_is_learnt_and_kept(provider: Callable[..., Serve
 
 def test_a_limit_without_headers_is_learnt_from_refusals(provider: Callable[..., Server]) -> None:
     """No headers, no Retry-After: what is in flight is refused once, little more, and less in the second batch."""
-    server = provider(rpm=1200, limit_headers=False, retry_after=False)
+    server = provider(rpm=2400, burst=1.0, limit_headers=False, retry_after=False)
     refused = []
     for start in (0, 120):
         before = server.stats.limited
