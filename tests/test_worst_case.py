@@ -203,9 +203,9 @@ def test_embeddings_of_media_count_for_all_that_they_may_be(server: Server) -> N
 
 def test_what_cannot_be_counted_is_its_rows_error(server: Server) -> None:
     """A part of no kind at all counts as anything may; nothing in a row harms the others."""
-    for part in ({"type": []}, {"type": {}}, {"type": None}, {"type": "text", "text": {"a": []}}):
-        rows = batch(server.api_base, [[{"role": "user", "content": [part]}], *chats(1)], max_cost=9.0)
-        assert ["error" in row for row in rows] == [True, False]
+    odd = [{"role": "user", "content": [{"type": []}]}]
+    rows = batch(server.api_base, [odd, *chats(1)], max_cost=9.0)
+    assert ["error" in row for row in rows] == [True, False]
 
 
 @pytest.mark.parametrize(
