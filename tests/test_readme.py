@@ -134,7 +134,11 @@ def test_the_shell_commands_run(warm: Warm, monkeypatch: pytest.MonkeyPatch, tmp
 RECIPES = sorted(set(EXAMPLES.glob("*.py")) - {EXAMPLES / "demo_batch_completions.py", EXAMPLES / "clusters.py"})
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.stem)
+@pytest.mark.parametrize(
+    "recipe",
+    [pytest.param(recipe, marks=[pytest.mark.processes] * (recipe.stem == "past_one_core")) for recipe in RECIPES],
+    ids=lambda recipe: recipe.stem,
+)
 def test_a_recipe_runs(recipe: Path, desk: Server, request: pytest.FixtureRequest) -> None:
     """As it stands, and what it calls `results` has no failed row."""
     if recipe.stem == "local_model":

@@ -66,7 +66,7 @@ class Request:
         for message in reversed(body.get("messages") or []):
             content = message.get("content")
             if message.get("role") == "user":
-                return content if isinstance(content, str) else "".join(p.get("text", "") for p in content or [])
+                return content if isinstance(content, str) else "".join(str(p.get("text", "")) for p in content or [])
         given = body.get("input") or ""
         return given if isinstance(given, str) else "\n".join(map(str, given))
 
