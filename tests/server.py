@@ -142,6 +142,8 @@ class Server:
 
     async def _shut_down(self) -> None:
         self._listener.close()
+        for _ in range(3):
+            await asyncio.sleep(0)  # a connection just accepted has its transport then
         for transport in list(self.transports):
             transport.abort()
         tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]

@@ -20,6 +20,9 @@ def most_jitter(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tenacity.wait.random.uniform", lambda _, high: high)
 
 
+pytestmark = pytest.mark.processes
+
+
 def ask(llmock: LLMock, count: int = 1, *, stream: bool = False, **options: Any) -> llmbatch.BatchResults:
     form = streamed if stream else batch
     return form(rows=chats(count), **{"api_base": llmock.base_url("openai"), "retries": 4, **options})
