@@ -150,6 +150,7 @@ def test_xais_batches_run_through_litellms_translation(server: Server, place: di
     assert "job-" in xai.asked[0]["name"]
 
 
+@pytest.mark.processes
 @pytest.mark.filterwarnings("ignore:Exception ignored in. <function SpooledTemporaryFile")  # llmock's own upload
 def test_a_job_runs_through_llmock(llmock: LLMock) -> None:
     """Uploads, creation, polls and downloads that meet 429s and 5xx, a bad line among the good ones."""

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 pd = pytest.importorskip("pandas")
+pytestmark = pytest.mark.processes
 
 ADDED = ["answer", "answer_error", "answer_finish_reason", "answer_model", "answer_prompt_tokens",
          "answer_completion_tokens", "answer_total_tokens", "answer_cost", "answer_attempts", "answer_elapsed",
@@ -168,7 +169,6 @@ def test_dask_takes_it_for_its_partitions(server: Server) -> None:
     assert len(server.requests) == 40
 
 
-@pytest.mark.processes
 @pytest.mark.filterwarnings("ignore")  # Spark's own
 @pytest.mark.skipif(shutil.which("java") is None, reason="Spark needs Java")
 def test_spark_takes_it_for_its_partitions(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,7 +211,6 @@ def ray() -> Iterator[Any]:
         yield ray
 
 
-@pytest.mark.processes
 @pytest.mark.filterwarnings("ignore")  # Ray's own
 def test_two_actors_answer_every_row_once_within_one_limit(ray: Any, tmp_path: Path) -> None:
     """None lost, none twice, none refused at the given limit; a later worker takes every answer from the checkpoint."""
