@@ -74,8 +74,10 @@ def rows_frame(rows: Sequence[Row], model: ResponseFormat | None = None, formats
     pandas = extra("pandas", "DataFrames", "pandas")
     columns = rows_columns(rows, model, formats)
     frame = pandas.DataFrame(columns).astype({name: kind for name, kind in _KINDS.items() if name in columns})
+    numpy = extra("numpy", "DataFrames", "pandas")
     for name in columns.keys() - _KINDS.keys() - {"embedding"}:
-        with contextlib.suppress(OverflowError):  # a number that fits no column of numbers stays as it is
+        # A number that fits no column of numbers stays as it is.
+        with contextlib.suppress(OverflowError), numpy.errstate(invalid="ignore"):
             # Whole numbers stay whole next to failed rows.
             frame[name] = frame[name].convert_dtypes()
     return frame
