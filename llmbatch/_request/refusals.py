@@ -73,14 +73,17 @@ class Refusals:
     @property
     def finding(self) -> tuple[str, str]:
         """What refusals were found to depend on, as a word and as a line for people; empty before they were."""
-        chance = self._chance(self._sent)
         if self._closed:
             return "door", "everything is refused: one request at a time is tried"
         if self.crowd:
             return "crowd", f"requests are refused from {self.crowd} in flight on: no more are sent at once"
         if self.rate < math.inf:
             return "rate", f"refusals depend on the rate: paced at {self.rate:.3g} requests a second"
-        if self.total >= SOME_REFUSALS and self._sent >= SOME_REQUESTS and chance > RARE / 10:
+        if (
+            self.total >= SOME_REFUSALS
+            and self._sent >= SOME_REQUESTS
+            and (chance := self._chance(self._sent)) > RARE / 10
+        ):
             mend = "pacing lifted" if self._lifted else "nothing is held back"
             return "chance", f"refusals do not depend on the rate ({chance:.0%} of requests): {mend}"
         return "", ""
