@@ -252,7 +252,12 @@ def _batch(  # noqa: PLR0917 - the public functions' own order
     options: ChatOptions,
 ) -> Batch:
     """What Jedi does not follow: it would show this call's parameters as the public function's."""
-    return chat_batch(messages_list, model, temperature, max_tokens, max_workers, **options)
+    given: dict[str, Any] = dict(options)
+    if given.get("batch_job") or given.get("lane") in {"job", "cheapest"}:
+        from llmbatch._jobs.lanes import job_batch  # noqa: PLC0415 - only batch jobs need it
+
+        return job_batch(messages_list, model, temperature, max_tokens, max_workers, given)
+    return chat_batch(messages_list, model, temperature, max_tokens, max_workers, **given)
 
 
 async def _collected(  # noqa: PLR0917 - the public functions' own order
@@ -263,17 +268,9 @@ async def _collected(  # noqa: PLR0917 - the public functions' own order
     max_workers: int | Literal["auto"],
     options: ChatOptions[M],
 ) -> BatchResults[M]:
-    """All rows, live or as a batch job. The slow import of litellm does not hold up other batches."""
-    given: dict[str, Any] = dict(options)
-    as_job = given.pop("batch_job", False)
-    window = given.pop("completion_window", "24h") if as_job else ""
+    """All rows. The slow import of litellm does not hold up other batches."""
     await asyncio.to_thread(_litellm.load)
-    batch = chat_batch(messages_list, model, temperature, max_tokens, max_workers, **given)
-    if not as_job:
-        return await batch.collect()
-    from llmbatch.jobs import run_batch_job  # noqa: PLC0415 - only batch jobs need it
-
-    return await run_batch_job(cast("ChatRun", batch.run), window)
+    return await _batch(messages_list, model, temperature, max_tokens, max_workers, options).collect()
 
 
 async def _warmed(model: str | None, options: ChatOptions[M]) -> None:

@@ -17,28 +17,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from llmbatch._jobs import again, submit
-from llmbatch._jobs.job import BatchJob, PathLike
+from llmbatch._jobs.job import BatchJob, PathLike, begun
 from llmbatch._leaves.background import awaited, in_background
 from llmbatch._request.plans import DEFAULT_MAX_TOKENS, DEFAULT_TEMPERATURE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from llmbatch._batch.chat_run import ChatRun
     from llmbatch._leaves.structured import ResponseFormat
     from llmbatch.options import ChatOptions
-    from llmbatch.results import BatchResults
 
 __all__ = [
     "BatchJob",
     "aretrieve_batch_job",
     "asubmit_batch_job",
     "retrieve_batch_job",
-    "run_batch_job",
     "submit_batch_job",
 ]
-
-_CANCEL_SECONDS = 600.0
 
 
 def submit_batch_job(
@@ -157,14 +152,9 @@ async def _prepared_and_submitted(  # noqa: PLR0917 - the public functions' own 
 
 async def _submitted(submission: submit.Submission, state: PathLike | None, **how: Any) -> BatchJob:
     with tempfile.TemporaryDirectory(prefix="llmbatch-") as directory:
-        made, files = await asyncio.to_thread(submission.write, Path(directory), **how)
-        known = submit.known_state(state, made)
-        job = BatchJob(known, path=state, access=submission.access, response_format=submission.response_format)
-        job.save()
+        job, files = await begun(submission, state, Path(directory), **how)
         with _left_running(job):
-            async with job.remote() as remote:
-                for part, path in zip(known.parts, files, strict=False):
-                    await remote.submit(part, path)
+            await job.submit(files)
     return job
 
 
@@ -174,11 +164,7 @@ def _left_running(job: BatchJob) -> Iterator[None]:
     try:
         yield
     except asyncio.CancelledError as exc:
-        again = f"{job.id!r}, model={job.state.model!r}" if job.path is None else repr(str(job.path))
-        exc.add_note(
-            f"batch job {job.id} goes on at the provider: job = llmbatch.retrieve_batch_job({again}), "
-            "then job.wait().results() or job.cancel()"
-        )
+        exc.add_note(job.left())
         raise
 
 
@@ -193,37 +179,3 @@ async def _found(
     async with found.remote() as remote:
         await again.recover(state, remote, [job] if isinstance(job, str) else list(job))
     return found
-
-
-async def run_batch_job(run: ChatRun, completion_window: str) -> BatchResults:
-    """`create_chat_completions_batch(…, batch_job=True)`: submit what the run would send, wait, and return the rows.
-
-    Of its options, `checkpoint` is the job's state file: the same call with it goes on after an interruption, which
-    leaves the job running, and submits the failed rows again once it has ended. `deadline` cancels the job, and rows
-    not done by then are error rows. How fast it goes is the provider's choice.
-    """
-    options, requests = run.options, run.requests
-    if options.fallbacks:
-        msg = (
-            "a batch job stays with its provider: leave fallbacks out, and use job.run_failed_live(model=...) after it"
-        )
-        raise ValueError(msg)
-    if options.max_cost is not None:
-        requests = held = await asyncio.to_thread(list, requests)
-        await asyncio.to_thread(submit.check_cost, run.ways.call, held, options.max_cost)
-    submission = submit.of_call(run.ways.call, requests, options.custom_ids)
-    earlier = options.checkpoint is not None and await asyncio.to_thread(Path(options.checkpoint).exists)
-    job = await _submitted(submission, options.checkpoint, completion_window=completion_window)
-    with _left_running(job):
-        if earlier and (job.ended or job.status == "submitting"):
-            await job.aresubmit_failed()
-        try:
-            await job.await_(timeout=options.deadline, progress=options.progress)
-        except TimeoutError:
-            await job.acancel()
-            await job.await_(timeout=_CANCEL_SECONDS, progress=False)
-        results = await job.aresults()
-    if options.on_result is not None:
-        for index, row in enumerate(results):
-            options.on_result(index, row)
-    return results

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypedDict
+from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypedDict, get_args
 
 from llmbatch._leaves.checks import check_number, checked_ids
 from llmbatch._leaves.structured import M
@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
     from llmbatch._leaves.row import Row
 
-__all__ = ["CHATS_ONLY", "OWN_OPTIONS", "BatchOptions", "ChatOptions", "EmbeddingsOptions", "Options"]
+__all__ = ["CHATS_ONLY", "OWN_OPTIONS", "BatchOptions", "ChatOptions", "EmbeddingsOptions", "Lane", "Options"]
+
+
+Lane = Literal["live", "job", "flex", "cheapest"]
 
 
 class _Connection(TypedDict, total=False):
@@ -71,6 +74,7 @@ class ChatOptions(BatchOptions, _Connection, Generic[M], total=False):
     validate: Callable[[Row], str | None] | None
     dedupe: bool
     warm_prompt_cache: bool
+    lane: Lane
     batch_job: bool
     completion_window: str
     response_format: type[M] | Mapping[str, Any] | None
@@ -124,6 +128,7 @@ class Options:
     on_result: Callable[[int, Row], object] | None = None
     custom_ids: Sequence[str] | None = None
     processes: int | Literal["auto"] = 1
+    lane: Lane = "live"
 
     @classmethod
     def among(cls, given: Mapping[str, Any], *, max_workers: int | Literal["auto"], count: int | None) -> Self:
@@ -149,6 +154,9 @@ class Options:
                 check_number(name, value, "leave it out (None) for no limit")
         check_number("retries", self.retries, "0 sends each row once", whole=True, least=0)
         check_number("reask", self.reask, "0 takes the first answer as it is", whole=True, least=0)
+        if self.lane not in get_args(Lane):
+            msg = f"lane must be one of {', '.join(get_args(Lane))}, not {self.lane!r}"
+            raise ValueError(msg)
         on_result: Any = self.on_result
         entries: list[Any] = list(self.fallbacks)
         if wrong := next((type(entry).__name__ for entry in entries if not isinstance(entry, str | dict)), None):
@@ -180,6 +188,6 @@ def _listed(name: str, given: Any, what: str) -> list[Any] | None:
     return list(given)
 
 
-CHATS_ONLY = frozenset({"fallbacks", "reask", "validate", "dedupe", "warm_prompt_cache", "batch_job"})
+CHATS_ONLY = frozenset({"fallbacks", "reask", "validate", "dedupe", "warm_prompt_cache", "lane", "batch_job"})
 OWN_OPTIONS = frozenset(field.name for field in fields(Options)) | CHATS_ONLY
 """llmbatch's own keyword arguments; every other one goes to LiteLLM."""

@@ -36,14 +36,21 @@ class ProgressBar:
 
     def add(self, row: Row) -> None:
         """One more row is done."""
-        tally = self.tally
-        tally.add(row)
+        self.tally.add(row)
         if self._bar is not None:
-            cost = "" if tally.cost is None else f", ${tally.cost:.4f}"
-            tokens = f"{tally.usage['total_tokens']:,} tokens"
-            note = f"; {note}" if (note := self._note()) else ""
-            self._bar.set_postfix_str(f"{tally.failed} failed, {tokens}{cost}{note}", refresh=False)
+            self._bar.set_postfix_str(self._tail(), refresh=False)
             self._bar.update(1)
+
+    def _tail(self) -> str:
+        tally = self.tally
+        cost = "" if tally.cost is None else f", ${tally.cost:.4f}"
+        note = f"; {note}" if (note := self._note()) else ""
+        return f"{tally.failed} failed, {tally.usage['total_tokens']:,} tokens{cost}{note}"
+
+    def redraw(self) -> None:
+        """Show what `note` gives now."""
+        if self._bar is not None:
+            self._bar.set_postfix_str(self._tail())
 
     def reach(self, done: int, note: str) -> None:
         """So many rows are done, as somebody else counts them."""

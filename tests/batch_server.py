@@ -4,9 +4,12 @@
     batches.polls = 2                           # looks at a job before it has ended
     batches.end = "expired"                     # how jobs end; or a callable of the input's lines
     batches.fates["id-7"] = "missing"           # "failed", "twice", "contradicted", "garbled", "expired", "empty"
+    batches.lines[0] = "missing"                # the same by a line's place in its file
+    batches.closing = 5                         # looks at a cancelled job before it has ended
     batches.fault("POST", "/v1/batches", Response(503))     # the next such request fails …
     batches.fault("POST", "/v1/batches", Response(reset=True), done=True)   # … though it was carried out
     batches.files, batches.jobs                 # what was created, by id
+    batches.answered                            # the ids of the requests that are charged for
 
 Answers are the chat server's own, so a row can be checked against `answer_to(prompt)`.
 """
@@ -66,6 +69,9 @@ class BatchProvider:
         self.polls = 1
         self.end: str | Callable[[list[bytes]], dict[str, Any]] = "completed"
         self.fates: dict[str, str] = {}
+        self.lines: dict[int, str] = {}
+        self.closing = 1
+        self.answered: list[str] = []
         self.listed = True
         self.keep_metadata = True
         self._faults: list[tuple[str, str, Response, bool]] = []
@@ -143,7 +149,8 @@ class BatchProvider:
         self._looks[job["id"]] += 1
         if job["status"] not in _ENDED:
             if job["status"] == "cancelling":
-                self._finish(job, "cancelled")
+                if self._looks[job["id"]] >= self.closing:
+                    self._finish(job, "cancelled")
             elif self._looks[job["id"]] >= self.polls:
                 self._finish(job, str(self.end))
             elif job["status"] == "validating":
@@ -153,14 +160,15 @@ class BatchProvider:
     def _cancel(self, job: dict[str, Any]) -> dict[str, Any]:
         if job["status"] not in _ENDED:
             job["status"] = "cancelling"
+            self._looks[job["id"]] = 0
         return job
 
     def _finish(self, job: dict[str, Any], status: str) -> None:
         lines = self.files[job["input_file_id"]].content.splitlines()
         output, errors = [], []
-        for text in reversed(lines):  # output comes in another order than the input
+        for at, text in reversed(list(enumerate(lines))):  # output comes in another order than the input
             line = json.loads(text)
-            fate = self.fates.get(line["custom_id"], "")
+            fate = self.fates.get(line["custom_id"], self.lines.get(at, ""))
             made = self._outcome(line, fate)
             for outcome in made:
                 (errors if b'"response": null' in outcome or b'"status_code": 4' in outcome else output).append(outcome)
@@ -182,6 +190,8 @@ class BatchProvider:
             ).encode()
 
         answer = {"status_code": 200, "request_id": "r", "body": body}
+        if fate in {"", "twice", "contradicted", "garbled"}:
+            self.answered.append(custom_id)
         if fate == "missing":
             return []
         if fate == "failed":

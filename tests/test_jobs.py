@@ -32,6 +32,9 @@ def test_a_jobs_rows_are_the_live_rows_at_half_the_price(batches: BatchProvider,
     assert job.cost == pytest.approx(live.cost / 2)
     for mine, theirs in zip(job, live, strict=True):
         told = {key: value for key, value in theirs.items() if value is not None} | {"elapsed": None, "waited": None}
+        told["lane"] = "job"
+        assert theirs["lane"] == "live"
+        assert mine["saved"] == pytest.approx(theirs["cost"] / 2)
         varies = {"id", "cost", "choices"}  # the test server makes up a new id for each answer
         assert {key: mine[key] for key in told if key not in varies} == {
             key: value for key, value in told.items() if key not in varies

@@ -68,8 +68,8 @@ class Batch:
             "{} batch: batch size: {}, max workers: {}, {}",
             self.noun, "unknown" if self.count is None else self.count, options.max_workers, facts,
         )  # fmt: skip
-        bar = ProgressBar(self.count, options.progress, note=self.run.limits_found)
-        tally = bar.tally
+        bar = ProgressBar(self.count, options.progress, note=self.run.note)
+        tally, self.run.noted = bar.tally, bar.redraw
         try:
             async with contextlib.aclosing(self.run.rows()) as rows:
                 async for index, row in rows:
@@ -109,15 +109,9 @@ class Batch:
         except BaseException as exc:
             if rows or isinstance(exc, asyncio.CancelledError):
                 _interrupted = self._results(rows, max([self.count or 0, *(index + 1 for index in rows)]), started)
-                exc.add_note(self._said(len(rows)))
+                exc.add_note(self.run.left(len(rows)))
             raise
         return self._results(rows, len(rows), started)
-
-    def _said(self, done: int) -> str:
-        path = self.run.options.checkpoint
-        given = "" if path is None else repr(str(path))
-        rest = f"with checkpoint={given} a rerun sends only the rest"
-        return f"{done} rows were done: llmbatch.interrupted_results() has them; {rest}"
 
     def _results(self, rows: dict[int, Row], count: int, started: float) -> BatchResults:
         return BatchResults(

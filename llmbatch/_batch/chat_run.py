@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from loguru import logger
 
 from llmbatch._batch.asks import asked_again, judged
-from llmbatch._batch.rows import chat_row, failure_row, labelled
+from llmbatch._batch.rows import chat_row, failure_row, in_lane, labelled
 from llmbatch._batch.run import Run
 from llmbatch._leaves.checks import UnsendableError, copied
 from llmbatch._leaves.identity import CustomIds, SeenIds, first_id
@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from llmbatch._request.sender import Call, Sender
     from llmbatch.options import Options
 
-__all__ = ["ChatRun"]
+__all__ = ["FLEX", "ChatRun", "Way"]
+
+FLEX = "flex"
 
 _NO_FALLBACK = {"CassetteMiss", "BudgetExceeded", "CheckpointError"}
 _LONE_MESSAGE_BEGINNING = 4096  # characters; providers cache from some 1,024 tokens
@@ -90,7 +92,7 @@ class ChatRun(Run[Any, tuple[int, Row]]):
             target = way.plans[0].target
             self._check_id(index, asked)
             request = way.plans[0].request(asked.messages)
-            request_id = self._ids(request)
+            request_id = self._request_id(index, request)
         except Exception as exc:  # noqa: BLE001 - a row that cannot be sent is that row's error
             custom_id = asked.custom_id or self._row_id(index, None)
             row = failure_row(Failure("InvalidRow", _why(exc, asked)), target, custom_id)
@@ -119,6 +121,9 @@ class ChatRun(Run[Any, tuple[int, Row]]):
         if known is None:
             self._record(request_id, prints, row)
         return index, row
+
+    def _request_id(self, index: int, request: Mapping[str, Any]) -> str:  # noqa: ARG002 - a job's rows have another order
+        return self._ids(request)
 
     async def _answered(self, index: int, asked: Asked, way: Way, request: dict[str, Any], custom_id: str) -> Row:
         """The row of a request that is sent, in time or not."""
@@ -167,8 +172,7 @@ class ChatRun(Run[Any, tuple[int, Row]]):
         plan, sender, most, given = way.plans[at], way.senders[at], self.options.reask, request
         before: Row | None = None
         for asks in range(1, most + 2):
-            outcome = await sender.send(request, index, self.call_for(index), self._begun(index))
-            row = chat_row(outcome, plan, custom_id)
+            row = await self._reply(plan, sender, request, index, custom_id)
             labelled(row, custom_id, asked.metadata)
             row, wrong = judged(row, plan, given, self.options.validate)
             if before is not None:
@@ -182,6 +186,18 @@ class ChatRun(Run[Any, tuple[int, Row]]):
             self._so_far[index] = before = row
             plan, request = asked_again(row, wrong, plan, request)
             sender = sender if wrong else self.sender_for(plan)
+        return row
+
+    async def _reply(self, plan: ChatPlan, sender: Sender, request: dict[str, Any], index: int, custom_id: str) -> Row:
+        """The row that one request makes, sent to one model; again by the standard tier where flex has no resources."""
+        call, outcome = self.call_for(index), self._begun(index)
+        await sender.send(request, index, call, outcome)
+        if sender.gives_up and outcome.failure is not None and outcome.failure.scarce:
+            outcome.failure = None
+            await sender.send({k: v for k, v in request.items() if k != "service_tier"}, index, call, outcome)
+        row = chat_row(outcome, plan, custom_id)
+        if outcome.answer is not None and outcome.answer.body.get("service_tier") == FLEX:
+            in_lane(row, FLEX, plan.target)
         return row
 
     @contextlib.asynccontextmanager

@@ -64,6 +64,9 @@ class Checkpoint:
     def __len__(self) -> int:
         return len(self._places)
 
+    def __contains__(self, request_id: str) -> bool:
+        return request_id in self._places
+
     def found(self, request_id: str) -> Row | None:
         """The row that an earlier run finished for this very request."""
         place = self._places.get(request_id)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 from llmbatch._batch.batch import Batch
-from llmbatch._batch.chat_run import ChatRun
+from llmbatch._batch.chat_run import FLEX, ChatRun
 from llmbatch._batch.embeddings_run import EmbeddingsRun
 from llmbatch._leaves.checks import check_messages_list, check_texts
+from llmbatch._litellm.prices import takes_flex
 from llmbatch._request.plans import (
     DEFAULT_MAX_TOKENS,
     DEFAULT_TEMPERATURE,
@@ -37,24 +38,30 @@ def chat_batch(
     max_workers: int | Literal["auto"] = 10,
     *,
     shared_budget: Budget | None = None,
+    kind: type[ChatRun] = ChatRun,
     **given: Any,
 ) -> Batch:
     """A batch of chats; `given` holds llmbatch's own options and LiteLLM's arguments.
 
     `shared_budget` is spent by other runs too.
     """
-    if given.pop("batch_job", False):
-        msg = "batch_job=True is for create_chat_completions_batch; a batch job gives its rows all at once"
+    if kind is ChatRun and (given.pop("batch_job", False) or given.get("lane") in {"job", "cheapest"}):
+        msg = "batch jobs are for create_chat_completions_batch and as_completed; leave out lane= and batch_job="
         raise ValueError(msg)
     requests, count = check_messages_list(messages_list)
     given.pop("stream", None)  # whole rows need none; `stream_chat_completions_batch` streams by itself
     options = Options.among(given, max_workers=max_workers, count=count)
     call = {"model": model, "temperature": temperature, "max_tokens": max_tokens, **given}
+    if options.lane == "flex":
+        call["service_tier"] = _checked_tier(given.get("service_tier"))
     maker = _Maker(call, options.fallbacks)
-    run = ChatRun(
+    run = kind(
         requests, maker.call, maker.plans, maker.provider_of, options, calling("chat", options.processes), shared_budget
     )
     first = run.ways.first.plans[0]
+    if options.lane == "flex" and not takes_flex(first.target):
+        msg = f"{first.target.model} has no flex tier that LiteLLM knows a price of; leave out lane='flex'"
+        raise ValueError(msg)
     facts = {
         "model": first.target.model,
         "temperature": first.params.get("temperature"),
@@ -81,6 +88,13 @@ def embeddings_batch(
     plan = plan_embeddings(model, **given)
     facts = {"model": plan.target.model, "provider": plan.target.provider}
     return Batch(EmbeddingsRun(items, plan, options, shared_budget), count, "Embedding", facts)
+
+
+def _checked_tier(given: str | None) -> str:
+    if given not in {None, FLEX}:
+        msg = f"lane='flex' sends service_tier='flex', not {given!r}; leave out one of them"
+        raise ValueError(msg)
+    return FLEX
 
 
 class _Maker:

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from llmbatch._leaves.row import CUT_OFF, OWN_KEYS, Row, answer_row, error_row, plain, refusal_text, row_text
 from llmbatch._leaves.structured import parsed
+from llmbatch._litellm.prices import standard_cost
 from llmbatch._request.failures import Failure
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from llmbatch._request.plans import ChatPlan
     from llmbatch._request.sender import Outcome
 
-__all__ = ["chat_row", "failure_row", "labelled", "refused_answer"]
+__all__ = ["chat_row", "failure_row", "in_lane", "labelled", "refused_answer"]
 
 _FILTERED = "content_filter"
 
@@ -44,6 +45,14 @@ def labelled(row: Row, custom_id: str, metadata: Any) -> None:
         row["metadata"] = metadata
 
 
+def in_lane(row: Row, lane: str, target: Target) -> None:
+    """Say by which lane a row came, and what an answer cost less so than live."""
+    row["lane"] = lane
+    live = standard_cost(target, row["usage"]) if row["cost"] is not None else None
+    if live is not None and row["cost"] is not None:
+        row["saved"] = max(0.0, live - row["cost"])
+
+
 def chat_row(outcome: Outcome, plan: ChatPlan, custom_id: str) -> Row:
     """The row of an outcome; an answer that does not fit the pydantic model asked for is an error row that keeps it."""
     if outcome.failure is not None:
@@ -59,7 +68,7 @@ def refused_answer(row: Row, failure: Failure, plan: ChatPlan) -> Row:
     """The error row of an answer that will not do, which it keeps."""
     spent = {name: value for name, value in row.items() if name in OWN_KEYS and name != "custom_id"}
     bad = failure_row(failure, plan.target, row["custom_id"], **spent)
-    kept = ("model", "request_model", "metadata", "usage")
+    kept = ("model", "request_model", "metadata", "usage", "saved")
     bad.update({k: row[k] for k in kept if k in row})  # type: ignore[typeddict-item, literal-required]
     bad["choices"] = row.get("choices") or []
     return bad

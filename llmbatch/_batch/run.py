@@ -20,7 +20,7 @@ from llmbatch._batch.slots import Slots
 from llmbatch._leaves.fan_out import fan_out
 from llmbatch._leaves.identity import fingerprints
 from llmbatch._leaves.row import add_usage
-from llmbatch._litellm.prices import model_info, own_cost
+from llmbatch._litellm.prices import model_info, standard_cost
 from llmbatch._request.failures import Failure
 from llmbatch._request.guards import Breaker, Budget
 from llmbatch._request.limits import limiter_for
@@ -57,7 +57,7 @@ def _longest_answer(target: Target) -> float:
 def _price(target: Target) -> Callable[[Answer], float | None]:
     """What gives an answer's cost: the caller's own prices, nothing (Copilot is a subscription), or LiteLLM."""
     if target.prices:
-        return lambda answer: own_cost(target, answer.body.get("usage"))
+        return lambda answer: standard_cost(target, answer.body.get("usage"))
     return (lambda _: None) if target.provider == copilot.PROVIDER else attrgetter("cost")
 
 
@@ -69,6 +69,7 @@ class Run(Generic[T, R]):
         call_for: gives, for an input's index, the function that sends one request once.
         under_way: what has become so far of the inputs whose rows have not been taken yet, one outcome a model.
         count: how many inputs there are, None where nobody knows.
+        noted: is called when `note` has something new.
         formats: of requests with a `response_format` of their own, by id, where somebody wants them.
     """
 
@@ -78,6 +79,7 @@ class Run(Generic[T, R]):
         self.options = options
         self.call_for: Callable[[int], Call] = lambda _: call
         self.count: int | None = None
+        self.noted: Callable[[], None] = lambda: None
         self.formats: dict[str, ResponseFormat | None] | None = None
         self._budget = budget or Budget(options.max_cost)
         self._breakers: dict[Any, Breaker] = {}
@@ -113,6 +115,7 @@ class Run(Generic[T, R]):
             credentials=plan.credentials,
             longest_answer=_longest_answer(target) if self.options.tokens_per_minute else 0.0,
             price=_price(target),
+            gives_up=self.options.lane == "flex",
         )
 
     def _tell(self, limiter: Limiter, told: contextlib.ExitStack) -> None:
@@ -124,11 +127,24 @@ class Run(Generic[T, R]):
         """What refusals were found to depend on, in a line; empty before that."""
         return "; ".join(line for limiter in self._limiters if (line := limiter.refusals.finding[1]))
 
+    def note(self) -> str:
+        """What the bar's tail says of the run."""
+        return self.limits_found()
+
+    def left(self, done: int) -> str:
+        """How to go on after an interruption, with so many rows done."""
+        path = self.options.checkpoint
+        given = "" if path is None else repr(str(path))
+        rest = f"with checkpoint={given} a rerun sends only the rest"
+        return f"{done} rows were done: llmbatch.interrupted_results() has them; {rest}"
+
     def rows(self) -> AsyncGenerator[tuple[int, Row]]:
         """Run it."""
         raise NotImplementedError
 
-    async def _running(self, items: Iterable[T], work: Callable[[int, T], Awaitable[R]]) -> AsyncGenerator[R]:
+    async def _running(
+        self, items: Iterable[T] | AsyncGenerator[T], work: Callable[[int, T], Awaitable[R]]
+    ) -> AsyncGenerator[R]:
         """Fan `work` out over the items, with the checkpoint open and the caller's limits in force.
 
         At the deadline nobody waits for the next item of an input of unknown length; of a known one each item is a row.

@@ -46,6 +46,9 @@ class Events:
     """The events of one batch, in the order in which they come."""
 
     def __init__(self, batch: Batch) -> None:
+        if batch.run.options.lane in {"job", "cheapest"}:
+            msg = "a batch job gives no pieces of answers: leave out lane= and batch_job=, or take as_completed"
+            raise ValueError(msg)
         self._batch = batch
         batch.run.call_for = self._call_for
         self._queue: asyncio.Queue[StreamEvent | BaseException | None] = asyncio.Queue()

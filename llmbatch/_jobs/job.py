@@ -34,11 +34,12 @@ if TYPE_CHECKING:
     from llmbatch._leaves.structured import ResponseFormat
     from llmbatch.providers.base import Payload
 
-__all__ = ["BatchJob"]
+__all__ = ["BatchJob", "begun"]
 
 _FIRST_POLL, _SLOWEST_POLL, _SLOWER = 5.0, 60.0, 1.5
 _PROGRESS = ("validating", "in_progress", "finalizing", "cancelling")
 _ENDS = ("failed", "expired", "cancelled")
+_REFUSALS = range(400, 500)
 
 PathLike = str | os.PathLike[str]
 
@@ -202,6 +203,28 @@ class BatchJob:
         """The awaitable twin of `run_failed_live`."""
         return await awaited(self._run_failed_live(payloads=payloads, **options))
 
+    async def submit(self, files: Iterable[Path], *, refusable: bool = False) -> None:
+        """Submit its parts, whose input files these are; where `refusable`, the provider's refusal ends a part."""
+        async with self.remote() as remote:
+            for part, path in zip(self.state.parts, files, strict=False):
+                try:
+                    if not part.ended:
+                        await remote.submit(part, path)
+                except ProviderFailedError as exc:
+                    if not refusable or exc.failure.status_code not in _REFUSALS:
+                        raise
+                    logger.warning("Batch job {}: {}", self.id, exc)
+                    part.refused(str(exc))
+                    self.save()
+
+    def left(self) -> str:
+        """How to find it again after an interruption."""
+        again = f"{self.id!r}, model={self.state.model!r}" if self.path is None else repr(str(self.path))
+        return (
+            f"batch job {self.id} goes on at the provider: job = llmbatch.retrieve_batch_job({again}), "
+            "then job.wait().results() or job.cancel()"
+        )
+
     async def _refresh(self) -> BatchJob:
         async with self.remote() as remote:
             for part in self.state.parts:
@@ -259,10 +282,21 @@ class BatchJob:
         if not self.ended:
             msg = f"job {self.id} is {self.status}; its results come when it has ended, call wait() first"
             raise BatchJobError(msg)
-        join = Join(self.state, self._response_format)
+        join = self.join()
+        await self.take(join, self.state.parts)
+        ends = [part.ended_at for part in self.state.parts if part.ended_at]
+        elapsed = float(max(0, max(ends) - self.state.created_at)) if ends else 0.0
+        return BatchResults(join.rows(), elapsed=elapsed, response_format=self._response_format)
+
+    def join(self) -> Join:
+        """What the files of its parts are to be taken into."""
+        return Join(self.state, self._response_format)
+
+    async def take(self, join: Join, parts: Iterable[Part]) -> None:
+        """Take over what some parts, which have ended, say of their rows."""
         async with self.remote() as remote:
             with tempfile.TemporaryDirectory(prefix="llmbatch-") as directory:
-                for part in self.state.parts:
+                for part in parts:
                     files = await self._downloaded(remote, part, Path(directory))
                     await asyncio.to_thread(join.add, part, files)
             if join.told:
@@ -270,9 +304,6 @@ class BatchJob:
                 with contextlib.suppress(BatchJobError):
                     asked = await again.bodies(self.state, remote, join.told, None)
                 join.without_quotes(asked)
-        ends = [part.ended_at for part in self.state.parts if part.ended_at]
-        elapsed = float(max(0, max(ends) - self.state.created_at)) if ends else 0.0
-        return BatchResults(join.rows(), elapsed=elapsed, response_format=self._response_format)
 
     async def _downloaded(self, remote: Remote, part: Part, directory: Path) -> list[Path]:
         paths: list[Path] = []
@@ -305,3 +336,14 @@ class BatchJob:
     def remote(self) -> Remote:
         """The provider's side of it, to be used in `async with`."""
         return Remote(self.state, provider_for(self.state.provider).transport, self._access, self.save)
+
+
+async def begun(
+    submission: submit.Submission, path: PathLike | None, directory: Path, **how: Any
+) -> tuple[BatchJob, list[Path]]:
+    """A job that is to be submitted, or that an earlier call left in `path`, and its input files."""
+    made, files = await asyncio.to_thread(submission.write, directory, **how)
+    known = submit.known_state(path, made)
+    job = BatchJob(known, path=path, access=submission.access, response_format=submission.response_format)
+    job.save()
+    return job, files

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from loguru import logger
 
-from llmbatch._batch.rows import chat_row, failure_row
+from llmbatch._batch.rows import chat_row, failure_row, in_lane
 from llmbatch._jobs.remote import MESSAGE_LEFT_OUT
 from llmbatch._leaves.files import from_json
 from llmbatch._leaves.lines import SUCCESS, row_from_line
@@ -35,6 +35,7 @@ _ID_IN_BROKEN_LINE = re.compile(rb'"custom_id"\s*:\s*"([^"\\]+)"')
 # Codes of error lines for requests that were never run: the provider charges nothing for them.
 _NOT_RUN = {"batch_expired": "expired", "batch_cancelled": "cancelled"}
 _UNREAD = "UnparsableResult"
+JOB = "job"  # the lane
 
 
 class Join:
@@ -70,12 +71,16 @@ class Join:
         """The rows, in the order of the input."""
         for note, times in self.notes.items():
             logger.warning("Batch job {}: {} {}", self._state.id, times, note)
-        rows = [self._rows.get(custom_id) or self._missing(custom_id, "") for custom_id in self._state.custom_ids]
+        rows = [self.row(custom_id) for custom_id in self._state.custom_ids]
         for index, row in enumerate(rows):
             numbered(index, row)
             if row["custom_id"] in self._state.row_metadata:
                 row["metadata"] = self._state.row_metadata[row["custom_id"]]
         return rows
+
+    def row(self, custom_id: str) -> Row:
+        """One request's row, as the parts that were added say."""
+        return self._rows.get(custom_id) or self._missing(custom_id, "")
 
     def add(self, part: Part, paths: list[Path]) -> None:
         """Take over a part's files (there may be none) and say of each of its rows that is not in them why."""
@@ -144,8 +149,11 @@ class Join:
             return self._error(custom_id, _UNREAD, message, status_code=200, retryable=True, cost=None)
         cost = batch_cost(self._plan.target, response["body"].get("usage"), response["body"].get("model"))
         if "choices" not in body:
-            return answer_row(body, custom_id=custom_id, cost=cost)
-        return chat_row(Outcome(Answer(body, {}, cost), None, 1, cost), self._plan, custom_id)
+            row = answer_row(body, custom_id=custom_id, cost=cost)
+        else:
+            row = chat_row(Outcome(Answer(body, {}, cost), None, 1, cost), self._plan, custom_id)
+        in_lane(row, JOB, self._plan.target)
+        return row
 
     def _failed(self, line: Mapping[str, Any]) -> Row:
         """The row of an error line, in whichever of its two places the error is."""
@@ -204,7 +212,7 @@ class Join:
         **spent: Any,
     ) -> Row:
         failure = Failure(kind, message, status_code, retryable=retryable)
-        return failure_row(failure, self._plan.target, custom_id, **spent)
+        return failure_row(failure, self._plan.target, custom_id, lane=JOB, **spent)
 
 
 def _unquoted(body: str) -> Any:

@@ -72,6 +72,10 @@ class Part:
         """Whether nothing more will happen to it."""
         return self.status in ENDED
 
+    def refused(self, why: str) -> None:
+        """The provider made no batch of it, and will not be asked to again."""
+        self.status, self.errors = "failed", [{"code": "not_submitted", "message": why, "line": None}]
+
     def update(self, batch: dict[str, Any]) -> None:
         """Take over what the provider says of its batch."""
         self.batch_id = batch["id"]

@@ -97,9 +97,12 @@ def prepare(  # noqa: PLR0917 - the public function's own order
     return of_call(call, items, custom_ids)
 
 
-def check_cost(call: Mapping[str, Any], requests: Iterable[Any], max_cost: float) -> None:
-    """Raise ValueError when the job may cost more than `max_cost` USD, or nothing bounds what it costs."""
-    lines, most = ChatLines(call), 0.0
+def check_cost(call: Mapping[str, Any], requests: Iterable[Any], max_cost: float) -> list[float]:
+    """USD that each request may cost in a job.
+
+    Raises ValueError when they may cost more than `max_cost` together, or nothing bounds what they cost.
+    """
+    lines, costs = ChatLines(call), []
     worsts: dict[int, tuple[Any, Callable[[Mapping[str, Any]], float]]] = {}
     for item in requests:
         try:
@@ -107,13 +110,15 @@ def check_cost(call: Mapping[str, Any], requests: Iterable[Any], max_cost: float
             way = lines.way(asked)
             request = way.plan.request(asked.messages)
         except ValueError:  # it is not sent, and will be an error row
+            costs.append(0.0)
             continue
         if id(way) not in worsts:
             worsts[id(way)] = way, worst_cost(way.plan, job=True)
-        most += worsts[id(way)][1](request)
-    if most > max_cost:
+        costs.append(worsts[id(way)][1](request))
+    if (most := sum(costs)) > max_cost:
         msg = f"the job may cost ${most:.4f}, more than max_cost=${max_cost:.4f}; raise it, or lower max_tokens"
         raise ValueError(msg)
+    return costs
 
 
 def of_call(call: Mapping[str, Any], requests: Iterable[Any], custom_ids: Iterable[str] | None) -> Submission:

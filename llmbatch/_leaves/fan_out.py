@@ -18,7 +18,11 @@ R = TypeVar("R")
 
 
 async def fan_out(
-    items: Iterable[T], work: Callable[[int, T], Awaitable[R]], *, slots: Callable[[], int], until: float | None = None
+    items: Iterable[T] | AsyncGenerator[T],
+    work: Callable[[int, T], Awaitable[R]],
+    *,
+    slots: Callable[[], int],
+    until: float | None = None,
 ) -> AsyncGenerator[tuple[int, R]]:
     """Yield `(index, await work(index, item))` for every item, as they finish.
 
@@ -63,6 +67,7 @@ async def fan_out(
             raise source.error
     finally:
         source.close()
+        await source.ended()
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
@@ -73,19 +78,28 @@ class _Source(Generic[T]):
 
     What is no sequence is taken in a thread of its own, since that may block for as long as it likes: a file, a
     database, a queue that is fed by results. Nobody waits for that thread.
+    An asynchronous generator is ours, and runs on this loop.
     """
 
-    def __init__(self, items: Iterable[T], start: Callable[[T], None], on_end: Callable[[], None]) -> None:
+    def __init__(
+        self, items: Iterable[T] | AsyncGenerator[T], start: Callable[[T], None], on_end: Callable[[], None]
+    ) -> None:
         self.open = True
         self.asked = 0
         self.error: BaseException | None = None
         self._start, self._on_end = start, on_end
         self._held = iter(items) if isinstance(items, Sequence) else None
-        if self._held is None:
+        self._task: asyncio.Task[None] | None = None
+        self._wanted: threading.Semaphore | asyncio.Semaphore
+        if isinstance(items, AsyncGenerator):
+            self._wanted = asyncio.Semaphore(0)
+            self._task = asyncio.ensure_future(self._take_ours(items, self._wanted))
+        elif self._held is None:
             self._loop = asyncio.get_running_loop()
             self._wanted = threading.Semaphore(0)
             take = contextvars.copy_context().run
-            threading.Thread(target=take, args=(self._take, items), name="llmbatch input", daemon=True).start()
+            given = (self._take, items, self._wanted)
+            threading.Thread(target=take, args=given, name="llmbatch input", daemon=True).start()
 
     def ask(self) -> None:
         """Have one more item started, at once or when it comes."""
@@ -101,13 +115,31 @@ class _Source(Generic[T]):
     def close(self) -> None:
         """Take no more; what comes all the same is dropped."""
         self.open, self.asked = False, 0
-        if self._held is None:
+        if self._task is not None:
+            self._task.cancel()
+        elif self._held is None:
             self._wanted.release()
 
-    def _take(self, items: Iterable[T]) -> None:
+    async def ended(self) -> None:
+        """Wait for what is ours to have closed."""
+        if self._task is not None:
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _take_ours(self, items: AsyncGenerator[T], wanted: asyncio.Semaphore) -> None:
+        try:
+            async with contextlib.aclosing(items):
+                async for item in items:
+                    await wanted.acquire()
+                    self._arrived(item)
+        except Exception as exc:  # noqa: BLE001 - raised where the results are taken
+            self._ended(exc)
+        else:
+            self._ended(None)
+
+    def _take(self, items: Iterable[T], wanted: threading.Semaphore) -> None:
         try:
             iterator = iter(items)
-            while self._wanted.acquire() and self.open:
+            while wanted.acquire() and self.open:
                 self._tell(self._arrived, next(iterator))
         except StopIteration:
             self._tell(self._ended, None)

@@ -20,8 +20,8 @@ _CONNECTION = frozenset({
 })  # fmt: skip
 _PRICE = re.compile(r"_cost_per_|_token_cost|^cost_per_|^(tiered|off_peak)_pricing$")
 _CONNECTION_PREFIXES = ("aws_", "azure_", "vertex_")
-# Likewise no part of what a request asks: a resumed run may use another key, server or timeout.
-_TRAVEL = frozenset({"metadata", "model", "timeout"})
+# Likewise no part of what a request asks: a resumed run may use another key, server, tier or timeout.
+_TRAVEL = frozenset({"metadata", "model", "service_tier", "timeout"})
 
 
 def is_connection(name: str) -> bool:

@@ -17,6 +17,8 @@ _OWN_KEYS = (
     "metadata",
     "asks",
     "same_as",
+    "saved",
+    "paid_twice",
 )
 SUCCESS = range(200, 300)  # HTTP's
 _KEPT_OF_FAILED = ("id", "choices", "usage", "created")

@@ -34,7 +34,9 @@ class Row(TypedDict, total=False):
     Every row has `model`, `usage` and what `OWN_KEYS` names. `"error" in row` tells a failed row; it then has
     `choices: []`, zero `usage`, and `error_details`. Times are in seconds: `elapsed` of the attempt that answered or of
     the last one that failed, `waited` of everything before it (limits, retries). They are None where nothing was sent,
-    and in rows of batch jobs. `resumed` marks a row that was found in the checkpoint.
+    and in rows of batch jobs. `lane` is the way the answer came: "live", "job" or "flex"; `saved` is what that cost
+    less, in USD, than the live price, and `paid_twice` what a cancelled job's late answer cost besides (None: unknown).
+    `resumed` marks a row that was found in the checkpoint.
     """
 
     id: str
@@ -49,6 +51,9 @@ class Row(TypedDict, total=False):
     attempts: Required[int]
     elapsed: Required[float | None]
     waited: Required[float | None]
+    lane: Required[str]
+    saved: float
+    paid_twice: float | None
     resumed: bool
     error: str
     error_details: dict[str, Any]
@@ -60,18 +65,24 @@ class Row(TypedDict, total=False):
 
 
 NO_USAGE = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
-OWN_KEYS = ("custom_id", "cost", "attempts", "elapsed", "waited")
+OWN_KEYS = ("custom_id", "cost", "attempts", "elapsed", "waited", "lane")
 CUT_OFF = "length"  # the finish reason of an answer that had no room
-_ONLY_OURS = {"error", "error_details", "fallback", "resumed", "metadata", "request_model", "asks", "same_as"}
+_ONLY_OURS = {
+    "error", "error_details", "fallback", "resumed", "metadata", "request_model", "asks", "same_as", "saved",
+    "paid_twice",
+}  # fmt: skip
 
 
-def answer_row(body: Mapping[str, Any], *, custom_id: str, cost: float | None, attempts: int = 1, **times: Any) -> Row:
+def answer_row(
+    body: Mapping[str, Any], *, custom_id: str, cost: float | None, attempts: int = 1, lane: str = "live", **times: Any
+) -> Row:
     """A row for an answered request. `cost` in USD, None where no price is known; `times`: `elapsed` and `waited`."""
     answer = {key: value for key, value in body.items() if key not in _ONLY_OURS}
     usage = {**NO_USAGE, **(body.get("usage") or {})}
     cost = cost if cost is None or math.isfinite(cost) else None
     always = {"model": body.get("model") or "", "choices": body.get("choices") or [], "usage": usage}
-    return {**answer, **always, "custom_id": custom_id, "cost": cost, "attempts": attempts, **_rounded(**times)}  # type: ignore[typeddict-item]
+    own = {"custom_id": custom_id, "cost": cost, "attempts": attempts, **_rounded(**times), "lane": lane}
+    return {**answer, **always, **own}  # type: ignore[typeddict-item]
 
 
 def error_row(
@@ -87,6 +98,7 @@ def error_row(
     cost: float | None = 0.0,
     elapsed: float | None = None,
     waited: float | None = None,
+    lane: str = "live",
     **details: Any,
 ) -> Row:
     """A row for a failed request: `error` is one line for people, `error_details` is for programs.
@@ -102,6 +114,7 @@ def error_row(
         "cost": cost,
         "attempts": attempts,
         **_rounded(elapsed, waited),  # type: ignore[typeddict-item]
+        "lane": lane,
         "error": well_formed(f"{type}: {message}"),
         "error_details": {
             "type": type,
@@ -157,6 +170,8 @@ def add_spent(row: Row, before: Row) -> None:
     """Add to a row what an earlier one for the same input has used: tokens, USD and attempts."""
     add_usage(row["usage"], before["usage"])
     row["attempts"] += before["attempts"]
+    if "saved" in before:
+        row["saved"] = row.get("saved", 0.0) + before["saved"]
     if "error" in row:
         row["error_details"]["attempts"] = row["attempts"]
     if before["cost"] is None and "error" in row:

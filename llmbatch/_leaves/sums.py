@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -44,12 +45,15 @@ class Tally:
         resumed: rows found in the checkpoint.
         sent: rows that this run has sent.
         spent: USD of the rows with a known price that were not found in the checkpoint.
+        lanes: rows by lane.
+        saved: USD that rows of a job or of the flex tier cost less than live ones.
     """
 
     def __init__(self, rows: Iterable[Row] = ()) -> None:
         self.rows = self.unpriced = self.truncated = self.resumed = self.sent = 0
         self.usage: dict[str, Any] = dict(NO_USAGE)
-        self.spent = 0.0
+        self.spent = self.saved = 0.0
+        self.lanes: Counter[str] = Counter()
         self._cost, self._any_price = 0.0, False
         self._failures: dict[str, Failures] = {}
         for row in rows:
@@ -62,6 +66,8 @@ class Tally:
         resumed = row.get("resumed", False)
         self.resumed += resumed
         self.sent += not resumed and row.get("attempts", 0) > 0
+        self.lanes[row.get("lane", "live")] += 1
+        self.saved += row.get("saved") or 0.0
         self.truncated += CUT_OFF in finish_reasons(row)
         if "error" in row:
             self._add_failure(row)
@@ -113,8 +119,10 @@ class Tally:
         return f"${self.cost:.{digits}f}" + (f" ({self.unpriced} rows without a known price)" if self.unpriced else "")
 
     def notes(self, digits: int) -> str:
-        """What else there is to say, `""` for nothing: answers cut off, and this run's own share of a resumed one."""
+        """What else there is to say, `""` for nothing: savings, answers cut off, this run's share of a resumed one."""
         cut = f"; {self.truncated:,} cut off at max_tokens" if self.truncated else ""
+        if cheaper := [f"{self.lanes[lane]:,} {lane}" for lane in ("job", "flex") if self.lanes[lane]]:
+            cut = f"; {', '.join(cheaper)} rows saved ${self.saved:.{digits}f} against live prices{cut}"
         if not self.resumed:
             return cut
         spent = "" if self.cost is None else f" for ${self.spent:.{digits}f}"

@@ -11,7 +11,16 @@ from llmbatch._litellm import Target, load
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["batch_cost", "count_tokens", "has_batch_price", "live_cost", "model_info", "own_cost", "price_entry"]
+__all__ = [
+    "batch_cost",
+    "count_tokens",
+    "has_batch_price",
+    "live_cost",
+    "model_info",
+    "price_entry",
+    "standard_cost",
+    "takes_flex",
+]
 
 _CHARACTERS_PER_TOKEN = 4
 
@@ -32,15 +41,18 @@ def batch_cost(target: Target, usage: Mapping[str, Any] | None, answered_by: str
     return float(sum(parts))
 
 
-def own_cost(target: Target, usage: Mapping[str, Any] | None) -> float | None:
-    """USD of one answer by the caller's own prices, which LiteLLM never sees: it would keep them for every call."""
-    if not usage:
+def standard_cost(target: Target, usage: Mapping[str, Any] | None) -> float | None:
+    """USD of one live answer of the standard tier, by the caller's own prices where there are any.
+
+    LiteLLM never sees those with a request: it would keep them for every call.
+    """
+    if not usage or not (target.prices or _prices(target.name, target.provider)):
         return None
     prompt, completion = usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0
     parts = load().cost_per_token(
         model=target.name, custom_llm_provider=target.provider, prompt_tokens=prompt, completion_tokens=completion,
         usage_object=load().Usage(**usage),
-        custom_cost_per_token={"output_cost_per_token": 0.0, **dict(target.prices)},
+        custom_cost_per_token={"output_cost_per_token": 0.0, **dict(target.prices)} if target.prices else None,
     )  # fmt: skip
     return float(sum(parts))
 
@@ -58,6 +70,12 @@ def has_batch_price(target: Target) -> bool:
     """Whether the map holds prices of batch jobs; where it does not, half the live price is taken."""
     info = dict(target.prices) or _prices(target.name, target.provider)
     return bool(info and info.get("input_cost_per_token_batches"))
+
+
+def takes_flex(target: Target) -> bool:
+    """Whether the map has a price of the model's flex tier, or does not know the model."""
+    entry = price_entry(target)
+    return bool(target.prices or entry.get("input_cost_per_token_flex") or not entry.get("input_cost_per_token"))
 
 
 def count_tokens(target: Target, request: Mapping[str, Any]) -> int:

@@ -21,7 +21,7 @@ from llmbatch._request.redaction import redacted
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-__all__ = ["RETRYABLE_STATUS", "Failure", "classify", "clean"]
+__all__ = ["RETRYABLE_STATUS", "Failure", "classify", "clean", "seconds_in"]
 
 RETRYABLE_STATUS = {408, 409, 425, 429, 498, 500, 502, 503, 504, *range(520, 530)}
 _ERROR_STATUS, _SHARED_STATUS = range(400, 600), {401, 403, 404, *range(500, 600)}
@@ -56,6 +56,7 @@ _KEYLESS = re.compile(
     r"(?i)missing credentials|missing [\w ]*\bapi key\b|api_key client option must be set|_(?:key|token)`? is not set"
     r"|unable to locate credentials|default credentials were not found"
 )
+_SCARCE = re.compile(r"(?i)resource[ _]unavailable")
 _TOO_LARGE_WORDS = ("request too large", "tokens_limit_reached", "request_too_large")
 _AMOUNT = r"(\d+(?:\.\d+)?)\s*(ms|milli\w*|s|secs?|seconds?|m|mins?|minutes?|h|hrs?|hours?|d|days?)(?![a-z])"
 _HINT_IN_TEXT = re.compile(
@@ -80,6 +81,7 @@ class Failure:
         shared: whether the other rows would meet the same fault (bad key, no such model, provider down).
         billed: whether the provider may have charged for it (None: unknown).
         mended: whether its cause is gone (a new token), so that the next attempt is not counted as a retry.
+        scarce: whether a tier had no resources for it (OpenAI's flex), which waiting or another tier mends.
         headers: that the provider refused it with.
     """
 
@@ -93,6 +95,7 @@ class Failure:
     shared: bool = False
     billed: bool | None = False
     mended: bool = False
+    scarce: bool = False
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
@@ -112,7 +115,11 @@ def classify(exc: BaseException, provider: str | None = None, request: Mapping[s
         return Failure(
             type(exc).__name__, f"its text could not be read ({type(own).__name__})", provider=provider, billed=None
         )
-    return replace(failure, message=failure.message[:_LONGEST_MESSAGE])
+    scarce = failure.refused and (
+        _SCARCE.search(failure.message) is not None
+        or any(getattr(link, "code", None) == "resource_unavailable" for link in _chain(exc))
+    )
+    return replace(failure, message=failure.message[:_LONGEST_MESSAGE], scarce=scarce)
 
 
 def _classified(exc: BaseException, provider: str | None, hide: Callable[[str], str]) -> Failure:  # noqa: C901, PLR0911, PLR0912 - one line a kind of fault
@@ -271,6 +278,11 @@ def _hint(headers: Mapping[str, str], message: str) -> float | None:
     if hints:
         return next((hint for hint in hints if hint > 0), 0.0)
     if found := _HINT_IN_TEXT.search(message):
-        amounts = ((float(number), unit.lower()) for number, unit in _EACH_AMOUNT.findall(found.group(1)))
-        return sum(n * (0.001 if unit.startswith(("ms", "mil")) else _UNIT_SECONDS[unit[0]]) for n, unit in amounts)
+        return seconds_in(found.group(1))
     return None
+
+
+def seconds_in(text: str) -> float:
+    """What a text like "4h10m30s" or "2 minutes" comes to; 0 for one that names no time."""
+    amounts = ((float(number), unit.lower()) for number, unit in _EACH_AMOUNT.findall(text))
+    return sum(n * (0.001 if unit.startswith(("ms", "mil")) else _UNIT_SECONDS[unit[0]]) for n, unit in amounts)

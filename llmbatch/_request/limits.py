@@ -102,6 +102,7 @@ class Limiter:
         self._ticket = itertools.count()
         self._timer: asyncio.TimerHandle | None = None
         self._tokens_per_answer = 0.0
+        self.latency: float | None = None
 
     @property
     def waiting(self) -> int:
@@ -136,8 +137,16 @@ class Limiter:
                 self.faulted(future.result())
             raise
 
+    def seconds_for(self, requests: int, tokens: float) -> float:
+        """How long so many requests of so many tokens each take at the limits that are known now; 0 where none is."""
+        rate = min(self.refusals.rate, self.requests.rate, self.account.requests.rate)
+        token_rate = min(self.tokens.rate, self.account.tokens.rate)
+        return max(requests / rate, requests * tokens / token_rate)
+
     def answered(self, permit: Permit, headers: Mapping[str, str], used_tokens: float | None) -> None:
-        """The request was answered: learn what the headers state, and what it really used."""
+        """The request was answered: learn what the headers state, how long it took, and what it really used."""
+        seconds = self._clock() - permit.sent_at
+        self.latency = seconds if self.latency is None else 0.7 * self.latency + 0.3 * seconds
         self._close(permit)
         if used_tokens is not None:
             self._correct(permit, used_tokens)

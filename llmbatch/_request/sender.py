@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["Call", "Credentials", "Outcome", "Sender"]
 
 _CHARACTERS_PER_TOKEN = 4
+_SCARCE_ATTEMPTS = 2  # at a tier without resources for a request, before it is given up
 
 Call = Callable[[dict[str, Any]], Awaitable[Answer]]
 
@@ -77,7 +78,8 @@ class Sender:
     """Sends requests to one target.
 
     `price` gives an answer's cost in USD, and `worst_cost` bounds a request's, where there is a budget.
-    `longest_answer`, in tokens, is what a request that names no bound counts as until answers have come.
+    `longest_answer`, in tokens, is what a request that names no bound counts as until answers have come. `gives_up`
+    says that a tier without resources for a request is given up after a few attempts, and teaches nothing about limits.
     """
 
     target: Target
@@ -89,6 +91,7 @@ class Sender:
     worst_cost: Callable[[Mapping[str, Any]], float] | None = None
     longest_answer: float = 0.0
     credentials: Credentials | None = None
+    gives_up: bool = False
     price: Callable[[Answer], float | None] = attrgetter("cost")
 
     async def send(self, request: dict[str, Any], order: int, call: Call, outcome: Outcome | None = None) -> Outcome:
@@ -157,6 +160,8 @@ class Sender:
             self.credentials.renew(arguments)
             outcome.renewed = result
             result = replace(result, retryable=True, hint=0.0, mended=True)
+        if self.gives_up and result.scarce:
+            result = replace(result, retryable=outcome.attempts < _SCARCE_ATTEMPTS, refused=False)
         raise AttemptFailedError(result)
 
     async def _arguments(self, outcome: Outcome) -> dict[str, Any]:
@@ -195,7 +200,7 @@ class Sender:
             return answer
         if failure.type == "Timeout" and failure.message == "no message":
             failure = replace(failure, message=f"no answer within {self.timeout:g} s")
-        if failure.refused:
+        if failure.refused and not (self.gives_up and failure.scarce):
             self.limiter.refused(permit, failure.headers, failure.hint)
         else:
             self.limiter.faulted(permit)

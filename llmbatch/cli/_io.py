@@ -11,10 +11,12 @@ from typing import IO, Any, TypeVar
 import click
 
 from llmbatch._leaves.files import json_text
+from llmbatch._request.failures import seconds_in
 from llmbatch._request.plans import DEFAULT_MAX_TOKENS, DEFAULT_TEMPERATURE
 from llmbatch.cli._inputs import Input, checked_input
 
 __all__ = [
+    "SECONDS",
     "emit",
     "input_options",
     "request_arguments",
@@ -25,6 +27,20 @@ __all__ = [
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+class _Seconds(click.ParamType[float]):
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Seconds of a number, or of one with a unit."""
+        try:
+            return float(value)
+        except ValueError:
+            return seconds_in(value) or self.fail(f"{value!r} is no time; write 90, 45m, 6h or 1h30m", param, ctx)
+
+
+SECONDS = _Seconds()
 
 
 @contextmanager

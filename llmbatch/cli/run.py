@@ -16,7 +16,7 @@ import click
 
 from llmbatch._leaves.files import from_json
 from llmbatch.cli._inputs import checked_input
-from llmbatch.cli._io import emit, input_options, request_arguments, request_options, taken_input_options
+from llmbatch.cli._io import SECONDS, emit, input_options, request_arguments, request_options, taken_input_options
 from llmbatch.cli._main import BAD_END, INTERRUPTED
 from llmbatch.cli._tables import destination
 
@@ -50,7 +50,16 @@ __all__ = ["run"]
 @click.option("--tpm", type=float, help="Tokens a minute never to exceed; else learnt from the provider.")
 @click.option("--retries", type=int, default=6, show_default=True, help="Faults that a row survives.")
 @click.option("--timeout", type=float, default=600.0, show_default=True, help="Seconds for one attempt.")
-@click.option("--deadline", type=float, help="Seconds for everything; rows not done by then fail.")
+@click.option(
+    "--deadline", type=SECONDS, help="For everything, as in 90, 45m or 6h (seconds); rows not done by then fail."
+)
+@click.option(
+    "--lane",
+    type=click.Choice(["live", "job", "flex", "cheapest"]),
+    default="live",
+    show_default=True,
+    help="Live; the provider's batch job; its flex tier; or a job as long as the deadline allows, and the rest live.",
+)
 @click.option("--max-cost", type=float, help="USD never to exceed in this run.")
 @click.option(
     "--fallback", "fallbacks", multiple=True, metavar="MODEL", help="Model to try when a row fails; repeatable."
@@ -80,6 +89,7 @@ def run(source: str, output: Path | None, dry_run: bool, **options: Any) -> None
       llmbatch run reviews.csv --template "Sentiment of: {review}" -o answers.jsonl --max-cost 5
       cat prompts.jsonl | llmbatch run - -o answers.jsonl | jq .cost
       llmbatch run reviews.csv --column review -o answers.parquet
+      llmbatch run prompts.jsonl -o answers.jsonl --lane cheapest --deadline 6h
     """
     if output is None and not dry_run:
         msg = "say where the answers go, with -o OUT"
@@ -150,6 +160,8 @@ def _answer(requests: Input, arguments: dict[str, Any], to: Destination) -> int:
     except CheckpointError as exc:
         raise ValueError(str(exc)) from exc
     except KeyboardInterrupt:
+        if (state := path.with_name(f"{path.name}.job")).exists():
+            click.echo(f"The batch job goes on at the provider: `llmbatch cancel {state}` would end it.", err=True)
         where = f"are in {to.name}; the same command goes on" if to.resumable else "have been written"
         click.echo(
             f"{failures_text(tally.sums)}Interrupted: {tally.sums.rows} of {len(requests)} rows {where}.", err=True
@@ -206,6 +218,8 @@ class _Tally:
                 "sent": sums.sent,
                 **{name: sums.usage[name] for name in ("prompt_tokens", "completion_tokens", "total_tokens")},
                 "cost": sums.cost,
+                "lanes": dict(sums.lanes),
+                "saved": sums.saved,
                 "spent": None if sums.cost is None else sums.spent,
                 "unpriced": sums.unpriced,
                 "seconds": round(seconds, 3),
