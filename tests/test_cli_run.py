@@ -382,7 +382,7 @@ def test_the_examples_of_the_help_run(shell: Shell, server: Server, monkeypatch:
     (shell.directory / "reviews.csv").write_text("review\nfine\n")
     shown = CliRunner().invoke(main, ["run", "--help"]).output
     commands = [shlex.split(line)[1:] for line in shown.splitlines() if line.strip().startswith("llmbatch run")]
-    assert len(commands) == 3
+    assert len(commands) == 4
     for command in commands:
         done = CliRunner().invoke(main, command)
         assert (done.exit_code, json.loads(done.stdout)["succeeded"]) == (0, 1), done.output

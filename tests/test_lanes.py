@@ -199,8 +199,9 @@ def test_a_provider_without_batch_lines_is_asked_live(server: Server, place: dic
         llmbatch.create_chat_completions_batch(asked(3), lane="job", **given)
 
 
+@pytest.mark.parametrize("lane", ["job", "cheapest"])
 def test_job_answers_that_do_not_fit_are_asked_for_again_live(
-    batches: BatchProvider, place: dict[str, Any], server: Server
+    batches: BatchProvider, place: dict[str, Any], server: Server, lane: str
 ) -> None:
     """In the same conversation, with the job's answer in it; a row has the price of both."""
     assert batches
@@ -208,7 +209,7 @@ def test_job_answers_that_do_not_fit_are_asked_for_again_live(
     def validate(row: Any) -> str | None:
         return None if "again" in row["choices"][0]["message"]["content"] else "Say it again."
 
-    results = cheapest(place, reask=1, validate=validate)
+    results = cheapest(place, reask=1, validate=validate, lane=lane)
     assert [row["asks"] for row in results] == [2] * ROWS
     asked_live = [request.json for request in server.requests if request.path.endswith("/chat/completions")]
     said = [body["messages"] for body in asked_live if len(body["messages"]) == 3]
@@ -218,13 +219,23 @@ def test_job_answers_that_do_not_fit_are_asked_for_again_live(
     assert all(row["saved"] < row["cost"] for row in results)
 
 
+@pytest.mark.parametrize("lane", ["job", "cheapest"])
+def test_a_job_is_asked_the_same_question_once(batches: BatchProvider, place: dict[str, Any], lane: str) -> None:
+    """With dedupe the copies cost nothing, wherever they stand."""
+    rows = [*asked(4), *asked(4)]
+    results = cheapest(place, rows, lane=lane, dedupe=True)
+    assert results.texts == [answer_to(f"Question {i % 4}") for i in range(8)]
+    assert [row.get("same_as") for row in results] == [None] * 4 + [0, 1, 2, 3]
+    assert len(batches.answered) == 4
+    assert [bool(row["cost"]) for row in results] == [True] * 4 + [False] * 4
+
+
 @pytest.mark.parametrize(
     ("options", "mend"),
     [
         ({"lane": "cheap"}, "lane must be one of"),
         ({"lane": "live", "batch_job": True}, "leave out one"),
         ({"lane": "job", "fallbacks": ["gpt-4o"]}, "run_failed_live"),
-        ({"lane": "job", "reask": 1}, "reask is for live requests"),
         ({"lane": "flex"}, "has no flex tier"),
         ({"lane": "flex", "model": "openai/gpt-5-mini", "service_tier": "priority"}, "leave out one"),
     ],

@@ -104,8 +104,7 @@ class ChatRun(Run[Any, tuple[int, Row]]):
         known, prints = self._known(request, request_id, custom_id, asked.metadata)
         if known is not None and not self.options.dedupe:
             return index, known
-        asked_for = way.plans[0].response_format  # of two classes with one schema, each answer is to be of its own
-        same = (first_id(request_id), target, asked_for if isinstance(asked_for, type) else None)
+        same = self._same(request_id, way.plans[0])
         first, its_row = self._firsts.get(same, (index, None))
         if its_row is None:
             its_row = asyncio.get_running_loop().create_future()
@@ -121,6 +120,12 @@ class ChatRun(Run[Any, tuple[int, Row]]):
         if known is None:
             self._record(request_id, prints, row)
         return index, row
+
+    @staticmethod
+    def _same(request_id: str, plan: ChatPlan) -> Any:
+        """What requests that ask the very same have in common: of two classes with one schema, each has its own."""
+        asked_for = plan.response_format
+        return first_id(request_id), plan.target, asked_for if isinstance(asked_for, type) else None
 
     def _request_id(self, index: int, request: Mapping[str, Any]) -> str:  # noqa: ARG002 - a job's rows have another order
         return self._ids(request)

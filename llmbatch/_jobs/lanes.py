@@ -92,7 +92,7 @@ class LaneRun(ChatRun):
         self.options = replace(
             options, checkpoint=None if whole else path, deadline=deadline if self._cheapest else None
         )
-        without = _LIVE_ONLY if self._cheapest else ()
+        without = () if whole else _LIVE_ONLY
         self._call = {name: value for name, value in self.ways.call.items() if name not in without}
         self._job: BatchJob | None = None
         self._asked: list[Any] = []
@@ -100,7 +100,7 @@ class LaneRun(ChatRun):
         self._prompt_tokens = 0.0
         self._from_job: dict[int, Row] = {}
         self._held: dict[int, float] = {}
-        self._open: set[int] = set()
+        self._copies, self._replied, self._open = set[int](), set[int](), set[int]()
         self._doubtful: dict[int, Row] = {}
         self._late_rows: dict[int, Row] = {}
 
@@ -131,7 +131,7 @@ class LaneRun(ChatRun):
         """The inputs in the order in which their rows can be known."""
         wanted = await self._wanted()
         submitted = bool(wanted) and await self._submitted(wanted)
-        rest = set(wanted.values())
+        rest = {*wanted.values(), *self._copies}
         for index in range(len(self._asked)):
             if index not in rest:
                 yield index
@@ -160,22 +160,27 @@ class LaneRun(ChatRun):
 
     async def _wanted(self) -> dict[str, int]:
         """The inputs that a job may answer, by their ids in it: what can be sent and the checkpoint does not hold."""
-        ids, wanted, characters = CustomIds(), dict[str, int](), 0
+        ids, wanted, characters, seen = CustomIds(), dict[str, int](), 0, set[Any]()
         for index, item in enumerate(self._asked):
             if not index % _AT_ONCE:
                 await asyncio.sleep(0)
-            own, request_id = None, ""
+            own, request_id, same = None, "", None
             with contextlib.suppress(Exception):  # `_row` makes an error row of it
                 asked = self._asked[index] = read(item)
                 own = asked.custom_id
-                request = self.ways.of(asked).plans[0].request(asked.messages)
+                plan = self.ways.of(asked).plans[0]
+                request = plan.request(asked.messages)
                 request_id = ids(request)
+                same = self._same(request_id, plan)
                 characters += len(str(request["messages"]))
             self._request_ids.append(request_id)
             if self._whole:
                 wanted[own or self._row_id(index, request_id)] = index
+            elif request_id and self.options.dedupe and same in seen:
+                self._copies.add(index)
             elif request_id and (self._checkpoint is None or request_id not in self._checkpoint):
                 wanted[request_id] = index
+            seen.add(same)
         self._prompt_tokens = characters / _CHARACTERS_PER_TOKEN / max(1, len(self._asked))
         return wanted
 
@@ -328,15 +333,21 @@ class LaneRun(ChatRun):
 
     async def _reply(self, plan: ChatPlan, sender: Sender, request: dict[str, Any], index: int, custom_id: str) -> Row:
         """The job's answer, where it has one; live where it has not and that may help."""
-        row = self._from_job.pop(index, None)
-        if row is None and not self._cheapest:
+        row, again = self._from_job.pop(index, None), index in self._replied
+        self._replied.add(index)
+        if row is None and not (self._cheapest or again):
             failure = Failure("DeadlineExceeded", f"the batch job had not ended {self._grace:g} s after the deadline")
             return failure_row(failure, plan.target, custom_id, cost=None, lane="job")
         if row is not None:
             self._settle(index, row)
             if not (self._cheapest and self._helps(row)):
                 return row
-        live = await super()._reply(plan, sender, request, index, custom_id)
+        try:
+            async with asyncio.timeout_at(None if self._end == math.inf else self._end):
+                live = await super()._reply(plan, sender, request, index, custom_id)
+        except TimeoutError:
+            failure = Failure("DeadlineExceeded", f"not done within deadline={self._seconds:g} s")
+            live = self.cut(failure, index, custom_id, plan.target)
         if row is not None:
             add_spent(live, row)
         return live
