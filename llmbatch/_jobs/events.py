@@ -22,12 +22,10 @@ _SHORTEST, _NO_BASE64 = 16, re.compile(r"[^A-Za-z0-9+/]")
 def batch_of(event: Any, headers: Mapping[str, str] | None, secret: str | None) -> str:
     """The batch's id. Raises ValueError for a body whose signature does not fit, and for what is no such event."""
     if isinstance(event, str | bytes | bytearray):
-        event = _opened(event if isinstance(event, str) else event.decode("utf-8", "replace"), headers, secret)
+        body = event if isinstance(event, str) else event.decode("utf-8", "replace")
+        event = _opened(body, headers or {}, secret)
     elif headers is not None:
-        msg = (
-            "a parsed event cannot be checked against headers: pass the body as it came; or, if your code has checked "
-            "it, leave the headers out"
-        )
+        msg = "pass the body as it came: its signature is of that; or leave the headers out if your code has checked it"
         raise ValueError(msg)
     try:
         return str((event.model_dump(warnings=False) if hasattr(event, "model_dump") else event)["data"]["id"])
@@ -36,21 +34,17 @@ def batch_of(event: Any, headers: Mapping[str, str] | None, secret: str | None) 
         raise ValueError(msg) from None
 
 
-def _opened(body: str, headers: Mapping[str, str] | None, secret: str | None) -> Any:
+def _opened(body: str, headers: Mapping[str, str], secret: str | None) -> Any:
     secret = (secret or os.environ.get(_SECRET) or "").strip()
     if len(_NO_BASE64.sub("", secret.removeprefix("whsec_"))) < _SHORTEST:
         msg = f"no webhook secret: set {_SECRET}, or pass secret=, to what the provider showed for the webhook"
         raise ValueError(msg)
-    if headers is None:
-        msg = "the body's signature is in the request's headers: pass them too"
-        raise ValueError(msg)
     try:
         check_signature(body, headers, secret)
         return from_json(body)
-    except ValueError as exc:
-        reason = "it is no JSON" if hasattr(exc, "doc") else str(exc)
+    except (TypeError, ValueError) as exc:
         msg = (
-            f"the event is not to be trusted ({reason}): answer with status 400; if all are refused, pass the body's "
-            "bytes as they came, and see that the secret is this webhook's and the clock is right"
+            f"the event is not to be trusted ({exc}): answer with status 400; if all are refused, pass body and "
+            "headers as they came, and see that the secret is this webhook's and the clock is right"
         )
         raise ValueError(msg) from None

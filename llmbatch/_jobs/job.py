@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from llmbatch._leaves.structured import ResponseFormat
     from llmbatch.providers.base import Payload
 
+    Headers = Mapping[str, str] | None
+
 __all__ = ["BatchJob"]
 
 _FIRST_POLL, _SLOWEST_POLL, _SLOWER = 5.0, 60.0, 1.5
@@ -132,13 +134,7 @@ class BatchJob:
 
     @classmethod
     def of_event(
-        cls,
-        event: Any,
-        headers: Mapping[str, str] | None,
-        states: Iterable[PathLike],
-        *,
-        secret: str | None = None,
-        **how: Any,
+        cls, event: Any, headers: Headers, states: Iterable[PathLike], *, secret: str | None = None, **how: Any
     ) -> BatchJob | None:
         """The job that a webhook's event is about, among those with these state files; None if it is none of them.
 
@@ -157,9 +153,7 @@ class BatchJob:
         """The awaitable twin of `refresh`."""
         return await awaited(self._refresh())
 
-    def refresh_from(
-        self, event: Any, headers: Mapping[str, str] | None = None, *, secret: str | None = None
-    ) -> BatchJob:
+    def refresh_from(self, event: Any, headers: Headers = None, *, secret: str | None = None) -> BatchJob:
         """`refresh` for a provider's webhook, which says that one of the job's batches has ended; returns the job.
 
         `event` is the request's body as it came, with its `headers`: their signature is checked with `secret`, else
@@ -170,9 +164,7 @@ class BatchJob:
         """
         return in_background(self._refresh_from(event, headers, secret))
 
-    async def arefresh_from(
-        self, event: Any, headers: Mapping[str, str] | None = None, *, secret: str | None = None
-    ) -> BatchJob:
+    async def arefresh_from(self, event: Any, headers: Headers = None, *, secret: str | None = None) -> BatchJob:
         """The awaitable twin of `refresh_from`."""
         return await awaited(self._refresh_from(event, headers, secret))
 
@@ -248,12 +240,11 @@ class BatchJob:
                     await remote.refresh(part)
         return self
 
-    async def _refresh_from(self, event: Any, headers: Mapping[str, str] | None, secret: str | None) -> BatchJob:
+    async def _refresh_from(self, event: Any, headers: Headers, secret: str | None) -> BatchJob:
         batch_id = await asyncio.to_thread(batch_of, event, headers, secret)
         if batch_id not in self.batch_ids:
             msg = (
-                f"the event is about {batch_id!r:.60}, which is no batch of job {self.id}; BatchJob.of_event finds the "
-                "job of an event among state files"
+                f"{batch_id!r:.60} is no batch of job {self.id}; BatchJob.of_event finds an event's job by state files"
             )
             raise BatchJobError(msg)
         # All parts: of two handlers at once, each with its own copy of the state, the later one must see the job's end.
