@@ -163,7 +163,7 @@ class _Rows:
 def _estimate(counts: list[Counts], rows: _Rows, options: Options, latency: float | None) -> Estimate:
     """The sums over models; unknown where any part is."""
     prompt, answers = sum(its.prompt for its in counts), _sum(its.answers for its in counts)
-    time = _live_time(rows.all - rows.invalid, prompt + (answers or 0), options, latency)
+    time = _live_time(rows.all - rows.invalid, prompt, answers, options, latency)
     lanes = _lanes(counts, time, options.deadline)
     return Estimate(
         model=", ".join(its.target.model for its in counts),
@@ -182,15 +182,23 @@ def _estimate(counts: list[Counts], rows: _Rows, options: Options, latency: floa
     )
 
 
-def _live_time(rows: int, tokens: int, options: Options, latency: float | None) -> tuple[float | None, str]:
+def _live_time(
+    rows: int, prompt: int, answers: int | None, options: Options, latency: float | None
+) -> tuple[float | None, str]:
     """Seconds of live requests, also in words: the most that what is known of limits and latency makes it."""
-    paces = ((rows, options.requests_per_minute), (tokens, options.tokens_per_minute))
-    known = [60 * amount / a_minute for amount, a_minute in paces if a_minute]
+    paces = {
+        "requests": (rows, options.requests_per_minute),
+        "tokens": (prompt + (answers or 0), options.tokens_per_minute),
+    }
+    known = {name: 60 * amount / a_minute for name, (amount, a_minute) in paces.items() if a_minute}
     if latency is not None and options.max_workers != "auto":
-        known.append(math.ceil(rows / options.max_workers) * latency)
+        known["latency"] = math.ceil(rows / options.max_workers) * latency
     if not known:
         return None, "unknown without limits and latency"
-    return max(known), f"{'at least' if latency is None else 'about'} {_span(max(known))}"
+    longest = max(known, key=known.__getitem__)
+    vague = "at least" if latency is None or (answers is None and "tokens" in known) else "about"
+    full = " with answers at their limit" if longest == "tokens" and answers is not None else ""
+    return known[longest], f"{vague} {_span(known[longest])}{full}"
 
 
 def _lanes(

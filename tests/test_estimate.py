@@ -90,7 +90,12 @@ def test_a_lane_that_is_not_there_says_so() -> None:
         ({"max_workers": "auto", "latency": 3}, None, "unknown without limits and latency"),
         ({"requests_per_minute": 5}, 120, "at least 2 min"),
         ({"requests_per_minute": 6}, 100, "at least 100 s"),
-        ({"tokens_per_minute": 1, "max_tokens": 10, "n": 2}, 60 * (200 + 150), "at least 5.8 h"),
+        (
+            {"tokens_per_minute": 1, "max_tokens": 10, "n": 2},
+            60 * (200 + 150),
+            "at least 5.8 h with answers at their limit",
+        ),
+        ({"tokens_per_minute": 1, "max_tokens": None, "latency": 1}, 60 * 150, "at least 2.5 h"),
         ({"latency": 0.8}, 0.8, "about 0.8 s"),
         ({"latency": 2, "max_workers": 4}, 6, "about 6 s"),
         ({"latency": 2, "requests_per_minute": 0.002}, 300_000, "about 3.5 days"),
