@@ -12,6 +12,8 @@ from llmbatch._litellm.webhooks import check_signature
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    Headers = Mapping[str, str] | None
+
 __all__ = ["batch_of"]
 
 _SECRET = "OPENAI_WEBHOOK_SECRET"  # noqa: S105 - a variable's name
@@ -19,7 +21,7 @@ _SECRET = "OPENAI_WEBHOOK_SECRET"  # noqa: S105 - a variable's name
 _SHORTEST, _NO_BASE64 = 16, re.compile(r"[^A-Za-z0-9+/]")
 
 
-def batch_of(event: Any, headers: Mapping[str, str] | None, secret: str | None) -> str:
+def batch_of(event: Any, headers: Headers, secret: str | None) -> str:
     """The batch's id. Raises ValueError for a body whose signature does not fit, and for what is no such event."""
     if isinstance(event, str | bytes | bytearray):
         body = event if isinstance(event, str) else event.decode("utf-8", "replace")

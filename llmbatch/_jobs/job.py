@@ -30,12 +30,11 @@ from llmbatch.providers.registry import provider_for
 from llmbatch.results import BatchResults
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
+    from llmbatch._jobs.events import Headers
     from llmbatch._leaves.structured import ResponseFormat
     from llmbatch.providers.base import Payload
-
-    Headers = Mapping[str, str] | None
 
 __all__ = ["BatchJob"]
 
