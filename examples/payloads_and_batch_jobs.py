@@ -30,7 +30,7 @@ assert payloads[0]["body"]["seed"] == 7
 write_batch_file("batch.jsonl", stream_batch_requests((chat for chat in chats), model="gpt-4o-mini"))
 assert len(list(read_batch_file("batch.jsonl"))) == len(chats)
 
-print(estimate_batch(chats, model="gpt-4o-mini"))  # rows, tokens, cost live and as a batch job, files, caveats
+print(estimate_batch(chats, model="gpt-4o-mini"))  # rows, tokens, cost and time by each lane, caveats
 
 job = submit_batch_job(chats, model="gpt-4o-mini", state="job.json")  # the same call never submits twice
 job = BatchJob.load("job.json")  # from any process, any time later

@@ -1,30 +1,50 @@
-"""What a batch will ask for and cost, before anything is sent."""
+"""What a batch will ask for, cost and take by each lane, before anything is sent."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+import math
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
 
-from llmbatch._jobs.rendering import Filling, payload_of
-from llmbatch._leaves.checks import check_messages_list
-from llmbatch._leaves.files import json_line
+from llmbatch._jobs.counts import Counts, answer_limit
+from llmbatch._jobs.rendering import payload_of
+from llmbatch._leaves.checks import check_messages_list, check_number
 from llmbatch._leaves.identity import SeenIds, custom_id_for
-from llmbatch._litellm.prices import batch_cost, count_tokens, has_batch_price, live_cost
+from llmbatch._litellm.prices import has_batch_price, live_cost
 from llmbatch._request.plans import DEFAULT_MAX_TOKENS, DEFAULT_TEMPERATURE, ChatPlan, plan_chat
 from llmbatch._request.requests import Plans, read
+from llmbatch.options import Options
 from llmbatch.providers.registry import provider_for
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
     from llmbatch import _litellm
-    from llmbatch.providers.base import Payload, Provider
+    from llmbatch.providers.base import Provider
 
-__all__ = ["Estimate", "estimate_batch", "estimate_call"]
+__all__ = ["Estimate", "LaneEstimate", "estimate_batch"]
 
-# Rows whose tokens are counted one by one (0.1 ms and more each); of the rest, every so manieth.
-_COUNTED, _THEN_EVERY = 1000, 50
+_DAY = 86_400.0
+_UNITS = ((_DAY, "days"), (3600, "h"), (60, "min"))
+
+
+@dataclass(frozen=True)
+class LaneEstimate:
+    """One way to have the rows answered; costs in USD, None where unknown.
+
+    Attributes:
+        prompt_cost: the part of the cost that is certain, the prompts'.
+        cost: at most, at the lane's own price.
+        seconds: how long it likely takes, None where nothing says so; `time` says it in words.
+        risk: what may come otherwise, or why the lane is `missing`.
+    """
+
+    prompt_cost: float | None
+    cost: float | None
+    seconds: float | None
+    time: str
+    risk: str
+    missing: bool = False
 
 
 @dataclass(frozen=True)
@@ -40,6 +60,7 @@ class Estimate:
         job_cost: at most, as a batch job; None also where the provider takes none.
         job_prompt_cost: the part of it that is certain.
         files: input files of the batch job, 0 where the provider takes none.
+        lanes: `live`, `flex`, `job` and `cheapest`, side by side.
         caveats: what the numbers leave open, in words.
     """
 
@@ -54,6 +75,7 @@ class Estimate:
     job_cost: float | None
     job_prompt_cost: float | None
     files: int
+    lanes: dict[str, LaneEstimate]
     caveats: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -62,12 +84,13 @@ class Estimate:
 
     def __str__(self) -> str:
         answers = "unlimited" if self.completion_tokens is None else f"at most {self.completion_tokens:,}"
+        table = [("lane", "cost", "time", "risk")]
+        for name, its in self.lanes.items():
+            table.append((name, "-" if its.missing else _range(its.prompt_cost, its.cost), its.time, its.risk))
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
         lines = [
             f"{self.rows:,} rows for {self.model}: {self.prompt_tokens:,} prompt tokens, {answers} completion tokens",
-            f"live: {_range(self.live_prompt_cost, self.live_cost)}",
-            f"as a batch job: {_range(self.job_prompt_cost, self.job_cost)} ({self.files} input files)"
-            if self.files
-            else "as a batch job: not supported",
+            *("  ".join(map(str.ljust, cells, widths)).rstrip() for cells in table),
         ]
         return "\n".join([*lines, *(f"- {caveat}" for caveat in self.caveats)])
 
@@ -77,31 +100,36 @@ def estimate_batch(
     model: str | None = None,
     temperature: float | None = DEFAULT_TEMPERATURE,
     max_tokens: int | None = DEFAULT_MAX_TOKENS,
+    max_workers: int | Literal["auto"] = 10,
+    *,
+    latency: float | None = None,
     **kwargs: Any,
 ) -> Estimate:
     """Count and price what `create_chat_completions_batch` with the same arguments would send. Nothing is sent.
 
-    Returns an Estimate: rows, tokens, cost live and as a batch job, input files, and caveats. Raises ValueError and
-    TypeError for misuse.
+    How long live calls take follows from `max_workers`, `requests_per_minute` and `tokens_per_minute`, as far as they
+    are given, and from `latency`: seconds of one answer, such as the `latency["p50"]` of earlier results.
+
+    Returns an Estimate: rows, tokens, cost and time by each lane, input files of a job, and caveats. Raises ValueError
+    and TypeError for misuse.
 
     Example:
-        print(estimate_batch([[{"role": "user", "content": "Hi"}]] * 1000, model="gpt-4o-mini"))
+        print(estimate_batch([[{"role": "user", "content": "Hi"}]] * 1000, model="gpt-4o-mini", latency=0.8))
     """
-    items, _ = check_messages_list(messages_list)
-    return estimate_call({"model": model, "temperature": temperature, "max_tokens": max_tokens, **kwargs}, items)
+    requests, _ = check_messages_list(messages_list)
+    call = {"model": model, "temperature": temperature, "max_tokens": max_tokens, **kwargs}
+    options = Options.among(call, max_workers=max_workers, count=None)
+    if latency is not None:
+        check_number("latency", latency, "it is in seconds; leave it out where it is unknown")
+    counts: dict[_litellm.Target, Counts] = {}
 
-
-def estimate_call(call: Mapping[str, Any], requests: Iterable[Any]) -> Estimate:
-    """Count and price what a batch with these arguments would send."""
-    counts: dict[_litellm.Target, _Counts] = {}
-
-    def way(arguments: dict[str, Any]) -> tuple[ChatPlan, Provider | None, _Counts]:
+    def way(arguments: dict[str, Any]) -> tuple[ChatPlan, Provider | None, Counts]:
         plan = plan_chat(**arguments)
         try:
             provider: Provider | None = provider_for(plan.target.provider)
         except NotImplementedError:
             provider = None
-        return plan, provider, counts.setdefault(plan.target, _Counts(plan.target, provider))
+        return plan, provider, counts.setdefault(plan.target, Counts(plan.target, provider))
 
     plans = Plans(call, way)
     rows, seen = _Rows(), SeenIds()
@@ -119,8 +147,8 @@ def estimate_call(call: Mapping[str, Any], requests: Iterable[Any]) -> Estimate:
         rows.repeats += not seen.add(custom_id)
         its.add(plan, request, payload)
     first, _, its = plans.first
-    its.limits = its.limits or {_limit(first)}
-    return _estimate([one for one in counts.values() if one.sent] or [its], rows)
+    its.limits = its.limits or {answer_limit(first)}
+    return _estimate([one for one in counts.values() if one.sent] or [its], rows, options, latency)
 
 
 @dataclass(slots=True)
@@ -132,71 +160,69 @@ class _Rows:
     repeats: int = 0
 
 
-class _Counts:
-    """What goes to one model."""
-
-    def __init__(self, target: _litellm.Target, provider: Provider | None) -> None:
-        self.target, self.provider = target, provider
-        self.sent = self.counted = self.images = self.files = 0
-        self.limits: set[int | None] = set()
-        self.answers: int | None = 0
-        self._characters = self._counted_characters = self._counted_tokens = 0
-        if provider is not None:
-            self._filling = Filling(provider.max_rows, provider.max_bytes)
-
-    def add(self, plan: ChatPlan, request: Mapping[str, Any], payload: Payload | None) -> None:
-        self.sent += 1
-        limit = _limit(plan)
-        self.limits.add(limit)
-        if limit is None or self.answers is None:
-            self.answers = None
-        else:
-            self.answers += limit * (plan.params.get("n") or 1)
-        if payload is not None:
-            self.files += self._filling.begins_file(len(json_line(payload)))
-        characters = len(json.dumps(request["messages"], ensure_ascii=False))
-        self.images += any(_has_media(message) for message in request["messages"])
-        self._characters += characters
-        if self.sent <= _COUNTED or self.sent % _THEN_EVERY == 0:
-            self.counted += 1
-            self._counted_characters += characters
-            self._counted_tokens += count_tokens(self.target, request)
-
-    @property
-    def prompt(self) -> int:
-        """Tokens of all prompts."""
-        scale = self._characters / self._counted_characters if self._counted_characters else 0.0
-        return round(self._counted_tokens * scale)
-
-    def live(self, answers: int | None) -> float | None:
-        """USD as live requests, with so many tokens answered."""
-        return None if answers is None else live_cost(self.target, self.prompt, answers)
-
-    def job(self, answers: int | None) -> float | None:
-        """USD as a batch job, likewise."""
-        return None if self.provider is None else _job(self.target, self.prompt, answers)
-
-
-def _limit(plan: ChatPlan) -> int | None:
-    return plan.params.get("max_tokens") or plan.params.get("max_completion_tokens")
-
-
-def _estimate(counts: list[_Counts], rows: _Rows) -> Estimate:
+def _estimate(counts: list[Counts], rows: _Rows, options: Options, latency: float | None) -> Estimate:
     """The sums over models; unknown where any part is."""
+    prompt, answers = sum(its.prompt for its in counts), _sum(its.answers for its in counts)
+    time = _live_time(rows.all - rows.invalid, prompt, answers, options, latency)
+    lanes = _lanes(counts, time, options.deadline)
     return Estimate(
         model=", ".join(its.target.model for its in counts),
         provider=", ".join(dict.fromkeys(its.target.provider for its in counts)),
         rows=rows.all,
         invalid_rows=rows.invalid,
-        prompt_tokens=sum(its.prompt for its in counts),
-        completion_tokens=_sum(its.answers for its in counts),
-        live_cost=_sum(its.live(its.answers) for its in counts),
-        live_prompt_cost=_sum(its.live(0) for its in counts),
-        job_cost=_sum(its.job(its.answers) for its in counts),
-        job_prompt_cost=_sum(its.job(0) for its in counts),
+        prompt_tokens=prompt,
+        completion_tokens=answers,
+        live_cost=lanes["live"].cost,
+        live_prompt_cost=lanes["live"].prompt_cost,
+        job_cost=lanes["job"].cost,
+        job_prompt_cost=lanes["job"].prompt_cost,
         files=sum(its.files for its in counts),
+        lanes=lanes,
         caveats=tuple(dict.fromkeys(_caveats(counts, rows))),
     )
+
+
+def _live_time(
+    rows: int, prompt: int, answers: int | None, options: Options, latency: float | None
+) -> tuple[float | None, str]:
+    """Seconds of live requests, also in words: the most that what is known of limits and latency makes it."""
+    paces = {
+        "requests": (rows, options.requests_per_minute),
+        "tokens": (prompt + (answers or 0), options.tokens_per_minute),
+    }
+    known = {name: 60 * amount / a_minute for name, (amount, a_minute) in paces.items() if a_minute}
+    if latency is not None and options.max_workers != "auto":
+        known["latency"] = math.ceil(rows / options.max_workers) * latency
+    if not known:
+        return None, "unknown without limits and latency"
+    longest = max(known, key=known.__getitem__)
+    vague = "at least" if latency is None or (answers is None and "tokens" in known) else "about"
+    full = " with answers at their limit" if longest == "tokens" and answers is not None else ""
+    return known[longest], f"{vague} {_span(known[longest])}{full}"
+
+
+def _lanes(
+    counts: list[Counts], live_time: tuple[float | None, str], deadline: float | None
+) -> dict[str, LaneEstimate]:
+    lanes: dict[str, LaneEstimate] = {}
+    for name, cost, (seconds, words), risk in (
+        ("live", Counts.live, live_time, "limits that nobody stated may slow it down"),
+        ("flex", Counts.flex, (None, "longer than live"), "rows refused for want of resources go at the live price"),
+        ("job", Counts.job, (_DAY, "up to 24 h"), "rows that expire there are error rows"),
+    ):
+        least, most = _sum(cost(its, 0) for its in counts), _sum(cost(its, its.answers) for its in counts)
+        late = "" if deadline is None or (seconds or _DAY) <= deadline else ", and those past the deadline fail"
+        missing = next(filter(None, (its.missing(name) for its in counts)), "")
+        lanes[name] = (
+            LaneEstimate(None, None, None, "-", missing, missing=True)
+            if missing
+            else LaneEstimate(least, most, seconds, words, risk + late)
+        )
+    live, job = lanes["live"], lanes["job"]
+    end = deadline or _DAY
+    risk = "what the job has not answered by then goes at the live price"
+    cheapest = LaneEstimate(job.prompt_cost, live.cost, end, f"up to {_span(end)}", risk)
+    return {**lanes, "cheapest": replace(live, risk=f"all goes live: {job.risk}") if job.missing else cheapest}
 
 
 def _sum(parts: Iterable[Any]) -> Any:
@@ -204,7 +230,7 @@ def _sum(parts: Iterable[Any]) -> Any:
     return None if None in known else sum(known)
 
 
-def _caveats(counts: list[_Counts], rows: _Rows) -> Iterable[str]:
+def _caveats(counts: list[Counts], rows: _Rows) -> Iterable[str]:
     yield "prompt tokens are counted with a local tokenizer; the provider's own count may differ"
     sent, counted = sum(its.sent for its in counts), sum(its.counted for its in counts)
     limits = {limit for its in counts for limit in its.limits}
@@ -220,8 +246,6 @@ def _caveats(counts: list[_Counts], rows: _Rows) -> Iterable[str]:
             yield f"no price is known for {its.target.model}: costs are unknown, not 0"
         elif its.provider is not None and not has_batch_price(its.target):
             yield "no batch price is known: half the live price is assumed"
-        if its.provider is None:
-            yield f"{its.target.provider} does not support batch jobs through llmbatch"
     if images := sum(its.images for its in counts):
         yield f"{images} rows hold images or files, whose tokens are a rough guess"
     if rows.repeats:
@@ -230,15 +254,9 @@ def _caveats(counts: list[_Counts], rows: _Rows) -> Iterable[str]:
         yield f"{rows.invalid} rows cannot be sent and will be error rows"
 
 
-def _job(target: Any, prompt: int, answers: int | None) -> float | None:
-    if answers is None:
-        return None
-    return batch_cost(target, {"prompt_tokens": prompt, "completion_tokens": answers, "total_tokens": prompt + answers})
-
-
-def _has_media(message: Mapping[str, Any]) -> bool:
-    content = message.get("content")
-    return isinstance(content, list) and any(part.get("type") != "text" for part in content)
+def _span(seconds: float) -> str:
+    size, unit = next((one for one in _UNITS if seconds >= 2 * one[0]), (1, "s"))
+    return f"{round(seconds / size, 1):,g} {unit}"
 
 
 def _range(least: float | None, most: float | None) -> str:

@@ -141,9 +141,8 @@ def test_twins_have_the_same_parameters(one: str, other: str) -> None:
 
 def test_a_jobs_twins_have_the_same_parameters() -> None:
     """Each method of BatchJob that asks the provider has an awaitable twin with its parameters."""
-    twins = [("await_" if name == "wait" else f"a{name}", name) for name in
-             ("refresh", "wait", "cancel", "results", "resubmit_failed", "run_failed_live")]  # fmt: skip
-    for one, other in twins:
+    names = ("refresh", "refresh_from", "wait", "cancel", "results", "resubmit_failed", "run_failed_live")
+    for one, other in (("await_" if name == "wait" else f"a{name}", name) for name in names):
         first, second = (inspect.signature(getattr(llmbatch.BatchJob, name)) for name in (one, other))
         assert list(first.parameters.values()) == list(second.parameters.values()), other
 

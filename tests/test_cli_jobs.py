@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
+import termios
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,6 +64,37 @@ def test_estimate_prints_one_object() -> None:
     told = json.loads(llm("estimate", "prompts.jsonl", "-m", "gpt-4o-mini").stdout)
     assert (told["rows"], told["completion_tokens"], told["files"]) == (3, 600, 1)
     assert json.loads(llm("estimate", "prompts.jsonl", "-m", "hosted_vllm/x").stdout)["live_cost"] is None
+
+
+def test_estimate_has_the_lanes_by_what_is_stated() -> None:
+    """JSON on a pipe; `-p` names any other option."""
+    stated = ("--rpm", "2", "--tpm", "1000000", "--latency", "3", "-w", "2", "--deadline", "60")
+    lanes = json.loads(llm("estimate", "prompts.jsonl", "-m", "gpt-4o-mini", *stated).stdout)["lanes"]
+    assert list(lanes) == ["live", "flex", "job", "cheapest"]
+    assert (lanes["live"]["seconds"], lanes["cheapest"]["seconds"]) == (90, 60)
+    assert lanes["live"]["risk"].endswith("those past the deadline fail")
+    assert lanes["flex"] == {
+        "prompt_cost": None, "cost": None, "seconds": None, "time": "-",
+        "risk": "no flex price is known for gpt-4o-mini", "missing": True,
+    }  # fmt: skip
+    named = json.loads(llm("estimate", "prompts.jsonl", "-p", "max_workers=1", "-p", "latency=3").stdout)
+    assert named["lanes"]["live"]["seconds"] == 9
+    assert llm("estimate", "prompts.jsonl", "--rpm", "0").exit_code == 2
+
+
+@pytest.mark.processes
+def test_estimate_is_a_table_on_a_terminal() -> None:
+    """With a line for each lane."""
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 200))
+    code = "from llmbatch.cli import main; main()"
+    with script(code, "estimate", "prompts.jsonl", "-m", "gpt-5-mini", stdout=theirs) as process:
+        process.communicate(timeout=240)
+    shown = os.read(ours, 1 << 16).decode().splitlines()
+    os.close(theirs)
+    os.close(ours)
+    assert shown[0].startswith("3 rows for gpt-5-mini")
+    assert [line.split()[0] for line in shown[1:6]] == ["lane", "live", "flex", "job", "cheapest"]
 
 
 @pytest.mark.parametrize("rendered", [False, True])

@@ -33,7 +33,6 @@ def test_rows_tokens_and_costs_add_up() -> None:
     [
         (ROWS, {"model": "gpt-4o-mini", "max_tokens": None}, "no upper bound"),
         (ROWS, {"model": "hosted_vllm/llama"}, "no price is known"),
-        (ROWS, {"model": "anthropic/claude-sonnet-4-5"}, "does not support batch jobs"),
         ([*ROWS, 7], {"model": "gpt-4o-mini"}, "1 rows cannot be sent"),
         ([*ROWS, ROWS[0]], {"model": "gpt-4o-mini"}, "ask the very same"),
         (ROWS * 120, {"model": "gpt-4o-mini"}, "scaled by length"),
@@ -49,10 +48,91 @@ def test_what_is_unknown_is_said(rows: list[Any], arguments: dict[str, Any], cav
     if "vllm" in arguments["model"]:
         assert estimate.live_cost is None
         assert estimate.job_cost is None
-    if "anthropic" in arguments["model"]:
-        assert estimate.live_cost
-        assert estimate.job_cost is None
-        assert estimate.files == 0
+
+
+def test_lanes_are_priced_side_by_side() -> None:
+    """Flex and the job at their own prices; the cheapest between the job's and the live one."""
+    lanes = llmbatch.estimate_batch(ROWS, "gpt-5-mini", max_completion_tokens=100).lanes
+    assert list(lanes) == ["live", "flex", "job", "cheapest"]
+    prompts, answers = 10 * llmbatch.estimate_batch(ROWS[:1], "gpt-5-mini").prompt_tokens, 10 * 100
+    assert lanes["live"].cost == pytest.approx(prompts * 0.25e-6 + answers * 2e-6)
+    for name in ("flex", "job"):
+        assert lanes[name].cost == pytest.approx(prompts * 0.125e-6 + answers * 1e-6)
+        assert lanes[name].prompt_cost == pytest.approx(prompts * 0.125e-6)
+    assert (lanes["cheapest"].prompt_cost, lanes["cheapest"].cost) == (lanes["job"].prompt_cost, lanes["live"].cost)
+    assert not any(lane.missing for lane in lanes.values())
+
+
+def test_a_lane_that_is_not_there_says_so() -> None:
+    """A model without a flex price, a provider without batch jobs; then the cheapest is the live one."""
+    estimate = llmbatch.estimate_batch(ROWS, "anthropic/claude-sonnet-4-5", requests_per_minute=5)
+    flex, job, cheapest = (estimate.lanes[name] for name in ("flex", "job", "cheapest"))
+    assert (flex.missing, flex.cost, flex.risk) == (
+        True, None, "no flex price is known for anthropic/claude-sonnet-4-5"
+    )  # fmt: skip
+    assert (job.missing, job.cost, estimate.job_cost, estimate.files) == (True, None, None, 0)
+    assert job.risk == "anthropic does not support batch jobs through llmbatch"
+    assert cheapest.risk == f"all goes live: {job.risk}"
+    assert estimate.live_cost
+    assert (cheapest.cost, cheapest.seconds) == (estimate.live_cost, 120)
+    both = [*ROWS, {"prompt": "Hi", "model": "anthropic/claude-sonnet-4-5"}]
+    assert llmbatch.estimate_batch(both, "gpt-5-mini").lanes["job"].missing
+    own = {"input_cost_per_token": 1e-6, "output_cost_per_token": 1e-6}
+    for unpriced in ({"model": "hosted_vllm/llama"}, {"model": "gpt-4o-mini", **own}):
+        flex = llmbatch.estimate_batch(ROWS, **unpriced).lanes["flex"]
+        assert (flex.missing, flex.cost) == (False, None), "nobody knows"
+
+
+@pytest.mark.parametrize(
+    ("stated", "seconds", "words"),
+    [
+        ({}, None, "unknown without limits and latency"),
+        ({"max_workers": "auto", "latency": 3}, None, "unknown without limits and latency"),
+        ({"requests_per_minute": 5}, 120, "at least 2 min"),
+        ({"requests_per_minute": 6}, 100, "at least 100 s"),
+        (
+            {"tokens_per_minute": 1, "max_tokens": 10, "n": 2},
+            60 * (200 + 150),
+            "at least 5.8 h with answers at their limit",
+        ),
+        ({"tokens_per_minute": 1, "max_tokens": None, "latency": 1}, 60 * 150, "at least 2.5 h"),
+        ({"latency": 0.8}, 0.8, "about 0.8 s"),
+        ({"latency": 2, "max_workers": 4}, 6, "about 6 s"),
+        ({"latency": 2, "requests_per_minute": 0.002}, 300_000, "about 3.5 days"),
+    ],
+)
+def test_live_time_follows_from_what_is_stated(stated: dict[str, Any], seconds: float | None, words: str) -> None:
+    """Never from a guess; a job takes up to a day whatever the limits are."""
+    lanes = llmbatch.estimate_batch(ROWS, "gpt-4o-mini", **stated).lanes
+    assert lanes["live"].seconds == pytest.approx(seconds)
+    assert lanes["live"].time == words
+    assert (lanes["job"].seconds, lanes["job"].time) == (86_400, "up to 24 h")
+
+
+def test_a_deadline_shows_what_would_be_late() -> None:
+    """In the risk of each lane that may take longer; the cheapest keeps it."""
+    lanes = llmbatch.estimate_batch(ROWS, "gpt-5-mini", deadline=6 * 3600, requests_per_minute=10).lanes
+    late = {name for name, lane in lanes.items() if "those past the deadline fail" in lane.risk}
+    assert late == {"flex", "job"}
+    assert (lanes["cheapest"].seconds, lanes["cheapest"].time) == (21_600, "up to 6 h")
+
+
+def test_an_estimate_shows_itself_as_a_table() -> None:
+    """A line for each lane, its columns one below the other."""
+    shown = str(llmbatch.estimate_batch(ROWS, "gpt-4o-mini", requests_per_minute=60)).splitlines()
+    head, live, flex, job, cheapest = shown[1:6]
+    for column, cell in (("cost", "$0.0000"), ("time", "at least 10 s"), ("risk", "limits that nobody stated")):
+        assert live[head.index(column) :].startswith(cell)
+    assert flex.split() == ["flex", "-", "-", *["no", "flex", "price", "is", "known", "for", "gpt-4o-mini"]]
+    assert job[head.index("time") :].startswith("up to 24 h")
+    assert cheapest.startswith("cheapest  $")
+
+
+def test_misuse_of_what_is_stated_raises() -> None:
+    """As in the call itself."""
+    for wrong in ({"latency": 0}, {"latency": float("nan")}, {"requests_per_minute": -1}, {"max_workers": 0}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            llmbatch.estimate_batch(ROWS, "gpt-4o-mini", **wrong)
 
 
 def test_the_count_is_the_providers_where_the_tokenizer_is_known() -> None:

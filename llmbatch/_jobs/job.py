@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from loguru import logger
 
 from llmbatch._jobs import again, submit
+from llmbatch._jobs.events import batch_of
 from llmbatch._jobs.remote import ProviderFailedError, Remote
 from llmbatch._jobs.results import Join
 from llmbatch._jobs.state import JobState, Part
@@ -31,6 +32,7 @@ from llmbatch.results import BatchResults
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from llmbatch._jobs.events import Headers
     from llmbatch._leaves.structured import ResponseFormat
     from llmbatch.providers.base import Payload
 
@@ -47,8 +49,8 @@ PathLike = str | os.PathLike[str]
 class BatchJob:
     """A job at a provider's Batch API: one batch for each input file, seen as one.
 
-    Every method that asks the provider has an async twin: `arefresh, await_, acancel, aresults, aresubmit_failed,
-    arun_failed_live`.
+    Every method that asks the provider has an async twin: `arefresh, arefresh_from, await_, acancel, aresults,
+    aresubmit_failed, arun_failed_live`.
 
     Attributes:
         state: all that is known of it, as plain data without prompts and keys.
@@ -130,6 +132,19 @@ class BatchJob:
         given = submit.access_from({"api_version": state.api_version, **access})
         return cls(state, path=path, access=given, response_format=response_format)
 
+    @classmethod
+    def of_event(
+        cls, event: Any, headers: Headers, states: Iterable[PathLike], *, secret: str | None = None, **how: Any
+    ) -> BatchJob | None:
+        """The job that a webhook's event is about, among those with these state files; None if it is none of them.
+
+        Takes an event as `refresh_from` does, and what `load` does. The job is as its file says: refresh() it.
+        """
+        batch_id = batch_of(event, headers, secret)
+        sought = batch_id.encode("utf-8", "replace")
+        known = (path for path in states if sought in Path(path).read_bytes())
+        return next((job for job in (cls.load(path, **how) for path in known) if batch_id in job.batch_ids), None)
+
     def refresh(self) -> BatchJob:
         """Ask the provider how the job is doing; returns the job itself."""
         return in_background(self._refresh())
@@ -137,6 +152,21 @@ class BatchJob:
     async def arefresh(self) -> BatchJob:
         """The awaitable twin of `refresh`."""
         return await awaited(self._refresh())
+
+    def refresh_from(self, event: Any, headers: Headers = None, *, secret: str | None = None) -> BatchJob:
+        """`refresh` for a provider's webhook, which says that one of the job's batches has ended; returns the job.
+
+        `event` is the request's body as it came, with its `headers`: their signature is checked with `secret`, else
+        with the environment's OPENAI_WEBHOOK_SECRET. An event that is parsed already is taken as checked. It is a hint:
+        what counts is what the provider says when asked, so that repeated, late and forged events do no harm.
+
+        Raises ValueError for an event that is not to be trusted, BatchJobError for one of another job.
+        """
+        return in_background(self._refresh_from(event, headers, secret))
+
+    async def arefresh_from(self, event: Any, headers: Headers = None, *, secret: str | None = None) -> BatchJob:
+        """The awaitable twin of `refresh_from`."""
+        return await awaited(self._refresh_from(event, headers, secret))
 
     def wait(
         self, poll: float = _FIRST_POLL, timeout: float | None = None, *, progress: bool | None = None
@@ -231,6 +261,16 @@ class BatchJob:
                 if part.batch_id and not part.ended:
                     await remote.refresh(part)
         return self
+
+    async def _refresh_from(self, event: Any, headers: Headers, secret: str | None) -> BatchJob:
+        batch_id = await asyncio.to_thread(batch_of, event, headers, secret)
+        if batch_id not in self.batch_ids:
+            msg = (
+                f"{batch_id!r:.60} is no batch of job {self.id}; BatchJob.of_event finds an event's job by state files"
+            )
+            raise BatchJobError(msg)
+        # All parts: of two handlers at once, each with its own copy of the state, the later one must see the job's end.
+        return await self._refresh()
 
     async def _wait(
         self,

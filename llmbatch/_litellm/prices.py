@@ -57,13 +57,15 @@ def standard_cost(target: Target, usage: Mapping[str, Any] | None) -> float | No
     return float(sum(parts))
 
 
-def live_cost(target: Target, prompt_tokens: int, completion_tokens: int) -> float | None:
-    """USD of live requests with so many tokens in sum."""
+def live_cost(target: Target, prompt_tokens: int, completion_tokens: int, tier: str = "") -> float | None:
+    """USD of live requests with so many tokens in sum; `tier` ends LiteLLM's names of a service tier's prices."""
     info = dict(target.prices) or _prices(target.name, target.provider)
     if not info:
         return None
-    answers = completion_tokens * (info.get("output_cost_per_token") or 0.0)
-    return float(prompt_tokens * (info.get("input_cost_per_token") or 0.0) + answers)
+    prompts, answers = (info.get(f"{side}_cost_per_token{tier}") for side in ("input", "output"))
+    if tier and None in {prompts, answers}:
+        return None
+    return float(prompt_tokens * (prompts or 0.0) + completion_tokens * (answers or 0.0))
 
 
 def has_batch_price(target: Target) -> bool:

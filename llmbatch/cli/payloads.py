@@ -67,15 +67,29 @@ def _write(output: str | None, made: Iterator[Payload]) -> None:
 @click.argument("source", metavar="IN", type=click.Path(exists=True, dir_okay=False, allow_dash=True))
 @input_options
 @request_options
+@click.option("-w", "--max-workers", type=int, default=10, show_default=True, help="Requests in flight at most.")
+@click.option("--rpm", "requests_per_minute", type=float, help="Requests a minute never to exceed.")
+@click.option("--tpm", "tokens_per_minute", type=float, help="Tokens a minute never to exceed.")
+@click.option("--deadline", type=float, help="Seconds for everything.")
+@click.option("--latency", type=float, help="Seconds of one answer, such as a run's p50.")
 def estimate(source: str, **options: Any) -> None:
-    """Count rows and tokens of IN, and price them, live and as a batch job. Nothing is sent.
+    """Count rows and tokens of IN, and what they cost and how long they take by each lane. Nothing is sent.
+
+    The lanes are live calls, the provider's flex tier, its batch job, and the cheapest by the deadline. Prints a table
+    on a terminal, else JSON.
 
     \b
     Example:
-      llmbatch estimate prompts.jsonl -m gpt-4o-mini --max-tokens 100
+      llmbatch estimate prompts.jsonl -m gpt-4o-mini --max-tokens 100 --rpm 500 --latency 0.8
     """
     from llmbatch.estimate import estimate_batch  # noqa: PLC0415 - imports litellm
 
+    names = ("max_workers", "requests_per_minute", "tokens_per_minute", "deadline", "latency")
+    pace = {name: options.pop(name) for name in names}
     columns, arguments = taken_input_options(options), request_arguments(**options)
     with requests_of(source, **columns) as requests:
-        emit(estimate_batch(requests, **arguments).to_dict())
+        found = estimate_batch(requests, **(pace | arguments))
+    if sys.stdout.isatty():
+        click.echo(str(found))
+    else:
+        emit(found.to_dict())

@@ -1,0 +1,26 @@
+"""Signatures of webhooks, by the OpenAI SDK: they are those of Standard Webhooks, whoever signs. Nothing is sent."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from llmbatch._litellm import load
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["check_signature"]
+
+
+def check_signature(body: str, headers: Mapping[str, str], secret: str) -> None:
+    """Raise ValueError or TypeError unless the headers sign this body with this secret, less than five minutes ago."""
+    _webhooks().verify_signature(body, dict(headers), secret=secret)
+
+
+@cache
+def _webhooks() -> Any:
+    load()
+    import openai  # noqa: PLC0415 - comes with litellm
+
+    return openai.OpenAI(api_key="none").webhooks
