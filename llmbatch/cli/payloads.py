@@ -11,6 +11,7 @@ import click
 
 from llmbatch.cli._inputs import json_lines, opened
 from llmbatch.cli._io import (
+    SECONDS,
     emit,
     input_options,
     request_arguments,
@@ -70,7 +71,7 @@ def _write(output: str | None, made: Iterator[Payload]) -> None:
 @click.option("-w", "--max-workers", type=int, default=10, show_default=True, help="Requests in flight at most.")
 @click.option("--rpm", "requests_per_minute", type=float, help="Requests a minute never to exceed.")
 @click.option("--tpm", "tokens_per_minute", type=float, help="Tokens a minute never to exceed.")
-@click.option("--deadline", type=float, help="Seconds for everything.")
+@click.option("--deadline", type=SECONDS, help="For everything, as in 90, 45m or 6h (seconds).")
 @click.option("--latency", type=float, help="Seconds of one answer, such as a run's p50.")
 def estimate(source: str, **options: Any) -> None:
     """Count rows and tokens of IN, and what they cost and how long they take by each lane. Nothing is sent.

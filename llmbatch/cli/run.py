@@ -104,7 +104,7 @@ def run(source: str, output: Path | None, dry_run: bool, **options: Any) -> None
         request["response_format"] = columns["said"]["response_format"] = _response_format(schema)
     with checked_input(source, **columns) as requests:
         if output is None or dry_run:
-            emit(_preview(requests, request))
+            emit(_preview(requests, request, _options(options)))
         else:
             with destination(output) as to:
                 code = _answer(requests, request | _options(options), to)
@@ -123,7 +123,7 @@ def _options(options: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _preview(requests: Input, arguments: dict[str, Any]) -> dict[str, Any]:
+def _preview(requests: Input, arguments: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
     """The first payload, None where the provider has no batch lines, and an estimate."""
     from llmbatch.estimate import estimate_batch  # noqa: PLC0415 - imports litellm
     from llmbatch.payloads import stream_batch_requests  # noqa: PLC0415 - likewise
@@ -136,7 +136,7 @@ def _preview(requests: Input, arguments: dict[str, Any]) -> dict[str, Any]:
             payload = next(stream_batch_requests([first], **arguments))
         except NotImplementedError as exc:
             click.echo(f"No payload to show: {exc}", err=True)
-    estimate = estimate_batch(requests, **arguments).to_dict()
+    estimate = estimate_batch(requests, **arguments, **options).to_dict()
     return {"payload": payload, "estimates": [estimate], "refused": requests.refused}
 
 
