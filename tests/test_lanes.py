@@ -255,7 +255,7 @@ def test_a_stream_takes_no_job(place: dict[str, Any]) -> None:
         llmbatch.stream_chat_completions_batch(asked(2), MODEL, lane="cheapest", **place)
 
 
-def test_flex_falls_back_where_it_has_no_resources(server: Server, place: dict[str, Any]) -> None:
+def test_flex_falls_back_where_it_has_no_resources(server: Server, place: dict[str, Any], tmp_path: Path) -> None:
     """A third of flex requests are refused: every row is answered, at the price of the tier that the answer names."""
     tiers: list[str] = []
 
@@ -282,6 +282,10 @@ def test_flex_falls_back_where_it_has_no_resources(server: Server, place: dict[s
     assert sum(row["attempts"] for row in results) == len(tiers) - 1
     assert 0 < lanes.count("live") < 30
     assert f"{lanes.count('flex')} flex rows saved" in results.summary()
+    results.report(tmp_path / "run.html")
+    assert (
+        f"saved against live prices by 0 job and {lanes.count('flex')} flex rows" in (tmp_path / "run.html").read_text()
+    )
 
 
 RUN = """
