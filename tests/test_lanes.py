@@ -25,8 +25,15 @@ if TYPE_CHECKING:
     from tests.warm import Warm
 
 ROWS, WARM = 12, 30
-SOON = 8.0  # seconds
+SOON = 30.0  # seconds: a tenth of it for the job, most of it for the rest, however slow this machine is
 HALF = 0.5  # of the live price
+
+
+@pytest.fixture(autouse=True)
+def early_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job is ended long before the deadline."""
+    monkeypatch.setattr("llmbatch._jobs.lanes._LEAST_LIVE_SHARE", 0.8)
+    monkeypatch.setattr("llmbatch._jobs.lanes._CANCEL_SHARE", 0.1)
 
 
 def cheapest(place: dict[str, Any], rows: Any = None, **options: Any) -> llmbatch.BatchResults:
@@ -291,10 +298,12 @@ def test_flex_falls_back_where_it_has_no_resources(server: Server, place: dict[s
 RUN = """
 import sys
 import llmbatch
+from llmbatch._jobs import lanes
 from tests.batch_server import MODEL, asked
+lanes._LEAST_LIVE_SHARE, lanes._CANCEL_SHARE = 0.8, 0.1
 place = {"api_base": sys.argv[1], "api_key": "k", "progress": False}
 llmbatch.create_chat_completions_batch(asked(30), MODEL, **place)
-given = {"lane": "cheapest", "deadline": 4, "max_tokens": 10, "checkpoint": sys.argv[2], "max_workers": 4}
+given = {"lane": "cheapest", "deadline": 30, "max_tokens": 10, "checkpoint": sys.argv[2], "max_workers": 4}
 results = llmbatch.create_chat_completions_batch(asked(40), MODEL, **place, **given)
 print(len(results.succeeded), results.cost)
 """
@@ -308,7 +317,7 @@ def test_kills_at_any_moment_make_no_second_job(
     never(batches)
     batches.lines = dict.fromkeys(range(0, 40, 2), "missing")
     server.set(latency=0.02)
-    kills, path, moments = 6, tmp_path / "run.jsonl", random.Random()  # noqa: S311 - whenever
+    kills, path, moments = 5, tmp_path / "run.jsonl", random.Random()  # noqa: S311 - whenever
     for _ in range(kills):
         with warm.script(RUN, server.api_base, str(path)) as process:
             time.sleep(moments.uniform(0.2, 4.0))
