@@ -7,15 +7,15 @@ import json
 import os
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmbatch._batch.prepared import chat_batch, embeddings_batch
-from llmbatch._jobs.files import write_input_files
 from llmbatch._jobs.remote import PART_TAG
-from llmbatch._jobs.rendering import Line, read_payloads
-from llmbatch._jobs.state import JobState, Part, spans_of
+from llmbatch._jobs.rendering import Line, read_payloads, write_input_files
+from llmbatch._jobs.state import JobState, Part
+from llmbatch._leaves.files import json_line
 from llmbatch._request.guards import Budget
 from llmbatch.errors import BatchJobError
 
@@ -35,8 +35,8 @@ async def bodies(state: JobState, remote: Remote, wanted: Sequence[str], given: 
 
     Rows that could not be sent are left out. Raises BatchJobError for a row whose request is nowhere.
     """
-    left = {custom_id for custom_id in wanted if custom_id not in state.invalid}
-    order = [custom_id for custom_id in wanted if custom_id in left]
+    order = [custom_id for custom_id in wanted if custom_id not in state.invalid]
+    left = set(order)
     found: dict[str, Payload] = {}
 
     def take(payloads: Iterable[Payload]) -> None:
@@ -65,42 +65,33 @@ async def resubmit(
     state: JobState, remote: Remote, failed: Sequence[str], given: Payloads, save: Callable[[], None]
 ) -> None:
     """Submit the failed rows as further parts; parts that an earlier try left without a batch come first, alone."""
+    parts = [part for part in state.parts if part.batch_id is None]
+    left = [state.custom_ids[position] for part in parts for position in part.positions()]
+    payloads = await bodies(state, remote, left or failed, given)
     with tempfile.TemporaryDirectory(prefix="llmbatch-") as directory:
-        unfinished = [part for part in state.parts if part.batch_id is None]
-        rows = [state.custom_ids[at] for part in unfinished for at in part.positions()] if unfinished else failed
-        payloads = await bodies(state, remote, rows, given)
-        paths = []
-        for number, group in enumerate(_groups(unfinished, payloads, state)):
-            place = Path(directory) / str(number)
-            place.mkdir()
-            files = await asyncio.to_thread(
-                write_input_files,
-                [Line(line["custom_id"], line) for line in group],
-                place,
-                max_rows=state.max_rows,
-                max_bytes=state.max_bytes,
-            )
-            paths += files.paths
-            if not unfinished:
-                _append(state, files.parts, list(payloads))
-                unfinished = state.parts[-len(files.parts) :] if files.parts else []
-        save()
-        for part, path in zip(unfinished, paths, strict=True):
+        place = Path(directory)
+        paths = [place / part.name for part in parts]
+        for part, path in zip(parts, paths, strict=True):
+            lines = (json_line(payloads[state.custom_ids[position]]) for position in part.positions())
+            await asyncio.to_thread(path.write_bytes, b"".join(lines))
+        if not parts:
+            anew = [Line(custom_id, payload) for custom_id, payload in payloads.items()]
+            limits = {"max_rows": state.max_rows, "max_bytes": state.max_bytes}
+            files = await asyncio.to_thread(write_input_files, anew, place, **limits)
+            parts, paths = files.parts, files.paths
+            _append(state, parts, list(payloads))
+            save()
+        for part, path in zip(parts, paths, strict=True):
             await remote.submit(part, path)
-
-
-def _groups(unfinished: list[Part], payloads: Mapping[str, Payload], state: JobState) -> Iterator[list[Payload]]:
-    """The payloads of each unfinished part, or all of them for new parts."""
-    if not unfinished:
-        yield list(payloads.values())
-    for part in list(unfinished):
-        yield [payloads[state.custom_ids[position]] for position in part.positions()]
 
 
 def _append(state: JobState, parts: Sequence[Part], rows: Sequence[str]) -> None:
     at = {custom_id: position for position, custom_id in enumerate(state.custom_ids)}
     for part in parts:
-        part.spans = spans_of(sorted(at[rows[position]] for position in part.positions()))
+        positions = sorted(at[rows[position]] for position in part.positions())
+        part.spans = []
+        for position in positions:
+            part.add(position)
         part.name = f"{state.id}-{len(state.parts) + 1}.jsonl"
         state.parts.append(part)
 
@@ -109,11 +100,9 @@ async def run_live(
     state: JobState, access: Access, payloads: Mapping[str, Payload], options: Mapping[str, Any]
 ) -> list[Row]:
     """The rows of live requests with these payloads' bodies."""
-    own = {"model": state.model, **vars(access), **state.prices}
+    own: dict[str, Any] = {}
     if "model" not in options:
-        own |= {k: v for k, v in state.target.arguments().items() if k != "model"}
-    else:
-        own = {}
+        own = {**state.target.arguments(), "model": state.model, **vars(access), **state.prices}
     if not state.endpoint.endswith("/embeddings"):
         requests = [_request(state, payload, options) for payload in payloads.values()]
         given = {"temperature": None, "max_tokens": None, **own, **options}
@@ -164,7 +153,9 @@ async def recover(state: JobState, remote: Remote, ids: Sequence[str]) -> None:
                 positions.append(at.setdefault(payload["custom_id"], len(at)))
                 state.name, state.endpoint = payload["body"]["model"], batch.get("endpoint") or payload["url"]
             name = (batch.get("metadata") or {}).get(PART_TAG) or str(batch["id"])
-            part = Part(name, spans_of(sorted(positions)), sha256="", bytes=path.stat().st_size)
+            part = Part(name)
+            for position in sorted(positions):
+                part.add(position)
             await remote.take_over(part, batch)
             state.parts.append(part)
     state.custom_ids = list(at)

@@ -166,21 +166,16 @@ class Join:
         """Rows of a part that the provider refused as a whole: each says why, and if it was its own fault."""
         if part.status != "failed":
             return {}
-        by_line = {error.get("line"): error for error in part.errors}
-        first = part.errors[0] if part.errors else {"code": None, "message": "the provider gave no reason"}
-        rows = {}
-        for number, position in enumerate(part.positions(), 1):
-            custom_id = self._state.custom_ids[position]
-            own = by_line.get(number)
-            if own:
-                row = self._error(custom_id, str(own.get("code") or "BatchRefused"), str(own.get("message")))
-            else:
-                at = f" (line {first['line']})" if first.get("line") else ""
-                message = (
-                    f"the provider refused the whole file: {first.get('code') or 'error'}{at}: {first.get('message')}"
-                )
-                row = self._error(custom_id, "BatchRefused", message, retryable=bool(first.get("line")))
-            rows[custom_id] = row
+        first = part.errors[0] if part.errors else {"message": "the provider gave no reason"}
+        line = first.get("line")
+        at = f" (line {line})" if line else ""
+        shared = f"the provider refused the whole file: {first.get('code') or 'error'}{at}: {first['message']}"
+        ids = [self._state.custom_ids[position] for position in part.positions()]
+        rows = {custom_id: self._error(custom_id, "BatchRefused", shared, retryable=bool(line)) for custom_id in ids}
+        for error in part.errors:
+            if isinstance(number := error["line"], int) and 0 < number <= len(ids):
+                custom_id = ids[number - 1]
+                rows[custom_id] = self._error(custom_id, str(error["code"] or "BatchRefused"), str(error["message"]))
         return rows
 
     def _missing(self, custom_id: str, status: str) -> Row:

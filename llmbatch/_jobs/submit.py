@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from itertools import chain, islice
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from llmbatch._jobs.files import write_input_files
-from llmbatch._jobs.rendering import ChatLines, Line, PayloadChecks, read_payloads, rendered
+from llmbatch._jobs.rendering import Line, PayloadChecks, chat_plans, read_payloads, rendered, write_input_files
 from llmbatch._jobs.state import JobState
 from llmbatch._leaves.checks import check_messages_list, check_number
 from llmbatch._litellm.files import Access
 from llmbatch._request.plans import ChatPlan, plan_chat
+from llmbatch._request.requests import Plans, read
 from llmbatch._request.worst import worst_cost
 from llmbatch.options import OWN_OPTIONS
 from llmbatch.providers.registry import provider_for
@@ -47,11 +47,12 @@ class Submission:
         directory: Path,
         *,
         completion_window: str,
-        metadata: Mapping[str, str] = MappingProxyType({}),
+        metadata: Mapping[str, str] | None = None,
         max_rows: int | None = None,
         max_bytes: int | None = None,
     ) -> tuple[JobState, list[Path]]:
         """The job's state before anything of it exists at the provider, and its input files."""
+        metadata = metadata or {}
         for name, limit in (("max_rows", max_rows), ("max_bytes", max_bytes)):
             if limit is not None:
                 check_number(name, limit, "leave it out for the provider's own limit", whole=True, least=1)
@@ -82,14 +83,17 @@ def prepare(  # noqa: PLR0917 - the public function's own order
     """Check what a user submits. Raises as `plan_chat` does, and NotImplementedError for providers without support."""
     kwargs = dict(kwargs)
     max_cost = kwargs.pop("max_cost", None)
-    if isinstance(requests, str | os.PathLike):
-        return _of_payloads(read_payloads(requests), model, custom_ids, kwargs, max_cost)
-    items, _ = check_messages_list(requests)
-    iterator = iter(items)
+    in_a_file = isinstance(requests, str | os.PathLike)
+    iterator = read_payloads(requests) if in_a_file else iter(check_messages_list(requests)[0])
     first = list(islice(iterator, 1))
-    items = chain(first, iterator)
-    if first and isinstance(first[0], Mapping) and "body" in first[0]:
-        return _of_payloads(items, model, custom_ids, kwargs, max_cost)
+    items: Iterable[Any] = chain(first, iterator)
+    if in_a_file or (first and isinstance(first[0], Mapping) and "body" in first[0]):
+        if max_cost is not None:
+            msg = (
+                "max_cost is not checked for payloads: leave it out, or submit the conversations that they are made of"
+            )
+            raise ValueError(msg)
+        return _of_payloads(first, items, model, custom_ids, kwargs)
     call = {"model": model, "temperature": temperature, "max_tokens": max_tokens, **kwargs}
     if max_cost is not None:
         items = list(items)
@@ -99,18 +103,15 @@ def prepare(  # noqa: PLR0917 - the public function's own order
 
 def check_cost(call: Mapping[str, Any], requests: Iterable[Any], max_cost: float) -> None:
     """Raise ValueError when the job may cost more than `max_cost` USD, or nothing bounds what it costs."""
-    lines, most = ChatLines(call), 0.0
-    worsts: dict[int, tuple[Any, Callable[[Mapping[str, Any]], float]]] = {}
-    for item in requests:
+    plans, most = Plans(call, lambda arguments: plan_chat(**arguments)), 0.0
+    worst_of = cache(partial(worst_cost, job=True))
+    for asked in map(read, requests):
         try:
-            asked = lines.read(item)
-            way = lines.way(asked)
-            request = way.plan.request(asked.messages)
+            plan = plans.of(asked)
+            request = plan.request(asked.messages)
         except ValueError:  # it is not sent, and will be an error row
             continue
-        if id(way) not in worsts:
-            worsts[id(way)] = way, worst_cost(way.plan, job=True)
-        most += worsts[id(way)][1](request)
+        most += worst_of(plan)(request)
     if most > max_cost:
         msg = f"the job may cost ${most:.4f}, more than max_cost=${max_cost:.4f}; raise it, or lower max_tokens"
         raise ValueError(msg)
@@ -121,9 +122,9 @@ def of_call(call: Mapping[str, Any], requests: Iterable[Any], custom_ids: Iterab
     if live_only := [name for name in ("reask", "validate", "dedupe") if call.get(name)]:
         msg = f"{live_only[0]} is for live requests: leave it out, and pass it to job.run_failed_live() after the job"
         raise ValueError(msg)
-    lines = ChatLines(call)
-    plan, provider = lines.first.plan, lines.first.provider
-    payloads = rendered(lines, requests, custom_ids, lambda one: _apart(one, plan))
+    plans = chat_plans(call)
+    plan, provider = plans.first
+    payloads = rendered(plans.of, requests, custom_ids, lambda one: _apart(one, plan))
     return Submission(plan.target, access_from(plan.params), provider, payloads, plan.response_format)
 
 
@@ -140,29 +141,19 @@ def _apart(plan: ChatPlan, first: ChatPlan) -> str | None:
 
 
 def _of_payloads(
-    payloads: Iterable[Any],
-    model: str | None,
-    custom_ids: Iterable[str] | None,
-    given: Mapping[str, Any],
-    max_cost: float | None,
+    first: list[Any], payloads: Iterable[Any], model: str | None, custom_ids: Any, given: Mapping[str, Any]
 ) -> Submission:
-    if max_cost is not None:
-        msg = "max_cost is not checked for payloads: leave it out, or submit the conversations that they are made of"
-        raise ValueError(msg)
     extra = sorted(given.keys() - {*_ACCESS, *_PLACE, *OWN_OPTIONS})
     if extra or custom_ids is not None:
         msg = (
             f"payloads carry their own parameters: leave out {', '.join(extra or ['custom_ids'])}, or render them anew"
         )
         raise ValueError(msg)
-    iterator: Iterator[Any] = iter(payloads)
-    first = next(iterator, None)
-    if first is None:
+    if not first:
         msg = "there is no payload to submit; pass one at least"
         raise ValueError(msg)
-    state, access = unknown_state(model or (first.get("body") or {}).get("model"), given)
-    lines = _lines_of(chain([first], iterator), state.name)
-    return Submission(state.target, access, provider_for(state.provider), lines)
+    state, access = unknown_state(model or (first[0]["body"] or {}).get("model"), given)
+    return Submission(state.target, access, provider_for(state.provider), _lines_of(payloads, state.name))
 
 
 def _lines_of(payloads: Iterable[Any], model: str) -> Iterator[Line]:
