@@ -18,14 +18,17 @@ from llmbatch._leaves.checks import UnsendableError, copied
 from llmbatch._leaves.identity import CustomIds, SeenIds, first_id
 from llmbatch._leaves.row import NO_USAGE, Row, add_spent
 from llmbatch._request.failures import Failure, clean
-from llmbatch._request.requests import Asked, Plans, read
+from llmbatch._request.plans import default_model, plan_chat
+from llmbatch._request.processes import calling
+from llmbatch._request.requests import Asked, Plans, over, provider_in, read
+from llmbatch.providers import copilot
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+    from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 
     from llmbatch._request.guards import Budget
     from llmbatch._request.plans import ChatPlan
-    from llmbatch._request.sender import Call, Sender
+    from llmbatch._request.sender import Sender
     from llmbatch.options import Options
 
 __all__ = ["ChatRun"]
@@ -42,31 +45,61 @@ class Way:
     senders: list[Sender]
 
 
-class ChatRun(Run[Any, tuple[int, Row]]):
-    """One batch of chat completions. `made` gives for a request's arguments its plan, and then its fallbacks'.
+def _provider_in(model: str | None, call: Mapping[str, Any]) -> str | None:
+    return copilot.PROVIDER if copilot.asked_for(model, call) else provider_in(model, call)
+
+
+class _Maker:
+    """Makes plans for a call's requests: the one asked for, and those of the fallbacks."""
+
+    def __init__(self, call: dict[str, Any], fallbacks: Sequence[str | dict[str, Any]]) -> None:
+        self.call, self._fallbacks = call, fallbacks
+        self._by_copilot = copilot.asked_for(call["model"], call)
+        self._tokens: dict[Any, copilot.CopilotToken] = {}
+
+    def plans(self, arguments: dict[str, Any]) -> list[ChatPlan]:
+        """The plan for these arguments, and then its fallbacks'."""
+        if self._by_copilot and self.provider_of(arguments["model"], self.call) == copilot.PROVIDER:
+            arguments = {**arguments, "model": copilot.named(default_model(arguments["model"]))}
+        entries = ({"model": entry} if isinstance(entry, str) else entry for entry in self._fallbacks)
+        given = [over(arguments, {"model": default_model(None), **entry}, _provider_in) for entry in entries]
+        return [self._plan(**one) for one in (arguments, *given)]
+
+    def provider_of(self, model: str | None, call: Mapping[str, Any]) -> str | None:
+        """The provider of a request's model; a bare name stays with Copilot where the call is for it."""
+        bare = isinstance(model, str) and "/" not in model
+        return copilot.PROVIDER if self._by_copilot and bare else _provider_in(model, call)
+
+    def _plan(self, model: str | None, temperature: float | None, max_tokens: int | None, **kwargs: Any) -> ChatPlan:
+        if copilot.asked_for(model, kwargs):
+            return copilot.plan(model, temperature, max_tokens, kwargs, self._tokens)
+        return plan_chat(model, temperature, max_tokens, **kwargs)
+
+
+class ChatRun(Run):
+    """One batch of chat completions.
 
     Attributes:
         ways: for each request of `requests`.
     """
 
-    def __init__(  # noqa: PLR0917 - as they are made
+    def __init__(
         self,
         requests: Iterable[Any],
-        call: Mapping[str, Any],
-        made: Callable[[dict[str, Any]], list[ChatPlan]],
-        provider_of: Callable[[str | None, Mapping[str, Any]], str | None],
+        count: int | None,
+        call: dict[str, Any],
         options: Options,
-        send: Call,
-        budget: Budget | None = None,
+        budget: Budget | None,
     ) -> None:
-        super().__init__(options, send, budget)
+        super().__init__(options, count, calling("chat", options.processes), budget)
         self.requests = requests
+        maker = _Maker(call, options.fallbacks)
 
         def way(arguments: dict[str, Any]) -> Way:
-            plans = made(arguments)
+            plans = maker.plans(arguments)
             return Way(plans, [self.sender_for(plan) for plan in plans])
 
-        self.ways = Plans(call, way, provider_of)
+        self.ways = Plans(call, way, maker.provider_of)
         self.target = self.ways.first.plans[0].target
         self._ids, self._own_ids = CustomIds(), SeenIds()
         for custom_id in options.custom_ids or ():
@@ -75,13 +108,13 @@ class ChatRun(Run[Any, tuple[int, Row]]):
         self._so_far: dict[int, Row] = {}
         self._firsts: dict[Any, tuple[int, asyncio.Future[Row]]] = {}
 
-    async def rows(self) -> AsyncGenerator[tuple[int, Row]]:
-        """Run it."""
-        async with contextlib.aclosing(self._running(self.requests, self._row)) as finished:
-            async for index, row in finished:
-                yield index, row
+    def _items(self) -> Iterable[Any]:
+        return self.requests
 
-    async def _row(self, index: int, item: Any) -> tuple[int, Row]:
+    async def _done(self, index: int, item: Any) -> list[tuple[int, Row]]:
+        return [(index, await self._row(index, item))]
+
+    async def _row(self, index: int, item: Any) -> Row:
         """One input's row, whatever happens."""
         asked, target = Asked(), self.target
         try:
@@ -95,13 +128,13 @@ class ChatRun(Run[Any, tuple[int, Row]]):
             custom_id = asked.custom_id or self._row_id(index, None)
             row = failure_row(Failure("InvalidRow", _why(exc, asked)), target, custom_id)
             labelled(row, custom_id, asked.metadata)
-            return index, row
+            return row
         custom_id = asked.custom_id or self._row_id(index, request_id)
         if self.formats is not None and way.plans[0].response_format is not self.ways.first.plans[0].response_format:
             self.formats[custom_id] = way.plans[0].response_format
         known, prints = self._known(request, request_id, custom_id, asked.metadata)
         if known is not None and not self.options.dedupe:
-            return index, known
+            return known
         asked_for = way.plans[0].response_format  # of two classes with one schema, each answer is to be of its own
         same = (first_id(request_id), target, asked_for if isinstance(asked_for, type) else None)
         first, its_row = self._firsts.get(same, (index, None))
@@ -118,7 +151,7 @@ class ChatRun(Run[Any, tuple[int, Row]]):
         labelled(row, custom_id, asked.metadata)
         if known is None:
             self._record(request_id, prints, row)
-        return index, row
+        return row
 
     async def _answered(self, index: int, asked: Asked, way: Way, request: dict[str, Any], custom_id: str) -> Row:
         """The row of a request that is sent, in time or not."""
@@ -149,22 +182,22 @@ class ChatRun(Run[Any, tuple[int, Row]]):
     async def _sent(self, index: int, asked: Asked, way: Way, request: dict[str, Any], custom_id: str) -> Row:
         """The row of the first model that answers, with what all that were asked have used."""
         async with self._turn(request):
-            row = await self._by(way, 0, index, asked, request, custom_id)
-            for at in range(1, len(way.senders)):
+            row = await self._by(way.plans[0], way.senders[0], index, asked, request, custom_id)
+            for plan, sender in zip(way.plans[1:], way.senders[1:], strict=True):
                 if "error" not in row or row["error_details"]["type"] in _NO_FALLBACK:
                     break
                 before, first_error = row, row["error"]
-                logger.warning("{} falls back to {}: {}", custom_id, way.plans[at].target.model, first_error)
-                row = await self._by(way, at, index, asked, way.plans[at].request(asked.messages), custom_id)
+                logger.warning("{} falls back to {}: {}", custom_id, plan.target.model, first_error)
+                row = await self._by(plan, sender, index, asked, plan.request(asked.messages), custom_id)
                 row["fallback"] = {"instead_of": way.plans[0].target.model, "error": first_error}
                 add_spent(row, before)
         return row
 
     async def _by(  # noqa: PLR0917 - a request and all that is known of it
-        self, way: Way, at: int, index: int, asked: Asked, request: dict[str, Any], custom_id: str
+        self, plan: ChatPlan, sender: Sender, index: int, asked: Asked, request: dict[str, Any], custom_id: str
     ) -> Row:
-        """The row that one of a way's models makes of a request, asked again while its answer is wrong."""
-        plan, sender, most, given = way.plans[at], way.senders[at], self.options.reask, request
+        """The row that one model makes of a request, asked again while its answer is wrong."""
+        most, given = self.options.reask, request
         before: Row | None = None
         for asks in range(1, most + 2):
             outcome = await sender.send(request, index, self.call_for(index), self._begun(index))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from llmbatch._request.plans import ChatPlan
     from llmbatch._request.sender import Outcome
 
-__all__ = ["chat_row", "failure_row", "labelled", "refused_answer"]
+__all__ = ["chat_row", "failure_row", "labelled", "misfits", "refused_answer"]
 
 _FILTERED = "content_filter"
 
@@ -73,8 +73,8 @@ def _misfit(row: Row, asked: ResponseFormat | None) -> Failure | None:
     message = choice.get("message") or {}
     if asked is None or message.get("tool_calls"):
         return None
-    problem = _invalid(row_text(row) or "", asked)
-    if problem is None:
+    problems = misfits(row_text(row) or "", asked)
+    if not problems:
         return None
     refusal = refusal_text(message)
     if refusal or choice.get("finish_reason") == _FILTERED:
@@ -82,19 +82,18 @@ def _misfit(row: Row, asked: ResponseFormat | None) -> Failure | None:
         return Failure("Refused", text, 200)
     name = asked.__name__ if isinstance(asked, type) else "JSON"
     cut = "; the answer was cut off, raise max_tokens" if choice.get("finish_reason") == CUT_OFF else ""
-    return Failure("ValidationError", f"the answer is no {name}: {problem}{cut}", 200)
+    return Failure("ValidationError", f"the answer is no {name}: {problems[0]}{cut}", 200)
 
 
-def _invalid(text: str, asked: ResponseFormat) -> str | None:
-    """Why the text does not fit, None when it does."""
+def misfits(text: str, asked: ResponseFormat, no_json: str = "Invalid JSON") -> list[str]:
+    """Why the text does not fit, one problem after the other; none when it does."""
     try:
         parsed(text, asked)
     except ValidationError as exc:
-        first = exc.errors(include_input=False, include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        return f"{where + ': ' if where else ''}{first['msg']}"
+        errors = exc.errors(include_input=False, include_url=False)
+        return [": ".join(filter(None, (".".join(map(str, error["loc"])), error["msg"]))) for error in errors]
     except JSONDecodeError as exc:
-        return f"Invalid JSON: {exc}"
+        return [f"{no_json}: {exc}"]
     except Exception as exc:  # noqa: BLE001 - a validator of the caller's own; it is this row's failure only
-        return f"its validator raised {type(exc).__name__}"
-    return None
+        return [f"its validator raised {type(exc).__name__}"]
+    return []

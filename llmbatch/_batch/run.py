@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import hashlib
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from loguru import logger
 
@@ -45,8 +45,6 @@ __all__ = ["Run"]
 GUESSED_ANSWER_TOKENS = 4096  # that an answer may have, where neither the call nor LiteLLM's map bounds it
 
 T = TypeVar("T")
-R = TypeVar("R")
-S = TypeVar("S")
 
 
 def _longest_answer(target: Target) -> float:
@@ -61,7 +59,7 @@ def _price(target: Target) -> Callable[[Answer], float | None]:
     return (lambda _: None) if target.provider == copilot.PROVIDER else attrgetter("cost")
 
 
-class Run(Generic[T, R]):
+class Run:
     """One batch on its way. `rows()` yields `(index, row)` as they finish, exactly one for each input.
 
     Attributes:
@@ -74,10 +72,9 @@ class Run(Generic[T, R]):
 
     target: Target
 
-    def __init__(self, options: Options, call: Call, budget: Budget | None = None) -> None:
-        self.options = options
+    def __init__(self, options: Options, count: int | None, call: Call, budget: Budget | None) -> None:
+        self.options, self.count = options, count
         self.call_for: Callable[[int], Call] = lambda _: call
-        self.count: int | None = None
         self.formats: dict[str, ResponseFormat | None] | None = None
         self._budget = budget or Budget(options.max_cost)
         self._breakers: dict[Any, Breaker] = {}
@@ -124,12 +121,16 @@ class Run(Generic[T, R]):
         """What refusals were found to depend on, in a line; empty before that."""
         return "; ".join(line for limiter in self._limiters if (line := limiter.refusals.finding[1]))
 
-    def rows(self) -> AsyncGenerator[tuple[int, Row]]:
-        """Run it."""
+    def _items(self) -> Iterable[Any]:
+        """The units of work."""
         raise NotImplementedError
 
-    async def _running(self, items: Iterable[T], work: Callable[[int, T], Awaitable[R]]) -> AsyncGenerator[R]:
-        """Fan `work` out over the items, with the checkpoint open and the caller's limits in force.
+    async def _done(self, at: int, item: Any) -> list[tuple[int, Row]]:
+        """Do one unit, the `at`th: its rows, each with the index of its input."""
+        raise NotImplementedError
+
+    async def rows(self) -> AsyncGenerator[tuple[int, Row]]:
+        """Fan the work out, with the checkpoint open and the caller's limits in force.
 
         At the deadline nobody waits for the next item of an input of unknown length; of a known one each item is a row.
         """
@@ -145,18 +146,18 @@ class Run(Generic[T, R]):
             self._told = stack.enter_context(contextlib.ExitStack())
             for limiter in self._limiters:
                 self._tell(limiter, self._told)
-            async with contextlib.aclosing(fan_out(items, work, slots=slots, until=until)) as finished:
-                async for _, result in finished:
+            fanned_out = fan_out(self._items(), self._done, slots=slots, until=until)
+            async with contextlib.aclosing(fanned_out) as finished:
+                async for _, rows in finished:
                     slots.finished()
-                    yield result
+                    for index, row in rows:
+                        yield index, row
             if self._checkpoint is not None and self._checkpoint.changes:
                 logger.info("Sent again, since these fields changed: {}", dict(self._checkpoint.changes))
 
-    async def _in_time(self, work: Callable[[], Awaitable[S]], late: Callable[[], S]) -> S:
+    async def _in_time(self, work: Callable[[], Awaitable[T]], late: Callable[[], T]) -> T:
         """The work's result, or `late()` at the deadline; what has not begun by then is not begun."""
-        if self._deadline is None:
-            return await work()
-        if self._deadline <= asyncio.get_running_loop().time():
+        if self._deadline is not None and self._deadline <= asyncio.get_running_loop().time():
             return late()
         try:
             async with asyncio.timeout_at(self._deadline):
@@ -202,10 +203,6 @@ class Run(Generic[T, R]):
                 raise ValueError(msg)
             return ids[index]
         return request_id or f"row-{index}"
-
-    def _refused(self, custom_id: str, kind: str, message: str, **spent: Any) -> Row:
-        """The error row of an input that no provider has answered for."""
-        return failure_row(Failure(kind, message), self.target, custom_id, **spent)
 
     def _late(self, index: int, custom_id: str, target: Target | None = None) -> Row:
         failure = Failure("DeadlineExceeded", f"not done within deadline={self.options.deadline} s")

@@ -8,10 +8,10 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any, Required, TypedDict
 
 from llmbatch._litellm import Answer
-from llmbatch._litellm.calls import IncompleteStreamError, chat_stream
+from llmbatch._litellm.calls import chat_stream
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Mapping
+    from collections.abc import AsyncGenerator
 
     from llmbatch._batch.batch import Batch
     from llmbatch._leaves.row import Row
@@ -32,16 +32,6 @@ class StreamEvent(TypedDict, total=False):
     row: Row
 
 
-async def _assembled(request: dict[str, Any], on_piece: Callable[[Mapping[str, Any]], object]) -> Answer:
-    """Send a request as a stream and return its whole answer."""
-    async for piece in chat_stream(request):
-        if isinstance(piece, Answer):
-            return piece
-        on_piece(piece)
-    msg = "the stream had no end"
-    raise IncompleteStreamError(msg)
-
-
 class Events:
     """The events of one batch, in the order in which they come."""
 
@@ -58,15 +48,15 @@ class Events:
         async def call(request: dict[str, Any]) -> Answer:
             self._attempts[index] += 1
             attempt = self._attempts[index]
-
-            def on_piece(piece: Mapping[str, Any]) -> None:
+            async for piece in chat_stream(request):
+                if isinstance(piece, Answer):
+                    return piece
                 if piece.get("content"):
                     event: StreamEvent = {"index": index, "attempt": attempt, "delta": piece["content"]}
                     if piece["choice"]:
                         event["choice"] = piece["choice"]
                     self._queue.put_nowait(event)
-
-            return await _assembled(request, on_piece)
+            raise AssertionError  # unreachable: a stream ends with its answer or raises
 
         return call
 
