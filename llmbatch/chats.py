@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Self
 
+from llmbatch import completions
 from llmbatch._leaves.identity import CustomIds, custom_id_for
 from llmbatch._request.plans import default_model, plan_chat
 from llmbatch.errors import RequestFailedError
@@ -126,8 +127,6 @@ class Chat:
         """
         if self._batch_request:
             return self._payload(on_chunk)
-        from llmbatch import completions  # noqa: PLC0415 - payloads do without
-
         if on_chunk is None:
             row = completions.create_chat_completion(self.messages, **self._arguments())
         else:
@@ -143,8 +142,6 @@ class Chat:
         """The async twin of `complete`."""
         if self._batch_request:
             return self._payload(None)
-        from llmbatch import completions  # noqa: PLC0415 - payloads do without
-
         return self._remembered(await completions.acreate_chat_completion(self.messages, **self._arguments()))
 
     @contextlib.contextmanager
@@ -183,8 +180,6 @@ class Chat:
         return self._own_ids[plain]
 
     def _streamed(self, on_chunk: Callable[[str], object]) -> Row:
-        from llmbatch import completions  # noqa: PLC0415 - payloads do without
-
         row: Row | None = None
         pieces = _Pieces(on_chunk)
         for event in completions.stream_chat_completions_batch([self.messages], progress=False, **self._arguments()):

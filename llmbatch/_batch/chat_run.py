@@ -45,6 +45,18 @@ class Way:
     senders: list[Sender]
 
 
+@dataclass(slots=True)
+class _Input:
+    """An input that is sent, and the row that it has come to so far."""
+
+    index: int
+    custom_id: str
+    asked: Asked
+    way: Way
+    request: dict[str, Any]
+    row: Row | None = None
+
+
 def _provider_in(model: str | None, call: Mapping[str, Any]) -> str | None:
     return copilot.PROVIDER if copilot.asked_for(model, call) else provider_in(model, call)
 
@@ -105,7 +117,6 @@ class ChatRun(Run):
         for custom_id in options.custom_ids or ():
             self._own_ids.add(custom_id)
         self._warm, self._warming = SeenIds(), dict[bytes, asyncio.Event]()
-        self._so_far: dict[int, Row] = {}
         self._firsts: dict[Any, tuple[int, asyncio.Future[Row]]] = {}
 
     def _items(self) -> Iterable[Any]:
@@ -142,8 +153,8 @@ class ChatRun(Run):
             its_row = asyncio.get_running_loop().create_future()
             if self.options.dedupe:
                 self._firsts[same] = index, its_row
-            row = known or await self._answered(index, asked, way, request, custom_id)
-            row.pop("same_as", None)
+            one = _Input(index, custom_id, asked, way, request)
+            row = known or await self._in_time(partial(self._sent, one)) or self._too_late(one)
             its_row.set_result(copied(row) if self.options.dedupe else row)
         else:
             row = known or _copied(await its_row)
@@ -153,21 +164,14 @@ class ChatRun(Run):
             self._record(request_id, prints, row)
         return row
 
-    async def _answered(self, index: int, asked: Asked, way: Way, request: dict[str, Any], custom_id: str) -> Row:
-        """The row of a request that is sent, in time or not."""
-
-        def late() -> Row:
-            cut, row = self._late(index, custom_id, way.plans[0].target), self._so_far.get(index)
-            if row is None:
-                return cut
-            row["usage"], row["cost"], row["attempts"] = cut["usage"], cut["cost"], cut["attempts"]
-            if "error" in row:
-                row["error_details"]["attempts"] = row["attempts"]
-            return row
-
-        send = partial(self._sent, index, asked, way, request, custom_id)
-        row = await self._in_time(send, late)
-        self._so_far.pop(index, None)
+    def _too_late(self, one: _Input) -> Row:
+        """The row of an input that was not done in time: what it has come to, with all that was used."""
+        cut, row = self._late(one.index, one.custom_id, one.way.plans[0].target), one.row
+        if row is None:
+            return cut
+        row["usage"], row["cost"], row["attempts"] = cut["usage"], cut["cost"], cut["attempts"]
+        if "error" in row:
+            row["error_details"]["attempts"] = row["attempts"]
         return row
 
     def _check_id(self, index: int, asked: Asked) -> None:
@@ -179,30 +183,29 @@ class ChatRun(Run):
             msg = f"the custom_id {custom_id!r} is there already; give each request its own"
             raise ValueError(msg)
 
-    async def _sent(self, index: int, asked: Asked, way: Way, request: dict[str, Any], custom_id: str) -> Row:
+    async def _sent(self, one: _Input) -> Row:
         """The row of the first model that answers, with what all that were asked have used."""
-        async with self._turn(request):
-            row = await self._by(way.plans[0], way.senders[0], index, asked, request, custom_id)
-            for plan, sender in zip(way.plans[1:], way.senders[1:], strict=True):
+        (plan, *others), (sender, *their_senders) = one.way.plans, one.way.senders
+        async with self._turn(one.request):
+            row = await self._by(plan, sender, one, one.request)
+            for other, its_sender in zip(others, their_senders, strict=True):
                 if "error" not in row or row["error_details"]["type"] in _NO_FALLBACK:
                     break
                 before, first_error = row, row["error"]
-                logger.warning("{} falls back to {}: {}", custom_id, plan.target.model, first_error)
-                row = await self._by(plan, sender, index, asked, plan.request(asked.messages), custom_id)
-                row["fallback"] = {"instead_of": way.plans[0].target.model, "error": first_error}
+                logger.warning("{} falls back to {}: {}", one.custom_id, other.target.model, first_error)
+                row = await self._by(other, its_sender, one, other.request(one.asked.messages))
+                row["fallback"] = {"instead_of": plan.target.model, "error": first_error}
                 add_spent(row, before)
         return row
 
-    async def _by(  # noqa: PLR0917 - a request and all that is known of it
-        self, plan: ChatPlan, sender: Sender, index: int, asked: Asked, request: dict[str, Any], custom_id: str
-    ) -> Row:
+    async def _by(self, plan: ChatPlan, sender: Sender, one: _Input, request: dict[str, Any]) -> Row:
         """The row that one model makes of a request, asked again while its answer is wrong."""
         most, given = self.options.reask, request
         before: Row | None = None
         for asks in range(1, most + 2):
-            outcome = await sender.send(request, index, self.call_for(index), self._begun(index))
-            row = chat_row(outcome, plan, custom_id)
-            labelled(row, custom_id, asked.metadata)
+            outcome = await sender.send(request, one.index, self.call_for(one.index), self._begun(one.index))
+            row = chat_row(outcome, plan, one.custom_id)
+            labelled(row, one.custom_id, one.asked.metadata)
             row, wrong = judged(row, plan, given, self.options.validate)
             if before is not None:
                 if not row["choices"]:  # what was answered before stays
@@ -212,7 +215,7 @@ class ChatRun(Run):
                 row["asks"] = asks
             if wrong is None or asks > most:
                 break
-            self._so_far[index] = before = row
+            one.row = before = row
             plan, request = asked_again(row, wrong, plan, request)
             sender = sender if wrong else self.sender_for(plan)
         return row
@@ -224,17 +227,16 @@ class ChatRun(Run):
             yield
             return
         beginning = _beginning(request)
-        if not self._warm.add(beginning):
-            if (leader := self._warming.get(beginning)) is not None:
-                await leader.wait()
-            yield
-            return
-        self._warming[beginning] = answered = asyncio.Event()
+        leads = self._warm.add(beginning)
+        if leads:
+            self._warming[beginning] = asyncio.Event()
+        elif beginning in self._warming:
+            await self._warming[beginning].wait()
         try:
             yield
         finally:
-            answered.set()
-            del self._warming[beginning]
+            if leads:
+                self._warming.pop(beginning).set()
 
 
 def _why(exc: Exception, asked: Asked) -> str:

@@ -101,7 +101,7 @@ class EmbeddingsRun(Run):
         request = {**self.plan.request(texts[0].text), "input": [text.text for text in texts]}
         first, begun = texts[0].index, self._begun(*(text.index for text in texts))
         send = partial(self._sender.send, request, first, self.call_for(first), begun)
-        outcome = await self._in_time(send, lambda: None)
+        outcome = await self._in_time(send)
         if outcome is None:
             return [self._late(text.index, text.custom_id) for text in texts]
         failure = outcome.failure

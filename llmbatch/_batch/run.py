@@ -155,15 +155,13 @@ class Run:
             if self._checkpoint is not None and self._checkpoint.changes:
                 logger.info("Sent again, since these fields changed: {}", dict(self._checkpoint.changes))
 
-    async def _in_time(self, work: Callable[[], Awaitable[T]], late: Callable[[], T]) -> T:
-        """The work's result, or `late()` at the deadline; what has not begun by then is not begun."""
-        if self._deadline is not None and self._deadline <= asyncio.get_running_loop().time():
-            return late()
-        try:
-            async with asyncio.timeout_at(self._deadline):
-                return await work()
-        except TimeoutError:
-            return late()
+    async def _in_time(self, work: Callable[[], Awaitable[T]]) -> T | None:
+        """What the work comes to, None at the deadline; what has not begun by then is not begun."""
+        if self._deadline is None or asyncio.get_running_loop().time() < self._deadline:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(self._deadline):
+                    return await work()
+        return None
 
     def _known(
         self, request: Mapping[str, Any], request_id: str, custom_id: str, metadata: Any = None
