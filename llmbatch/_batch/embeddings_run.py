@@ -91,13 +91,15 @@ class EmbeddingsRun(Run):
             yield chunk
 
     async def _done(self, _: int, chunk: _Chunk) -> list[tuple[int, Row]]:
-        rows = await self._sent(chunk.texts) if chunk.texts else []
-        for text, row in zip(chunk.texts, rows, strict=True):
+        for text, row in zip(chunk.texts, await self._sent(chunk.texts), strict=True):
             self._record(text.request_id, text.prints, row)
-        return [*chunk.rows, *((text.index, row) for text, row in zip(chunk.texts, rows, strict=True))]
+            chunk.rows.append((text.index, row))
+        return chunk.rows
 
     async def _sent(self, texts: list[_Text]) -> list[Row]:
         """A row for each text; a chunk that is refused as a whole is halved until only the bad texts fail."""
+        if not texts:
+            return []
         request = {**self.plan.request(texts[0].text), "input": [text.text for text in texts]}
         first, begun = texts[0].index, self._begun(*(text.index for text in texts))
         send = partial(self._sender.send, request, first, self.call_for(first), begun)

@@ -75,25 +75,13 @@ async def resubmit(
             lines = (json_line(payloads[state.custom_ids[position]]) for position in part.positions())
             await asyncio.to_thread(path.write_bytes, b"".join(lines))
         if not parts:
-            anew = [Line(custom_id, payload) for custom_id, payload in payloads.items()]
-            limits = {"max_rows": state.max_rows, "max_bytes": state.max_bytes}
-            files = await asyncio.to_thread(write_input_files, anew, place, **limits)
-            parts, paths = files.parts, files.paths
-            _append(state, parts, list(payloads))
+            at, before = {custom_id: at for at, custom_id in enumerate(state.custom_ids)}, len(state.parts)
+            anew = ((at[custom_id], Line(custom_id, payload)) for custom_id, payload in payloads.items())
+            paths = await asyncio.to_thread(write_input_files, state, anew, place)
+            parts = state.parts[before:]
             save()
         for part, path in zip(parts, paths, strict=True):
             await remote.submit(part, path)
-
-
-def _append(state: JobState, parts: Sequence[Part], rows: Sequence[str]) -> None:
-    at = {custom_id: position for position, custom_id in enumerate(state.custom_ids)}
-    for part in parts:
-        positions = sorted(at[rows[position]] for position in part.positions())
-        part.spans = []
-        for position in positions:
-            part.add(position)
-        part.name = f"{state.id}-{len(state.parts) + 1}.jsonl"
-        state.parts.append(part)
 
 
 async def run_live(

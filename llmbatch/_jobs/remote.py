@@ -222,18 +222,20 @@ class Remote:
 
         `sent` is the file that a refusal may quote.
         """
+
+        async def once() -> T:
+            try:
+                return await operation()
+            except Exception as exc:
+                failure = await asyncio.to_thread(self._classified, exc, sent)
+                unsure = failure.billed is None or failure.status_code in _SERVER_ERRORS
+                if lost is not None and unsure and (found := await lost()) is not None:
+                    return found  # type: ignore[no-any-return]  # what the operation would have returned
+                logger.debug("Batch job {}: could not {}: {}", self._state.id, what, failure.type)
+                raise AttemptFailedError(failure) from exc
+
         try:
-            async for attempt in retrying(_RETRIES):
-                with attempt:
-                    try:
-                        return await operation()
-                    except Exception as exc:
-                        failure = await asyncio.to_thread(self._classified, exc, sent)
-                        unsure = failure.billed is None or failure.status_code in _SERVER_ERRORS
-                        if lost is not None and unsure and (found := await lost()) is not None:
-                            return found  # type: ignore[no-any-return]  # what the operation would have returned
-                        logger.debug("Batch job {}: could not {}: {}", self._state.id, what, failure.type)
-                        raise AttemptFailedError(failure) from exc
+            return await retrying(_RETRIES)(once)
         except AttemptFailedError as exc:
             failure = exc.failure
             status = f" (status {failure.status_code})" if failure.status_code else ""
@@ -241,4 +243,3 @@ class Remote:
             refusal = ProviderFailedError(msg)
             refusal.failure = failure
             raise refusal from None
-        raise AssertionError  # unreachable: tenacity ends with a result or an exception

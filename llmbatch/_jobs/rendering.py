@@ -7,7 +7,7 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any
 
 from llmbatch._jobs.state import Part
@@ -22,6 +22,7 @@ from llmbatch.providers.registry import provider_for
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from llmbatch._jobs.state import JobState
     from llmbatch._request.plans import ChatPlan, EmbeddingsPlan
     from llmbatch.providers.base import Payload, Provider
 
@@ -180,51 +181,40 @@ def _shape_problem(payload: Any) -> str | None:
     return None
 
 
-@dataclass
-class InputFiles:
-    """Written input files: a `Part` and a path for each, the rows' ids in order, and the rows that cannot be sent."""
+def write_input_files(state: JobState, rows: Iterable[tuple[int, Line]], directory: Path) -> list[Path]:
+    """Write rows, each with its place in the job, to as few files as the limits allow, one model a file, in order.
 
-    parts: list[Part] = field(default_factory=list)
-    paths: list[Path] = field(default_factory=list)
-    custom_ids: list[str] = field(default_factory=list)
-    invalid: dict[str, str] = field(default_factory=dict)
-    metadata: dict[str, Any] = field(default_factory=dict)
-    url: str | None = None
-
-
-def write_input_files(lines: Iterable[Line], directory: Path, *, max_rows: int, max_bytes: int) -> InputFiles:
-    """Write lines to as few files as the limits allow, one model a file, in order, one by one.
-
-    Raises ValueError for what the provider would refuse a whole file for.
+    The state is told a part for each file, and the rows that cannot be sent. Raises ValueError for what the provider
+    would refuse a whole file for.
     """
-    made, check = InputFiles(), PayloadChecks(models=True)
-    fillings: defaultdict[str, Filling] = defaultdict(lambda: Filling(max_rows, max_bytes))
+    check = PayloadChecks(models=True)
+    fillings: defaultdict[str, Filling] = defaultdict(lambda: Filling(state.max_rows, state.max_bytes))
     current: dict[str, tuple[IO[bytes], Part]] = {}
+    parts: list[Part] = []
     with ExitStack() as opened:
-        for index, line in enumerate(lines):
-            made.custom_ids.append(line.custom_id)
-            if line.metadata is not None:
-                made.metadata[line.custom_id] = line.metadata
+        for position, line in rows:
             if line.payload is None:
-                made.invalid[line.custom_id] = line.problem
+                state.invalid[line.custom_id] = line.problem
                 continue
-            check(line.payload, f"row {index}")
+            check(line.payload, f"row {position}")
             data, model = json_line(line.payload), line.payload["body"]["model"]
-            made.url = line.payload["url"]
-            if len(data) > max_bytes:
-                made.invalid[line.custom_id] = f"{len(data)} bytes are more than a file may hold ({max_bytes})"
+            if len(data) > state.max_bytes:
+                why = f"{len(data)} bytes are more than a file may hold ({state.max_bytes})"
+                state.invalid[line.custom_id] = why
                 continue
+            state.endpoint = line.payload["url"]
             if fillings[model].begins_file(len(data)):
                 if model in current:
                     current[model][0].close()
-                path = directory / f"part-{len(made.paths) + 1}.jsonl"
-                current[model] = opened.enter_context(path.open("wb")), Part(path.name, model=model)
-                made.paths.append(path)
-                made.parts.append(current[model][1])
+                part = Part(f"{state.id}-{len(state.parts) + len(parts) + 1}.jsonl", model=model)
+                parts.append(part)
+                current[model] = opened.enter_context((directory / part.name).open("wb")), part
             file, part = current[model]
             file.write(data)
-            part.add(index, len(data))
-    for part, path in zip(made.parts, made.paths, strict=True):
+            part.add(position, len(data))
+    paths = [directory / part.name for part in parts]
+    for part, path in zip(parts, paths, strict=True):
         with path.open("rb") as file:
             part.sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    return made
+    state.parts += parts
+    return paths

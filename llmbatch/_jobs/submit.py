@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache, partial
 from itertools import chain, islice
 from pathlib import Path
@@ -21,9 +21,7 @@ from llmbatch.options import OWN_OPTIONS
 from llmbatch.providers.registry import provider_for
 
 if TYPE_CHECKING:
-    from llmbatch import _litellm
     from llmbatch._leaves.structured import ResponseFormat
-    from llmbatch.providers.base import Provider
 
 __all__ = ["Submission", "access_from", "check_cost", "known_state", "of_call", "prepare", "unknown_state"]
 
@@ -36,9 +34,8 @@ _USER_METADATA = 14  # OpenAI's 16, less two of ours
 class Submission:
     """Checked requests on their way into a job."""
 
-    target: _litellm.Target
+    state: JobState
     access: Access
-    provider: Provider
     lines: Iterable[Line]
     response_format: ResponseFormat | None = None
 
@@ -59,17 +56,18 @@ class Submission:
         if len(metadata) > _USER_METADATA or not all(isinstance(item, str) for kv in metadata.items() for item in kv):
             msg = f"metadata must be at most {_USER_METADATA} strings by name; leave some out, or write them as strings"
             raise ValueError(msg)
-        max_rows, max_bytes = max_rows or self.provider.max_rows, max_bytes or self.provider.max_bytes
-        files = write_input_files(self.lines, directory, max_rows=max_rows, max_bytes=max_bytes)
-        state = replace(
-            _empty_state(self.target, self.access, self.provider),
-            endpoint=files.url or "/v1/chat/completions", completion_window=completion_window, metadata=dict(metadata),
-            max_rows=max_rows, max_bytes=max_bytes,
-            custom_ids=files.custom_ids, invalid=files.invalid, row_metadata=files.metadata, parts=files.parts,
-        )  # fmt: skip
-        for number, part in enumerate(state.parts, 1):
-            part.name = f"{state.id}-{number}.jsonl"
-        return state, files.paths
+        state = self.state
+        state.completion_window, state.metadata = completion_window, dict(metadata)
+        state.max_rows, state.max_bytes = max_rows or state.max_rows, max_bytes or state.max_bytes
+
+        def rows() -> Iterator[tuple[int, Line]]:
+            for position, line in enumerate(self.lines):
+                state.custom_ids.append(line.custom_id)
+                if line.metadata is not None:
+                    state.row_metadata[line.custom_id] = line.metadata
+                yield position, line
+
+        return state, write_input_files(state, rows(), directory)
 
 
 def prepare(  # noqa: PLR0917 - the public function's own order
@@ -123,9 +121,9 @@ def of_call(call: Mapping[str, Any], requests: Iterable[Any], custom_ids: Iterab
         msg = f"{live_only[0]} is for live requests: leave it out, and pass it to job.run_failed_live() after the job"
         raise ValueError(msg)
     plans = chat_plans(call)
-    plan, provider = plans.first
-    payloads = rendered(plans.of, requests, custom_ids, lambda one: _apart(one, plan))
-    return Submission(plan.target, access_from(plan.params), provider, payloads, plan.response_format)
+    first, _ = plans.first
+    lines = rendered(plans.of, requests, custom_ids, lambda plan: _apart(plan, first))
+    return Submission(*_begun(first), lines, first.response_format)
 
 
 def _apart(plan: ChatPlan, first: ChatPlan) -> str | None:
@@ -153,7 +151,7 @@ def _of_payloads(
         msg = "there is no payload to submit; pass one at least"
         raise ValueError(msg)
     state, access = unknown_state(model or (first[0]["body"] or {}).get("model"), given)
-    return Submission(state.target, access, provider_for(state.provider), _lines_of(payloads, state.name))
+    return Submission(state, access, _lines_of(payloads, state.name))
 
 
 def _lines_of(payloads: Iterable[Any], model: str) -> Iterator[Line]:
@@ -173,18 +171,18 @@ def access_from(given: Mapping[str, Any]) -> Access:
 
 
 def unknown_state(model: str | None, given: Mapping[str, Any]) -> tuple[JobState, Access]:
-    """The state of a job of which only the place is known."""
-    plan = plan_chat(model, None, None, **{k: v for k, v in given.items() if k in {*_ACCESS, *_PLACE}})
-    access = access_from(given)
-    return _empty_state(plan.target, access, provider_for(plan.target.provider)), access
+    """The state of a job of which only the place is known, and how to reach that."""
+    return _begun(plan_chat(model, None, None, **{k: v for k, v in given.items() if k in {*_ACCESS, *_PLACE}}))
 
 
-def _empty_state(target: _litellm.Target, access: Access, provider: Provider) -> JobState:
-    return JobState(
+def _begun(plan: ChatPlan) -> tuple[JobState, Access]:
+    target, access, provider = plan.target, access_from(plan.params), provider_for(plan.target.provider)
+    state = JobState(
         model=target.model, name=target.name, provider=target.provider, api_base=target.api_base,
-        prices=dict(target.prices), api_version=access.api_version, endpoint="", completion_window="24h", metadata={},
-        max_rows=provider.max_rows, max_bytes=provider.max_bytes,
+        prices=dict(target.prices), api_version=access.api_version, endpoint="/v1/chat/completions",
+        completion_window="24h", metadata={}, max_rows=provider.max_rows, max_bytes=provider.max_bytes,
     )  # fmt: skip
+    return state, access
 
 
 def known_state(path: str | os.PathLike[str] | None, made: JobState) -> JobState:
