@@ -10,21 +10,22 @@ import asyncio
 import contextlib
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from loguru import logger
 
 from llmbatch._leaves.row import numbered
 from llmbatch._request.failures import Failure
+from llmbatch._request.plans import ChatPlan
 from llmbatch.progress import ProgressBar
 from llmbatch.results import BatchResults, totals
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Mapping
+    from collections.abc import AsyncGenerator
 
     from llmbatch._batch.run import Run
     from llmbatch._leaves.row import Row
-    from llmbatch._leaves.structured import ResponseFormat
+    from llmbatch._request.plans import EmbeddingsPlan
 
 __all__ = ["Batch", "interrupted_results"]
 
@@ -48,22 +49,26 @@ def interrupted_results() -> BatchResults | None:
 
 @dataclass(frozen=True)
 class Batch:
-    """A checked batch that has not been run: the run, and what to say of it."""
+    """A checked batch that has not been run: the run, what to call it, and the plan of the call as a whole."""
 
     run: Run
     noun: str
-    facts: Mapping[str, Any]
-    response_format: ResponseFormat | None = None
+    plan: ChatPlan | EmbeddingsPlan
 
     async def as_completed(self) -> AsyncGenerator[tuple[int, Row]]:
         """The rows as they finish, logged, counted and shown."""
-        options, count = self.run.options, self.run.count
+        options, count, plan = self.run.options, self.run.count, self.plan
         started = time.perf_counter()
-        facts = ", ".join(f"{name}: {value}" for name, value in self.facts.items() if value is not None)
-        logger.info(
-            "{} batch: batch size: {}, max workers: {}, {}",
-            self.noun, "unknown" if count is None else count, options.max_workers, facts,
-        )  # fmt: skip
+        facts = {
+            "batch size": "unknown" if count is None else count,
+            "max workers": options.max_workers,
+            "model": plan.target.model,
+            "temperature": plan.params.get("temperature"),
+            "max tokens": plan.params.get("max_tokens"),
+            "provider": plan.target.provider,
+        }
+        said = ", ".join(f"{name}: {value}" for name, value in facts.items() if value is not None)
+        logger.info("{} batch: {}", self.noun, said)
         bar = ProgressBar(count, options.progress, note=self.run.limits_found)
         tally = bar.tally
         try:
@@ -104,15 +109,14 @@ class Batch:
 
     def _said(self, done: int) -> str:
         path = self.run.options.checkpoint
-        given = "" if path is None else repr(str(path))
-        rest = f"with checkpoint={given} a rerun sends only the rest"
+        rest = f"with checkpoint={'' if path is None else repr(str(path))} a rerun sends only the rest"
         return f"{done} rows were done: llmbatch.interrupted_results() has them; {rest}"
 
     def _results(self, rows: dict[int, Row], count: int, started: float) -> BatchResults:
         return BatchResults(
             (rows.get(index) or self._not_done(index) for index in range(count)),
             elapsed=time.perf_counter() - started,
-            response_format=self.response_format,
+            response_format=self.plan.response_format if isinstance(self.plan, ChatPlan) else None,
             formats=self.run.formats,
             limits=self.run.limits_found(),
         )

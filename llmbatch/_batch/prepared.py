@@ -41,14 +41,7 @@ def chat_batch(
     options = Options.among(given, max_workers=max_workers, count=count)
     call = {"model": model, "temperature": temperature, "max_tokens": max_tokens, **given}
     run = ChatRun(requests, count, call, options, shared_budget)
-    first = run.ways.first.plans[0]
-    facts = {
-        "model": first.target.model,
-        "temperature": first.params.get("temperature"),
-        "max tokens": first.params.get("max_tokens"),
-        "provider": first.target.provider,
-    }
-    return Batch(run, "Chat completion", facts, first.response_format)
+    return Batch(run, "Chat completion", run.ways.first.plans[0])
 
 
 def embeddings_batch(
@@ -66,5 +59,4 @@ def embeddings_batch(
     items, count = check_texts(texts)
     options = Options.among(given, max_workers=max_workers, count=count)
     plan = plan_embeddings(model, **given)
-    facts = {"model": plan.target.model, "provider": plan.target.provider}
-    return Batch(EmbeddingsRun(items, count, plan, options, shared_budget), "Embedding", facts)
+    return Batch(EmbeddingsRun(items, count, plan, options, shared_budget), "Embedding", plan)
