@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from llmbatch._leaves.row import CUT_OFF, OWN_KEYS, Row, answer_row, error_row, plain, refusal_text, row_text
+from llmbatch._leaves.row import CUT_OFF, Row, answer_row, error_row, plain, refusal_text, row_text
 from llmbatch._leaves.structured import parsed
 from llmbatch._request.failures import Failure
 
@@ -57,12 +57,8 @@ def chat_row(outcome: Outcome, plan: ChatPlan, custom_id: str) -> Row:
 
 def refused_answer(row: Row, failure: Failure, plan: ChatPlan) -> Row:
     """The error row of an answer that will not do, which it keeps."""
-    spent = {name: value for name, value in row.items() if name in OWN_KEYS and name != "custom_id"}
-    bad = failure_row(failure, plan.target, row["custom_id"], **spent)
-    kept = ("model", "request_model", "metadata", "usage")
-    bad.update({k: row[k] for k in kept if k in row})  # type: ignore[typeddict-item, literal-required]
-    bad["choices"] = row.get("choices") or []
-    return bad
+    told = failure_row(failure, plan.target, row["custom_id"], attempts=row["attempts"])
+    return {**row, "error": told["error"], "error_details": told["error_details"]}
 
 
 def _misfit(row: Row, asked: ResponseFormat | None) -> Failure | None:

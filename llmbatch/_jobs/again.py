@@ -136,14 +136,12 @@ async def recover(state: JobState, remote: Remote, ids: Sequence[str]) -> None:
         for batch in batches:
             path = Path(directory) / "input.jsonl"
             await remote.download(batch["input_file_id"], path)
-            positions = []
-            for payload in await asyncio.to_thread(lambda path=path: list(read_payloads(path))):  # type: ignore[misc]
-                positions.append(at.setdefault(payload["custom_id"], len(at)))
-                state.name, state.endpoint = payload["body"]["model"], batch.get("endpoint") or payload["url"]
-            name = (batch.get("metadata") or {}).get(PART_TAG) or str(batch["id"])
-            part = Part(name)
-            for position in sorted(positions):
+            part = Part((batch.get("metadata") or {}).get(PART_TAG) or str(batch["id"]))
+            payloads = await asyncio.to_thread(lambda path=path: list(read_payloads(path)))  # type: ignore[misc]
+            for position in sorted(at.setdefault(payload["custom_id"], len(at)) for payload in payloads):
                 part.add(position)
+            for payload in payloads[-1:]:
+                state.name, state.endpoint = payload["body"]["model"], batch.get("endpoint") or payload["url"]
             await remote.take_over(part, batch)
             state.parts.append(part)
     state.custom_ids = list(at)
