@@ -104,7 +104,7 @@ class ChatRun(Run):
         budget: Budget | None,
     ) -> None:
         super().__init__(options, count, calling("chat", options.processes), budget)
-        self.requests = requests
+        self.requests = self.items = requests
         maker = _Maker(call, options.fallbacks)
 
         def way(arguments: dict[str, Any]) -> Way:
@@ -118,9 +118,6 @@ class ChatRun(Run):
             self._own_ids.add(custom_id)
         self._warm, self._warming = SeenIds(), dict[bytes, asyncio.Event]()
         self._firsts: dict[Any, tuple[int, asyncio.Future[Row]]] = {}
-
-    def _items(self) -> Iterable[Any]:
-        return self.requests
 
     async def _done(self, index: int, item: Any) -> list[tuple[int, Row]]:
         return [(index, await self._row(index, item))]

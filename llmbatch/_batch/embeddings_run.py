@@ -61,12 +61,13 @@ class EmbeddingsRun(Run):
     ) -> None:
         super().__init__(options, count, calling("embed", options.processes), budget)
         self.texts, self.plan, self.target = texts, plan, plan.target
+        self.items = self._chunks()
         self._sender = self.sender_for(plan)
         self._chunk_texts = CHUNK_TEXTS.get(plan.target.provider, DEFAULT_CHUNK_TEXTS)
         if plan.target.api_base is not None:
             self._chunk_texts = min(self._chunk_texts, DEFAULT_CHUNK_TEXTS)
 
-    def _items(self) -> Iterator[_Chunk]:
+    def _chunks(self) -> Iterator[_Chunk]:
         chunk, ids = _Chunk(), CustomIds()
         for index, text in enumerate(self.texts):
             try:

@@ -53,11 +53,6 @@ SETTLED_EPOCHS = 8  # before a larger number is tried again
 T = TypeVar("T")
 
 
-def _longest_answer(target: Target) -> float:
-    """In tokens: the model's own limit, else a guess."""
-    return model_info(target.name, target.provider).get("max_output_tokens") or GUESSED_ANSWER_TOKENS
-
-
 def _price(target: Target) -> Callable[[Answer], float | None]:
     """What gives an answer's cost: the caller's own prices, nothing (Copilot is a subscription), or LiteLLM."""
     if target.prices:
@@ -115,6 +110,7 @@ class Run:
 
     Attributes:
         target: what was asked for by the call as a whole.
+        items: the units of work.
         call_for: gives, for an input's index, the function that sends one request once.
         under_way: what has become so far of the inputs whose rows have not been taken yet, one outcome a model.
         count: how many inputs there are, None where nobody knows.
@@ -122,6 +118,7 @@ class Run:
     """
 
     target: Target
+    items: Iterable[Any]
 
     def __init__(self, options: Options, count: int | None, call: Call, budget: Budget | None) -> None:
         self.options, self.count = options, count
@@ -150,6 +147,9 @@ class Run:
                 self._tell(limiter, self._told)
         if self._unkept is not None:
             self._breakers[account].trip(self._unkept, self._unkept.message)
+        longest = 0.0
+        if self.options.tokens_per_minute:
+            longest = model_info(target.name, target.provider).get("max_output_tokens") or GUESSED_ANSWER_TOKENS
         return Sender(
             target=target,
             limiter=limiter,
@@ -159,7 +159,7 @@ class Run:
             timeout=self.options.timeout,
             worst_cost=None if self.options.max_cost is None else worst_cost(plan),
             credentials=plan.credentials,
-            longest_answer=_longest_answer(target) if self.options.tokens_per_minute else 0.0,
+            longest_answer=longest,
             price=_price(target),
         )
 
@@ -171,10 +171,6 @@ class Run:
     def limits_found(self) -> str:
         """What refusals were found to depend on, in a line; empty before that."""
         return "; ".join(line for limiter in self._limiters if (line := limiter.refusals.finding[1]))
-
-    def _items(self) -> Iterable[Any]:
-        """The units of work."""
-        raise NotImplementedError
 
     async def _done(self, at: int, item: Any) -> list[tuple[int, Row]]:
         """Do one unit, the `at`th: its rows, each with the index of its input."""
@@ -197,7 +193,7 @@ class Run:
             self._told = stack.enter_context(contextlib.ExitStack())
             for limiter in self._limiters:
                 self._tell(limiter, self._told)
-            fanned_out = fan_out(self._items(), self._done, slots=slots, until=until)
+            fanned_out = fan_out(self.items, self._done, slots=slots, until=until)
             async with contextlib.aclosing(fanned_out) as finished:
                 async for _, rows in finished:
                     slots.finished()

@@ -38,7 +38,7 @@ class Events:
     def __init__(self, batch: Batch) -> None:
         self._batch = batch
         batch.run.call_for = self._call_for
-        self._queue: asyncio.Queue[StreamEvent | BaseException | None] = asyncio.Queue()
+        self._queue: asyncio.Queue[StreamEvent | None] = asyncio.Queue()
         self._taken = asyncio.Event()
         self._attempts: Counter[int] = Counter()
 
@@ -66,9 +66,8 @@ class Events:
         try:
             while (event := await self._queue.get()) is not None:
                 self._taken.set()
-                if isinstance(event, BaseException):
-                    raise event
                 yield event
+            await pump  # raises what has ended it
         finally:
             pump.cancel()
             await asyncio.gather(pump, return_exceptions=True)
@@ -82,6 +81,5 @@ class Events:
                     while self._queue.qsize() > MOST_WAITING:
                         self._taken.clear()
                         await self._taken.wait()
-        except Exception as exc:  # noqa: BLE001 - raised where the events are taken
-            self._queue.put_nowait(exc)
-        self._queue.put_nowait(None)
+        finally:
+            self._queue.put_nowait(None)

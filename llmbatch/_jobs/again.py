@@ -47,11 +47,9 @@ async def bodies(state: JobState, remote: Remote, wanted: Sequence[str], given: 
 
     if given is not None:
         take(read_payloads(given) if isinstance(given, str | os.PathLike) else given)
-    with tempfile.TemporaryDirectory(prefix="llmbatch-") as directory:
-        for part in state.parts:
-            if part.input_file_id and any(state.custom_ids[position] in left for position in part.positions()):
-                path = Path(directory) / "input.jsonl"
-                await remote.download(part.input_file_id, path)
+    for part in state.parts:
+        if part.input_file_id and any(state.custom_ids[position] in left for position in part.positions()):
+            async with remote.copy(part.input_file_id) as path:
                 await asyncio.to_thread(take, read_payloads(path))
     if left:
         msg = (
@@ -87,12 +85,16 @@ async def resubmit(
 async def run_live(
     state: JobState, access: Access, payloads: Mapping[str, Payload], options: Mapping[str, Any]
 ) -> list[Row]:
-    """The rows of live requests with these payloads' bodies."""
+    """The rows of live requests with these payloads' bodies; the options stand before what these say."""
     own: dict[str, Any] = {}
     if "model" not in options:
         own = {**state.target.arguments(), "model": state.model, **vars(access), **state.prices}
     if not state.endpoint.endswith("/embeddings"):
-        requests = [_request(state, payload, options) for payload in payloads.values()]
+        requests = []
+        for custom_id, payload in payloads.items():
+            model, metadata = state.target_of(payload["body"]["model"]).model, state.row_metadata.get(custom_id)
+            said = {**payload["body"], "model": model, "metadata": metadata, "custom_id": custom_id}
+            requests.append({name: value for name, value in said.items() if name not in options})
         given = {"temperature": None, "max_tokens": None, **own, **options}
         return list(await chat_batch(requests, **given).collect()) if requests else []
     groups: dict[str, dict[str, Any]] = defaultdict(dict)
@@ -108,18 +110,6 @@ async def run_live(
     return rows
 
 
-def _request(state: JobState, payload: Payload, options: Mapping[str, Any]) -> dict[str, Any]:
-    """A payload as a request of a live call with these options, which stand before what it says."""
-    body, custom_id = payload["body"], payload["custom_id"]
-    said = {
-        **body,
-        "metadata": state.row_metadata.get(custom_id),
-        "model": state.target_of(body["model"]).model,
-        "custom_id": custom_id,
-    }
-    return {name: value for name, value in said.items() if name not in options}
-
-
 async def recover(state: JobState, remote: Remote, ids: Sequence[str]) -> None:
     """Fill the state of a job of which only ids are known, llmbatch's own or its batches'."""
     own = len(ids) == 1 and ids[0].startswith("job-")
@@ -132,16 +122,14 @@ async def recover(state: JobState, remote: Remote, ids: Sequence[str]) -> None:
     state.id = ids[0] if own else state.id
     state.created_at = min(int(batch.get("created_at") or state.created_at) for batch in batches)
     at: dict[str, int] = {}
-    with tempfile.TemporaryDirectory(prefix="llmbatch-") as directory:
-        for batch in batches:
-            path = Path(directory) / "input.jsonl"
-            await remote.download(batch["input_file_id"], path)
-            part = Part((batch.get("metadata") or {}).get(PART_TAG) or str(batch["id"]))
-            payloads = await asyncio.to_thread(lambda path=path: list(read_payloads(path)))  # type: ignore[misc]
-            for position in sorted(at.setdefault(payload["custom_id"], len(at)) for payload in payloads):
-                part.add(position)
-            for payload in payloads[-1:]:
-                state.name, state.endpoint = payload["body"]["model"], batch.get("endpoint") or payload["url"]
-            await remote.take_over(part, batch)
-            state.parts.append(part)
+    for batch in batches:
+        async with remote.copy(batch["input_file_id"]) as path:
+            payloads = await asyncio.to_thread(list, read_payloads(path))
+        part = Part((batch.get("metadata") or {}).get(PART_TAG) or str(batch["id"]))
+        for position in sorted(at.setdefault(payload["custom_id"], len(at)) for payload in payloads):
+            part.add(position)
+        for payload in payloads[-1:]:
+            state.name, state.endpoint = payload["body"]["model"], batch.get("endpoint") or payload["url"]
+        await remote.take_over(part, batch)
+        state.parts.append(part)
     state.custom_ids = list(at)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
+from contextlib import asynccontextmanager
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -129,13 +130,19 @@ class Remote:
 
     async def _input_lines(self, part: Part) -> list[str]:
         """The provider's copy of a part's input file; empty where there is none."""
+        try:
+            async with self.copy(part.input_file_id or "") as path:
+                return (await asyncio.to_thread(path.read_text, "utf-8", "replace")).splitlines()
+        except ProviderFailedError:
+            return []
+
+    @asynccontextmanager
+    async def copy(self, file_id: str) -> AsyncIterator[Path]:
+        """A file's content on this machine, for as long as it is needed."""
         with tempfile.TemporaryDirectory(prefix="llmbatch-") as directory:
-            path = Path(directory) / "input.jsonl"
-            try:
-                await self.download(part.input_file_id or "", path)
-            except ProviderFailedError:
-                return []
-            return (await asyncio.to_thread(path.read_text, "utf-8", "replace")).splitlines()
+            path = Path(directory) / "copy.jsonl"
+            await self.download(file_id, path)
+            yield path
 
     async def download(self, file_id: str, path: Path) -> None:
         """A file's content into `path`."""

@@ -6,7 +6,7 @@ import json
 import os
 import time
 import uuid
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -149,8 +149,7 @@ class JobState:
         """Read it back. Raises BatchJobError for a file that is none of ours, FileNotFoundError for no file."""
         try:
             data = from_json(Path(path).read_text("utf-8"))
-            known = {item.name for item in fields(cls)}
-            if data.pop("llmbatch", None) != "batch job" or data.get("format") != _FORMAT or data.keys() - known:
+            if data.pop("llmbatch", None) != "batch job" or data.get("format") != _FORMAT:
                 raise ValueError  # noqa: TRY301 - said below
             return cls(**{**data, "parts": [Part(**part) for part in data["parts"]]})
         except (ValueError, TypeError, KeyError, AttributeError) as exc:

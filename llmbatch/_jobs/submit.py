@@ -79,23 +79,16 @@ def prepare(  # noqa: PLR0917 - the public function's own order
     kwargs: Mapping[str, Any],
 ) -> Submission:
     """Check what a user submits. Raises as `plan_chat` does, and NotImplementedError for providers without support."""
-    kwargs = dict(kwargs)
-    max_cost = kwargs.pop("max_cost", None)
     in_a_file = isinstance(requests, str | os.PathLike)
     iterator = read_payloads(requests) if in_a_file else iter(check_messages_list(requests)[0])
     first = list(islice(iterator, 1))
     items: Iterable[Any] = chain(first, iterator)
     if in_a_file or (first and isinstance(first[0], Mapping) and "body" in first[0]):
-        if max_cost is not None:
-            msg = (
-                "max_cost is not checked for payloads: leave it out, or submit the conversations that they are made of"
-            )
-            raise ValueError(msg)
         return _of_payloads(first, items, model, custom_ids, kwargs)
     call = {"model": model, "temperature": temperature, "max_tokens": max_tokens, **kwargs}
-    if max_cost is not None:
+    if call.get("max_cost") is not None:
         items = list(items)
-        check_cost(call, items, max_cost)
+        check_cost(call, items, call["max_cost"])
     return of_call(call, items, custom_ids)
 
 
@@ -141,6 +134,9 @@ def _apart(plan: ChatPlan, first: ChatPlan) -> str | None:
 def _of_payloads(
     first: list[Any], payloads: Iterable[Any], model: str | None, custom_ids: Any, given: Mapping[str, Any]
 ) -> Submission:
+    if given.get("max_cost") is not None:
+        msg = "max_cost is not checked for payloads: leave it out, or submit the conversations that they are made of"
+        raise ValueError(msg)
     extra = sorted(given.keys() - {*_ACCESS, *_PLACE, *OWN_OPTIONS})
     if extra or custom_ids is not None:
         msg = (
