@@ -14,27 +14,10 @@ from loguru import logger
 
 if TYPE_CHECKING:
     from llmbatch._batch.batch import interrupted_results as interrupted_results
-    from llmbatch._leaves.row import Row as Row
-    from llmbatch.chats import Chat as Chat
-    from llmbatch.chats import chat as chat
-    from llmbatch.completions import acreate_chat_completion as acreate_chat_completion
-    from llmbatch.completions import acreate_chat_completions_batch as acreate_chat_completions_batch
-    from llmbatch.completions import acreate_chat_completions_batch_copilot as acreate_chat_completions_batch_copilot
-    from llmbatch.completions import as_completed as as_completed
-    from llmbatch.completions import awarm_up as awarm_up
-    from llmbatch.completions import create_chat_completion as create_chat_completion
-    from llmbatch.completions import create_chat_completions_batch as create_chat_completions_batch
-    from llmbatch.completions import create_chat_completions_batch_copilot as create_chat_completions_batch_copilot
-    from llmbatch.completions import stream_chat_completions_batch as stream_chat_completions_batch
-    from llmbatch.completions import warm_up as warm_up
-    from llmbatch.embeddings import acreate_embeddings_batch as acreate_embeddings_batch
-    from llmbatch.embeddings import create_embeddings_batch as create_embeddings_batch
-    from llmbatch.errors import BatchFailedError as BatchFailedError
-    from llmbatch.errors import BatchJobError as BatchJobError
-    from llmbatch.errors import CheckpointError as CheckpointError
-    from llmbatch.errors import CopilotTokenError as CopilotTokenError
-    from llmbatch.errors import LLMBatchError as LLMBatchError
-    from llmbatch.errors import RequestFailedError as RequestFailedError
+    from llmbatch.chats import *  # noqa: F403
+    from llmbatch.completions import *  # noqa: F403
+    from llmbatch.embeddings import *  # noqa: F403
+    from llmbatch.errors import *  # noqa: F403
     from llmbatch.estimate import Estimate as Estimate
     from llmbatch.estimate import estimate_batch as estimate_batch
     from llmbatch.jobs import BatchJob as BatchJob
@@ -42,16 +25,11 @@ if TYPE_CHECKING:
     from llmbatch.jobs import asubmit_batch_job as asubmit_batch_job
     from llmbatch.jobs import retrieve_batch_job as retrieve_batch_job
     from llmbatch.jobs import submit_batch_job as submit_batch_job
-    from llmbatch.payloads import read_batch_file as read_batch_file
-    from llmbatch.payloads import render_batch_requests as render_batch_requests
-    from llmbatch.payloads import render_embeddings_requests as render_embeddings_requests
-    from llmbatch.payloads import stream_batch_requests as stream_batch_requests
-    from llmbatch.payloads import stream_embeddings_requests as stream_embeddings_requests
-    from llmbatch.payloads import write_batch_file as write_batch_file
-    from llmbatch.providers.base import Payload as Payload
-    from llmbatch.providers.base import Provider as Provider
+    from llmbatch.payloads import *  # noqa: F403
+    from llmbatch.providers.base import *  # noqa: F403
     from llmbatch.providers.registry import register_provider as register_provider
     from llmbatch.results import BatchResults as BatchResults
+    from llmbatch.results import Row as Row
 
 _HOMES = {
     "_batch.batch": ("interrupted_results",),

@@ -11,10 +11,11 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Self
 
+from llmbatch import completions
+from llmbatch._jobs.rendering import chat_plans
 from llmbatch._leaves.identity import CustomIds, custom_id_for
-from llmbatch._request.plans import default_model, plan_chat
+from llmbatch._request.plans import default_model
 from llmbatch.errors import RequestFailedError
-from llmbatch.providers.registry import provider_for
 
 if TYPE_CHECKING:
     from llmbatch._leaves.row import Row
@@ -126,8 +127,6 @@ class Chat:
         """
         if self._batch_request:
             return self._payload(on_chunk)
-        from llmbatch import completions  # noqa: PLC0415 - payloads do without
-
         if on_chunk is None:
             row = completions.create_chat_completion(self.messages, **self._arguments())
         else:
@@ -143,8 +142,6 @@ class Chat:
         """The async twin of `complete`."""
         if self._batch_request:
             return self._payload(None)
-        from llmbatch import completions  # noqa: PLC0415 - payloads do without
-
         return self._remembered(await completions.acreate_chat_completion(self.messages, **self._arguments()))
 
     @contextlib.contextmanager
@@ -169,22 +166,17 @@ class Chat:
         if on_chunk is not None or arguments.get("stream"):
             msg = "Streaming is not supported for batch requests; leave on_chunk and stream out"
             raise ValueError(msg)
-        plan = plan_chat(**arguments)
-        provider = provider_for(plan.target.provider)
+        plan, provider = chat_plans(arguments).first
         request = plan.request(self.messages)
         return provider.render_payload_for_batch_request(request, self._custom_id or self._id_of(request))
 
     def _id_of(self, request: Mapping[str, Any]) -> str:
         """The same payload rendered again by this chat keeps its id; another chat's gets another."""
         plain = custom_id_for(request)
-        if plain not in self._own_ids:
-            with _ids_lock:
-                self._own_ids[plain] = _ids(request)
-        return self._own_ids[plain]
+        with _ids_lock:
+            return self._own_ids.get(plain) or self._own_ids.setdefault(plain, _ids(request))
 
     def _streamed(self, on_chunk: Callable[[str], object]) -> Row:
-        from llmbatch import completions  # noqa: PLC0415 - payloads do without
-
         row: Row | None = None
         pieces = _Pieces(on_chunk)
         for event in completions.stream_chat_completions_batch([self.messages], progress=False, **self._arguments()):

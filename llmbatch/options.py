@@ -144,10 +144,9 @@ class Options:
         return options
 
     def __post_init__(self) -> None:
-        if self.max_workers != "auto":
-            check_number("max_workers", self.max_workers, 'pass a whole number, or "auto"', whole=True, least=1)
-        if self.processes != "auto":
-            check_number("processes", self.processes, 'pass a whole number, or "auto"', whole=True, least=1)
+        for name in ("max_workers", "processes"):
+            if getattr(self, name) != "auto":
+                check_number(name, getattr(self, name), 'pass a whole number, or "auto"', whole=True, least=1)
         for name in ("requests_per_minute", "tokens_per_minute", "timeout", "deadline", "max_cost"):
             value = getattr(self, name)
             if value is not None:
@@ -157,25 +156,22 @@ class Options:
         if self.lane not in get_args(Lane):
             msg = f"lane must be one of {', '.join(get_args(Lane))}, not {self.lane!r}"
             raise ValueError(msg)
-        on_result: Any = self.on_result
         entries: list[Any] = list(self.fallbacks)
         if wrong := next((type(entry).__name__ for entry in entries if not isinstance(entry, str | dict)), None):
             msg = f'fallbacks holds a {wrong}; each must be a model\'s name or a dict: ["gpt-4o", {{"model": "..."}}]'
             raise TypeError(msg)
-        if on_result is not None and not _is_plain(on_result):
-            msg = "on_result must be a function of (index, row), and no async one"
-            raise TypeError(msg)
-        validate: Any = self.validate
-        if validate is not None and not _is_plain(validate):
-            msg = "validate must be a function of a row, and no async one, that returns None or what is wrong with it"
-            raise TypeError(msg)
+        _check_plain("on_result", self.on_result, "a function of (index, row), and no async one")
+        shape = "a function of a row, and no async one, that returns None or what is wrong with it"
+        _check_plain("validate", self.validate, shape)
         for _ in checked_ids(self.custom_ids or ()):
             pass
 
 
-def _is_plain(given: Any) -> bool:
-    """Whether it is a function that need not be awaited."""
-    return callable(given) and not inspect.iscoroutinefunction(given)
+def _check_plain(name: str, given: Any, shape: str) -> None:
+    """Raise TypeError for what is no function, or one that must be awaited."""
+    if given is not None and (not callable(given) or inspect.iscoroutinefunction(given)):
+        msg = f"{name} must be {shape}"
+        raise TypeError(msg)
 
 
 def _listed(name: str, given: Any, what: str) -> list[Any] | None:

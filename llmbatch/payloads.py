@@ -7,14 +7,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from llmbatch._jobs.rendering import ChatLines, PayloadChecks, TextLines, read_payloads, rendered
+from llmbatch._jobs.rendering import PayloadChecks, chat_plans, read_payloads, rendered
 from llmbatch._leaves.checks import check_messages_list, check_texts
 from llmbatch._leaves.files import json_line, replacing
-from llmbatch._request.plans import (
-    DEFAULT_MAX_TOKENS,
-    DEFAULT_TEMPERATURE,
-    plan_embeddings,
-)
+from llmbatch._request.plans import DEFAULT_MAX_TOKENS, DEFAULT_TEMPERATURE, plan_embeddings
+from llmbatch._request.requests import Asked
+from llmbatch.providers.registry import provider_for
 
 if TYPE_CHECKING:
     import os
@@ -69,9 +67,9 @@ def stream_batch_requests(
     Example:
         write_batch_file("batch.jsonl", stream_batch_requests(iter(chats), "gpt-4o-mini"))
     """
-    lines = ChatLines({"model": model, "temperature": temperature, "max_tokens": max_tokens, **kwargs})
+    plans = chat_plans({"model": model, "temperature": temperature, "max_tokens": max_tokens, **kwargs})
     items, _ = check_messages_list(messages_list)
-    return _raising(rendered(lines, items, custom_ids))
+    return _raising(rendered(plans.of, items, custom_ids))
 
 
 def render_embeddings_requests(
@@ -94,8 +92,9 @@ def stream_embeddings_requests(
         write_batch_file("texts.jsonl", stream_embeddings_requests(iter(["a cat"]), "text-embedding-3-small"))
     """
     plan = plan_embeddings(model, **kwargs)
+    provider = provider_for(plan.target.provider)
     items, _ = check_texts(texts)
-    return _raising(rendered(TextLines(plan), items, custom_ids))
+    return _raising(rendered(lambda _: (plan, provider), map(Asked, items), custom_ids))
 
 
 def _raising(lines: Iterable[Line]) -> Iterator[Payload]:

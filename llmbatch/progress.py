@@ -27,12 +27,12 @@ class ProgressBar:
     `note` gives what else stands in its tail.
     """
 
-    def __init__(self, total: int | None, show: bool | None, unit: str = "row", note: Callable[[], str] = str) -> None:
+    def __init__(self, total: int | None, show: bool | None, note: Callable[[], str] = str) -> None:
         self.tally = Tally()
         self._note = note
         self._bar: Any = None
         if show if show is not None else _watched():
-            self._bar = _tqdm()(total=total, unit=unit, dynamic_ncols=True, mininterval=0.2)
+            self._bar = _tqdm()(total=total, unit="row", dynamic_ncols=True, mininterval=0.2)
 
     def add(self, row: Row) -> None:
         """One more row is done."""

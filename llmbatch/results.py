@@ -28,7 +28,18 @@ if TYPE_CHECKING:
 
     from llmbatch._leaves.structured import ResponseFormat
 
-__all__ = ["BatchResults", "Row"]
+__all__ = ["BatchResults", "Row", "totals"]
+
+
+def totals(tally: Tally, elapsed: float, took: Mapping[str, float] | None = None) -> str:
+    """A line on so many rows in so many seconds: their number, speed, latency, tokens and cost."""
+    usage = tally.usage
+    speed = f"{tally.answered / elapsed:.1f} rows/s" if elapsed > 0 else "-"
+    return (
+        f"{tally.rows - tally.failed}/{tally.rows} rows succeeded in {elapsed:.2f}s ({speed}){latency_text(took)}; "
+        f"tokens: {usage['prompt_tokens']} prompt + {usage['completion_tokens']} completion "
+        f"= {usage['total_tokens']}; cost: {tally.cost_text(6)}{tally.notes(6)}"
+    )
 
 
 class BatchResults(list[Row], Generic[M]):
@@ -174,14 +185,7 @@ class BatchResults(list[Row], Generic[M]):
         return failures_text(Tally(self)) + self._totals()
 
     def _totals(self) -> str:
-        tally = Tally(self)
-        ok, usage = tally.rows - tally.failed, tally.usage
-        speed = f"{tally.answered / self.elapsed:.1f} rows/s" if self.elapsed > 0 else "-"
-        return (
-            f"{ok}/{len(self)} rows succeeded in {self.elapsed:.2f}s ({speed}){latency_text(self.latency)}; "
-            f"tokens: {usage['prompt_tokens']} prompt + {usage['completion_tokens']} completion "
-            f"= {usage['total_tokens']}; cost: {tally.cost_text(6)}{tally.notes(6)}"
-        )
+        return totals(Tally(self), self.elapsed, self.latency)
 
     def to_pandas(self) -> pd.DataFrame:
         """A DataFrame with one row a request: text, parsed fields, error, finish_reason, model, tokens, cost, times.

@@ -49,9 +49,8 @@ REASONS = {
     r"^-.*spent > [A-Z]+_SECONDS\n[+].*spent >= ": "to the microsecond",
     r"^-.*raise OSError[(]0": "a number that is not shown",
     r"^-\s+dropped [+]= ": "only whether it is 0 counts",
-    r"^[+]\s+written = os[.]write": "a file takes a line at once",
     r"^[+].*ensure_ascii=None": "None is false",
-    r"^[+].*os[.]pread[(].*, 2, size - 1": "there is no more to be read",
+    r"^[+].*_read[(]size - 1, 2[)]": "there is no more to be read",
 }
 SETTINGS = """
 [tool.mutmut]

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from json import JSONDecodeError
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-
-from llmbatch._batch.rows import refused_answer
+from llmbatch._batch.rows import misfits, refused_answer
 from llmbatch._leaves.checks import copied
 from llmbatch._leaves.row import CUT_OFF, Row, choice_text
-from llmbatch._leaves.structured import parsed
 from llmbatch._request.failures import Failure, clean
 
 if TYPE_CHECKING:
@@ -79,16 +75,5 @@ def _limit(plan: ChatPlan) -> str | None:
 
 def _misfit(row: Row, asked: ResponseFormat) -> str:
     """What is wrong with an answer's JSON, in words that a model understands."""
-    try:
-        parsed(choice_text(row) or "", asked)
-    except ValidationError as exc:
-        errors = exc.errors(include_url=False, include_context=False)[:_SAID]
-        problems = [f"{'.'.join(map(str, error['loc'])) or 'the answer'}: {error['msg']}" for error in errors]
-    except JSONDecodeError as exc:
-        problems = [f"it is no JSON: {exc}"]
-    except Exception as exc:  # noqa: BLE001 - a validator of the caller's own
-        problems = [f"it was refused ({type(exc).__name__})"]
-    else:
-        problems = []
-    said = [f"- {problem}" for problem in problems]
+    said = [f"- {problem}" for problem in misfits(choice_text(row) or "", asked, "it is no JSON")[:_SAID]]
     return "\n".join([_WRONG_SHAPE, *said, "Answer again, with nothing but JSON of that shape."])

@@ -10,21 +10,22 @@ import asyncio
 import contextlib
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from loguru import logger
 
 from llmbatch._leaves.row import numbered
 from llmbatch._request.failures import Failure
+from llmbatch._request.plans import ChatPlan
 from llmbatch.progress import ProgressBar
-from llmbatch.results import BatchResults
+from llmbatch.results import BatchResults, totals
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Mapping
+    from collections.abc import AsyncGenerator
 
     from llmbatch._batch.run import Run
     from llmbatch._leaves.row import Row
-    from llmbatch._leaves.structured import ResponseFormat
+    from llmbatch._request.plans import EmbeddingsPlan
 
 __all__ = ["Batch", "interrupted_results"]
 
@@ -48,27 +49,27 @@ def interrupted_results() -> BatchResults | None:
 
 @dataclass(frozen=True)
 class Batch:
-    """A checked batch that has not been run: the run, and what to say of it."""
+    """A checked batch that has not been run: the run, what to call it, and the plan of the call as a whole."""
 
-    run: Run[Any, Any]
-    count: int | None
+    run: Run
     noun: str
-    facts: Mapping[str, Any]
-    response_format: ResponseFormat | None = None
-
-    def __post_init__(self) -> None:
-        self.run.count = self.count
+    plan: ChatPlan | EmbeddingsPlan
 
     async def as_completed(self) -> AsyncGenerator[tuple[int, Row]]:
         """The rows as they finish, logged, counted and shown."""
-        options = self.run.options
+        options, count, plan = self.run.options, self.run.count, self.plan
         started = time.perf_counter()
-        facts = ", ".join(f"{name}: {value}" for name, value in self.facts.items() if value is not None)
-        logger.info(
-            "{} batch: batch size: {}, max workers: {}, {}",
-            self.noun, "unknown" if self.count is None else self.count, options.max_workers, facts,
-        )  # fmt: skip
-        bar = ProgressBar(self.count, options.progress, note=self.run.note)
+        facts = {
+            "batch size": "unknown" if count is None else count,
+            "max workers": options.max_workers,
+            "model": plan.target.model,
+            "temperature": plan.params.get("temperature"),
+            "max tokens": plan.params.get("max_tokens"),
+            "provider": plan.target.provider,
+        }
+        said = ", ".join(f"{name}: {value}" for name, value in facts.items() if value is not None)
+        logger.info("{} batch: {}", self.noun, said)
+        bar = ProgressBar(count, options.progress, note=self.run.note)
         tally, self.run.noted = bar.tally, bar.redraw
         try:
             async with contextlib.aclosing(self.run.rows()) as rows:
@@ -85,14 +86,7 @@ class Batch:
                         yield index, row
         finally:
             bar.close()
-            elapsed = time.perf_counter() - started
-            logger.info(
-                "{} batch finished: total time: {:.2f}s, success rate: {}/{}, speed: {:.1f} rows/second, "
-                "tokens: prompt {}, completion {}, total {}, cost: {}{}",
-                self.noun, elapsed, tally.rows - tally.failed, tally.rows, tally.answered / elapsed if elapsed else 0.0,
-                tally.usage["prompt_tokens"], tally.usage["completion_tokens"], tally.usage["total_tokens"],
-                tally.cost_text(6), tally.notes(6),
-            )  # fmt: skip
+            logger.info("{} batch finished: {}", self.noun, totals(tally, time.perf_counter() - started))
             for failures in tally.failures:
                 logger.warning("Failed rows: {}", failures)
 
@@ -108,7 +102,7 @@ class Batch:
                     rows[index] = row  # noqa: PERF403 - what is there when it is cancelled counts
         except BaseException as exc:
             if rows or isinstance(exc, asyncio.CancelledError):
-                _interrupted = self._results(rows, max([self.count or 0, *(index + 1 for index in rows)]), started)
+                _interrupted = self._results(rows, max([self.run.count or 0, *(index + 1 for index in rows)]), started)
                 exc.add_note(self.run.left(len(rows)))
             raise
         return self._results(rows, len(rows), started)
@@ -117,7 +111,7 @@ class Batch:
         return BatchResults(
             (rows.get(index) or self._not_done(index) for index in range(count)),
             elapsed=time.perf_counter() - started,
-            response_format=self.response_format,
+            response_format=self.plan.response_format if isinstance(self.plan, ChatPlan) else None,
             formats=self.run.formats,
             limits=self.run.limits_found(),
         )

@@ -18,17 +18,20 @@ from llmbatch._leaves.checks import UnsendableError, copied
 from llmbatch._leaves.identity import CustomIds, SeenIds, first_id
 from llmbatch._leaves.row import NO_USAGE, Row, add_spent
 from llmbatch._request.failures import Failure, clean
-from llmbatch._request.requests import Asked, Plans, read
+from llmbatch._request.plans import default_model, plan_chat
+from llmbatch._request.processes import calling
+from llmbatch._request.requests import Asked, Plans, over, provider_in, read
+from llmbatch.providers import copilot
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+    from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 
     from llmbatch._request.guards import Budget
     from llmbatch._request.plans import ChatPlan
-    from llmbatch._request.sender import Call, Sender
+    from llmbatch._request.sender import Sender
     from llmbatch.options import Options
 
-__all__ = ["FLEX", "ChatRun", "Way"]
+__all__ = ["FLEX", "ChatRun", "Input"]
 
 FLEX = "flex"
 
@@ -44,46 +47,84 @@ class Way:
     senders: list[Sender]
 
 
-class ChatRun(Run[Any, tuple[int, Row]]):
-    """One batch of chat completions. `made` gives for a request's arguments its plan, and then its fallbacks'.
+@dataclass(slots=True)
+class Input:
+    """An input that is sent, and the row that it has come to so far."""
+
+    index: int
+    custom_id: str
+    asked: Asked
+    way: Way
+    request: dict[str, Any]
+    row: Row | None = None
+
+
+def _provider_in(model: str | None, call: Mapping[str, Any]) -> str | None:
+    return copilot.PROVIDER if copilot.asked_for(model, call) else provider_in(model, call)
+
+
+class _Maker:
+    """Makes plans for a call's requests: the one asked for, and those of the fallbacks."""
+
+    def __init__(self, call: dict[str, Any], fallbacks: Sequence[str | dict[str, Any]]) -> None:
+        self.call, self._fallbacks = call, fallbacks
+        self._by_copilot = copilot.asked_for(call["model"], call)
+        self._tokens: dict[Any, copilot.CopilotToken] = {}
+
+    def plans(self, arguments: dict[str, Any]) -> list[ChatPlan]:
+        """The plan for these arguments, and then its fallbacks'."""
+        if self._by_copilot and self.provider_of(arguments["model"], self.call) == copilot.PROVIDER:
+            arguments = {**arguments, "model": copilot.named(default_model(arguments["model"]))}
+        entries = ({"model": entry} if isinstance(entry, str) else entry for entry in self._fallbacks)
+        given = [over(arguments, {"model": default_model(None), **entry}, _provider_in) for entry in entries]
+        return [self._plan(**one) for one in (arguments, *given)]
+
+    def provider_of(self, model: str | None, call: Mapping[str, Any]) -> str | None:
+        """The provider of a request's model; a bare name stays with Copilot where the call is for it."""
+        bare = isinstance(model, str) and "/" not in model
+        return copilot.PROVIDER if self._by_copilot and bare else _provider_in(model, call)
+
+    def _plan(self, model: str | None, temperature: float | None, max_tokens: int | None, **kwargs: Any) -> ChatPlan:
+        if copilot.asked_for(model, kwargs):
+            return copilot.plan(model, temperature, max_tokens, kwargs, self._tokens)
+        return plan_chat(model, temperature, max_tokens, **kwargs)
+
+
+class ChatRun(Run):
+    """One batch of chat completions.
 
     Attributes:
         ways: for each request of `requests`.
     """
 
-    def __init__(  # noqa: PLR0917 - as they are made
+    def __init__(
         self,
         requests: Iterable[Any],
-        call: Mapping[str, Any],
-        made: Callable[[dict[str, Any]], list[ChatPlan]],
-        provider_of: Callable[[str | None, Mapping[str, Any]], str | None],
+        count: int | None,
+        call: dict[str, Any],
         options: Options,
-        send: Call,
-        budget: Budget | None = None,
+        budget: Budget | None,
     ) -> None:
-        super().__init__(options, send, budget)
-        self.requests = requests
+        super().__init__(options, count, calling("chat", options.processes), budget)
+        self.requests = self.items = requests
+        maker = _Maker(call, options.fallbacks)
 
         def way(arguments: dict[str, Any]) -> Way:
-            plans = made(arguments)
+            plans = maker.plans(arguments)
             return Way(plans, [self.sender_for(plan) for plan in plans])
 
-        self.ways = Plans(call, way, provider_of)
+        self.ways = Plans(call, way, maker.provider_of)
         self.target = self.ways.first.plans[0].target
         self._ids, self._own_ids = CustomIds(), SeenIds()
         for custom_id in options.custom_ids or ():
             self._own_ids.add(custom_id)
         self._warm, self._warming = SeenIds(), dict[bytes, asyncio.Event]()
-        self._so_far: dict[int, Row] = {}
         self._firsts: dict[Any, tuple[int, asyncio.Future[Row]]] = {}
 
-    async def rows(self) -> AsyncGenerator[tuple[int, Row]]:
-        """Run it."""
-        async with contextlib.aclosing(self._running(self.requests, self._row)) as finished:
-            async for index, row in finished:
-                yield index, row
+    async def _done(self, index: int, item: Any) -> list[tuple[int, Row]]:
+        return [(index, await self._row(index, item))]
 
-    async def _row(self, index: int, item: Any) -> tuple[int, Row]:
+    async def _row(self, index: int, item: Any) -> Row:
         """One input's row, whatever happens."""
         asked, target = Asked(), self.target
         try:
@@ -97,21 +138,21 @@ class ChatRun(Run[Any, tuple[int, Row]]):
             custom_id = asked.custom_id or self._row_id(index, None)
             row = failure_row(Failure("InvalidRow", _why(exc, asked)), target, custom_id)
             labelled(row, custom_id, asked.metadata)
-            return index, row
+            return row
         custom_id = asked.custom_id or self._row_id(index, request_id)
         if self.formats is not None and way.plans[0].response_format is not self.ways.first.plans[0].response_format:
             self.formats[custom_id] = way.plans[0].response_format
         known, prints = self._known(request, request_id, custom_id, asked.metadata)
         if known is not None and not self.options.dedupe:
-            return index, known
+            return known
         same = self._same(request_id, way.plans[0])
         first, its_row = self._firsts.get(same, (index, None))
         if its_row is None:
             its_row = asyncio.get_running_loop().create_future()
             if self.options.dedupe:
                 self._firsts[same] = index, its_row
-            row = known or await self._answered(index, asked, way, request, custom_id)
-            row.pop("same_as", None)
+            one = Input(index, custom_id, asked, way, request)
+            row = known or await self._in_time(partial(self._sent, one)) or self._too_late(one)
             its_row.set_result(copied(row) if self.options.dedupe else row)
         else:
             row = known or _copied(await its_row)
@@ -119,7 +160,7 @@ class ChatRun(Run[Any, tuple[int, Row]]):
         labelled(row, custom_id, asked.metadata)
         if known is None:
             self._record(request_id, prints, row)
-        return index, row
+        return row
 
     @staticmethod
     def _same(request_id: str, plan: ChatPlan) -> Any:
@@ -130,21 +171,14 @@ class ChatRun(Run[Any, tuple[int, Row]]):
     def _request_id(self, index: int, request: Mapping[str, Any]) -> str:  # noqa: ARG002 - a job's rows have another order
         return self._ids(request)
 
-    async def _answered(self, index: int, asked: Asked, way: Way, request: dict[str, Any], custom_id: str) -> Row:
-        """The row of a request that is sent, in time or not."""
-
-        def late() -> Row:
-            cut, row = self._late(index, custom_id, way.plans[0].target), self._so_far.get(index)
-            if row is None:
-                return cut
-            row["usage"], row["cost"], row["attempts"] = cut["usage"], cut["cost"], cut["attempts"]
-            if "error" in row:
-                row["error_details"]["attempts"] = row["attempts"]
-            return row
-
-        send = partial(self._sent, index, asked, way, request, custom_id)
-        row = await self._in_time(send, late)
-        self._so_far.pop(index, None)
+    def _too_late(self, one: Input) -> Row:
+        """The row of an input that was not done in time: what it has come to, with all that was used."""
+        cut, row = self._late(one.index, one.custom_id, one.way.plans[0].target), one.row
+        if row is None:
+            return cut
+        row["usage"], row["cost"], row["attempts"] = cut["usage"], cut["cost"], cut["attempts"]
+        if "error" in row:
+            row["error_details"]["attempts"] = row["attempts"]
         return row
 
     def _check_id(self, index: int, asked: Asked) -> None:
@@ -156,29 +190,28 @@ class ChatRun(Run[Any, tuple[int, Row]]):
             msg = f"the custom_id {custom_id!r} is there already; give each request its own"
             raise ValueError(msg)
 
-    async def _sent(self, index: int, asked: Asked, way: Way, request: dict[str, Any], custom_id: str) -> Row:
+    async def _sent(self, one: Input) -> Row:
         """The row of the first model that answers, with what all that were asked have used."""
-        async with self._turn(request):
-            row = await self._by(way, 0, index, asked, request, custom_id)
-            for at in range(1, len(way.senders)):
+        (plan, *others), (sender, *their_senders) = one.way.plans, one.way.senders
+        async with self._turn(one.request):
+            row = await self._by(plan, sender, one, one.request)
+            for other, its_sender in zip(others, their_senders, strict=True):
                 if "error" not in row or row["error_details"]["type"] in _NO_FALLBACK:
                     break
                 before, first_error = row, row["error"]
-                logger.warning("{} falls back to {}: {}", custom_id, way.plans[at].target.model, first_error)
-                row = await self._by(way, at, index, asked, way.plans[at].request(asked.messages), custom_id)
-                row["fallback"] = {"instead_of": way.plans[0].target.model, "error": first_error}
+                logger.warning("{} falls back to {}: {}", one.custom_id, other.target.model, first_error)
+                row = await self._by(other, its_sender, one, other.request(one.asked.messages))
+                row["fallback"] = {"instead_of": plan.target.model, "error": first_error}
                 add_spent(row, before)
         return row
 
-    async def _by(  # noqa: PLR0917 - a request and all that is known of it
-        self, way: Way, at: int, index: int, asked: Asked, request: dict[str, Any], custom_id: str
-    ) -> Row:
-        """The row that one of a way's models makes of a request, asked again while its answer is wrong."""
-        plan, sender, most, given = way.plans[at], way.senders[at], self.options.reask, request
+    async def _by(self, plan: ChatPlan, sender: Sender, one: Input, request: dict[str, Any]) -> Row:
+        """The row that one model makes of a request, asked again while its answer is wrong."""
+        most, given = self.options.reask, request
         before: Row | None = None
         for asks in range(1, most + 2):
-            row = await self._reply(plan, sender, request, index, custom_id)
-            labelled(row, custom_id, asked.metadata)
+            row = await self._reply(plan, sender, one, request)
+            labelled(row, one.custom_id, one.asked.metadata)
             row, wrong = judged(row, plan, given, self.options.validate)
             if before is not None:
                 if not row["choices"]:  # what was answered before stays
@@ -188,19 +221,19 @@ class ChatRun(Run[Any, tuple[int, Row]]):
                 row["asks"] = asks
             if wrong is None or asks > most:
                 break
-            self._so_far[index] = before = row
+            one.row = before = row
             plan, request = asked_again(row, wrong, plan, request)
             sender = sender if wrong else self.sender_for(plan)
         return row
 
-    async def _reply(self, plan: ChatPlan, sender: Sender, request: dict[str, Any], index: int, custom_id: str) -> Row:
+    async def _reply(self, plan: ChatPlan, sender: Sender, one: Input, request: dict[str, Any]) -> Row:
         """The row that one request makes, sent to one model; again by the standard tier where flex has no resources."""
-        call, outcome = self.call_for(index), self._begun(index)
-        await sender.send(request, index, call, outcome)
+        call, outcome = self.call_for(one.index), self._begun(one.index)
+        await sender.send(request, one.index, call, outcome)
         if sender.gives_up and outcome.failure is not None and outcome.failure.scarce:
             outcome.failure = None
-            await sender.send({k: v for k, v in request.items() if k != "service_tier"}, index, call, outcome)
-        row = chat_row(outcome, plan, custom_id)
+            await sender.send({k: v for k, v in request.items() if k != "service_tier"}, one.index, call, outcome)
+        row = chat_row(outcome, plan, one.custom_id)
         if outcome.answer is not None and outcome.answer.body.get("service_tier") == FLEX:
             in_lane(row, FLEX, plan.target)
         return row
@@ -212,17 +245,16 @@ class ChatRun(Run[Any, tuple[int, Row]]):
             yield
             return
         beginning = _beginning(request)
-        if not self._warm.add(beginning):
-            if (leader := self._warming.get(beginning)) is not None:
-                await leader.wait()
-            yield
-            return
-        self._warming[beginning] = answered = asyncio.Event()
+        leads = self._warm.add(beginning)
+        if leads:
+            self._warming[beginning] = asyncio.Event()
+        elif beginning in self._warming:
+            await self._warming[beginning].wait()
         try:
             yield
         finally:
-            answered.set()
-            del self._warming[beginning]
+            if leads:
+                self._warming.pop(beginning).set()
 
 
 def _why(exc: Exception, asked: Asked) -> str:

@@ -56,13 +56,10 @@ class Checkpoint:
             lock(self._file, self.path)
             if os.fstat(self._file.fileno()).st_ino != self.path.stat().st_ino:
                 raise CheckpointError(_in_use(self.path))  # noqa: TRY301 - replaced by its holder in this very moment
-            self._size = self._load()
+            self._load()
         except BaseException:
             self.close()
             raise
-
-    def __len__(self) -> int:
-        return len(self._places)
 
     def __contains__(self, request_id: str) -> bool:
         return request_id in self._places
@@ -70,10 +67,10 @@ class Checkpoint:
     def found(self, request_id: str) -> Row | None:
         """The row that an earlier run finished for this very request."""
         place = self._places.get(request_id)
-        if place is None:
-            return None
-        offset, length = place
-        return row_from_line(json.loads(os.pread(self._file.fileno(), length, offset)))
+        return None if place is None else row_from_line(json.loads(self._read(*place)))
+
+    def _read(self, offset: int, length: int) -> bytes:
+        return os.pread(self._file.fileno(), length, offset)
 
     def note_change(self, fingerprints: Mapping[str, str]) -> None:
         """Count which fields keep a row from being found, where its prompt is known."""
@@ -84,23 +81,22 @@ class Checkpoint:
 
     def append(self, request_id: str, fingerprints: Mapping[str, str], row: Row) -> None:
         """Write one finished row. Raises CheckpointError when it cannot be written; the file stays whole."""
-        data = written_row(row, request=request_id, fingerprints=dict(fingerprints))
+        data, file = written_row(row, request=request_id, fingerprints=dict(fingerprints)), self._file.fileno()
+        before = os.fstat(file).st_size
         try:
-            written = 0
-            while written < len(data):
-                written += os.write(self._file.fileno(), data[written:])
+            while data:
+                data = data[os.write(file, data) :]
         except OSError as exc:
-            os.ftruncate(self._file.fileno(), self._size)
+            os.ftruncate(file, before)
             msg = f"cannot write to the checkpoint {self.path}: {exc.strerror}; make room, then run again"
             raise CheckpointError(msg) from exc
-        self._size += len(data)
 
     def close(self) -> None:
         """Close the file, and let other processes have it."""
         unlock(self._file)
         self._file.close()
 
-    def _load(self) -> int:
+    def _load(self) -> None:
         """Find the answered rows; rewrite the file when it holds anything else."""
         self._file.seek(0)
         size = dropped = 0
@@ -117,27 +113,21 @@ class Checkpoint:
                 if prints := own.get("fingerprints"):
                     prompt, others = _split(prints)
                     self._known[prompt] = interned.setdefault(others, others)
-        if dropped:
-            return self._compacted()
-        if size and not os.pread(self._file.fileno(), 1, size - 1).endswith(b"\n"):
-            size += os.write(self._file.fileno(), b"\n")  # an editor may leave out the last one
-        return size
+        if dropped or (size and self._read(size - 1, 1) != b"\n"):  # an editor may leave out the last one
+            self._compact()
 
-    def _compacted(self) -> int:
+    def _compact(self) -> None:
         """Rewrite the file with the answered rows only, in place of the old one at once."""
-        places, size = {}, 0
+        places = {}
         with rewriting(self.path) as out:
-            for key, (offset, length) in self._places.items():
-                data = os.pread(self._file.fileno(), length, offset)
-                data = data if data.endswith(b"\n") else data + b"\n"
+            for key, place in self._places.items():
+                data = self._read(*place).removesuffix(b"\n") + b"\n"
+                places[key] = out.tell(), len(data)
                 out.write(data)
-                places[key] = (size, len(data))
-                size += len(data)
             fresh = Path(out.name).open("ab+")  # noqa: SIM115 - locked before anybody else can open it, and kept
             lock(fresh, self.path)
         self.close()
         self._file, self._places = fresh, places
-        return size
 
 
 def _split(fingerprints: Mapping[str, str]) -> tuple[str, _Fields]:

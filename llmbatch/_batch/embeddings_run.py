@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,10 +12,11 @@ from llmbatch._batch.rows import failure_row
 from llmbatch._batch.run import Run
 from llmbatch._leaves.identity import CustomIds
 from llmbatch._leaves.row import Row, answer_row
+from llmbatch._request.failures import Failure
 from llmbatch._request.processes import calling
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
 
     from llmbatch._request.guards import Budget
     from llmbatch._request.plans import EmbeddingsPlan
@@ -53,25 +53,19 @@ class _Chunk:
     characters: int = 0
 
 
-class EmbeddingsRun(Run[_Chunk, list[tuple[int, Row]]]):
+class EmbeddingsRun(Run):
     """One batch of embeddings."""
 
     def __init__(
-        self, texts: Iterable[Any], plan: EmbeddingsPlan, options: Options, budget: Budget | None = None
+        self, texts: Iterable[Any], count: int | None, plan: EmbeddingsPlan, options: Options, budget: Budget | None
     ) -> None:
-        super().__init__(options, calling("embed", options.processes), budget)
+        super().__init__(options, count, calling("embed", options.processes), budget)
         self.texts, self.plan, self.target = texts, plan, plan.target
+        self.items = self._chunks()
         self._sender = self.sender_for(plan)
         self._chunk_texts = CHUNK_TEXTS.get(plan.target.provider, DEFAULT_CHUNK_TEXTS)
         if plan.target.api_base is not None:
             self._chunk_texts = min(self._chunk_texts, DEFAULT_CHUNK_TEXTS)
-
-    async def rows(self) -> AsyncGenerator[tuple[int, Row]]:
-        """Run it."""
-        async with contextlib.aclosing(self._running(self._chunks(), self._embedded)) as finished:
-            async for rows in finished:
-                for index, row in rows:
-                    yield index, row
 
     def _chunks(self) -> Iterator[_Chunk]:
         chunk, ids = _Chunk(), CustomIds()
@@ -79,7 +73,8 @@ class EmbeddingsRun(Run[_Chunk, list[tuple[int, Row]]]):
             try:
                 request = self.plan.request(text)
             except ValueError as exc:
-                chunk.rows.append((index, self._refused(self._row_id(index, None), "InvalidRow", str(exc))))
+                failure = Failure("InvalidRow", str(exc))
+                chunk.rows.append((index, failure_row(failure, self.target, self._row_id(index, None))))
             else:
                 request_id = ids(request)
                 custom_id = self._row_id(index, request_id)
@@ -89,25 +84,27 @@ class EmbeddingsRun(Run[_Chunk, list[tuple[int, Row]]]):
                 else:
                     chunk.texts.append(_Text(index, text, custom_id, request_id, prints))
                     chunk.characters += len(text)
-            full = len(chunk.texts) >= self._chunk_texts or chunk.characters >= CHUNK_CHARACTERS
-            if full or len(chunk.rows) >= self._chunk_texts:
+            most = max(len(chunk.texts), len(chunk.rows))
+            if most >= self._chunk_texts or chunk.characters >= CHUNK_CHARACTERS:
                 yield chunk
                 chunk = _Chunk()
         if chunk.texts or chunk.rows:
             yield chunk
 
-    async def _embedded(self, _: int, chunk: _Chunk) -> list[tuple[int, Row]]:
-        rows = await self._sent(chunk.texts) if chunk.texts else []
-        for text, row in zip(chunk.texts, rows, strict=True):
+    async def _done(self, _: int, chunk: _Chunk) -> list[tuple[int, Row]]:
+        for text, row in zip(chunk.texts, await self._sent(chunk.texts), strict=True):
             self._record(text.request_id, text.prints, row)
-        return [*chunk.rows, *((text.index, row) for text, row in zip(chunk.texts, rows, strict=True))]
+            chunk.rows.append((text.index, row))
+        return chunk.rows
 
     async def _sent(self, texts: list[_Text]) -> list[Row]:
         """A row for each text; a chunk that is refused as a whole is halved until only the bad texts fail."""
+        if not texts:
+            return []
         request = {**self.plan.request(texts[0].text), "input": [text.text for text in texts]}
         first, begun = texts[0].index, self._begun(*(text.index for text in texts))
         send = partial(self._sender.send, request, first, self.call_for(first), begun)
-        outcome = await self._in_time(send, lambda: None)
+        outcome = await self._in_time(send)
         if outcome is None:
             return [self._late(text.index, text.custom_id) for text in texts]
         failure = outcome.failure
@@ -133,8 +130,8 @@ class EmbeddingsRun(Run[_Chunk, list[tuple[int, Row]]]):
             share = shares[at] / tokens if tokens else 1 / len(texts)
             spent = {**outcome.spent, "cost": None if outcome.cost is None else outcome.cost * share}
             if not (items.get(at) or {}).get("embedding"):
-                problem = "the provider's answer has no vector for this text"
-                rows.append(self._refused(text.custom_id, "EmptyAnswer", problem, **spent))
+                empty = Failure("EmptyAnswer", "the provider's answer has no vector for this text")
+                rows.append(failure_row(empty, self.target, text.custom_id, **spent))
                 continue
             usage = {"prompt_tokens": shares[at], "completion_tokens": 0, "total_tokens": shares[at]}
             one = {**body, "data": [{**items[at], "index": 0}], "usage": usage}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from llmbatch._leaves.row import CUT_OFF, OWN_KEYS, Row, answer_row, error_row, plain, refusal_text, row_text
+from llmbatch._leaves.row import CUT_OFF, Row, answer_row, error_row, plain, refusal_text, row_text
 from llmbatch._leaves.structured import parsed
 from llmbatch._litellm.prices import standard_cost
 from llmbatch._request.failures import Failure
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from llmbatch._request.plans import ChatPlan
     from llmbatch._request.sender import Outcome
 
-__all__ = ["chat_row", "failure_row", "in_lane", "labelled", "refused_answer"]
+__all__ = ["chat_row", "failure_row", "in_lane", "labelled", "misfits", "refused_answer"]
 
 _FILTERED = "content_filter"
 
@@ -66,12 +66,8 @@ def chat_row(outcome: Outcome, plan: ChatPlan, custom_id: str) -> Row:
 
 def refused_answer(row: Row, failure: Failure, plan: ChatPlan) -> Row:
     """The error row of an answer that will not do, which it keeps."""
-    spent = {name: value for name, value in row.items() if name in OWN_KEYS and name != "custom_id"}
-    bad = failure_row(failure, plan.target, row["custom_id"], **spent)
-    kept = ("model", "request_model", "metadata", "usage", "saved")
-    bad.update({k: row[k] for k in kept if k in row})  # type: ignore[typeddict-item, literal-required]
-    bad["choices"] = row.get("choices") or []
-    return bad
+    told = failure_row(failure, plan.target, row["custom_id"], attempts=row["attempts"])
+    return {**row, "error": told["error"], "error_details": told["error_details"]}
 
 
 def _misfit(row: Row, asked: ResponseFormat | None) -> Failure | None:
@@ -82,8 +78,8 @@ def _misfit(row: Row, asked: ResponseFormat | None) -> Failure | None:
     message = choice.get("message") or {}
     if asked is None or message.get("tool_calls"):
         return None
-    problem = _invalid(row_text(row) or "", asked)
-    if problem is None:
+    problems = misfits(row_text(row) or "", asked)
+    if not problems:
         return None
     refusal = refusal_text(message)
     if refusal or choice.get("finish_reason") == _FILTERED:
@@ -91,19 +87,18 @@ def _misfit(row: Row, asked: ResponseFormat | None) -> Failure | None:
         return Failure("Refused", text, 200)
     name = asked.__name__ if isinstance(asked, type) else "JSON"
     cut = "; the answer was cut off, raise max_tokens" if choice.get("finish_reason") == CUT_OFF else ""
-    return Failure("ValidationError", f"the answer is no {name}: {problem}{cut}", 200)
+    return Failure("ValidationError", f"the answer is no {name}: {problems[0]}{cut}", 200)
 
 
-def _invalid(text: str, asked: ResponseFormat) -> str | None:
-    """Why the text does not fit, None when it does."""
+def misfits(text: str, asked: ResponseFormat, no_json: str = "Invalid JSON") -> list[str]:
+    """Why the text does not fit, one problem after the other; none when it does."""
     try:
         parsed(text, asked)
     except ValidationError as exc:
-        first = exc.errors(include_input=False, include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        return f"{where + ': ' if where else ''}{first['msg']}"
+        errors = exc.errors(include_input=False, include_url=False)
+        return [": ".join(filter(None, (".".join(map(str, error["loc"])), error["msg"]))) for error in errors]
     except JSONDecodeError as exc:
-        return f"Invalid JSON: {exc}"
+        return [f"{no_json}: {exc}"]
     except Exception as exc:  # noqa: BLE001 - a validator of the caller's own; it is this row's failure only
-        return f"its validator raised {type(exc).__name__}"
-    return None
+        return [f"its validator raised {type(exc).__name__}"]
+    return []

@@ -8,15 +8,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import time
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from loguru import logger
 
 from llmbatch import _litellm
 from llmbatch._batch.checkpoint import Checkpoint
 from llmbatch._batch.rows import failure_row, labelled
-from llmbatch._batch.slots import Slots
 from llmbatch._leaves.fan_out import fan_out
 from llmbatch._leaves.identity import fingerprints
 from llmbatch._leaves.row import add_usage
@@ -44,14 +44,13 @@ __all__ = ["Run"]
 
 GUESSED_ANSWER_TOKENS = 4096  # that an answer may have, where neither the call nor LiteLLM's map bounds it
 
+# Of max_workers="auto".
+FIRST, MOST = 16, 512
+BETTER = 1.1  # a larger number must finish at least this much more rows a second to be kept
+DOUBTS = 2  # epochs in a row without gain, before the number is settled
+SETTLED_EPOCHS = 8  # before a larger number is tried again
+
 T = TypeVar("T")
-R = TypeVar("R")
-S = TypeVar("S")
-
-
-def _longest_answer(target: Target) -> float:
-    """In tokens: the model's own limit, else a guess."""
-    return model_info(target.name, target.provider).get("max_output_tokens") or GUESSED_ANSWER_TOKENS
 
 
 def _price(target: Target) -> Callable[[Answer], float | None]:
@@ -61,11 +60,57 @@ def _price(target: Target) -> Callable[[Answer], float | None]:
     return (lambda _: None) if target.provider == copilot.PROVIDER else attrgetter("cost")
 
 
-class Run(Generic[T, R]):
+class Slots:
+    """How many requests may be in flight: a number, or "auto" for as many as make the run faster.
+
+    "auto" doubles it for as long as that pays: an epoch is as many finished rows as there are slots, and its rate is
+    compared with the best one before; the first, in which connections are made, says nothing. While rows wait for a
+    limit, more slots would only make more of them wait.
+    """
+
+    def __init__(self, max_workers: int | str, waiting: Callable[[], int]) -> None:
+        self._auto = max_workers == "auto"
+        self._slots = FIRST if isinstance(max_workers, str) else max_workers
+        self._waiting = waiting
+        self._settled = self._doubts = self._count = self._epochs = 0
+        self._best = 0.0
+        self._since = time.monotonic()
+
+    def __call__(self) -> int:
+        return self._slots
+
+    def finished(self) -> None:
+        """One more row is done."""
+        if not self._auto:
+            return
+        self._count += 1
+        if self._count < self._slots:
+            return
+        now = time.monotonic()
+        rate = self._count / max(now - self._since, 1e-6)
+        self._count, self._since = 0, now
+        self._epochs += 1
+        if self._epochs == 1 or self._waiting():
+            return
+        if self._settled:
+            self._settled -= 1
+            self._best = rate
+        elif rate > self._best * BETTER:
+            self._best, self._doubts = rate, 0
+            self._slots = min(MOST, self._slots * 2)
+        else:
+            self._doubts += 1
+            if self._doubts >= DOUBTS:
+                self._slots = max(FIRST, self._slots // 2)
+                self._settled, self._doubts = SETTLED_EPOCHS, 0
+
+
+class Run:
     """One batch on its way. `rows()` yields `(index, row)` as they finish, exactly one for each input.
 
     Attributes:
         target: what was asked for by the call as a whole.
+        items: the units of work.
         call_for: gives, for an input's index, the function that sends one request once.
         under_way: what has become so far of the inputs whose rows have not been taken yet, one outcome a model.
         count: how many inputs there are, None where nobody knows.
@@ -74,11 +119,11 @@ class Run(Generic[T, R]):
     """
 
     target: Target
+    items: Iterable[Any] | AsyncGenerator[Any]
 
-    def __init__(self, options: Options, call: Call, budget: Budget | None = None) -> None:
-        self.options = options
+    def __init__(self, options: Options, count: int | None, call: Call, budget: Budget | None) -> None:
+        self.options, self.count = options, count
         self.call_for: Callable[[int], Call] = lambda _: call
-        self.count: int | None = None
         self.noted: Callable[[], None] = lambda: None
         self.formats: dict[str, ResponseFormat | None] | None = None
         self._budget = budget or Budget(options.max_cost)
@@ -104,6 +149,9 @@ class Run(Generic[T, R]):
                 self._tell(limiter, self._told)
         if self._unkept is not None:
             self._breakers[account].trip(self._unkept, self._unkept.message)
+        longest = 0.0
+        if self.options.tokens_per_minute:
+            longest = model_info(target.name, target.provider).get("max_output_tokens") or GUESSED_ANSWER_TOKENS
         return Sender(
             target=target,
             limiter=limiter,
@@ -113,7 +161,7 @@ class Run(Generic[T, R]):
             timeout=self.options.timeout,
             worst_cost=None if self.options.max_cost is None else worst_cost(plan),
             credentials=plan.credentials,
-            longest_answer=_longest_answer(target) if self.options.tokens_per_minute else 0.0,
+            longest_answer=longest,
             price=_price(target),
             gives_up=self.options.lane == "flex",
         )
@@ -134,18 +182,15 @@ class Run(Generic[T, R]):
     def left(self, done: int) -> str:
         """How to go on after an interruption, with so many rows done."""
         path = self.options.checkpoint
-        given = "" if path is None else repr(str(path))
-        rest = f"with checkpoint={given} a rerun sends only the rest"
+        rest = f"with checkpoint={'' if path is None else repr(str(path))} a rerun sends only the rest"
         return f"{done} rows were done: llmbatch.interrupted_results() has them; {rest}"
 
-    def rows(self) -> AsyncGenerator[tuple[int, Row]]:
-        """Run it."""
+    async def _done(self, at: int, item: Any) -> list[tuple[int, Row]]:
+        """Do one unit, the `at`th: its rows, each with the index of its input."""
         raise NotImplementedError
 
-    async def _running(
-        self, items: Iterable[T] | AsyncGenerator[T], work: Callable[[int, T], Awaitable[R]]
-    ) -> AsyncGenerator[R]:
-        """Fan `work` out over the items, with the checkpoint open and the caller's limits in force.
+    async def rows(self) -> AsyncGenerator[tuple[int, Row]]:
+        """Fan the work out, with the checkpoint open and the caller's limits in force.
 
         At the deadline nobody waits for the next item of an input of unknown length; of a known one each item is a row.
         """
@@ -161,24 +206,22 @@ class Run(Generic[T, R]):
             self._told = stack.enter_context(contextlib.ExitStack())
             for limiter in self._limiters:
                 self._tell(limiter, self._told)
-            async with contextlib.aclosing(fan_out(items, work, slots=slots, until=until)) as finished:
-                async for _, result in finished:
+            fanned_out = fan_out(self.items, self._done, slots=slots, until=until)
+            async with contextlib.aclosing(fanned_out) as finished:
+                async for _, rows in finished:
                     slots.finished()
-                    yield result
+                    for index, row in rows:
+                        yield index, row
             if self._checkpoint is not None and self._checkpoint.changes:
                 logger.info("Sent again, since these fields changed: {}", dict(self._checkpoint.changes))
 
-    async def _in_time(self, work: Callable[[], Awaitable[S]], late: Callable[[], S]) -> S:
-        """The work's result, or `late()` at the deadline; what has not begun by then is not begun."""
-        if self._deadline is None:
-            return await work()
-        if self._deadline <= asyncio.get_running_loop().time():
-            return late()
-        try:
-            async with asyncio.timeout_at(self._deadline):
-                return await work()
-        except TimeoutError:
-            return late()
+    async def _in_time(self, work: Callable[[], Awaitable[T]]) -> T | None:
+        """What the work comes to, None at the deadline; what has not begun by then is not begun."""
+        if self._deadline is None or asyncio.get_running_loop().time() < self._deadline:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(self._deadline):
+                    return await work()
+        return None
 
     def _known(
         self, request: Mapping[str, Any], request_id: str, custom_id: str, metadata: Any = None
@@ -218,10 +261,6 @@ class Run(Generic[T, R]):
                 raise ValueError(msg)
             return ids[index]
         return request_id or f"row-{index}"
-
-    def _refused(self, custom_id: str, kind: str, message: str, **spent: Any) -> Row:
-        """The error row of an input that no provider has answered for."""
-        return failure_row(Failure(kind, message), self.target, custom_id, **spent)
 
     def _late(self, index: int, custom_id: str, target: Target | None = None) -> Row:
         failure = Failure("DeadlineExceeded", f"not done within deadline={self.options.deadline} s")

@@ -8,10 +8,10 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any, Required, TypedDict
 
 from llmbatch._litellm import Answer
-from llmbatch._litellm.calls import IncompleteStreamError, chat_stream
+from llmbatch._litellm.calls import chat_stream
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Mapping
+    from collections.abc import AsyncGenerator
 
     from llmbatch._batch.batch import Batch
     from llmbatch._leaves.row import Row
@@ -32,16 +32,6 @@ class StreamEvent(TypedDict, total=False):
     row: Row
 
 
-async def _assembled(request: dict[str, Any], on_piece: Callable[[Mapping[str, Any]], object]) -> Answer:
-    """Send a request as a stream and return its whole answer."""
-    async for piece in chat_stream(request):
-        if isinstance(piece, Answer):
-            return piece
-        on_piece(piece)
-    msg = "the stream had no end"
-    raise IncompleteStreamError(msg)
-
-
 class Events:
     """The events of one batch, in the order in which they come."""
 
@@ -51,7 +41,7 @@ class Events:
             raise ValueError(msg)
         self._batch = batch
         batch.run.call_for = self._call_for
-        self._queue: asyncio.Queue[StreamEvent | BaseException | None] = asyncio.Queue()
+        self._queue: asyncio.Queue[StreamEvent | None] = asyncio.Queue()
         self._taken = asyncio.Event()
         self._attempts: Counter[int] = Counter()
 
@@ -61,15 +51,15 @@ class Events:
         async def call(request: dict[str, Any]) -> Answer:
             self._attempts[index] += 1
             attempt = self._attempts[index]
-
-            def on_piece(piece: Mapping[str, Any]) -> None:
+            async for piece in chat_stream(request):
+                if isinstance(piece, Answer):
+                    return piece
                 if piece.get("content"):
                     event: StreamEvent = {"index": index, "attempt": attempt, "delta": piece["content"]}
                     if piece["choice"]:
                         event["choice"] = piece["choice"]
                     self._queue.put_nowait(event)
-
-            return await _assembled(request, on_piece)
+            raise AssertionError  # unreachable: a stream ends with its answer or raises
 
         return call
 
@@ -79,9 +69,8 @@ class Events:
         try:
             while (event := await self._queue.get()) is not None:
                 self._taken.set()
-                if isinstance(event, BaseException):
-                    raise event
                 yield event
+            await pump  # raises what has ended it
         finally:
             pump.cancel()
             await asyncio.gather(pump, return_exceptions=True)
@@ -95,6 +84,5 @@ class Events:
                     while self._queue.qsize() > MOST_WAITING:
                         self._taken.clear()
                         await self._taken.wait()
-        except Exception as exc:  # noqa: BLE001 - raised where the events are taken
-            self._queue.put_nowait(exc)
-        self._queue.put_nowait(None)
+        finally:
+            self._queue.put_nowait(None)

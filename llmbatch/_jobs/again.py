@@ -7,15 +7,15 @@ import json
 import os
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmbatch._batch.prepared import chat_batch, embeddings_batch
-from llmbatch._jobs.files import write_input_files
 from llmbatch._jobs.remote import PART_TAG
-from llmbatch._jobs.rendering import Line, read_payloads
-from llmbatch._jobs.state import JobState, Part, spans_of
+from llmbatch._jobs.rendering import Line, read_payloads, write_input_files
+from llmbatch._jobs.state import JobState, Part
+from llmbatch._leaves.files import json_line
 from llmbatch._request.guards import Budget
 from llmbatch.errors import BatchJobError
 
@@ -35,8 +35,8 @@ async def bodies(state: JobState, remote: Remote, wanted: Sequence[str], given: 
 
     Rows that could not be sent are left out. Raises BatchJobError for a row whose request is nowhere.
     """
-    left = {custom_id for custom_id in wanted if custom_id not in state.invalid}
-    order = [custom_id for custom_id in wanted if custom_id in left]
+    order = [custom_id for custom_id in wanted if custom_id not in state.invalid]
+    left = set(order)
     found: dict[str, Payload] = {}
 
     def take(payloads: Iterable[Payload]) -> None:
@@ -47,11 +47,9 @@ async def bodies(state: JobState, remote: Remote, wanted: Sequence[str], given: 
 
     if given is not None:
         take(read_payloads(given) if isinstance(given, str | os.PathLike) else given)
-    with tempfile.TemporaryDirectory(prefix="llmbatch-") as directory:
-        for part in state.parts:
-            if part.input_file_id and any(state.custom_ids[position] in left for position in part.positions()):
-                path = Path(directory) / "input.jsonl"
-                await remote.download(part.input_file_id, path)
+    for part in state.parts:
+        if part.input_file_id and any(state.custom_ids[position] in left for position in part.positions()):
+            async with remote.copy(part.input_file_id) as path:
                 await asyncio.to_thread(take, read_payloads(path))
     if left:
         msg = (
@@ -65,57 +63,38 @@ async def resubmit(
     state: JobState, remote: Remote, failed: Sequence[str], given: Payloads, save: Callable[[], None]
 ) -> None:
     """Submit the failed rows as further parts; parts that an earlier try left without a batch come first, alone."""
+    parts = [part for part in state.parts if part.batch_id is None]
+    left = [state.custom_ids[position] for part in parts for position in part.positions()]
+    payloads = await bodies(state, remote, left or failed, given)
     with tempfile.TemporaryDirectory(prefix="llmbatch-") as directory:
-        unfinished = [part for part in state.parts if part.batch_id is None]
-        rows = [state.custom_ids[at] for part in unfinished for at in part.positions()] if unfinished else failed
-        payloads = await bodies(state, remote, rows, given)
-        paths = []
-        for number, group in enumerate(_groups(unfinished, payloads, state)):
-            place = Path(directory) / str(number)
-            place.mkdir()
-            files = await asyncio.to_thread(
-                write_input_files,
-                [Line(line["custom_id"], line) for line in group],
-                place,
-                max_rows=state.max_rows,
-                max_bytes=state.max_bytes,
-            )
-            paths += files.paths
-            if not unfinished:
-                _append(state, files.parts, list(payloads))
-                unfinished = state.parts[-len(files.parts) :] if files.parts else []
-        save()
-        for part, path in zip(unfinished, paths, strict=True):
+        place = Path(directory)
+        paths = [place / part.name for part in parts]
+        for part, path in zip(parts, paths, strict=True):
+            lines = (json_line(payloads[state.custom_ids[position]]) for position in part.positions())
+            await asyncio.to_thread(path.write_bytes, b"".join(lines))
+        if not parts:
+            at, before = {custom_id: at for at, custom_id in enumerate(state.custom_ids)}, len(state.parts)
+            anew = ((at[custom_id], Line(custom_id, payload)) for custom_id, payload in payloads.items())
+            paths = await asyncio.to_thread(write_input_files, state, anew, place)
+            parts = state.parts[before:]
+            save()
+        for part, path in zip(parts, paths, strict=True):
             await remote.submit(part, path)
-
-
-def _groups(unfinished: list[Part], payloads: Mapping[str, Payload], state: JobState) -> Iterator[list[Payload]]:
-    """The payloads of each unfinished part, or all of them for new parts."""
-    if not unfinished:
-        yield list(payloads.values())
-    for part in list(unfinished):
-        yield [payloads[state.custom_ids[position]] for position in part.positions()]
-
-
-def _append(state: JobState, parts: Sequence[Part], rows: Sequence[str]) -> None:
-    at = {custom_id: position for position, custom_id in enumerate(state.custom_ids)}
-    for part in parts:
-        part.spans = spans_of(sorted(at[rows[position]] for position in part.positions()))
-        part.name = f"{state.id}-{len(state.parts) + 1}.jsonl"
-        state.parts.append(part)
 
 
 async def run_live(
     state: JobState, access: Access, payloads: Mapping[str, Payload], options: Mapping[str, Any]
 ) -> list[Row]:
-    """The rows of live requests with these payloads' bodies."""
-    own = {"model": state.model, **vars(access), **state.prices}
+    """The rows of live requests with these payloads' bodies; the options stand before what these say."""
+    own: dict[str, Any] = {}
     if "model" not in options:
-        own |= {k: v for k, v in state.target.arguments().items() if k != "model"}
-    else:
-        own = {}
+        own = {**state.target.arguments(), "model": state.model, **vars(access), **state.prices}
     if not state.endpoint.endswith("/embeddings"):
-        requests = [_request(state, payload, options) for payload in payloads.values()]
+        requests = []
+        for custom_id, payload in payloads.items():
+            model, metadata = state.target_of(payload["body"]["model"]).model, state.row_metadata.get(custom_id)
+            said = {**payload["body"], "model": model, "metadata": metadata, "custom_id": custom_id}
+            requests.append({name: value for name, value in said.items() if name not in options})
         given = {"temperature": None, "max_tokens": None, **own, **options}
         return list(await chat_batch(requests, **given).collect()) if requests else []
     groups: dict[str, dict[str, Any]] = defaultdict(dict)
@@ -131,18 +110,6 @@ async def run_live(
     return rows
 
 
-def _request(state: JobState, payload: Payload, options: Mapping[str, Any]) -> dict[str, Any]:
-    """A payload as a request of a live call with these options, which stand before what it says."""
-    body, custom_id = payload["body"], payload["custom_id"]
-    said = {
-        **body,
-        "metadata": state.row_metadata.get(custom_id),
-        "model": state.target_of(body["model"]).model,
-        "custom_id": custom_id,
-    }
-    return {name: value for name, value in said.items() if name not in options}
-
-
 async def recover(state: JobState, remote: Remote, ids: Sequence[str]) -> None:
     """Fill the state of a job of which only ids are known, llmbatch's own or its batches'."""
     own = len(ids) == 1 and ids[0].startswith("job-")
@@ -155,16 +122,14 @@ async def recover(state: JobState, remote: Remote, ids: Sequence[str]) -> None:
     state.id = ids[0] if own else state.id
     state.created_at = min(int(batch.get("created_at") or state.created_at) for batch in batches)
     at: dict[str, int] = {}
-    with tempfile.TemporaryDirectory(prefix="llmbatch-") as directory:
-        for batch in batches:
-            path = Path(directory) / "input.jsonl"
-            await remote.download(batch["input_file_id"], path)
-            positions = []
-            for payload in await asyncio.to_thread(lambda path=path: list(read_payloads(path))):  # type: ignore[misc]
-                positions.append(at.setdefault(payload["custom_id"], len(at)))
-                state.name, state.endpoint = payload["body"]["model"], batch.get("endpoint") or payload["url"]
-            name = (batch.get("metadata") or {}).get(PART_TAG) or str(batch["id"])
-            part = Part(name, spans_of(sorted(positions)), sha256="", bytes=path.stat().st_size)
-            await remote.take_over(part, batch)
-            state.parts.append(part)
+    for batch in batches:
+        async with remote.copy(batch["input_file_id"]) as path:
+            payloads = await asyncio.to_thread(list, read_payloads(path))
+        part = Part((batch.get("metadata") or {}).get(PART_TAG) or str(batch["id"]))
+        for position in sorted(at.setdefault(payload["custom_id"], len(at)) for payload in payloads):
+            part.add(position)
+        for payload in payloads[-1:]:
+            state.name, state.endpoint = payload["body"]["model"], batch.get("endpoint") or payload["url"]
+        await remote.take_over(part, batch)
+        state.parts.append(part)
     state.custom_ids = list(at)

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from loguru import logger
 
-from llmbatch._batch.chat_run import ChatRun
+from llmbatch._batch.chat_run import ChatRun, Input
 from llmbatch._batch.prepared import chat_batch
 from llmbatch._batch.rows import failure_row, labelled
 from llmbatch._batch.run import GUESSED_ANSWER_TOKENS
 from llmbatch._jobs import submit
 from llmbatch._jobs.job import BatchJob, begun
+from llmbatch._jobs.results import JOB
 from llmbatch._jobs.state import JobState
 from llmbatch._jobs.watch import Watch, polled
 from llmbatch._leaves.identity import CustomIds, fingerprints
@@ -119,9 +120,9 @@ class LaneRun(ChatRun):
     async def rows(self) -> AsyncGenerator[tuple[int, Row]]:
         """Run it."""
         self._asked = await asyncio.to_thread(list, self.requests)
-        self.count = len(self._asked)
-        self._end = asyncio.get_running_loop().time() + self._seconds
-        async with contextlib.aclosing(self._running(self._in_turn(), self._taken)) as finished:
+        self.count, self.items = len(self._asked), self._in_turn()
+        self._end = _now() + self._seconds
+        async with contextlib.aclosing(super().rows()) as finished:
             async for index, row in finished:
                 yield index, row
         if not self._whole and self._state_path is not None and (self._job is None or self._job.ended):
@@ -323,31 +324,32 @@ class LaneRun(ChatRun):
     def _request_id(self, index: int, request: Mapping[str, Any]) -> str:  # noqa: ARG002 - known before
         return self._request_ids[index]
 
-    async def _taken(self, _: int, index: int) -> tuple[int, Row]:
+    async def _done(self, at: int, item: int) -> list[tuple[int, Row]]:  # noqa: ARG002 - its place in time
         """The row of an input, in doubt where a job that has not ended may answer it too."""
-        index, row = await self._row(index, self._asked[index])
-        if index in self._open:
+        row = await self._row(item, self._asked[item])
+        if item in self._open:
             row["paid_twice"] = None
-            self._doubtful[index] = row
-        return index, row
+            self._doubtful[item] = row
+        return [(item, row)]
 
-    async def _reply(self, plan: ChatPlan, sender: Sender, request: dict[str, Any], index: int, custom_id: str) -> Row:
+    async def _reply(self, plan: ChatPlan, sender: Sender, one: Input, request: dict[str, Any]) -> Row:
         """The job's answer, where it has one; live where it has not and that may help."""
+        index = one.index
         row, again = self._from_job.pop(index, None), index in self._replied
         self._replied.add(index)
         if row is None and not (self._cheapest or again):
             failure = Failure("DeadlineExceeded", f"the batch job had not ended {self._grace:g} s after the deadline")
-            return failure_row(failure, plan.target, custom_id, cost=None, lane="job")
+            return failure_row(failure, plan.target, one.custom_id, cost=None, lane=JOB)
         if row is not None:
             self._settle(index, row)
             if not (self._cheapest and self._helps(row)):
                 return row
         try:
             async with asyncio.timeout_at(None if self._end == math.inf else self._end):
-                live = await super()._reply(plan, sender, request, index, custom_id)
+                live = await super()._reply(plan, sender, one, request)
         except TimeoutError:
             failure = Failure("DeadlineExceeded", f"not done within deadline={self._seconds:g} s")
-            live = self.cut(failure, index, custom_id, plan.target)
+            live = self.cut(failure, index, one.custom_id, plan.target)
         if row is not None:
             add_spent(live, row)
         return live

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from functools import cached_property
+from contextlib import asynccontextmanager
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from llmbatch._jobs.state import JobState, Part
+
+    _Found = Callable[[], Awaitable[dict[str, Any] | None]]
 
 __all__ = ["JOB_TAG", "MESSAGE_LEFT_OUT", "PART_TAG", "ProviderFailedError", "Remote"]
 
@@ -37,12 +40,7 @@ _OLDER = 86_400  # seconds by which the provider's clock may be behind
 class ProviderFailedError(BatchJobError):
     """The provider refused one operation for good; `failure` says how."""
 
-    def __init__(self, message: str, failure: Failure) -> None:
-        super().__init__(message)
-        self.failure = failure
-
-    def __reduce__(self) -> tuple[type[ProviderFailedError], tuple[str, Failure]]:
-        return type(self), (str(self), self.failure)
+    failure: Failure
 
 
 class Remote:
@@ -68,31 +66,28 @@ class Remote:
     async def submit(self, part: Part, path: Path) -> None:
         """Upload a part's file and create its batch, unless an earlier try already did."""
         if part.input_file_id is None:
-            uploaded = await self._lost_upload(part) if part.tried else None
-            part.tried = part.tried or "upload"
-            self._save()
-            if uploaded is None:
-                uploaded = await self._again(
-                    lambda: self._files.upload(path, part.name),
-                    f"upload {part.name}",
-                    lambda: self._lost_upload(part),
-                    path,
-                )
+            send, lost = partial(self._files.upload, path, part.name), partial(self._lost_upload, part)
+            uploaded = await self._once(part, "upload", f"upload {part.name}", send, lost, path)
             part.input_file_id = uploaded["id"]
             self._save()
             logger.info("Batch job {}: {} is file {}", self._state.id, part.name, part.input_file_id)
             await self._read_by_provider(uploaded)
         if part.batch_id is None:
-            batch = await self._lost_job(part) if part.tried == "create" else None
-            part.tried = "create"
-            self._save()
-            if batch is None:
-                batch = await self._again(
-                    lambda: self._create(part), f"create the batch of {part.name}", lambda: self._lost_job(part), path
-                )
+            send, lost = partial(self._create, part), partial(self._lost_job, part)
+            batch = await self._once(part, "create", f"create the batch of {part.name}", send, lost, path)
             await self.take_over(part, batch)
             self._save()
             logger.info("Batch job {}: {} is batch {}", self._state.id, part.name, part.batch_id)
+
+    async def _once(  # noqa: PLR0917 - one step of `submit`
+        self, part: Part, step: str, what: str, send: Callable[[], Awaitable[dict[str, Any]]], lost: _Found, path: Path
+    ) -> dict[str, Any]:
+        """What a step comes to, or has come to in an earlier try, whose answer was lost."""
+        if part.tried == step and (found := await lost()) is not None:
+            return found
+        part.tried = step
+        self._save()
+        return await self._again(send, what, lost, path)
 
     async def _create(self, part: Part) -> dict[str, Any]:
         state = self._state
@@ -135,13 +130,19 @@ class Remote:
 
     async def _input_lines(self, part: Part) -> list[str]:
         """The provider's copy of a part's input file; empty where there is none."""
+        try:
+            async with self.copy(part.input_file_id or "") as path:
+                return (await asyncio.to_thread(path.read_text, "utf-8", "replace")).splitlines()
+        except ProviderFailedError:
+            return []
+
+    @asynccontextmanager
+    async def copy(self, file_id: str) -> AsyncIterator[Path]:
+        """A file's content on this machine, for as long as it is needed."""
         with tempfile.TemporaryDirectory(prefix="llmbatch-") as directory:
-            path = Path(directory) / "input.jsonl"
-            try:
-                await self.download(part.input_file_id or "", path)
-            except ProviderFailedError:
-                return []
-            return (await asyncio.to_thread(path.read_text, "utf-8", "replace")).splitlines()
+            path = Path(directory) / "copy.jsonl"
+            await self.download(file_id, path)
+            yield path
 
     async def download(self, file_id: str, path: Path) -> None:
         """A file's content into `path`."""
@@ -228,21 +229,24 @@ class Remote:
 
         `sent` is the file that a refusal may quote.
         """
+
+        async def once() -> T:
+            try:
+                return await operation()
+            except Exception as exc:
+                failure = await asyncio.to_thread(self._classified, exc, sent)
+                unsure = failure.billed is None or failure.status_code in _SERVER_ERRORS
+                if lost is not None and unsure and (found := await lost()) is not None:
+                    return found  # type: ignore[no-any-return]  # what the operation would have returned
+                logger.debug("Batch job {}: could not {}: {}", self._state.id, what, failure.type)
+                raise AttemptFailedError(failure) from exc
+
         try:
-            async for attempt in retrying(_RETRIES):
-                with attempt:
-                    try:
-                        return await operation()
-                    except Exception as exc:
-                        failure = await asyncio.to_thread(self._classified, exc, sent)
-                        unsure = failure.billed is None or failure.status_code in _SERVER_ERRORS
-                        if lost is not None and unsure and (found := await lost()) is not None:
-                            return found  # type: ignore[no-any-return]  # what the operation would have returned
-                        logger.debug("Batch job {}: could not {}: {}", self._state.id, what, failure.type)
-                        raise AttemptFailedError(failure) from exc
+            return await retrying(_RETRIES)(once)
         except AttemptFailedError as exc:
             failure = exc.failure
             status = f" (status {failure.status_code})" if failure.status_code else ""
             msg = f"{self._state.provider} did not {what}: {failure.type}{status}: {failure.message}"
-            raise ProviderFailedError(msg, failure) from None
-        raise AssertionError  # unreachable: tenacity ends with a result or an exception
+            refusal = ProviderFailedError(msg)
+            refusal.failure = failure
+            raise refusal from None

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import IO, TYPE_CHECKING, Any
 
+from llmbatch._jobs.state import Part
 from llmbatch._leaves.checks import UnsendableError, checked_ids
-from llmbatch._leaves.files import from_json
+from llmbatch._leaves.files import from_json, json_line
 from llmbatch._leaves.identity import CustomIds, SeenIds
 from llmbatch._request.failures import clean
 from llmbatch._request.plans import plan_chat
@@ -16,20 +20,14 @@ from llmbatch._request.requests import Asked, Plans, read
 from llmbatch.providers.registry import provider_for
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from llmbatch._jobs.state import JobState
     from llmbatch._request.plans import ChatPlan, EmbeddingsPlan
     from llmbatch.providers.base import Payload, Provider
 
-__all__ = [
-    "ChatLines",
-    "Filling",
-    "Line",
-    "PayloadChecks",
-    "TextLines",
-    "Way",
-    "payload_of",
-    "read_payloads",
-    "rendered",
-]
+__all__ = ["Filling", "Line", "PayloadChecks", "chat_plans", "payload_of", "read_payloads", "rendered",
+           "write_input_files"]  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -42,51 +40,18 @@ class Line:
     metadata: Any = None
 
 
-P_co = TypeVar("P_co", "ChatPlan", "EmbeddingsPlan", covariant=True)
+def chat_plans(call: Mapping[str, Any]) -> Plans[tuple[ChatPlan, Provider]]:
+    """How the requests of a call's list become lines. Raises NotImplementedError where no lines are taken."""
 
-
-@dataclass(frozen=True, slots=True)
-class Way(Generic[P_co]):
-    """How requests with the same parameters become lines."""
-
-    plan: P_co
-    provider: Provider
-
-
-class ChatLines:
-    """What the items of a call's list ask, and how it becomes lines; `first` is the way of the call alone."""
-
-    def __init__(self, call: Mapping[str, Any]) -> None:
-        self._plans = Plans(call, self._way)
-        self.first = self._plans.first
-
-    read = staticmethod(read)
-
-    def way(self, asked: Asked) -> Way[ChatPlan]:
-        """Raises ValueError for a request that cannot be sent, NotImplementedError where no lines are taken."""
-        return self._plans.of(asked)
-
-    @staticmethod
-    def _way(arguments: dict[str, Any]) -> Way[ChatPlan]:
+    def made(arguments: dict[str, Any]) -> tuple[ChatPlan, Provider]:
         plan = plan_chat(**arguments)
-        return Way(plan, provider_for(plan.target.provider))
+        return plan, provider_for(plan.target.provider)
 
-
-class TextLines:
-    """Texts to embed, all with one plan."""
-
-    def __init__(self, plan: EmbeddingsPlan) -> None:
-        self._way = Way(plan, provider_for(plan.target.provider))
-
-    read = staticmethod(Asked)
-
-    def way(self, _: Asked) -> Way[EmbeddingsPlan]:
-        """The same for all."""
-        return self._way
+    return Plans(call, made)
 
 
 def rendered(
-    lines: ChatLines | TextLines,
+    plan_of: Callable[[Asked], tuple[ChatPlan | EmbeddingsPlan, Provider]],
     items: Iterable[Any],
     custom_ids: Iterable[str] | None = None,
     apart: Callable[[Any], str | None] = lambda _: None,
@@ -102,27 +67,25 @@ def rendered(
         if given and called is None:
             msg = f"custom_ids has {index} ids, fewer than there are rows; give one each"
             raise ValueError(msg)
-        asked = lines.read(item)
+        asked = read(item)
         if asked.custom_id is not None and not seen.add(asked.custom_id):
             msg = f"row {index}: the custom_id {asked.custom_id!r} is there already; give each request its own"
             raise ValueError(msg)
         custom_id = asked.custom_id or called
+        line, why = Line(custom_id or f"row-{index}", metadata=asked.metadata), None
         try:
-            way = lines.way(asked)
-            request = way.plan.request(asked.messages)
+            plan, provider = plan_of(asked)
+            request = plan.request(asked.messages)
+            why = apart(plan)
+            if why is None:
+                line.custom_id = custom_id or derived(request)
+                line.payload = payload_of(asked, provider, request, line.custom_id)
         except ValueError as exc:
-            yield Line(custom_id or f"row-{index}", problem=str(exc), metadata=asked.metadata)
-            continue
-        if (why := apart(way.plan)) is not None:
+            line.problem = str(exc)
+        if why is not None:
             msg = f"row {index}: {why}"
             raise ValueError(msg)
-        custom_id = custom_id or derived(request)
-        try:
-            payload = payload_of(asked, way.provider, request, custom_id)
-        except ValueError as exc:
-            yield Line(custom_id, problem=str(exc), metadata=asked.metadata)
-        else:
-            yield Line(custom_id, payload, metadata=asked.metadata)
+        yield line
     if given and next(given, None) is not None:
         msg = "custom_ids has more ids than there are rows; give one each"
         raise ValueError(msg)
@@ -216,3 +179,42 @@ def _shape_problem(payload: Any) -> str | None:
     if not isinstance(payload["body"], Mapping) or not isinstance(payload["body"].get("model"), str):
         return "the body has no model"
     return None
+
+
+def write_input_files(state: JobState, rows: Iterable[tuple[int, Line]], directory: Path) -> list[Path]:
+    """Write rows, each with its place in the job, to as few files as the limits allow, one model a file, in order.
+
+    The state is told a part for each file, and the rows that cannot be sent. Raises ValueError for what the provider
+    would refuse a whole file for.
+    """
+    check = PayloadChecks(models=True)
+    fillings: defaultdict[str, Filling] = defaultdict(lambda: Filling(state.max_rows, state.max_bytes))
+    current: dict[str, tuple[IO[bytes], Part]] = {}
+    parts: list[Part] = []
+    with ExitStack() as opened:
+        for position, line in rows:
+            if line.payload is None:
+                state.invalid[line.custom_id] = line.problem
+                continue
+            check(line.payload, f"row {position}")
+            data, model = json_line(line.payload), line.payload["body"]["model"]
+            if len(data) > state.max_bytes:
+                why = f"{len(data)} bytes are more than a file may hold ({state.max_bytes})"
+                state.invalid[line.custom_id] = why
+                continue
+            state.endpoint = line.payload["url"]
+            if fillings[model].begins_file(len(data)):
+                if model in current:
+                    current[model][0].close()
+                part = Part(f"{state.id}-{len(state.parts) + len(parts) + 1}.jsonl", model=model)
+                parts.append(part)
+                current[model] = opened.enter_context((directory / part.name).open("wb")), part
+            file, part = current[model]
+            file.write(data)
+            part.add(position, len(data))
+    paths = [directory / part.name for part in parts]
+    for part, path in zip(parts, paths, strict=True):
+        with path.open("rb") as file:
+            part.sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    state.parts += parts
+    return paths

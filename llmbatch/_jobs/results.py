@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
-
-from loguru import logger
 
 from llmbatch._batch.rows import chat_row, failure_row, in_lane
 from llmbatch._jobs.remote import MESSAGE_LEFT_OUT
@@ -32,8 +29,16 @@ if TYPE_CHECKING:
 __all__ = ["Join"]
 
 _ID_IN_BROKEN_LINE = re.compile(rb'"custom_id"\s*:\s*"([^"\\]+)"')
-# Codes of error lines for requests that were never run: the provider charges nothing for them.
-_NOT_RUN = {"batch_expired": "expired", "batch_cancelled": "cancelled"}
+# What became of a request that was never run, by its batch's end; the provider charges nothing for it.
+_NOT_RUN = {
+    "expired": Failure(
+        "BatchExpired", "the completion window ended before the provider got to this request", retryable=True
+    ),
+    "cancelled": Failure(
+        "BatchCancelled", "the job was cancelled before the provider got to this request", retryable=True
+    ),
+}
+_NO_RESULT = Failure("MissingResult", "the provider's files hold no result for this request", retryable=True)
 _UNREAD = "UnparsableResult"
 JOB = "job"  # the lane
 
@@ -47,11 +52,9 @@ class Join:
     def __init__(self, state: JobState, response_format: ResponseFormat | None = None) -> None:
         self._state = state
         self._plan = ChatPlan(target=state.target, params={}, response_format=response_format)
-        self._known = set(state.custom_ids)
         self._rows: dict[str, Row] = {
-            custom_id: self._error(custom_id, "InvalidRow", message) for custom_id, message in state.invalid.items()
+            custom_id: self._error(custom_id, Failure("InvalidRow", why)) for custom_id, why in state.invalid.items()
         }
-        self.notes: Counter[str] = Counter()
         self._told: set[str] = set()
 
     @property
@@ -69,8 +72,6 @@ class Join:
 
     def rows(self) -> list[Row]:
         """The rows, in the order of the input."""
-        for note, times in self.notes.items():
-            logger.warning("Batch job {}: {} {}", self._state.id, times, note)
         rows = [self.row(custom_id) for custom_id in self._state.custom_ids]
         for index, row in enumerate(rows):
             numbered(index, row)
@@ -113,16 +114,9 @@ class Join:
         except (ValueError, TypeError, KeyError, AttributeError):
             named = _ID_IN_BROKEN_LINE.search(text)
             custom_id = named.group(1).decode("utf-8", "replace") if named else ""
-            row = self._error(
-                custom_id, _UNREAD, "the provider's line for this request is not JSON", retryable=True, cost=None
-            )
-        if custom_id not in self._known:
-            self.notes["lines belong to no request of the job; they are left out"] += 1
-        elif custom_id not in found:
-            found[custom_id] = row
-        else:
-            self.notes["lines repeat a request's result"] += 1
-            found[custom_id] = self._one_of(found[custom_id], row)
+            unread = Failure(_UNREAD, "the provider's line for this request is not JSON", retryable=True)
+            row = self._error(custom_id, unread, cost=None)
+        found[custom_id] = self._one_of(found[custom_id], row) if custom_id in found else row
 
     def _one_of(self, first: Row, second: Row) -> Row:
         """What to make of two results for one request: an answer is better than an error, two answers must agree."""
@@ -131,10 +125,9 @@ class Join:
         if _said(first) == _said(second):
             return first
         costs = (first["cost"], second["cost"])
-        return self._error(
-            first["custom_id"], "DuplicateResult", "the provider gave two different answers to this one request",
-            retryable=True, cost=None if None in costs else sum(costs),
-        )  # fmt: skip
+        words = "the provider gave two different answers to this one request"
+        failure = Failure("DuplicateResult", words, retryable=True)
+        return self._error(first["custom_id"], failure, cost=None if None in costs else sum(costs))
 
     def _row(self, line: Mapping[str, Any]) -> Row:
         response, custom_id = line.get("response") or {}, line["custom_id"]
@@ -145,8 +138,8 @@ class Join:
         try:
             body = answer_body(response["body"])
         except Exception:  # noqa: BLE001 - whatever LiteLLM makes of a body that is no answer
-            message = "the provider's answer has no known shape"
-            return self._error(custom_id, _UNREAD, message, status_code=200, retryable=True, cost=None)
+            failure = Failure(_UNREAD, "the provider's answer has no known shape", 200, retryable=True)
+            return self._error(custom_id, failure, cost=None)
         cost = batch_cost(self._plan.target, response["body"].get("usage"), response["body"].get("model"))
         if "choices" not in body:
             row = answer_row(body, custom_id=custom_id, cost=cost)
@@ -160,58 +153,37 @@ class Join:
         row = row_from_line(line)
         details = row["error_details"]
         status, kind = details["status_code"], details["type"]
-        if kind in _NOT_RUN:
-            return self._missing(row["custom_id"], _NOT_RUN[kind])
-        message = row["error"].partition(": ")[2]
+        if kind in {"batch_expired", "batch_cancelled"}:
+            return self._missing(row["custom_id"], kind.removeprefix("batch_"))
         self._told.add(row["custom_id"])
-        return self._error(
-            row["custom_id"], kind, message, status_code=status, attempts=1,
-            # A line that says neither a status nor why is a provider's slip, not a refusal.
-            retryable=kind == "RequestError" or status in RETRYABLE_STATUS,
-        )  # fmt: skip
+        # A line that says neither a status nor why is a provider's slip, not a refusal.
+        retryable = kind == "RequestError" or status in RETRYABLE_STATUS
+        failure = Failure(kind, row["error"].partition(": ")[2], status, retryable=retryable)
+        return self._error(row["custom_id"], failure, attempts=1)
 
     def _refusals(self, part: Part) -> dict[str, Row]:
         """Rows of a part that the provider refused as a whole: each says why, and if it was its own fault."""
         if part.status != "failed":
             return {}
-        by_line = {error.get("line"): error for error in part.errors}
-        first = part.errors[0] if part.errors else {"code": None, "message": "the provider gave no reason"}
-        rows = {}
-        for number, position in enumerate(part.positions(), 1):
-            custom_id = self._state.custom_ids[position]
-            own = by_line.get(number)
-            if own:
-                row = self._error(custom_id, str(own.get("code") or "BatchRefused"), str(own.get("message")))
-            else:
-                at = f" (line {first['line']})" if first.get("line") else ""
-                message = (
-                    f"the provider refused the whole file: {first.get('code') or 'error'}{at}: {first.get('message')}"
-                )
-                row = self._error(custom_id, "BatchRefused", message, retryable=bool(first.get("line")))
-            rows[custom_id] = row
+        first = part.errors[0] if part.errors else {"message": "the provider gave no reason"}
+        line = first.get("line")
+        at = f" (line {line})" if line else ""
+        shared = f"the provider refused the whole file: {first.get('code') or 'error'}{at}: {first['message']}"
+        ids = [self._state.custom_ids[position] for position in part.positions()]
+        whole = Failure("BatchRefused", shared, retryable=bool(line))
+        rows = {custom_id: self._error(custom_id, whole) for custom_id in ids}
+        for error in part.errors:
+            if isinstance(number := error["line"], int) and 0 < number <= len(ids):
+                own = Failure(str(error["code"] or "BatchRefused"), str(error["message"]))
+                rows[ids[number - 1]] = self._error(ids[number - 1], own)
         return rows
 
     def _missing(self, custom_id: str, status: str) -> Row:
-        if status == "expired":
-            message = "the completion window ended before the provider got to this request"
-            return self._error(custom_id, "BatchExpired", message, retryable=True)
-        if status == "cancelled":
-            message = "the job was cancelled before the provider got to this request"
-            return self._error(custom_id, "BatchCancelled", message, retryable=True)
-        message = "the provider's files hold no result for this request"
-        return self._error(custom_id, "MissingResult", message, retryable=True, cost=None)
+        if status in _NOT_RUN:
+            return self._error(custom_id, _NOT_RUN[status])
+        return self._error(custom_id, _NO_RESULT, cost=None)
 
-    def _error(
-        self,
-        custom_id: str,
-        kind: str,
-        message: str,
-        *,
-        status_code: int | None = None,
-        retryable: bool = False,
-        **spent: Any,
-    ) -> Row:
-        failure = Failure(kind, message, status_code, retryable=retryable)
+    def _error(self, custom_id: str, failure: Failure, **spent: Any) -> Row:
         return failure_row(failure, self._plan.target, custom_id, lane=JOB, **spent)
 
 

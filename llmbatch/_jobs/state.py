@@ -6,7 +6,7 @@ import json
 import os
 import time
 import uuid
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +15,11 @@ from llmbatch._litellm import Target
 from llmbatch.errors import BatchJobError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
-__all__ = ["ENDED", "JobState", "Part", "spans_of"]
+__all__ = ["JobState", "Part"]
 
-ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
+_ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
 _FORMAT = 1
 
 
@@ -38,9 +38,9 @@ class Part:
     """
 
     name: str
-    spans: list[list[int]]
-    sha256: str
-    bytes: int
+    spans: list[list[int]] = field(default_factory=list)
+    sha256: str = ""
+    bytes: int = 0
     tried: str = ""
     input_file_id: str | None = None
     batch_id: str | None = None
@@ -52,10 +52,13 @@ class Part:
     ended_at: int | None = None
     model: str = ""
 
-    def add(self, position: int, size: int) -> None:
-        """One more row, of so many bytes."""
-        _extend(self.spans, position)
+    def add(self, position: int, size: int = 0) -> None:
+        """One more row, of so many bytes; positions rise."""
         self.bytes += size
+        if self.spans and self.spans[-1][1] == position:
+            self.spans[-1][1] += 1
+        else:
+            self.spans.append([position, position + 1])
 
     def positions(self) -> Iterator[int]:
         """Where its rows are in the job's `custom_ids`."""
@@ -63,14 +66,9 @@ class Part:
             yield from range(start, stop)
 
     @property
-    def rows(self) -> int:
-        """How many rows it has."""
-        return sum(stop - start for start, stop in self.spans)
-
-    @property
     def ended(self) -> bool:
         """Whether nothing more will happen to it."""
-        return self.status in ENDED
+        return self.status in _ENDED
 
     def refused(self, why: str) -> None:
         """The provider made no batch of it, and will not be asked to again."""
@@ -155,25 +153,9 @@ class JobState:
         """Read it back. Raises BatchJobError for a file that is none of ours, FileNotFoundError for no file."""
         try:
             data = from_json(Path(path).read_text("utf-8"))
-            known = {item.name for item in fields(cls)}
-            if data.pop("llmbatch", None) != "batch job" or data.get("format") != _FORMAT or data.keys() - known:
+            if data.pop("llmbatch", None) != "batch job" or data.get("format") != _FORMAT:
                 raise ValueError  # noqa: TRY301 - said below
             return cls(**{**data, "parts": [Part(**part) for part in data["parts"]]})
         except (ValueError, TypeError, KeyError, AttributeError) as exc:
             msg = f"{os.fspath(path)} is not a batch job's state file of this version of llmbatch; choose another path"
             raise BatchJobError(msg) from exc
-
-
-def spans_of(positions: Iterable[int]) -> list[list[int]]:
-    """Rising positions as `[start, stop]` spans."""
-    spans: list[list[int]] = []
-    for position in positions:
-        _extend(spans, position)
-    return spans
-
-
-def _extend(spans: list[list[int]], position: int) -> None:
-    if spans and spans[-1][1] == position:
-        spans[-1][1] += 1
-    else:
-        spans.append([position, position + 1])

@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache, partial
 from itertools import chain, islice
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from llmbatch._jobs.files import write_input_files
-from llmbatch._jobs.rendering import ChatLines, Line, PayloadChecks, read_payloads, rendered
+from llmbatch._jobs.rendering import Line, PayloadChecks, chat_plans, read_payloads, rendered, write_input_files
 from llmbatch._jobs.state import JobState
 from llmbatch._leaves.checks import check_messages_list, check_number
 from llmbatch._litellm.files import Access
 from llmbatch._request.plans import ChatPlan, plan_chat
+from llmbatch._request.requests import Plans, read
 from llmbatch._request.worst import worst_cost
 from llmbatch.options import OWN_OPTIONS
 from llmbatch.providers.registry import provider_for
 
 if TYPE_CHECKING:
-    from llmbatch import _litellm
     from llmbatch._leaves.structured import ResponseFormat
-    from llmbatch.providers.base import Provider
 
 __all__ = ["Submission", "access_from", "check_cost", "known_state", "of_call", "prepare", "unknown_state"]
 
@@ -36,9 +34,8 @@ _USER_METADATA = 14  # OpenAI's 16, less two of ours
 class Submission:
     """Checked requests on their way into a job."""
 
-    target: _litellm.Target
+    state: JobState
     access: Access
-    provider: Provider
     lines: Iterable[Line]
     response_format: ResponseFormat | None = None
 
@@ -47,28 +44,30 @@ class Submission:
         directory: Path,
         *,
         completion_window: str,
-        metadata: Mapping[str, str] = MappingProxyType({}),
+        metadata: Mapping[str, str] | None = None,
         max_rows: int | None = None,
         max_bytes: int | None = None,
     ) -> tuple[JobState, list[Path]]:
         """The job's state before anything of it exists at the provider, and its input files."""
+        metadata = metadata or {}
         for name, limit in (("max_rows", max_rows), ("max_bytes", max_bytes)):
             if limit is not None:
                 check_number(name, limit, "leave it out for the provider's own limit", whole=True, least=1)
         if len(metadata) > _USER_METADATA or not all(isinstance(item, str) for kv in metadata.items() for item in kv):
             msg = f"metadata must be at most {_USER_METADATA} strings by name; leave some out, or write them as strings"
             raise ValueError(msg)
-        max_rows, max_bytes = max_rows or self.provider.max_rows, max_bytes or self.provider.max_bytes
-        files = write_input_files(self.lines, directory, max_rows=max_rows, max_bytes=max_bytes)
-        state = replace(
-            _empty_state(self.target, self.access, self.provider),
-            endpoint=files.url or "/v1/chat/completions", completion_window=completion_window, metadata=dict(metadata),
-            max_rows=max_rows, max_bytes=max_bytes,
-            custom_ids=files.custom_ids, invalid=files.invalid, row_metadata=files.metadata, parts=files.parts,
-        )  # fmt: skip
-        for number, part in enumerate(state.parts, 1):
-            part.name = f"{state.id}-{number}.jsonl"
-        return state, files.paths
+        state = self.state
+        state.completion_window, state.metadata = completion_window, dict(metadata)
+        state.max_rows, state.max_bytes = max_rows or state.max_rows, max_bytes or state.max_bytes
+
+        def rows() -> Iterator[tuple[int, Line]]:
+            for position, line in enumerate(self.lines):
+                state.custom_ids.append(line.custom_id)
+                if line.metadata is not None:
+                    state.row_metadata[line.custom_id] = line.metadata
+                yield position, line
+
+        return state, write_input_files(state, rows(), directory)
 
 
 def prepare(  # noqa: PLR0917 - the public function's own order
@@ -80,20 +79,16 @@ def prepare(  # noqa: PLR0917 - the public function's own order
     kwargs: Mapping[str, Any],
 ) -> Submission:
     """Check what a user submits. Raises as `plan_chat` does, and NotImplementedError for providers without support."""
-    kwargs = dict(kwargs)
-    max_cost = kwargs.pop("max_cost", None)
-    if isinstance(requests, str | os.PathLike):
-        return _of_payloads(read_payloads(requests), model, custom_ids, kwargs, max_cost)
-    items, _ = check_messages_list(requests)
-    iterator = iter(items)
+    in_a_file = isinstance(requests, str | os.PathLike)
+    iterator = read_payloads(requests) if in_a_file else iter(check_messages_list(requests)[0])
     first = list(islice(iterator, 1))
-    items = chain(first, iterator)
-    if first and isinstance(first[0], Mapping) and "body" in first[0]:
-        return _of_payloads(items, model, custom_ids, kwargs, max_cost)
+    items: Iterable[Any] = chain(first, iterator)
+    if in_a_file or (first and isinstance(first[0], Mapping) and "body" in first[0]):
+        return _of_payloads(first, items, model, custom_ids, kwargs)
     call = {"model": model, "temperature": temperature, "max_tokens": max_tokens, **kwargs}
-    if max_cost is not None:
+    if call.get("max_cost") is not None:
         items = list(items)
-        check_cost(call, items, max_cost)
+        check_cost(call, items, call["max_cost"])
     return of_call(call, items, custom_ids)
 
 
@@ -102,19 +97,16 @@ def check_cost(call: Mapping[str, Any], requests: Iterable[Any], max_cost: float
 
     Raises ValueError when they may cost more than `max_cost` together, or nothing bounds what they cost.
     """
-    lines, costs = ChatLines(call), []
-    worsts: dict[int, tuple[Any, Callable[[Mapping[str, Any]], float]]] = {}
-    for item in requests:
+    plans, costs = Plans(call, lambda arguments: plan_chat(**arguments)), list[float]()
+    worst_of = cache(partial(worst_cost, job=True))
+    for asked in map(read, requests):
         try:
-            asked = lines.read(item)
-            way = lines.way(asked)
-            request = way.plan.request(asked.messages)
+            plan = plans.of(asked)
+            request = plan.request(asked.messages)
         except ValueError:  # it is not sent, and will be an error row
             costs.append(0.0)
             continue
-        if id(way) not in worsts:
-            worsts[id(way)] = way, worst_cost(way.plan, job=True)
-        costs.append(worsts[id(way)][1](request))
+        costs.append(worst_of(plan)(request))
     if (most := sum(costs)) > max_cost:
         msg = f"the job may cost ${most:.4f}, more than max_cost=${max_cost:.4f}; raise it, or lower max_tokens"
         raise ValueError(msg)
@@ -126,10 +118,10 @@ def of_call(call: Mapping[str, Any], requests: Iterable[Any], custom_ids: Iterab
     if live_only := [name for name in ("reask", "validate", "dedupe") if call.get(name)]:
         msg = f"{live_only[0]} is for live requests: leave it out, and pass it to job.run_failed_live() after the job"
         raise ValueError(msg)
-    lines = ChatLines(call)
-    plan, provider = lines.first.plan, lines.first.provider
-    payloads = rendered(lines, requests, custom_ids, lambda one: _apart(one, plan))
-    return Submission(plan.target, access_from(plan.params), provider, payloads, plan.response_format)
+    plans = chat_plans(call)
+    first, _ = plans.first
+    lines = rendered(plans.of, requests, custom_ids, lambda plan: _apart(plan, first))
+    return Submission(*_begun(first), lines, first.response_format)
 
 
 def _apart(plan: ChatPlan, first: ChatPlan) -> str | None:
@@ -145,13 +137,9 @@ def _apart(plan: ChatPlan, first: ChatPlan) -> str | None:
 
 
 def _of_payloads(
-    payloads: Iterable[Any],
-    model: str | None,
-    custom_ids: Iterable[str] | None,
-    given: Mapping[str, Any],
-    max_cost: float | None,
+    first: list[Any], payloads: Iterable[Any], model: str | None, custom_ids: Any, given: Mapping[str, Any]
 ) -> Submission:
-    if max_cost is not None:
+    if given.get("max_cost") is not None:
         msg = "max_cost is not checked for payloads: leave it out, or submit the conversations that they are made of"
         raise ValueError(msg)
     extra = sorted(given.keys() - {*_ACCESS, *_PLACE, *OWN_OPTIONS})
@@ -160,14 +148,11 @@ def _of_payloads(
             f"payloads carry their own parameters: leave out {', '.join(extra or ['custom_ids'])}, or render them anew"
         )
         raise ValueError(msg)
-    iterator: Iterator[Any] = iter(payloads)
-    first = next(iterator, None)
-    if first is None:
+    if not first:
         msg = "there is no payload to submit; pass one at least"
         raise ValueError(msg)
-    state, access = unknown_state(model or (first.get("body") or {}).get("model"), given)
-    lines = _lines_of(chain([first], iterator), state.name)
-    return Submission(state.target, access, provider_for(state.provider), lines)
+    state, access = unknown_state(model or (first[0]["body"] or {}).get("model"), given)
+    return Submission(state, access, _lines_of(payloads, state.name))
 
 
 def _lines_of(payloads: Iterable[Any], model: str) -> Iterator[Line]:
@@ -187,18 +172,18 @@ def access_from(given: Mapping[str, Any]) -> Access:
 
 
 def unknown_state(model: str | None, given: Mapping[str, Any]) -> tuple[JobState, Access]:
-    """The state of a job of which only the place is known."""
-    plan = plan_chat(model, None, None, **{k: v for k, v in given.items() if k in {*_ACCESS, *_PLACE}})
-    access = access_from(given)
-    return _empty_state(plan.target, access, provider_for(plan.target.provider)), access
+    """The state of a job of which only the place is known, and how to reach that."""
+    return _begun(plan_chat(model, None, None, **{k: v for k, v in given.items() if k in {*_ACCESS, *_PLACE}}))
 
 
-def _empty_state(target: _litellm.Target, access: Access, provider: Provider) -> JobState:
-    return JobState(
+def _begun(plan: ChatPlan) -> tuple[JobState, Access]:
+    target, access, provider = plan.target, access_from(plan.params), provider_for(plan.target.provider)
+    state = JobState(
         model=target.model, name=target.name, provider=target.provider, api_base=target.api_base,
-        prices=dict(target.prices), api_version=access.api_version, endpoint="", completion_window="24h", metadata={},
-        max_rows=provider.max_rows, max_bytes=provider.max_bytes,
+        prices=dict(target.prices), api_version=access.api_version, endpoint="/v1/chat/completions",
+        completion_window="24h", metadata={}, max_rows=provider.max_rows, max_bytes=provider.max_bytes,
     )  # fmt: skip
+    return state, access
 
 
 def known_state(path: str | os.PathLike[str] | None, made: JobState) -> JobState:
