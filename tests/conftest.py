@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from loguru import logger
 
+from llmbatch._litellm.unheard import unhear
 from tests.batch_server import BatchProvider
 from tests.server import Server
 from tests.warm import Warm, started
@@ -62,9 +63,13 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def quick_garbage() -> None:
-    """Garbage is not looked for among the million objects of LiteLLM, once it is imported."""
+    """Garbage is not looked for among the million objects of LiteLLM, once it is imported.
+
+    What earlier tests left of LiteLLM's coroutines warns nobody: with each test pytest takes that filter away.
+    """
     if "litellm" in sys.modules:
         _freeze()
+        unhear()
 
 
 @cache
