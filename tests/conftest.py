@@ -22,6 +22,10 @@ from tests.warm import Warm, started
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+# Each of the processes that tests start finds compiled what an earlier one has compiled.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 _SETTINGS = ("OPENAI_", "AZURE_", "ANTHROPIC_", "COPILOT_", "GITHUB_", "LITELLM_", "LLMBATCH_", "MODEL_", "USE_COPILOT")
 _SECRETS = ("_API_KEY", "_API_BASE", "_TOKEN", "_BASE_URL", "_PROXY", "_proxy")
 
