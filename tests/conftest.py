@@ -14,12 +14,17 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from loguru import logger
 
+from llmbatch._litellm.unheard import unhear
 from tests.batch_server import BatchProvider
 from tests.server import Server
 from tests.warm import Warm, started
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+# Each of the processes that tests start finds compiled what an earlier one has compiled.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 _SETTINGS = ("OPENAI_", "AZURE_", "ANTHROPIC_", "COPILOT_", "GITHUB_", "LITELLM_", "LLMBATCH_", "MODEL_", "USE_COPILOT")
 _SECRETS = ("_API_KEY", "_API_BASE", "_TOKEN", "_BASE_URL", "_PROXY", "_proxy")
@@ -62,9 +67,13 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def quick_garbage() -> None:
-    """Garbage is not looked for among the million objects of LiteLLM, once it is imported."""
+    """Garbage is not looked for among the million objects of LiteLLM, once it is imported.
+
+    What earlier tests left of LiteLLM's coroutines warns nobody: with each test pytest takes that filter away.
+    """
     if "litellm" in sys.modules:
         _freeze()
+        unhear()
 
 
 @cache

@@ -139,6 +139,23 @@ def test_what_was_learnt_is_forgotten_after_a_pause() -> None:
     assert in_virtual_time(work) < 100
 
 
+def test_what_a_request_sent_earlier_is_told_is_past() -> None:
+    """Its answer comes after a later one's: what remained then gives nothing, what does not remain takes."""
+
+    def remains(count: int) -> dict[str, str]:
+        return {"x-ratelimit-limit-requests": "60", "x-ratelimit-remaining-requests": str(count)}
+
+    async def work(limiter: Limiter) -> None:
+        early, late, *others = [await limiter.admit(row, 10.0) for row in range(4)]
+        limiter.answered(late, remains(4), 10.0)
+        limiter.answered(early, remains(50), 10.0)
+        await send(limiter, 2)
+        for permit in others:
+            limiter.answered(permit, {}, 10.0)
+
+    assert in_virtual_time(work) > 1.4, "two of the three that remain, but one, are on their way"
+
+
 def test_a_cancelled_waiter_takes_nothing_with_it() -> None:
     """Those behind it are admitted in its stead."""
 

@@ -16,10 +16,11 @@ import llmbatch
 from llmbatch._litellm import load
 from llmbatch._request import processes
 from tests.server import Response
-from tests.talk import answered, batch, chats, lines, place, script, until
+from tests.talk import answered, batch, chats, lines, place, until
 
 if TYPE_CHECKING:
     from tests.server import Server
+    from tests.warm import Warm
 
 pytestmark = pytest.mark.processes
 
@@ -68,8 +69,16 @@ def ready(server: Server) -> list[int]:
 
 
 @pytest.fixture(autouse=True)
-def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Children of one test serve the next ones."""
+def kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Children of one test serve the next ones, though pytest tells each test's name in the environment."""
+    known = processes._circumstances
+
+    def known_but_for_the_test() -> Any:
+        environment, *others = known()
+        environment.pop("PYTEST_CURRENT_TEST", None)
+        return environment, *others
+
+    monkeypatch.setattr(processes, "_circumstances", known_but_for_the_test)
     monkeypatch.setattr(processes, "INTERRUPTED_SECONDS", 60.0)
 
 
@@ -151,29 +160,6 @@ def test_a_refusal_reaches_the_limiter(server: Server) -> None:
     assert server.stats.limited <= 3
 
 
-def test_children_follow_the_parents_environment_settings_and_prices(
-    server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A key of the environment, LiteLLM's own settings and a registered price count in children as in the parent."""
-    litellm = load()
-    ready(server)
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-of-this-moment")
-    monkeypatch.setattr(litellm, "drop_params", True)
-    monkeypatch.setitem(litellm.model_cost, "our-own", {"input_cost_per_token": 1.0, "output_cost_per_token": 0.0,
-                                                        "litellm_provider": "openai", "mode": "chat"})  # fmt: skip
-    given: dict[str, Any] = {"model": "openai/our-own", "api_base": server.api_base, "progress": False}
-    first = llmbatch.create_chat_completions_batch(chats(1), processes=2, **given)
-    pool = processes._pools[2]
-    while not all(child.ready for child in pool.children):
-        time.sleep(0.05)
-    (second,) = llmbatch.create_chat_completions_batch(chats(1), processes=2, **given)
-    assert second["cost"] == first[0]["cost"] == float(second["usage"]["prompt_tokens"])
-    assert {request.headers["authorization"] for request in server.requests} == {"Bearer sk-of-this-moment"}
-    for child in pool.children:
-        assert child.process is not None
-        assert b"sk-" not in Path(f"/proc/{child.process.pid}/cmdline").read_bytes()
-
-
 def test_cancelling_reaches_what_is_in_flight(server: Server) -> None:
     """At the deadline children let go of their requests."""
     ready(server)
@@ -195,15 +181,15 @@ batch(sys.argv[1], chats(100000), processes=2, max_workers=8)
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_no_child_outlives_its_parent(server: Server, how: signal.Signals) -> None:
+def test_no_child_outlives_its_parent(warm: Warm, server: Server, how: signal.Signals) -> None:
     """Neither after kill -9 nor after Ctrl-C; the script itself, without a main guard, ran once."""
     server.set(latency=0.05)
-    with script(SCRIPT, server.api_base) as process:
+    with warm.script(SCRIPT, server.api_base) as process:
         until(process, lambda: len(children(process.pid)) == 2)
         started = children(process.pid)
         until(process, lambda: len(server.requests) > 20)
         process.send_signal(how)
-        out, _ = process.communicate(timeout=60)
+        out, _ = process.communicate()
     assert out == "begins\n"
     assert gone(started)
 
@@ -215,3 +201,26 @@ def test_idle_children_end(server: Server, monkeypatch: pytest.MonkeyPatch) -> N
     assert not batch(server.api_base, chats(1), processes=2).failed
     assert gone(pids)
     assert not processes._pools
+
+
+def test_children_follow_the_parents_environment_settings_and_prices(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A key of the environment, LiteLLM's own settings and a registered price count in children as in the parent."""
+    litellm = load()
+    ready(server)
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-of-this-moment")
+    monkeypatch.setattr(litellm, "drop_params", True)
+    monkeypatch.setitem(litellm.model_cost, "our-own", {"input_cost_per_token": 1.0, "output_cost_per_token": 0.0,
+                                                        "litellm_provider": "openai", "mode": "chat"})  # fmt: skip
+    given: dict[str, Any] = {"model": "openai/our-own", "api_base": server.api_base, "progress": False}
+    first = llmbatch.create_chat_completions_batch(chats(1), processes=2, **given)
+    pool = processes._pools[2]
+    while not all(child.ready for child in pool.children):
+        time.sleep(0.05)
+    (second,) = llmbatch.create_chat_completions_batch(chats(1), processes=2, **given)
+    assert second["cost"] == first[0]["cost"] == float(second["usage"]["prompt_tokens"])
+    assert {request.headers["authorization"] for request in server.requests} == {"Bearer sk-of-this-moment"}
+    for child in pool.children:
+        assert child.process is not None
+        assert b"sk-" not in Path(f"/proc/{child.process.pid}/cmdline").read_bytes()

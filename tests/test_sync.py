@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 import llmbatch
-from tests.talk import answered, batch, chats, place, script
+from tests.talk import answered, batch, chats, place
 
 if TYPE_CHECKING:
     from tests.server import Server
+    from tests.warm import Warm
 
 
 def open_files() -> int:
@@ -99,15 +100,17 @@ assert answered(batch(sys.argv[1], chats(1))[0], 0)
 
 
 @pytest.mark.processes
-def test_after_a_fork(server: Server) -> None:
+def test_after_a_fork(warm: Warm, server: Server) -> None:
     """A forked worker has a loop of its own, and limits that no batch of its parent holds."""
-    with script(FORKED, server.api_base, flags=()) as process:
-        out, err = process.communicate(timeout=240)
+    with warm.script(FORKED, server.api_base) as process:
+        out, err = process.communicate()
     assert (process.returncode, out) == (0, "child True"), err
 
 
 EVERYTHING = """
-import asyncio, sys, threading, llmbatch
+import asyncio, sys, threading, warnings, llmbatch
+warnings.simplefilter("error")
+warnings.filterwarnings("ignore", "Accessing the 'model_", DeprecationWarning)  # LiteLLM's, of each streamed piece
 from tests.talk import batch, chats, place
 base = sys.argv[1]
 given = place(base)
@@ -141,13 +144,12 @@ print("done")
 
 
 @pytest.mark.processes
-def test_a_script_that_uses_everything_ends_without_a_word(server: Server) -> None:
+def test_a_script_that_uses_everything_ends_without_a_word(warm: Warm, server: Server) -> None:
     """No "unclosed session", no "event loop is closed", no task destroyed, with warnings as errors.
 
     Not even for an iterator that is neither finished nor closed.
     """
     server.set(latency=0.005)
-    litellms = "ignore:Accessing the 'model_:DeprecationWarning"  # of each streamed piece
-    with script(EVERYTHING, server.api_base, flags=("-W", "error", "-W", litellms)) as process:
-        out, err = process.communicate(timeout=90)
+    with warm.script(EVERYTHING, server.api_base) as process:
+        out, err = process.communicate()
     assert (process.returncode, out.strip(), err) == (0, "done", "")

@@ -16,7 +16,7 @@ __all__ = ["IncompleteStreamError", "chat", "chat_stream", "embed", "rehearse"]
 
 # The attempt's own timeout is kept by asyncio around the whole call: LiteLLM's is per socket read, and each distinct
 # value would make a new client with a pool of its own.
-_REHEARSAL_SECONDS = 10.0
+_REHEARSAL_SECONDS = 60.0
 _ONE_SEND = {"num_retries": 0, "max_retries": 0, "timeout": 86_400.0}
 
 

@@ -58,15 +58,19 @@ class _Bucket:
         if self.rate < math.inf:
             self.level -= amount
 
-    def follow(self, rate: float, remaining: float, in_flight: float, undecided: float) -> None:
+    def follow(self, rate: float, remaining: float, in_flight: float, undecided: float, *, newest: bool) -> None:
         """Take over what the provider states: no more than what remains goes before it has stated it anew.
 
-        What it has counted already is at least what was let in, at most all that is in flight.
+        What it has counted already is at least what was let in, at most all that is in flight. What it states for a
+        request sent before another that was read already is past: it takes, and gives nothing.
         """
         if self.rate == math.inf:
             self.level = -math.inf
-        self.level = min(max(self.level, remaining - in_flight), remaining - undecided)
-        self.rate, self.burst = rate, max(1.0, remaining)
+        if newest:
+            self.level = max(self.level, remaining - in_flight)
+            self.burst = max(1.0, remaining)
+        self.level = min(self.level, remaining - undecided)
+        self.rate = rate
 
 
 class _Told:
@@ -103,6 +107,7 @@ class Limiter:
         self._timer: asyncio.TimerHandle | None = None
         self._tokens_per_answer = 0.0
         self.latency: float | None = None
+        self._newest_read = 0
 
     @property
     def waiting(self) -> int:
@@ -126,7 +131,7 @@ class Limiter:
         """Wait for this request's turn. Every permit must go to exactly one of `answered`, `refused`, `faulted`."""
         now = self._clock()
         if not self.in_flight and not self._waiters and now - self._last_sent > FORGOTTEN_SECONDS:
-            self.refusals = Refusals(now)
+            self.refusals, self._newest_read = Refusals(now), 0
         future: asyncio.Future[Permit] = asyncio.get_running_loop().create_future()
         heapq.heappush(self._waiters, (order, next(self._ticket), tokens, future))
         self._pump()
@@ -201,12 +206,15 @@ class Limiter:
         if not (stated := stated_limits(headers)):
             return
         now, in_flight, undecided = self._clock(), self.in_flight, self.refusals.undecided
+        newest = permit.number >= self._newest_read
+        self._newest_read = max(self._newest_read, permit.number)
         for bucket, unit, each in ((self.requests, "requests", 1.0), (self.tokens, "tokens", permit.tokens)):
             if limit := stated.get(unit):
                 bucket.refill(now)
                 # Requests are held two in reserve, so that a jitter of milliseconds is not a refusal.
                 reserve = min(2.0, limit.rate) if unit == "requests" else 0.0
-                bucket.follow(limit.rate, limit.remaining - reserve, in_flight * each, undecided * each)
+                left = limit.remaining - reserve
+                bucket.follow(limit.rate, left, in_flight * each, undecided * each, newest=newest)
 
     def _buckets(self, now: float) -> tuple[list[_Bucket], list[_Bucket]]:
         """The buckets of requests and of tokens that hold now, filled up to now."""
