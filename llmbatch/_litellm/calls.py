@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
 
 from llmbatch._litellm import Answer, answers, load, quiet, transport
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
 
 __all__ = ["IncompleteStreamError", "chat", "chat_stream", "embed", "rehearse"]
 
@@ -106,8 +104,5 @@ def _hidden(response: Any) -> dict[str, Any]:
 
 def _headers(response: Any) -> Mapping[str, str]:
     """The provider's response headers, lower-case."""
-    hidden = _hidden(response)
-    headers = getattr(response, "_response_headers", None) or hidden.get("headers")
-    if not headers:
-        headers = hidden.get("additional_headers") or {}
-    return {str(key).lower().removeprefix("llm_provider-"): str(value) for key, value in dict(headers).items()}
+    headers = _hidden(response).get("additional_headers") or {}
+    return {str(key).lower().removeprefix("llm_provider-"): str(value) for key, value in headers.items()}

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 from llmbatch._litellm import load
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 __all__ = ["LinearPrices"]
 

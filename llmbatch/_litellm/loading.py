@@ -8,15 +8,13 @@ import gc
 import logging
 import os
 import pkgutil
+from collections.abc import AsyncIterator
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import Any
 
 from llmbatch._leaves.background import at_end, within_call
 from llmbatch._litellm.unheard import unhear
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-    from types import ModuleType
 
 __all__ = ["internal", "load"]
 

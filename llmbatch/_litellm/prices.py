@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import functools
 import json
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 from llmbatch._litellm import Target, load
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
 
 __all__ = ["batch_cost", "count_tokens", "has_batch_price", "live_cost", "model_info", "own_cost", "price_entry"]
 
@@ -18,8 +17,7 @@ _CHARACTERS_PER_TOKEN = 4
 
 def batch_cost(target: Target, usage: Mapping[str, Any] | None, answered_by: str | None = None) -> float | None:
     """USD of one answered request of a batch job; `answered_by` is the answer's own model, for names that are not."""
-    info = dict(target.prices) or _prices(target.name, target.provider)
-    info = info or (answered_by and _prices(answered_by, target.provider))
+    info = _prices(target) or (answered_by and _prices(replace(target, name=answered_by)))
     if not info or not usage:
         return None
     calculate = load().cost_calculator.batch_cost_calculator
@@ -47,8 +45,7 @@ def own_cost(target: Target, usage: Mapping[str, Any] | None) -> float | None:
 
 def live_cost(target: Target, prompt_tokens: int, completion_tokens: int) -> float | None:
     """USD of live requests with so many tokens in sum."""
-    info = dict(target.prices) or _prices(target.name, target.provider)
-    if not info:
+    if not (info := _prices(target)):
         return None
     answers = completion_tokens * (info.get("output_cost_per_token") or 0.0)
     return float(prompt_tokens * (info.get("input_cost_per_token") or 0.0) + answers)
@@ -56,8 +53,7 @@ def live_cost(target: Target, prompt_tokens: int, completion_tokens: int) -> flo
 
 def has_batch_price(target: Target) -> bool:
     """Whether the map holds prices of batch jobs; where it does not, half the live price is taken."""
-    info = dict(target.prices) or _prices(target.name, target.provider)
-    return bool(info and info.get("input_cost_per_token_batches"))
+    return bool(_prices(target).get("input_cost_per_token_batches"))
 
 
 def count_tokens(target: Target, request: Mapping[str, Any]) -> int:
@@ -93,8 +89,8 @@ def price_entry(target: Target) -> Mapping[str, Any]:
 
 
 @functools.lru_cache(maxsize=256)
-def _prices(model: str, provider: str) -> Any:
-    """LiteLLM's entry for a model if it holds a price."""
-    info = model_info(model, provider)
-    known = any(value for key, value in info.items() if key.startswith(("input_cost_per", "output_cost_per")))
-    return info if known else None
+def _prices(target: Target) -> Mapping[str, Any]:
+    """The caller's own prices, or LiteLLM's entry if it holds a price; empty where none is known."""
+    info = dict(target.prices) or model_info(target.name, target.provider)
+    known = target.prices or any(v for k, v in info.items() if k.startswith(("input_cost_per", "output_cost_per")))
+    return info if known else {}

@@ -7,13 +7,10 @@ refusals for all), less the log of the number of models that were tried: above 0
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-__all__ = ["HARDLY_ANYTHING", "Permit", "by_crowd", "by_run", "by_time", "odds", "over", "since_excess"]
+__all__ = ["HARDLY_ANYTHING", "Permit", "by_crowd", "by_run", "by_time", "over", "since_excess"]
 
 
 HARDLY_ANYTHING = 8  # is let in: the share of refusals is most likely above 0.8
@@ -46,14 +43,11 @@ class Permit:
     trial: bool = False
 
 
-def odds(away: tuple[float, float], limited: tuple[float, float]) -> float:
-    """For `(refused, sent)` away from a limit and at it: that they do not have the same share."""
-    (k, n), (m, o) = away, limited
-    return _by_chance(k, n) + _by_chance(m, o) - _by_chance(k + m, n + o)
-
-
 def over(below: tuple[float, float], above: tuple[float, float], most: int = 2) -> float:
-    """That what was sent above a limit has a share of its own, a large one: the larger `most`, the larger."""
+    """For `(refused, sent)` below a limit and above it: that above it the share is another, a large one.
+
+    The larger `most`, the larger.
+    """
     (k, n), (m, o) = below, above
     limit = _beta(m + most, o - m + 1) - _beta(most, 1)
     return _by_chance(k, n) + limit - _by_chance(k + m, n + o)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from llmbatch._request.evidence import Permit
 
 __all__ = ["Pace"]
@@ -30,7 +29,6 @@ class Pace:
     def __init__(self, now: float) -> None:
         self.rate = self.limit = math.inf
         self._cut_at = self._grown_at = self._calm_since = now
-        self._before_cuts = math.inf, math.inf
 
     @property
     def near(self) -> bool:
@@ -45,10 +43,6 @@ class Pace:
             growth = GROWTH * calm**2 / max(1.0, lag / PROMPT_SECONDS)
             self.rate *= 1 + seconds * min(MOST_GROWTH, growth, GROWTH_PER_REQUEST * self.rate)
 
-    def hesitate(self, now: float) -> None:
-        """Grow slowly again, as after a cut."""
-        self._calm_since = now
-
     def accepted(self, record: Iterable[Permit], until: float) -> float:
         """Requests a second that were let in of late; nothing is known of those sent after `until`."""
         shown = [permit for permit in record if permit.sent_at <= until]
@@ -62,8 +56,6 @@ class Pace:
     def cut(self, now: float, accepted: float, shown: int, *, first: bool) -> None:
         """Cut it to less than what is accepted, as far as so many requests since the last cut show that."""
         long_ago = now - self._cut_at > SHOWN_SECONDS
-        if long_ago:
-            self._before_cuts = self.rate, self.limit
         self._calm_since = now
         if self.rate == math.inf or (long_ago and shown >= SHOWN_REQUESTS):
             self._calm_since -= HEAD_START_SECONDS * (self.rate == math.inf)
@@ -72,16 +64,3 @@ class Pace:
         else:
             self.limit = self.rate = self.rate * BLIND_CUT
         self._cut_at = self._grown_at = now
-
-    def lift(self) -> None:
-        """Hold nothing back any more."""
-        self.rate = self.limit = math.inf
-
-    def undo(self, sent_at: float) -> None:
-        """What was sent then was refused for another reason: take back the cuts since."""
-        if sent_at <= self._cut_at:
-            self.rate, self.limit = self._before_cuts
-
-    def measure_since(self, at: float) -> None:
-        """What was accepted before says nothing about now."""
-        self._cut_at = at

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +20,6 @@ from llmbatch._leaves.structured import checked_format
 from llmbatch.options import OWN_OPTIONS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from llmbatch._leaves.structured import ResponseFormat
     from llmbatch._request.sender import Credentials
 
@@ -132,21 +131,18 @@ def plan_chat(
     if target.prices and "output_cost_per_token" not in dict(target.prices):
         msg = "prices of your own need both input_cost_per_token= and output_cost_per_token= (USD); 0 is a price too"
         raise ValueError(msg)
-    chosen: dict[str, Any] = {}
     if temperature is DEFAULT_TEMPERATURE or max_tokens is DEFAULT_MAX_TOKENS:
         accepted = _litellm.without_refused_defaults(target, float(DEFAULT_TEMPERATURE), int(DEFAULT_MAX_TOKENS))
         if temperature is DEFAULT_TEMPERATURE:
             temperature = accepted.get("temperature")
         if max_tokens is DEFAULT_MAX_TOKENS:
             max_tokens = None if "max_completion_tokens" in kwargs else accepted.get("max_tokens")
-    if temperature is not None:
-        chosen["temperature"] = temperature
-    if max_tokens is not None:
-        chosen["max_tokens"] = max_tokens
     if kwargs.get("tools"):
         from llmbatch._leaves.tools import tool_schema  # noqa: PLC0415 - needs pydantic, which few batches do
 
-        chosen["tools"] = [tool_schema(tool) for tool in kwargs["tools"]]
+        kwargs["tools"] = [tool_schema(tool) for tool in kwargs["tools"]]
+    given = {"temperature": temperature, "max_tokens": max_tokens}
+    chosen = {name: value for name, value in given.items() if value is not None}
     return ChatPlan(
         target=target,
         params={**target.arguments(), **connection, **kwargs, **chosen},

@@ -9,8 +9,7 @@ The rules, each of which can be checked in `tests/benchmarks/limiter_lab.py`:
 3. **Rate** (`pace`). Where refusals are more frequent since some moment, the rate is cut to a third of what was let
    in of late. Once paced, a refusal at about the last limit, or more of them than chance explains, cuts
    it to somewhat less than what is let in. Growth follows, slow at first and then ever faster.
-4. **Chance.** The share of refusals away from any limit is not held against the rate. Where it is the same at the
-   limit, or two cuts have not lowered it, pacing is lifted.
+4. **Chance.** The share of refusals away from any limit is not held against the rate.
 5. **Crowd.** Where hardly anything is let in from some number in flight on, that is the window; one more is tried now
    and then, the more seldom the surer that is, and when that has become unlikely the window grows again.
 6. **Closed door.** A run of refusals that nothing else explains holds everything back: one request at a time is tried,
@@ -25,7 +24,7 @@ import math
 from collections import deque
 from itertools import takewhile
 
-from llmbatch._request.evidence import HARDLY_ANYTHING, Permit, by_crowd, by_run, by_time, odds, over, since_excess
+from llmbatch._request.evidence import HARDLY_ANYTHING, Permit, by_crowd, by_run, by_time, over, since_excess
 from llmbatch._request.pace import Pace
 
 __all__ = ["FIRST_WINDOW", "Refusals"]
@@ -33,15 +32,13 @@ __all__ = ["FIRST_WINDOW", "Refusals"]
 RECORD = 128  # requests that are remembered one by one
 FIRST_WINDOW = 8  # requests in flight before the provider has shown anything
 FIRST_GRACE, LEAST_GRACE, MOST_GRACE = 0.09, 0.05, 1.0  # seconds after which what is not refused is let in
-# Log odds against chance that are enough: in general, for a closed door (which costs little to try), at about the last
-# limit (where a refusal is expected), and that a share at the limit is no higher than elsewhere.
-CONVINCED, DOOR_ODDS, NEAR_ODDS, NO_WORSE_ODDS = 3.5, 2.5, 2.0, -0.5
+# Log odds against chance that are enough: in general, for a closed door (which costs little to try), and at about the
+# last limit (where a refusal is expected).
+CONVINCED, DOOR_ODDS, NEAR_ODDS = 3.5, 2.5, 2.0
 RUN, FEW = 5, 3  # refusals that may be a closed door or a crowd; that may be a rate
 RARE, UNHEARD_OF = 0.05, 1e-4  # shares of refusals by chance: below which one is news; of a run that holds all back
 SOME_REFUSALS, SOME_REQUESTS = 5, 50  # before chance is called a finding
 PRIOR = 0.5, 20  # refused and sent by chance, before anything is known
-INTERVAL = 4, 20  # refusals and requests between two cuts that say what the cut has done
-LOWER, IN_VAIN, PATIENCE = 0.75, 2, 1.5  # of the rate, for the share to be compared; such cuts; more odds after a lift
 FIRST_PROBE, PROBE_GROWTH, LONGEST_PROBE, LONGEST_HINT, TENDER = 0.3, 1.25, 30.0, 120.0, 8
 WIDEN_SECONDS, SUREST, NARROWEST = 0.5, 10.5, 0.9  # one more is tried; log odds; of the crowd found
 
@@ -60,11 +57,7 @@ class Refusals:
         self._sent = self._decided_at = 0  # how many; before the last decision
         self._lag = FIRST_GRACE / 2
         self._not_before = 0.0
-        self._interval: tuple[int, int] | None = None  # refused and sent before a cut, and at which rate
-        self._interval_rate = math.inf
-        self._in_vain, self._patience, self._lifted = 0, 1.0, False
         self._widen_at = 0.0
-        self._closed_at = now
         self._closed = 0.0  # seconds until the next probe; 0 when it is open
         self._probe: Permit | None = None
         self._tender = 0  # requests to be let in before an opened door is believed
@@ -84,8 +77,7 @@ class Refusals:
             and self._sent >= SOME_REQUESTS
             and (chance := self._chance(self._sent)) > RARE / 10
         ):
-            mend = "pacing lifted" if self._lifted else "nothing is held back"
-            return "chance", f"refusals do not depend on the rate ({chance:.0%} of requests): {mend}"
+            return "chance", f"refusals do not depend on the rate ({chance:.0%} of requests): nothing is held back"
         return "", ""
 
     @property
@@ -212,10 +204,6 @@ class Refusals:
         refused, sent = self._counts(limited=False, before=before)
         return (refused + PRIOR[0]) / (sent + PRIOR[1])
 
-    def _convinced(self, chance: float) -> float:
-        """Log odds that are enough; where many are refused by chance, runs of them come by chance too."""
-        return CONVINCED * (self._patience if chance < RARE else 2 * self._patience)
-
     def _decide(self, permit: Permit, known: list[Permit], run: int, now: float) -> None:
         """What a refusal that may be news means."""
         recent = [p for p in known if p.number >= self._decided_at]
@@ -226,7 +214,7 @@ class Refusals:
         unlimited = [p for p in known if not p.limited]
         timed, place = by_time(unlimited)
         since = unlimited[place].number if unlimited else self._sent
-        convinced = self._convinced(self._chance(since))
+        convinced = _convinced(self._chance(since))
         if run >= RUN and by_run(known, run) > DOOR_ODDS:
             if crowded > 0:
                 self._gather(crowd, now)
@@ -250,48 +238,19 @@ class Refusals:
             if start is not None:
                 # What had been refused until then may have been chance.
                 recent, chance = recent[start:], self._chance(recent[start].number)
-                start = since_excess(recent, chance, self._convinced(chance))
-        elif self._no_worse():
-            self._lift()
-            return
+                start = since_excess(recent, chance, _convinced(chance))
         else:
             start = since_excess(recent, chance, NEAR_ODDS)
-            self.pace.hesitate(now)
         if start is not None:
             self._cut(recent[start].number, now)
 
-    def _no_worse(self) -> bool:
-        """Whether the share of refusals at the limit is that away from it."""
-        away, limited = (self._counts(limited=limited, before=self._sent) for limited in (False, True))
-        return away[0] >= INTERVAL[0] and limited[1] > 2 * INTERVAL[1] and odds(away, limited) < NO_WORSE_ODDS
-
     def _cut(self, since: int, now: float, *, first: bool = False) -> None:
-        """Cut the rate, which was too high for the requests from that number on, unless that has been in vain."""
-        found = [p.refused for p in self._record if p.number >= self._decided_at]
+        """Cut the rate, which was too high for the requests from that number on."""
+        shown = sum(permit.number >= self._decided_at for permit in self._record)
         accepted = self.pace.accepted(self._record, now - self._lag)
-        interval, rate = (sum(found), len(found)), min(self.rate, accepted)
-        lower = rate < LOWER * self._interval_rate
-        if lower and interval[0] >= INTERVAL[0] and interval[1] >= INTERVAL[1]:
-            same = self._interval is not None and odds(self._interval, interval) < 0
-            self._in_vain = self._in_vain + 1 if same else 0
-            self._interval, self._interval_rate = interval, rate
-            if self._in_vain >= IN_VAIN:
-                self._patience = PATIENCE
-                self._lift()
-                return
         for permit in self._record:
             permit.limited |= permit.number >= since
-        self.pace.cut(now, accepted / (1 - self._chance()), len(found), first=first)
-        self._decided_at = self._sent
-
-    def _lift(self) -> None:
-        """Pace no more: refusals at the limit were chance, too."""
-        self.pace.lift()
-        self._interval, self._interval_rate, self._in_vain, self._lifted = None, math.inf, 0, True
-        for permit in self._record:
-            permit.limited = False
-        (k, n), (m, o) = self._past[False], self._past[True]
-        self._past = {False: (k + m, n + o), True: (0.0, 0.0)}
+        self.pace.cut(now, accepted / (1 - self._chance()), shown, first=first)
         self._decided_at = self._sent
 
     # -- crowd
@@ -317,8 +276,7 @@ class Refusals:
     def _close(self, run: list[Permit], now: float) -> None:
         for permit in run:
             permit.limited = True
-        self.pace.undo(run[0].sent_at)
-        self._closed, self._closed_at = FIRST_PROBE, now
+        self._closed = FIRST_PROBE
         self._not_before = max(self._not_before, now + FIRST_PROBE)
         self.crowd = 0
 
@@ -327,4 +285,8 @@ class Refusals:
         self.window = probe.crowd + 2
         self._decided_at = probe.number
         self._tender = TENDER
-        self.pace.measure_since(self._closed_at)
+
+
+def _convinced(chance: float) -> float:
+    """Log odds that are enough; where many are refused by chance, runs of them come by chance too."""
+    return CONVINCED if chance < RARE else 2 * CONVINCED

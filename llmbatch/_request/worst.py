@@ -10,15 +10,12 @@ import functools
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 from llmbatch._leaves.identity import is_connection
 from llmbatch._litellm import load
 from llmbatch._litellm.prices import price_entry
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 __all__ = ["worst_cost"]
 
