@@ -14,10 +14,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from llmbatch._litellm.loading import internal, load
-
-__all__ = ["Answer", "Target", "get_json", "load", "own_keys", "parameters", "provider_of", "resolve", "unset_keys",
-           "warm_up", "without_refused_defaults"]  # fmt: skip
+from llmbatch._litellm.loading import internal
+from llmbatch._litellm.loading import load as load
 
 
 def own_keys() -> list[str]:

@@ -12,8 +12,6 @@ from typing import Any
 from llmbatch._litellm.holds import CONVERTER
 from llmbatch._litellm.loading import internal, load
 
-__all__ = ["answer_body", "decode_vectors", "mended"]
-
 _UNDECODED = "\N{REPLACEMENT CHARACTER}"
 
 

@@ -10,8 +10,6 @@ from typing import Any
 
 from llmbatch._litellm import Answer, answers, load, quiet, transport
 
-__all__ = ["IncompleteStreamError", "chat", "chat_stream", "embed", "rehearse"]
-
 # The attempt's own timeout is kept by asyncio around the whole call: LiteLLM's is per socket read, and each distinct
 # value would make a new client with a pool of its own.
 _REHEARSAL_SECONDS = 10.0

@@ -10,14 +10,10 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from llmbatch._litellm import Target, load
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-__all__ = ["Access", "Files", "open_files"]
 
 _SECONDS = 600.0
 _AZURE_VERSION = "2024-10-21"

@@ -29,8 +29,6 @@ from __future__ import annotations
 
 from llmbatch._litellm.loading import internal
 
-__all__ = ["CONVERTER", "HOLDS", "LOGGING", "stands"]
-
 CONVERTER = "litellm.litellm_core_utils.llm_response_utils.convert_dict_to_response:convert_to_model_response_object"
 LOGGING = "litellm.litellm_core_utils.litellm_logging:Logging"
 HOLDS: dict[str, tuple[str, ...]] = {

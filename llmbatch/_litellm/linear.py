@@ -8,8 +8,6 @@ from typing import Any
 
 from llmbatch._litellm import load
 
-__all__ = ["LinearPrices"]
-
 # What else than its tokens an answer's price may depend on; prices for long prompts begin at 128,000 tokens.
 _LONG = 100_000
 _PLAIN_DETAILS = {"text_tokens", "reasoning_tokens"}

@@ -16,8 +16,6 @@ from typing import Any
 from llmbatch._leaves.background import at_end, within_call
 from llmbatch._litellm.unheard import unhear
 
-__all__ = ["internal", "load"]
-
 _CALLBACK_SECONDS = 3.0
 
 

@@ -10,8 +10,6 @@ from typing import Any
 
 from llmbatch._litellm import Target, load
 
-__all__ = ["batch_cost", "count_tokens", "has_batch_price", "live_cost", "model_info", "own_cost", "price_entry"]
-
 _CHARACTERS_PER_TOKEN = 4
 
 

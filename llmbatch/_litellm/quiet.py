@@ -16,8 +16,6 @@ from llmbatch._litellm.holds import LOGGING, stands
 from llmbatch._litellm.linear import LinearPrices
 from llmbatch._litellm.loading import internal
 
-__all__ = ["anybody_listens", "logging_arguments", "new_logging"]
-
 _DYNAMIC = ("callbacks", "success_callback", "failure_callback", "logger_fn", "guardrails", "prompt_id", "caching")
 _HOOKS = ("callbacks", "input_callback", "success_callback", "failure_callback", "service_callback",
           "_async_input_callback", "_async_success_callback", "_async_failure_callback", "pre_call_rules",

@@ -20,8 +20,6 @@ from llmbatch._litellm.holds import LOGGING
 from llmbatch._litellm.loading import internal
 from llmbatch._litellm.quiet import new_logging
 
-__all__ = ["Renderer", "render"]
-
 # The key is no part of a body, but LiteLLM asks for one before it builds one.
 _UNUSED = {"api_key": "unused", "num_retries": 0, "max_retries": 0}
 _UNUSED_AZURE = {"api_base": "https://unused.invalid", "api_version": "2024-10-21"}

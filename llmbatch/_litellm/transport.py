@@ -24,7 +24,6 @@ from llmbatch._litellm.sse import StreamWatch
 if TYPE_CHECKING:
     from aiohttp.connector import Connection
 
-__all__ = ["AnswerTooLargeError", "close", "hand_over"]
 
 MOST_ERROR_BYTES = 64 * 1024
 MOST_ANSWER_BYTES = 64 * 1024 * 1024

@@ -10,8 +10,6 @@ import sys
 import warnings
 from types import FrameType
 
-__all__ = ["unhear"]
-
 
 class _FromLiteLLM(type):
     """Makes a filter ask, of each warning, where it comes from instead of what it is."""

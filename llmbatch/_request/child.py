@@ -16,8 +16,6 @@ from llmbatch._litellm import Target, load, provider_of, warm_up
 from llmbatch._litellm.calls import chat, embed
 from llmbatch._request.failures import classify
 
-__all__ = ["CALLS", "main"]
-
 CALLS = {"chat": chat, "embed": embed}
 
 

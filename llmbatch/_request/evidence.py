@@ -10,9 +10,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["HARDLY_ANYTHING", "Permit", "by_crowd", "by_run", "by_time", "over", "since_excess"]
-
-
 HARDLY_ANYTHING = 8  # is let in: the share of refusals is most likely above 0.8
 
 

@@ -20,8 +20,6 @@ from typing import Any
 from llmbatch._request.rate_headers import DURATION, seconds_in
 from llmbatch._request.redaction import redacted
 
-__all__ = ["RETRYABLE_STATUS", "Failure", "classify", "clean"]
-
 RETRYABLE_STATUS = {408, 409, 425, 429, 498, 500, 502, 503, 504, *range(520, 530)}
 _ERROR_STATUS, _SHARED_STATUS = range(400, 600), {401, 403, 404, *range(500, 600)}
 # Seconds that a provider asks to wait (a daily quota), and that a batch should not.

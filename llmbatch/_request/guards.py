@@ -9,8 +9,6 @@ from typing import Any, TypeVar
 from llmbatch._request.failures import Failure
 from llmbatch._request.retry import NotSentError
 
-__all__ = ["Breaker", "Budget"]
-
 T = TypeVar("T")
 
 # Rows in a row that fail with a fault that the others would meet too, before the rest is not sent.

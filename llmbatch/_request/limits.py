@@ -22,9 +22,7 @@ from loguru import logger
 
 from llmbatch._request.evidence import Permit
 from llmbatch._request.rate_headers import stated_limits
-from llmbatch._request.refusals import FIRST_WINDOW, Refusals
-
-__all__ = ["FIRST_WINDOW", "Limiter", "Permit", "limiter_for"]
+from llmbatch._request.refusals import Refusals
 
 TOLD_BURST_SECONDS = 0.1  # that may be caught up with after a late moment; well within the margin over a minute
 TOLD_MARGIN = 0.995  # of a limit never to exceed: requests sent evenly may arrive a little closer

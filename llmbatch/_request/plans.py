@@ -11,29 +11,14 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from llmbatch import _litellm
 from llmbatch._leaves.checks import check_number, checked_messages, checked_text, copied
 from llmbatch._leaves.identity import is_price
-from llmbatch._leaves.structured import checked_format
+from llmbatch._leaves.structured import ResponseFormat, checked_format
+from llmbatch._request.sender import Credentials
 from llmbatch.options import OWN_OPTIONS
-
-if TYPE_CHECKING:
-    from llmbatch._leaves.structured import ResponseFormat
-    from llmbatch._request.sender import Credentials
-
-__all__ = [
-    "DEFAULT_EMBEDDING_MODEL",
-    "DEFAULT_MAX_TOKENS",
-    "DEFAULT_MODEL",
-    "DEFAULT_TEMPERATURE",
-    "ChatPlan",
-    "EmbeddingsPlan",
-    "default_model",
-    "plan_chat",
-    "plan_embeddings",
-]
 
 
 class _DefaultFloat(float):

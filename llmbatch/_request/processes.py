@@ -15,7 +15,7 @@ import json
 import os
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import aiohttp
 from loguru import logger
@@ -26,11 +26,7 @@ from llmbatch._litellm.quiet import anybody_listens
 from llmbatch._request.child import CALLS
 from llmbatch._request.failures import Failure
 from llmbatch._request.retry import AttemptFailedError
-
-if TYPE_CHECKING:
-    from llmbatch._request.sender import Call
-
-__all__ = ["calling"]
+from llmbatch._request.sender import Call
 
 IDLE_SECONDS, INTERRUPTED_SECONDS = 60.0, 1.0
 _MOST_STILLBORN = 8  # children that end before they are ready: something keeps them from starting at all

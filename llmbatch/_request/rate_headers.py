@@ -15,8 +15,6 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import NamedTuple
 
-__all__ = ["DURATION", "Stated", "parse_reset", "seconds_in", "stated_limits"]
-
 _MINUTE = 60.0
 _AMOUNT = r"(\d+(?:\.\d+)?)\s*(ms|milli\w*|s|secs?|seconds?|m|mins?|minutes?|h|hrs?|hours?|d|days?)(?![a-z])"
 _UNIT_SECONDS = {"s": 1.0, "m": _MINUTE, "h": 3600.0, "d": 86_400.0}

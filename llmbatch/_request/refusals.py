@@ -27,8 +27,6 @@ from itertools import takewhile
 from llmbatch._request.evidence import HARDLY_ANYTHING, Permit, by_crowd, by_run, by_time, over, since_excess
 from llmbatch._request.pace import Pace
 
-__all__ = ["FIRST_WINDOW", "Refusals"]
-
 RECORD = 128  # requests that are remembered one by one
 FIRST_WINDOW = 8  # requests in flight before the provider has shown anything
 FIRST_GRACE, LEAST_GRACE, MOST_GRACE = 0.09, 0.05, 1.0  # seconds after which what is not refused is let in

@@ -11,8 +11,6 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_ran
 
 from llmbatch._request.failures import Failure
 
-__all__ = ["AttemptFailedError", "NotSentError", "rest", "retrying"]
-
 # Waits in seconds. A provider's hint below the floor is still a refusal a moment later; one above the cap is honoured
 # up to the cap.
 HINT_FLOOR, HINT_CAP = 0.05, 120.0

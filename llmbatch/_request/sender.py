@@ -8,18 +8,15 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from llmbatch._litellm import Answer, Target, unset_keys
 from llmbatch._request import failures
+from llmbatch._request.evidence import Permit
 from llmbatch._request.failures import Failure
+from llmbatch._request.guards import Breaker, Budget
+from llmbatch._request.limits import Limiter
 from llmbatch._request.retry import AttemptFailedError, NotSentError, retrying
-
-if TYPE_CHECKING:
-    from llmbatch._request.guards import Breaker, Budget
-    from llmbatch._request.limits import Limiter, Permit
-
-__all__ = ["Call", "Credentials", "Outcome", "Sender"]
 
 _CHARACTERS_PER_TOKEN = 4
 

@@ -17,8 +17,6 @@ from llmbatch._leaves.identity import is_connection
 from llmbatch._litellm import load
 from llmbatch._litellm.prices import price_entry
 
-__all__ = ["worst_cost"]
-
 # A token is at least one byte of the text; roles and separators around it take a few more, and so does what providers
 # say of tools and schemas. Documented images take at most 48,169 (gpt-4o-mini).
 _AROUND_A_MESSAGE, _AROUND_TOOLS, _IMAGE_TOKENS = 16, 2000, 50_000
