@@ -11,14 +11,17 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmbatch import _litellm
 from llmbatch._leaves.checks import check_number, checked_messages, checked_text, copied
 from llmbatch._leaves.identity import is_price
-from llmbatch._leaves.structured import ResponseFormat, checked_format
+from llmbatch._leaves.structured import checked_format
 from llmbatch._request.sender import Credentials
 from llmbatch.options import OWN_OPTIONS
+
+if TYPE_CHECKING:
+    from llmbatch._leaves.structured import ResponseFormat
 
 
 class _DefaultFloat(float):
