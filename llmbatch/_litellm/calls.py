@@ -65,13 +65,13 @@ async def chat_stream(request: Mapping[str, Any]) -> AsyncIterator[dict[str, Any
 
 async def rehearse(request: Mapping[str, Any]) -> None:
     """Send a request to a port where nobody listens: what the first one imports and builds is then there."""
-    kind = quiet._quiet_logging()  # noqa: SLF001 - of the same room
-    if kind is None:
+    logging = quiet.logging_arguments(request)
+    if not logging:
         return  # callbacks would hear of it
     with socket.socket() as nobody, contextlib.suppress(Exception):
         nobody.bind(("127.0.0.1", 0))
-        given = {**request, "api_base": f"http://127.0.0.1:{nobody.getsockname()[1]}/v1", "api_key": "unused"}
-        given["litellm_logging_obj"] = quiet.new_logging(kind, request, "acompletion")
+        base = f"http://127.0.0.1:{nobody.getsockname()[1]}/v1"
+        given = {**request, **logging, "api_base": base, "api_key": "unused"}
         async with asyncio.timeout(_REHEARSAL_SECONDS):
             await load().acompletion(**given, **_one_send(given))
 

@@ -42,15 +42,11 @@ def _quiet_logging() -> Callable[..., Any] | None:
     return QuietLogging
 
 
-def _asked_for(hooks: Any) -> bool:
-    """Whether anybody but LiteLLM is in the list: its first Gemini call enters its own cache, checked apart."""
-    return any(hook != "cache" for hook in hooks or ())
-
-
 def anybody_listens(request: Mapping[str, Any]) -> bool:
     """Whether a callback, rule or hook wants to hear of a call."""
-    litellm = load()
-    return any(_asked_for(getattr(litellm, name, None)) for name in _HOOKS) or any(map(request.get, _DYNAMIC))
+    # LiteLLM's first Gemini call enters its own cache, which is checked apart.
+    asked_for = (hook != "cache" for name in _HOOKS for hook in getattr(load(), name, None) or ())
+    return any(asked_for) or any(map(request.get, _DYNAMIC))
 
 
 def logging_arguments(request: Mapping[str, Any]) -> dict[str, Any]:

@@ -88,12 +88,11 @@ def _plain(value: Any) -> Any:
 
 def _settings() -> dict[str, Any]:
     """LiteLLM's settings (`litellm.drop_params`, …) as plain data; keys set there are among them."""
-    found = {}
-    for name, value in vars(load()).items():
-        plain = isinstance(value, _PLAIN) or (isinstance(value, list) and all(isinstance(v, _PLAIN) for v in value))
-        if plain and not name.startswith("_"):
-            found[name] = value
-    return found
+
+    def plain(value: Any) -> bool:
+        return isinstance(value, _PLAIN) or (isinstance(value, list) and all(isinstance(v, _PLAIN) for v in value))
+
+    return {name: value for name, value in vars(load()).items() if plain(value) and not name.startswith("_")}
 
 
 def _prices_of(request: Mapping[str, Any]) -> dict[str, Any]:
