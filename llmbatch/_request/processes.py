@@ -109,15 +109,9 @@ class _Child:
     def __init__(self, alike: tuple[dict[str, Any], dict[str, Any]]) -> None:
         self.process: asyncio.subprocess.Process | None = None
         self.waiting: dict[int, asyncio.Future[Any]] = {}
-        self._prepared = False
+        self.ready = False
         self._numbers = itertools.count(1)
         self.life = asyncio.ensure_future(self._live(alike))
-
-    @property
-    def ready(self) -> bool:
-        """Whether it can be asked, as far as is known."""
-        stdin = self.process.stdin if self.process is not None else None
-        return self._prepared and stdin is not None and not stdin.is_closing()
 
     async def _live(self, alike: tuple[dict[str, Any], dict[str, Any]]) -> bool:
         """Start it, take its answers, and fail what it has been asked when it ends."""
@@ -136,13 +130,13 @@ class _Child:
             self.tell(0, json.dumps(alike))
             async for line in process.stdout:
                 number, said = json.loads(line)
-                self._prepared = served = True
+                self.ready = served = True
                 if (future := self.waiting.pop(number, None)) is not None and not future.done():
                     future.set_result(said)
         except (ValueError, OSError):  # it ended within a line
             pass
         finally:
-            self._prepared = False
+            self.ready = False
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
             died = f"the process that sent it ended ({await process.wait()})"

@@ -33,7 +33,7 @@ FIRST_GRACE, LEAST_GRACE, MOST_GRACE = 0.09, 0.05, 1.0  # seconds after which wh
 # Log odds against chance that are enough: in general, for a closed door (which costs little to try), and at about the
 # last limit (where a refusal is expected).
 CONVINCED, DOOR_ODDS, NEAR_ODDS = 3.5, 2.5, 2.0
-RUN, FEW = 5, 3  # refusals that may be a closed door or a crowd; that may be a rate
+RUN = 5  # refusals that may be a closed door or a crowd
 RARE, UNHEARD_OF = 0.05, 1e-4  # shares of refusals by chance: below which one is news; of a run that holds all back
 SOME_REFUSALS, SOME_REQUESTS = 5, 50  # before chance is called a finding
 PRIOR = 0.5, 20  # refused and sent by chance, before anything is known
@@ -218,12 +218,12 @@ class Refusals:
                 self._gather(crowd, now)
             else:
                 self._close(known[-run:], now)
-        elif crowded > max(convinced, timed - 1):
+        elif crowded > convinced:
             if sum(p.refused for p in recent if p.crowd >= crowd) >= RUN:
                 self._gather(crowd, now)
         elif self.rate < math.inf:
             self._keep_pace(permit, recent, now)
-        elif timed > convinced and sum(p.refused for p in unlimited[place:]) >= FEW:
+        elif timed > convinced:
             self._cut(since, now, first=True)
 
     # -- rate
