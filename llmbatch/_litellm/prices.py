@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -55,18 +55,13 @@ def has_batch_price(target: Target) -> bool:
 
 
 def count_tokens(target: Target, request: Mapping[str, Any]) -> int:
-    """Prompt tokens of one request, tools included, by LiteLLM's tokenizer for the model (or a common one)."""
-    counter = load().token_counter
-    if "messages" in request:
-        options = {key: request[key] for key in ("tools", "tool_choice") if request.get(key)}
-        messages = request["messages"]
-        try:
-            return int(counter(model=target.name, messages=messages, use_default_image_token_count=True, **options))
-        except Exception:  # noqa: BLE001 - parts of a kind that LiteLLM cannot count
-            return len(json.dumps(messages)) // _CHARACTERS_PER_TOKEN
-    given = request["input"]
-    texts: Sequence[str] = [given] if isinstance(given, str) else given
-    return sum(int(counter(model=target.name, text=text)) for text in texts)
+    """Prompt tokens of one chat, tools included, by LiteLLM's tokenizer for the model (or a common one)."""
+    options = {key: request[key] for key in ("tools", "tool_choice") if request.get(key)}
+    messages, counter = request["messages"], load().token_counter
+    try:
+        return int(counter(model=target.name, messages=messages, use_default_image_token_count=True, **options))
+    except Exception:  # noqa: BLE001 - parts of a kind that LiteLLM cannot count
+        return len(json.dumps(messages)) // _CHARACTERS_PER_TOKEN
 
 
 def model_info(model: str, provider: str) -> Mapping[str, Any]:
