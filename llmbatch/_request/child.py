@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any, TextIO
+from typing import Any, NoReturn, TextIO
 
 from llmbatch._litellm import Target, load, provider_of, warm_up
 from llmbatch._litellm.calls import chat, embed
@@ -26,7 +26,7 @@ def main() -> None:
     asyncio.run(_serve(answers))
 
 
-async def _serve(answers: TextIO) -> None:
+async def _serve(answers: TextIO) -> NoReturn:
     loop = asyncio.get_running_loop()
     tasks: dict[int, asyncio.Task[None]] = {}
 
@@ -55,8 +55,11 @@ async def _serve(answers: TextIO) -> None:
                 loop.call_soon_threadsafe(take, *json.loads(line))
         os._exit(0)
 
+    parent = os.getppid()
     threading.Thread(target=listen, daemon=True).start()
-    await asyncio.Event().wait()
+    while os.getppid() == parent:  # noqa: ASYNC110 - what the parent has forked may keep the pipe open
+        await asyncio.sleep(1)
+    os._exit(0)
 
 
 async def _answer(kind: str, request: dict[str, Any]) -> dict[str, Any]:
