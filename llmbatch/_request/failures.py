@@ -9,15 +9,13 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from email.utils import parsedate_to_datetime
 from functools import partial
 from http import HTTPStatus
 from typing import Any
 
-from llmbatch._request.rate_headers import DURATION, seconds_in
+from llmbatch._request.rate_headers import DURATION, seconds_from_now, seconds_in
 from llmbatch._request.redaction import redacted
 
 RETRYABLE_STATUS = {408, 409, 425, 429, 498, 500, 502, 503, 504, *range(520, 530)}
@@ -248,15 +246,9 @@ def _refusal(kind: str, message: str, status: int, provider: str | None, headers
 
 def _hint(headers: Mapping[str, str], message: str) -> float | None:
     """Seconds to wait: Retry-After-Ms unless 0, else Retry-After (seconds or a date), else what the text says."""
-    hints = []
-    for name, scale in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
-        if value := headers.get(name):
-            with contextlib.suppress(ValueError):
-                hints.append(float(value) * scale)
-                continue
-            with contextlib.suppress(ValueError, TypeError):
-                hints.append(parsedate_to_datetime(value).timestamp() - time.time())
+    after = (f"{headers.get('retry-after-ms')}ms", headers.get("retry-after"))
+    hints = [hint for value in after if (hint := seconds_from_now(value)) is not None]
     if hints:
-        return next((hint for hint in hints if hint > 0), 0.0)
+        return next(filter(None, hints), 0.0)
     found = _HINT_IN_TEXT.search(message)
     return seconds_in(found[1]) if found else None

@@ -13,6 +13,7 @@ import re
 import time
 from collections.abc import Mapping
 from datetime import datetime
+from email.utils import parsedate_to_datetime
 from typing import NamedTuple
 
 _MINUTE = 60.0
@@ -55,7 +56,7 @@ def stated_limits(headers: Mapping[str, str]) -> dict[str, Stated]:
                 continue
             stated_window = window or _number(headers.get(f"x-ratelimit-renewalperiod-{unit}"))
             if stated_window is None:
-                stated_window = _window(limit, remaining, parse_reset(headers.get(template.format("reset"))))
+                stated_window = _window(limit, remaining, seconds_from_now(headers.get(template.format("reset"))))
             found[unit] = Stated(limit / max(stated_window, 1.0), max(0.0, remaining))
             break
     if "requests" not in found and (stated := _ietf(headers)):
@@ -82,8 +83,8 @@ def _ietf(headers: Mapping[str, str]) -> Stated | None:
     return Stated(int(quota[1]) / int(window[1]), float(remaining[1]))
 
 
-def parse_reset(value: str | None) -> float | None:
-    """Seconds from now: `120ms`, `8.64s`, `6m0s`, `1h2m`, plain seconds, an ISO time, or epoch (milli)seconds."""
+def seconds_from_now(value: str | None) -> float | None:
+    """Of `120ms`, `8.64s`, `6m0s`, `1h2m`, plain seconds, an ISO time, an HTTP date, or epoch (milli)seconds."""
     if not value:
         return None
     value = value.strip()
@@ -94,8 +95,9 @@ def parse_reset(value: str | None) -> float | None:
         return max(0.0, number - time.time()) if number > epoch else max(0.0, number)
     if re.fullmatch(DURATION, value):
         return seconds_in(value)
-    with contextlib.suppress(ValueError):
-        return max(0.0, datetime.fromisoformat(value).timestamp() - time.time())
+    for parse in (datetime.fromisoformat, parsedate_to_datetime):
+        with contextlib.suppress(ValueError, TypeError):
+            return max(0.0, parse(value).timestamp() - time.time())
     return None
 
 
