@@ -197,6 +197,8 @@ class _Pool:
     @contextlib.contextmanager
     def used(self) -> Iterator[None]:
         """While a request is in flight; when none has been for a while, the children end."""
+        if self._timer is not None:
+            self._timer.cancel()
         self._in_flight += 1
         patience = IDLE_SECONDS
         try:
@@ -206,8 +208,6 @@ class _Pool:
             raise
         finally:
             self._in_flight -= 1
-            if self._timer is not None:
-                self._timer.cancel()
             if not self._in_flight:
                 self._timer = asyncio.get_running_loop().call_later(patience, self.close)
 
