@@ -18,7 +18,7 @@ import llmbatch
 from llmbatch._leaves.background import in_background
 from llmbatch._litellm import linear, load, quiet, resolve
 from llmbatch._litellm.calls import chat
-from llmbatch._litellm.holds import HOLDS
+from llmbatch._litellm.holds import HOLDS, stands
 from llmbatch._litellm.loading import internal
 from llmbatch._litellm.prices import batch_cost, live_cost
 from tests.record_cassettes import TOOL
@@ -83,13 +83,12 @@ def alone(calls: Coroutine[Any, Any, T]) -> T:
 @pytest.mark.parametrize("name", HOLDS)
 def test_the_hold_stands(name: str) -> None:
     """What it leans on is where it was."""
-    hold = HOLDS[name]
-    assert hold.stands(), f"the hold {name!r} ({hold.what}) is gone; now: {hold.gone}"
+    assert stands(name), f"the hold {name!r} is gone: `llmbatch/_litellm/holds.py` says what that means"
 
 
 def test_every_hold_is_in_the_table() -> None:
     """LiteLLM's modules are imported by `loading` alone; the places asked for by name are the table's."""
-    told = {place for hold in HOLDS.values() for place in hold.needs}
+    told = {place for needs in HOLDS.values() for place in needs}
     for path in Path(quiet.__file__).parent.glob("*.py"):
         text = path.read_text()
         assert path.stem == "loading" or not re.search(r"^\s*(from litellm|import litellm)", text, re.MULTILINE), path
@@ -186,7 +185,7 @@ def test_linear_prices_of_the_callers_own_count(server: Server) -> None:
 
 def test_another_litellm_is_left_to_itself(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without what the short cuts build on, rows are answered and priced all the same."""
-    monkeypatch.setitem(HOLDS, "quiet", HOLDS["quiet"]._replace(needs=("litellm:no_such_name",)))
+    monkeypatch.setitem(HOLDS, "quiet", ("litellm:no_such_name",))
     quiet._quiet_logging.cache_clear()
     monkeypatch.setattr(linear.LinearPrices, "_key", lambda *_: None)
     try:
@@ -258,4 +257,4 @@ def test_closing_the_clients_of_a_loop_are_known() -> None:
     litellm = load()
     assert inspect.iscoroutinefunction(litellm.close_litellm_async_clients)
     assert callable(litellm.in_memory_llm_clients_cache.flush_cache)
-    assert inspect.iscoroutinefunction(internal(HOLDS["closing"].needs[0]).flush)
+    assert inspect.iscoroutinefunction(internal(HOLDS["closing"][0]).flush)

@@ -39,8 +39,8 @@ if __name__ == "__main__":
     print(sum("error" not in row for row in rows), "of", len(rows))
 """
 SHORT_CUTS = """
-from llmbatch._litellm.holds import HOLDS
-print(*(name for name, hold in HOLDS.items() if hold.saves != "-" and hold.stands()))
+from llmbatch._litellm.holds import stands
+print(*filter(stands, ["quiet", "linear"]))
 """
 
 

@@ -9,19 +9,13 @@ from __future__ import annotations
 
 import inspect
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from llmbatch._litellm.loading import internal, load
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-__all__ = ["Answer", "Target", "get_json", "load", "own_keys", "parameters", "provider_of", "resolve", "unset_keys",
-           "warm_up", "without_refused_defaults"]  # fmt: skip
-
-_BY_SDK = {"openai", "azure"}
+from llmbatch._litellm.loading import internal
+from llmbatch._litellm.loading import load as load
 
 
 def own_keys() -> list[str]:
@@ -45,10 +39,9 @@ class Target:
 
     def arguments(self) -> dict[str, Any]:
         """LiteLLM's arguments for this target."""
-        given = {"model": self.model, "custom_llm_provider": None, "api_base": self.api_base}
-        if "/" not in self.model or not self.model.startswith(f"{self.provider}/"):
-            given["custom_llm_provider"] = self.provider
-        return {key: value for key, value in given.items() if value is not None}
+        named = self.model.startswith(f"{self.provider}/")
+        given = {"custom_llm_provider": None if named else self.provider, "api_base": self.api_base}
+        return {"model": self.model} | {key: value for key, value in given.items() if value is not None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +100,7 @@ def unset_keys(target: Target, request: Mapping[str, Any]) -> list[str]:
 
 def warm_up(target: Target) -> None:
     """Import what the first request to this target would import within its timeout (the OpenAI SDK: a second)."""
-    if target.provider in _BY_SDK:
+    if target.provider in {"openai", "azure"}:
         load()
         import openai.resources.chat.completions  # noqa: F401, PLC0415 - comes with litellm
 

@@ -6,15 +6,11 @@ import base64
 import copy
 import json
 import struct
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 from llmbatch._litellm.holds import CONVERTER
 from llmbatch._litellm.loading import internal, load
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-__all__ = ["answer_body", "decode_vectors", "mended"]
 
 _UNDECODED = "\N{REPLACEMENT CHARACTER}"
 
@@ -73,4 +69,4 @@ def decode_vectors(items: list[Any]) -> None:
     for item in items:
         if isinstance(item["embedding"], str):
             raw = base64.b64decode(item["embedding"])
-            item["embedding"] = list(struct.unpack(f"<{len(raw) // 4}f", raw))
+            item["embedding"] = [value for (value,) in struct.iter_unpack("<f", raw)]

@@ -5,14 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
 
 from llmbatch._litellm import Answer, answers, load, quiet, transport
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
-
-__all__ = ["IncompleteStreamError", "chat", "chat_stream", "embed", "rehearse"]
 
 # The attempt's own timeout is kept by asyncio around the whole call: LiteLLM's is per socket read, and each distinct
 # value would make a new client with a pool of its own.
@@ -69,13 +65,13 @@ async def chat_stream(request: Mapping[str, Any]) -> AsyncIterator[dict[str, Any
 
 async def rehearse(request: Mapping[str, Any]) -> None:
     """Send a request to a port where nobody listens: what the first one imports and builds is then there."""
-    kind = quiet._quiet_logging()  # noqa: SLF001 - of the same room
-    if kind is None:
+    logging = quiet.logging_arguments(request)
+    if not logging:
         return  # callbacks would hear of it
     with socket.socket() as nobody, contextlib.suppress(Exception):
         nobody.bind(("127.0.0.1", 0))
-        given = {**request, "api_base": f"http://127.0.0.1:{nobody.getsockname()[1]}/v1", "api_key": "unused"}
-        given["litellm_logging_obj"] = quiet.new_logging(kind, request, "acompletion")
+        base = f"http://127.0.0.1:{nobody.getsockname()[1]}/v1"
+        given = {**request, **logging, "api_base": base, "api_key": "unused"}
         async with asyncio.timeout(_REHEARSAL_SECONDS):
             await load().acompletion(**given, **_one_send(given))
 
@@ -106,8 +102,5 @@ def _hidden(response: Any) -> dict[str, Any]:
 
 def _headers(response: Any) -> Mapping[str, str]:
     """The provider's response headers, lower-case."""
-    hidden = _hidden(response)
-    headers = getattr(response, "_response_headers", None) or hidden.get("headers")
-    if not headers:
-        headers = hidden.get("additional_headers") or {}
-    return {str(key).lower().removeprefix("llm_provider-"): str(value) for key, value in dict(headers).items()}
+    headers = _hidden(response).get("additional_headers") or {}
+    return {str(key).lower().removeprefix("llm_provider-"): str(value) for key, value in headers.items()}

@@ -8,16 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from llmbatch._litellm import Target, load
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
-    from pathlib import Path
-
-__all__ = ["Access", "Files", "open_files"]
 
 _SECONDS = 600.0
 _AZURE_VERSION = "2024-10-21"
@@ -38,54 +34,40 @@ def open_files(transport: str, target: Target, access: Access) -> Files:
     """The files and jobs of the target's account. Raises ValueError, with the mend, when no key is found."""
     if transport == "litellm":
         return _Translated(target, access)
-    return Files(_azure_client(target, access) if transport == "azure" else _openai_client(target, access))
-
-
-def _openai_client(target: Target, access: Access) -> Any:
-    litellm = load()
-    import openai  # noqa: PLC0415 - comes with litellm
-
-    prefix = target.provider.upper()
-    _, _, known_key, known_base = litellm.get_llm_provider(
-        target.model, custom_llm_provider=target.provider, api_base=target.api_base
-    )
-    base = target.api_base or known_base or os.environ.get(f"{prefix}_BASE_URL") or os.environ.get(f"{prefix}_API_BASE")
-    key = access.api_key or known_key or os.environ.get(f"{prefix}_API_KEY")
-    if not key and not target.api_base:
-        msg = f"no API key for {target.provider}: set {prefix}_API_KEY, or pass api_key="
-        raise ValueError(msg)
-    return openai.AsyncOpenAI(
-        api_key=key or "none",
-        base_url=base,
-        organization=access.organization,
-        default_headers=access.extra_headers,
-        max_retries=0,
-        timeout=_SECONDS,
-    )
-
-
-def _azure_client(target: Target, access: Access) -> Any:
     load()
     import openai  # noqa: PLC0415 - comes with litellm
 
-    base = target.api_base or os.environ.get("AZURE_API_BASE") or os.environ.get("AZURE_OPENAI_ENDPOINT")
-    key = access.api_key or os.environ.get("AZURE_API_KEY") or os.environ.get("AZURE_OPENAI_API_KEY")
-    token = access.azure_ad_token or os.environ.get("AZURE_AD_TOKEN")
-    if not base:
-        msg = "no Azure endpoint: set AZURE_API_BASE, or pass api_base='https://<resource>.openai.azure.com'"
-        raise ValueError(msg)
-    if not (key or token):
-        msg = "no API key for azure: set AZURE_API_KEY, or pass api_key= or azure_ad_token="
-        raise ValueError(msg)
-    return openai.AsyncAzureOpenAI(
-        azure_endpoint=base,
-        api_version=access.api_version or os.environ.get("AZURE_API_VERSION") or _AZURE_VERSION,
-        api_key=key,
-        azure_ad_token=token,
-        default_headers=access.extra_headers,
-        max_retries=0,
-        timeout=_SECONDS,
+    given: dict[str, Any] = {"default_headers": access.extra_headers, "max_retries": 0, "timeout": _SECONDS}
+    try:
+        if transport == "azure":
+            return Files(openai.AsyncAzureOpenAI(**_azure(target, access), **given))
+        return Files(openai.AsyncOpenAI(**_openai(target, access), **given))
+    except openai.OpenAIError as exc:
+        raise ValueError(str(exc)) from None
+
+
+def _openai(target: Target, access: Access) -> dict[str, Any]:
+    prefix, env = target.provider.upper(), os.environ.get
+    _, _, known_key, known_base = load().get_llm_provider(
+        target.model, custom_llm_provider=target.provider, api_base=target.api_base
     )
+    key = access.api_key or known_key or env(f"{prefix}_API_KEY")
+    if not key and not target.api_base:
+        msg = f"no API key for {target.provider}: set {prefix}_API_KEY, or pass api_key="
+        raise ValueError(msg)
+    base = target.api_base or known_base or env(f"{prefix}_BASE_URL") or env(f"{prefix}_API_BASE")
+    return {"api_key": key or "none", "base_url": base, "organization": access.organization}
+
+
+def _azure(target: Target, access: Access) -> dict[str, Any]:
+    """By LiteLLM's names in the environment; the SDK knows its own, and says what is missing."""
+    env = os.environ.get
+    return {
+        "azure_endpoint": target.api_base or env("AZURE_API_BASE"),
+        "api_version": access.api_version or env("AZURE_API_VERSION") or _AZURE_VERSION,
+        "api_key": access.api_key or env("AZURE_API_KEY"),
+        "azure_ad_token": access.azure_ad_token or env("AZURE_AD_TOKEN"),
+    }
 
 
 class Files:
@@ -146,10 +128,10 @@ class _Translated(Files):
     """By LiteLLM, one function for each operation."""
 
     def __init__(self, target: Target, access: Access) -> None:
-        self._litellm = load()
+        self._litellm, self._provider = load(), target.provider
         given = {"api_base": target.api_base, "api_key": access.api_key}
-        self._provider = target.provider
-        self._common = {k: v for k, v in given.items() if v} | {
+        self._common = {
+            **{name: value for name, value in given.items() if value},
             "custom_llm_provider": target.provider,
             "model": f"{target.provider}/{target.name}",
             "max_retries": 0,

@@ -1,59 +1,56 @@
-"""Every hold on what LiteLLM, the OpenAI SDK and Python do not promise: all that an update can take away."""
+"""Every hold on what LiteLLM, the OpenAI SDK and Python do not promise: all that an update can take away.
+
+`tests/test_litellm_contract.py` has a test of each, by its name. Savings are of a row's CPU on openai/, on
+hosted_vllm/, measured with the pins, which are the newest.
+
+- `quiet`: a Logging object of ours as litellm_logging_obj=, asked by claim_async_success_log. Nothing is prepared for
+  callbacks that nobody registered (saves 10-25 %, 10-15 %); if gone, LiteLLM makes its own.
+- `linear`: Logging.response_cost_calculator, optional_params, model_call_details. Plain tokens are priced by two
+  multiplications (saves 14 %, 26 %); if gone, LiteLLM calculates each price.
+- `mended`: Logging.model_call_details['original_response'], and what makes an answer of it. An answer that LiteLLM
+  cannot read is not lost, nor those of a job; if gone, such rows fail.
+- `render`: Logging.pre_call is told the body and URL before they are sent; on the SDK's routes client= sends. A body is
+  rendered by what sends it; if gone, none is rendered.
+- `session`: shared_session= and get_async_httpx_client; LiteLLM reads it by content.iter_chunked. No error or answer
+  fills the memory, no broken stream makes a short answer; if gone, there are no bounds but the timeout.
+- `stream`: received_finish_reason of a stream. A cut answer is told from a whole one; if gone, streamed rows fail.
+- `answer`: _hidden_params of an answer. Its price, the limits that it states; if gone, there are no costs, and limits
+  are learnt from refusals.
+- `defaults`: get_optional_params. Defaults are not sent to models that refuse them; if gone, they are sent.
+- `prices`: batch_cost_calculator, the names in the price map. Costs of jobs, budgets that hold; if gone, jobs have no
+  cost.
+- `closing`: the worker that tells callbacks; the clients that LiteLLM keeps for a loop. An exit loses no callback and
+  leaves no socket open; if gone, it does.
+- `unheard`: warnings.filters is a list, its first match wins. LiteLLM's warnings fail no row, and the user's filters
+  stay; if gone, they are heard.
+"""
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from llmbatch._litellm.loading import internal
-
-__all__ = ["CONVERTER", "HOLDS", "LOGGING", "Hold"]
 
 CONVERTER = "litellm.litellm_core_utils.llm_response_utils.convert_dict_to_response:convert_to_model_response_object"
 LOGGING = "litellm.litellm_core_utils.litellm_logging:Logging"
+HOLDS: dict[str, tuple[str, ...]] = {
+    "quiet": (f"{LOGGING}.claim_async_success_log",),
+    "linear": (f"{LOGGING}.custom_pricing_for",),
+    "mended": (CONVERTER,),
+    "render": (f"{LOGGING}.pre_call",),
+    "session": ("litellm.llms.custom_httpx.http_handler:get_async_httpx_client",),
+    "stream": (),
+    "answer": (),
+    "defaults": ("litellm.utils:get_optional_params",),
+    "prices": ("litellm.cost_calculator:batch_cost_calculator",),
+    "closing": (
+        "litellm.litellm_core_utils.logging_worker:GLOBAL_LOGGING_WORKER",
+        "litellm:close_litellm_async_clients",
+        "litellm:in_memory_llm_clients_cache",
+    ),
+    "unheard": (),
+}
+"""Each with the places that a look can find."""
 
 
-class Hold(NamedTuple):
-    """One of them. `tests/test_litellm_contract.py` has a test of each, by its name."""
-
-    what: str
-    why: str
-    saves: str  # of a row's CPU on openai/, on hosted_vllm/, measured with the pins, which are the newest
-    gone: str  # what happens then
-    needs: tuple[str, ...] = ()  # the part of it that a look can find
-
-    def stands(self) -> bool:
-        """Whether what it needs is there."""
-        return all(internal(place) is not None for place in self.needs)
-
-
-HOLDS = {
-    "quiet": Hold("a Logging object of ours as litellm_logging_obj=, asked by claim_async_success_log",
-                  "nothing is prepared for callbacks that nobody registered", "10-25 %, 10-15 %",
-                  "LiteLLM makes its own", (f"{LOGGING}.claim_async_success_log",)),
-    "linear": Hold("Logging.response_cost_calculator, optional_params, model_call_details",
-                   "plain tokens are priced by two multiplications", "14 %, 26 %",
-                   "LiteLLM calculates each price", (f"{LOGGING}.custom_pricing_for",)),
-    "mended": Hold("Logging.model_call_details['original_response'], and what makes an answer of it",
-                   "an answer that LiteLLM fails to read is not lost, nor those of a job", "-", "such rows fail",
-                   (CONVERTER,)),
-    "render": Hold("Logging.pre_call is told the body and URL before they are sent; on the SDK's routes client= sends",
-                   "a body is rendered by what sends it", "-", "none is rendered", (f"{LOGGING}.pre_call",)),
-    "session": Hold("shared_session= and get_async_httpx_client; LiteLLM reads it by content.iter_chunked",
-                    "no error or answer fills the memory, no broken stream makes a short answer", "-",
-                    "no bounds but the timeout", ("litellm.llms.custom_httpx.http_handler:get_async_httpx_client",)),
-    "stream": Hold("received_finish_reason of a stream", "a cut answer is told from a whole one", "-",
-                   "streamed rows fail"),
-    "answer": Hold("_hidden_params and _response_headers of an answer", "its price, the limits that it states", "-",
-                   "no costs; limits are learnt from refusals"),
-    "defaults": Hold("get_optional_params", "defaults are not sent to models that refuse them", "-", "they are sent",
-                     ("litellm.utils:get_optional_params",)),
-    "prices": Hold("batch_cost_calculator, the names in the price map", "costs of jobs, budgets that hold", "-",
-                   "jobs without cost", ("litellm.cost_calculator:batch_cost_calculator",)),
-    "closing": Hold("the worker that tells callbacks; the clients that LiteLLM keeps for a loop",
-                    "an exit loses no callback and leaves no socket open", "-", "it does",
-                    ("litellm.litellm_core_utils.logging_worker:GLOBAL_LOGGING_WORKER",
-                     "litellm:close_litellm_async_clients", "litellm:in_memory_llm_clients_cache")),
-    "unheard": Hold("warnings.filters is a list, its first match wins",
-                    "LiteLLM's warnings fail no row, and the user's filters stay",
-                    "-", "they are heard"),
-}  # fmt: skip
+def stands(name: str) -> bool:
+    """Whether what a hold needs is there."""
+    return all(internal(place) is not None for place in HOLDS[name])

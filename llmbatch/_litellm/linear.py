@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 from llmbatch._litellm import load
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-__all__ = ["LinearPrices"]
 
 # What else than its tokens an answer's price may depend on; prices for long prompts begin at 128,000 tokens.
 _LONG = 100_000

@@ -8,24 +8,22 @@ import gc
 import logging
 import os
 import pkgutil
+import sys
+import traceback
+import warnings
+from collections.abc import AsyncIterator
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import Any
 
 from llmbatch._leaves.background import at_end, within_call
-from llmbatch._litellm.unheard import unhear
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-    from types import ModuleType
-
-__all__ = ["internal", "load"]
 
 _CALLBACK_SECONDS = 3.0
 
 
 def load() -> ModuleType:
     """LiteLLM, imported without its start-up downloads and its printed advice; its warnings are nobody's."""
-    unhear()
+    _unhear()
     return _imported()
 
 
@@ -81,3 +79,32 @@ def internal(place: str) -> Any:
         return pkgutil.resolve_name(place)
     except (ImportError, AttributeError):
         return None
+
+
+class _FromLiteLLM(type):
+    """Makes a filter ask, of each warning, where it comes from instead of what it is.
+
+    `warnings.catch_warnings` is for the whole process and throws away what is filtered meanwhile. Here is one filter
+    more, that matches nothing but what is raised in LiteLLM's own code, or by pydantic on its behalf.
+    """
+
+    def __subclasscheck__(cls, category: type) -> bool:
+        for frame, _ in traceback.walk_stack(sys._getframe(1)):  # noqa: SLF001 - as `warnings` itself finds out
+            source = frame.f_globals
+            if frame.f_code.co_name == "_warn_unawaited_coroutine":
+                # A request that was being built in a thread when it was cancelled.
+                source = getattr(frame.f_locals["coro"].cr_frame, "f_globals", source)
+            if str(source.get("__name__")).startswith(("litellm.", "llmbatch._litellm")):
+                return True
+        return False
+
+
+_FILTER = ("ignore", None, _FromLiteLLM("_LiteLLMs", (Warning,), {}), None, 0)
+
+
+def _unhear() -> None:
+    """Ignore LiteLLM's warnings from here on: before each use of it, since filters come and go, and the first wins."""
+    filters: list[object] = warnings.filters  # type: ignore[assignment]
+    if not filters or filters[0] is not _FILTER:
+        # An `ignore` leaves no trace in the registries of what was heard already, so that they stay valid.
+        filters[:] = [_FILTER, *(other for other in filters if other is not _FILTER)]

@@ -4,31 +4,18 @@ from __future__ import annotations
 
 import functools
 import json
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
 from llmbatch._litellm import Target, load
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-__all__ = [
-    "batch_cost",
-    "count_tokens",
-    "has_batch_price",
-    "live_cost",
-    "model_info",
-    "price_entry",
-    "standard_cost",
-    "takes_flex",
-]
 
 _CHARACTERS_PER_TOKEN = 4
 
 
 def batch_cost(target: Target, usage: Mapping[str, Any] | None, answered_by: str | None = None) -> float | None:
     """USD of one answered request of a batch job; `answered_by` is the answer's own model, for names that are not."""
-    info = dict(target.prices) or _prices(target.name, target.provider)
-    info = info or (answered_by and _prices(answered_by, target.provider))
+    info = _prices(target) or (answered_by and _prices(replace(target, name=answered_by)))
     if not info or not usage:
         return None
     calculate = load().cost_calculator.batch_cost_calculator
@@ -46,7 +33,7 @@ def standard_cost(target: Target, usage: Mapping[str, Any] | None) -> float | No
 
     LiteLLM never sees those with a request: it would keep them for every call.
     """
-    if not usage or not (target.prices or _prices(target.name, target.provider)):
+    if not usage or not _prices(target):
         return None
     prompt, completion = usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0
     parts = load().cost_per_token(
@@ -59,8 +46,7 @@ def standard_cost(target: Target, usage: Mapping[str, Any] | None) -> float | No
 
 def live_cost(target: Target, prompt_tokens: int, completion_tokens: int, tier: str = "") -> float | None:
     """USD of live requests with so many tokens in sum; `tier` ends LiteLLM's names of a service tier's prices."""
-    info = dict(target.prices) or _prices(target.name, target.provider)
-    if not info:
+    if not (info := _prices(target)):
         return None
     prompts, answers = (info.get(f"{side}_cost_per_token{tier}") for side in ("input", "output"))
     if tier and None in {prompts, answers}:
@@ -70,8 +56,7 @@ def live_cost(target: Target, prompt_tokens: int, completion_tokens: int, tier: 
 
 def has_batch_price(target: Target) -> bool:
     """Whether the map holds prices of batch jobs; where it does not, half the live price is taken."""
-    info = dict(target.prices) or _prices(target.name, target.provider)
-    return bool(info and info.get("input_cost_per_token_batches"))
+    return bool(_prices(target).get("input_cost_per_token_batches"))
 
 
 def takes_flex(target: Target) -> bool:
@@ -81,18 +66,13 @@ def takes_flex(target: Target) -> bool:
 
 
 def count_tokens(target: Target, request: Mapping[str, Any]) -> int:
-    """Prompt tokens of one request, tools included, by LiteLLM's tokenizer for the model (or a common one)."""
-    counter = load().token_counter
-    if "messages" in request:
-        options = {key: request[key] for key in ("tools", "tool_choice") if request.get(key)}
-        messages = request["messages"]
-        try:
-            return int(counter(model=target.name, messages=messages, use_default_image_token_count=True, **options))
-        except Exception:  # noqa: BLE001 - parts of a kind that LiteLLM cannot count
-            return len(json.dumps(messages)) // _CHARACTERS_PER_TOKEN
-    given = request["input"]
-    texts: Sequence[str] = [given] if isinstance(given, str) else given
-    return sum(int(counter(model=target.name, text=text)) for text in texts)
+    """Prompt tokens of one chat, tools included, by LiteLLM's tokenizer for the model (or a common one)."""
+    options = {key: request[key] for key in ("tools", "tool_choice") if request.get(key)}
+    messages, counter = request["messages"], load().token_counter
+    try:
+        return int(counter(model=target.name, messages=messages, use_default_image_token_count=True, **options))
+    except Exception:  # noqa: BLE001 - parts of a kind that LiteLLM cannot count
+        return len(json.dumps(messages)) // _CHARACTERS_PER_TOKEN
 
 
 def model_info(model: str, provider: str) -> Mapping[str, Any]:
@@ -113,8 +93,8 @@ def price_entry(target: Target) -> Mapping[str, Any]:
 
 
 @functools.lru_cache(maxsize=256)
-def _prices(model: str, provider: str) -> Any:
-    """LiteLLM's entry for a model if it holds a price."""
-    info = model_info(model, provider)
-    known = any(value for key, value in info.items() if key.startswith(("input_cost_per", "output_cost_per")))
-    return info if known else None
+def _prices(target: Target) -> Mapping[str, Any]:
+    """The caller's own prices, or LiteLLM's entry if it holds a price; empty where none is known."""
+    info = dict(target.prices) or model_info(target.name, target.provider)
+    known = target.prices or any(v for k, v in info.items() if k.startswith(("input_cost_per", "output_cost_per")))
+    return info if known else {}

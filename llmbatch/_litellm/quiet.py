@@ -8,17 +8,13 @@ from __future__ import annotations
 import datetime as dt
 import functools
 import uuid
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from llmbatch._litellm import load
-from llmbatch._litellm.holds import HOLDS, LOGGING
+from llmbatch._litellm.holds import LOGGING, stands
 from llmbatch._litellm.linear import LinearPrices
 from llmbatch._litellm.loading import internal
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-__all__ = ["anybody_listens", "logging_arguments", "new_logging"]
 
 _DYNAMIC = ("callbacks", "success_callback", "failure_callback", "logger_fn", "guardrails", "prompt_id", "caching")
 _HOOKS = ("callbacks", "input_callback", "success_callback", "failure_callback", "service_callback",
@@ -29,10 +25,10 @@ _HOOKS = ("callbacks", "input_callback", "success_callback", "failure_callback",
 @functools.cache
 def _quiet_logging() -> Callable[..., Any] | None:
     """The class; None where LiteLLM's own is not built as expected."""
-    if not HOLDS["quiet"].stands():
+    if not stands("quiet"):
         return None
     logging, prices = internal(LOGGING), LinearPrices()
-    calculate = internal(f"{LOGGING}.response_cost_calculator") or internal(f"{LOGGING}._response_cost_calculator")
+    calculate = internal(f"{LOGGING}._response_cost_calculator")
 
     class QuietLogging(logging):  # type: ignore[misc,valid-type]  # a class
         def claim_async_success_log(self) -> bool:
@@ -41,40 +37,32 @@ def _quiet_logging() -> Callable[..., Any] | None:
         def response_cost_calculator(self, result: Any, *args: Any, **kwargs: Any) -> float | None:
             return prices.cost(self, result, functools.partial(calculate, self, result, *args, **kwargs))
 
-        _response_cost_calculator = response_cost_calculator  # its name before
+        _response_cost_calculator = response_cost_calculator  # its name until 1.105
 
     return QuietLogging
 
 
-def _asked_for(hooks: Any) -> bool:
-    """Whether anybody but LiteLLM is in the list: its first Gemini call enters its own cache, checked apart."""
-    return any(hook != "cache" for hook in hooks or ())
-
-
 def anybody_listens(request: Mapping[str, Any]) -> bool:
     """Whether a callback, rule or hook wants to hear of a call."""
-    litellm = load()
-    return any(_asked_for(getattr(litellm, name, None)) for name in _HOOKS) or any(map(request.get, _DYNAMIC))
+    # LiteLLM's first Gemini call enters its own cache, which is checked apart.
+    asked_for = (hook != "cache" for name in _HOOKS for hook in getattr(load(), name, None) or ())
+    return any(asked_for) or any(map(request.get, _DYNAMIC))
 
 
 def logging_arguments(request: Mapping[str, Any]) -> dict[str, Any]:
     """`litellm_logging_obj` for a call that no callback, cache, rule or hook wants to hear of; else nothing."""
-    litellm = load()
-    if anybody_listens(request):
-        return {}
-    if litellm.cache is not None or litellm.max_budget or litellm.model_fallbacks:
-        return {}
+    litellm, quiet = load(), _quiet_logging()
     # Tool-call ids may need the mending that only LiteLLM's full set-up does.
-    if any("tool_calls" in message for message in request["messages"]):
+    mending = any("tool_calls" in message for message in request["messages"])
+    if (
+        mending
+        or anybody_listens(request)
+        or litellm.cache is not None
+        or litellm.max_budget
+        or litellm.model_fallbacks
+    ):
         return {}
-    quiet = _quiet_logging()
-    if quiet is None:
-        return {}
-    try:
-        made = new_logging(quiet, request, "acompletion")
-    except TypeError:
-        return {}
-    return {"litellm_logging_obj": made}
+    return {} if quiet is None else {"litellm_logging_obj": new_logging(quiet, request, "acompletion")}
 
 
 def new_logging(kind: Callable[..., Any], request: Mapping[str, Any], call_type: str) -> Any:

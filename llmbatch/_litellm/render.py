@@ -20,8 +20,6 @@ from llmbatch._litellm.holds import LOGGING
 from llmbatch._litellm.loading import internal
 from llmbatch._litellm.quiet import new_logging
 
-__all__ = ["Renderer", "render"]
-
 # The key is no part of a body, but LiteLLM asks for one before it builds one.
 _UNUSED = {"api_key": "unused", "num_retries": 0, "max_retries": 0}
 _UNUSED_AZURE = {"api_base": "https://unused.invalid", "api_version": "2024-10-21"}
@@ -128,35 +126,34 @@ class Renderer:
         return {**template, field: [given] if wrapped else given}
 
 
-def _shape(given: Any) -> Any:
+def _shape(given: str | list[dict[str, Any]]) -> Any:
     """What LiteLLM may look at in messages: everything but their texts. None: it may look at more."""
     if isinstance(given, str):
         return str
-    if not given or not all(isinstance(message, Mapping) for message in given):
-        return None
-    parts = tuple(_message_shape(message) for message in given)
-    return None if None in parts else parts
+    shape = []
+    for message in given:
+        content = message.get("content")
+        parts = [_part_shape(part) for part in content] if isinstance(content, list) else [_text_shape(content)]
+        if (
+            message.get("role") not in _PLAIN_ROLES
+            or message.keys() != {"role", "content"}
+            or None in parts
+            or not parts
+        ):
+            return None
+        shape.append((message["role"], type(content), *parts))
+    return tuple(shape)
 
 
-def _message_shape(message: Mapping[str, Any]) -> Any:
-    role, content = message.get("role"), message.get("content")
-    if role not in _PLAIN_ROLES or message.keys() != {"role", "content"}:
-        return None
-    if isinstance(content, str):
-        # Empty texts are what some routes replace.
-        return role if content.strip() else None
-    if not isinstance(content, list) or not content:
-        return None
-    parts = tuple(_part_shape(part) for part in content)
-    return None if None in parts else (role, parts)
-
-
-def _part_shape(part: Any) -> Any:
-    if not isinstance(part, Mapping):
-        return None
-    if part.keys() == {"type", "text"} and part["type"] == "text" and isinstance(part["text"], str):
-        return "text" if part["text"].strip() else None
-    image = part.get("image_url")
-    if part.keys() == {"type", "image_url"} and part["type"] == "image_url" and isinstance(image, Mapping):
-        return ("image_url", *sorted(image)) if isinstance(image.get("url"), str) else None
+def _part_shape(part: Mapping[str, Any]) -> Any:
+    match part:
+        case {"type": "text", "text": text, **others} if not others:
+            return _text_shape(text)
+        case {"type": "image_url", "image_url": {"url": str(), **details}, **others} if not others:
+            return ("image_url", frozenset(details))
     return None
+
+
+def _text_shape(text: Any) -> str | None:
+    # Empty texts are what some routes replace.
+    return "text" if isinstance(text, str) and text.strip() else None

@@ -9,8 +9,6 @@ import json
 
 import aiohttp
 
-__all__ = ["BrokenStreamError", "StreamWatch"]
-
 _LONGEST_LINE = 4 * 1024 * 1024
 
 

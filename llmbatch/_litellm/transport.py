@@ -11,6 +11,7 @@ import contextlib
 import functools
 import time
 import weakref
+from collections.abc import AsyncIterator, Mapping
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +22,8 @@ from llmbatch._litellm.loading import internal, load
 from llmbatch._litellm.sse import StreamWatch
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
-
     from aiohttp.connector import Connection
 
-__all__ = ["AnswerTooLargeError", "close", "hand_over"]
 
 MOST_ERROR_BYTES = 64 * 1024
 MOST_ANSWER_BYTES = 64 * 1024 * 1024

@@ -9,19 +9,14 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from email.utils import parsedate_to_datetime
 from functools import partial
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from llmbatch._request.rate_headers import DURATION, seconds_from_now, seconds_in
 from llmbatch._request.redaction import redacted
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-
-__all__ = ["RETRYABLE_STATUS", "Failure", "classify", "clean", "seconds_in"]
 
 RETRYABLE_STATUS = {408, 409, 425, 429, 498, 500, 502, 503, 504, *range(520, 530)}
 _ERROR_STATUS, _SHARED_STATUS = range(400, 600), {401, 403, 404, *range(500, 600)}
@@ -58,13 +53,9 @@ _KEYLESS = re.compile(
 )
 _SCARCE = re.compile(r"(?i)resource[ _]unavailable")
 _TOO_LARGE_WORDS = ("request too large", "tokens_limit_reached", "request_too_large")
-_AMOUNT = r"(\d+(?:\.\d+)?)\s*(ms|milli\w*|s|secs?|seconds?|m|mins?|minutes?|h|hrs?|hours?|d|days?)(?![a-z])"
 _HINT_IN_TEXT = re.compile(
-    r"(?i)\b(?:try again|retry|retrying|wait|resets?)(?: again)?(?: in| after| for)?(?: about)? "
-    rf"((?:{_AMOUNT}(?:,? and |,? )?)+)"
+    rf"(?i)\b(?:try again|retry|retrying|wait|resets?)(?: again)?(?: in| after| for)?(?: about)? ({DURATION})"
 )
-_EACH_AMOUNT = re.compile(f"(?i){_AMOUNT}")
-_UNIT_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +113,7 @@ def classify(exc: BaseException, provider: str | None = None, request: Mapping[s
     return replace(failure, message=failure.message[:_LONGEST_MESSAGE], scarce=scarce)
 
 
-def _classified(exc: BaseException, provider: str | None, hide: Callable[[str], str]) -> Failure:  # noqa: C901, PLR0911, PLR0912 - one line a kind of fault
+def _classified(exc: BaseException, provider: str | None, hide: Callable[[str], str]) -> Failure:  # noqa: C901, PLR0911 - one line a kind of fault
     chain = list(_chain(exc))
     names = {cls.__name__ for link in chain for cls in type(link).__mro__}
     kind, message = type(exc).__name__, hide(_message(exc)) or "no message"
@@ -141,9 +132,6 @@ def _classified(exc: BaseException, provider: str | None, hide: Callable[[str], 
         return Failure("ConnectionError", _with_address(message, chain), None, provider, retryable=True, shared=True)
     if "TooManyRedirects" in names:
         return Failure("TooManyRedirects", f"{message} (check api_base)", None, provider, shared=True)
-    if "BrokenStreamError" in names:
-        broken = next(hide(str(link)) for link in chain if type(link).__name__ == "BrokenStreamError")
-        return Failure("ConnectionError", broken, None, provider, retryable=True, billed=None)
     if "AnswerTooLargeError" in names:
         return Failure("AnswerTooLarge", message, 200, provider, billed=None)
     if names & _CUT:
@@ -152,8 +140,7 @@ def _classified(exc: BaseException, provider: str | None, hide: Callable[[str], 
         return Failure("AuthenticationError", message, HTTPStatus.UNAUTHORIZED, provider, shared=True)
     if names & _GARBLED or any(word in low for word in _GARBLED_WORDS):
         return Failure("UnparsableAnswer", message, 200, provider, retryable=True, billed=None)
-    announced = _announced(exc, chain, message, provider, hide)
-    if announced is not None:
+    if (announced := _announced(exc, chain, message, provider, hide)) is not None:
         return announced
     status = getattr(exc, "status_code", None)
     if isinstance(status, int) and status in _ERROR_STATUS and not _dressed_up(exc):
@@ -222,8 +209,7 @@ def _message(exc: BaseException) -> str:
     # The OpenAI SDK keeps an answer that is no object apart, and says its status only.
     bodies = (getattr(link, "body", None) for link in _chain(exc))
     text = next((body for body in bodies if isinstance(body, str) and body.strip()), str(exc))
-    text = text[:_LONGEST_READ].partition(" Traceback (most recent call last)")[0]
-    text = text.partition("\nTraceback (most recent call last)")[0]
+    text = re.split(r"\sTraceback \(most recent call last\)", text[:_LONGEST_READ], maxsplit=1)[0]
     text = re.sub(r"^(?:(?:litellm\.)?\w+(?:Error|Timeout)?: )+(?:\w*Exception - )?", "", text.strip())
     text = re.sub(r"\.? Handle with `litellm\.\w+`\.?$", "", text)
     if (at := text.find("{")) >= 0:
@@ -267,22 +253,9 @@ def _refusal(kind: str, message: str, status: int, provider: str | None, headers
 
 def _hint(headers: Mapping[str, str], message: str) -> float | None:
     """Seconds to wait: Retry-After-Ms unless 0, else Retry-After (seconds or a date), else what the text says."""
-    hints = []
-    for name, scale in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
-        if value := headers.get(name):
-            with contextlib.suppress(ValueError):
-                hints.append(float(value) * scale)
-                continue
-            with contextlib.suppress(ValueError, TypeError):
-                hints.append(parsedate_to_datetime(value).timestamp() - time.time())
+    after = (f"{headers.get('retry-after-ms')}ms", headers.get("retry-after"))
+    hints = [hint for value in after if (hint := seconds_from_now(value)) is not None]
     if hints:
-        return next((hint for hint in hints if hint > 0), 0.0)
-    if found := _HINT_IN_TEXT.search(message):
-        return seconds_in(found.group(1))
-    return None
-
-
-def seconds_in(text: str) -> float:
-    """What a text like "4h10m30s" or "2 minutes" comes to; 0 for one that names no time."""
-    amounts = ((float(number), unit.lower()) for number, unit in _EACH_AMOUNT.findall(text))
-    return sum(n * (0.001 if unit.startswith(("ms", "mil")) else _UNIT_SECONDS[unit[0]]) for n, unit in amounts)
+        return next(filter(None, hints), 0.0)
+    found = _HINT_IN_TEXT.search(message)
+    return seconds_in(found[1]) if found else None

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Coroutine
+from typing import Any, TypeVar
 
 from llmbatch._request.failures import Failure
-
-if TYPE_CHECKING:
-    from collections.abc import Coroutine
-    from typing import Any
-
-__all__ = ["Breaker", "Budget"]
+from llmbatch._request.retry import NotSentError
 
 T = TypeVar("T")
 
@@ -36,18 +32,24 @@ class Breaker:
         self._any_success = False
         self._waits: set[asyncio.Timeout] = set()
 
-    async def unless_stopped(self, wait: Coroutine[Any, Any, T]) -> T | None:
-        """What `wait` comes to, or None as soon as the sending is stopped."""
+    async def unless_stopped(self, wait: Coroutine[Any, Any, T]) -> T:
+        """What `wait` comes to; raises NotSentError as soon as the sending is stopped."""
+        until = asyncio.timeout(None)
         try:
-            async with asyncio.timeout(None if self.stopped is None else 0) as until:
+            self._check()
+            async with until:
                 self._waits.add(until)
                 return await wait
         except TimeoutError:
-            if not until.expired():
-                raise
-            return None
+            self._check()
+            raise
         finally:
             self._waits.discard(until)
+            wait.close()
+
+    def _check(self) -> None:
+        if self.stopped is not None:
+            raise NotSentError(self.stopped)
 
     def succeeded(self) -> None:
         """A row was answered."""

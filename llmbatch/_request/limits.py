@@ -15,19 +15,14 @@ import itertools
 import math
 import os
 import time
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 from loguru import logger
 
 from llmbatch._request.evidence import Permit
 from llmbatch._request.rate_headers import stated_limits
-from llmbatch._request.refusals import FIRST_WINDOW, Refusals
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-
-__all__ = ["FIRST_WINDOW", "Limiter", "Permit", "limiter_for"]
+from llmbatch._request.refusals import Refusals
 
 TOLD_BURST_SECONDS = 0.1  # that may be caught up with after a late moment; well within the margin over a minute
 TOLD_MARGIN = 0.995  # of a limit never to exceed: requests sent evenly may arrive a little closer
@@ -152,16 +147,13 @@ class Limiter:
         """The request was answered: learn what the headers state, how long it took, and what it really used."""
         seconds = self._clock() - permit.sent_at
         self.latency = seconds if self.latency is None else 0.7 * self.latency + 0.3 * seconds
-        self._close(permit)
-        if used_tokens is not None:
-            self._correct(permit, used_tokens)
+        self._back(permit, permit.tokens if used_tokens is None else used_tokens)
         self._read(headers, permit)
         self._pump()
 
     def refused(self, permit: Permit, headers: Mapping[str, str], hint: float | None) -> None:
         """The request was refused for a limit."""
-        self._close(permit)
-        self._correct(permit, 0.0)
+        self._back(permit, 0.0)
         self._read(headers, permit)
         self.refusals.refused(permit, self._clock(), hint or 0.0)
         self._tell()
@@ -169,8 +161,7 @@ class Limiter:
 
     def faulted(self, permit: Permit) -> None:
         """The request failed in a way that says nothing about limits, or was cancelled."""
-        self._close(permit)
-        self._correct(permit, 0.0)
+        self._back(permit, 0.0)
         self._pump()
 
     def estimate(self, prompt_tokens: float, max_tokens: float | None) -> float:
@@ -182,16 +173,12 @@ class Limiter:
         last = self._tokens_per_answer
         self._tokens_per_answer = completion_tokens if not last else 0.9 * last + 0.1 * completion_tokens
 
-    def _close(self, permit: Permit) -> None:
-        if permit.open:
-            permit.open = False
-            self.in_flight -= 1
-
-    def _correct(self, permit: Permit, used_tokens: float) -> None:
-        """Give back what the request was expected to use and has not used."""
-        if permit.tokens:
-            for bucket in (self.tokens, self.account.tokens):
-                bucket.take(used_tokens - permit.tokens)
+    def _back(self, permit: Permit, used_tokens: float) -> None:
+        """The request is not in flight any more; what it was expected to use and has not used is free again."""
+        permit.open = False
+        self.in_flight -= 1
+        for bucket in (self.tokens, self.account.tokens):
+            bucket.take(used_tokens - permit.tokens)
 
     def _tell(self) -> None:
         """Log what refusals were found to depend on, once for each finding and while."""
@@ -200,7 +187,7 @@ class Limiter:
         if kind and now - self._said.get(kind, -math.inf) > SAID_AGAIN_SECONDS:
             logger.info("{}", line)
         if kind:
-            self._said = {**self._said, kind: now}
+            self._said[kind] = now
 
     def _read(self, headers: Mapping[str, str], permit: Permit) -> None:
         if not (stated := stated_limits(headers)):

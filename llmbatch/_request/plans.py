@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,25 +17,11 @@ from llmbatch import _litellm
 from llmbatch._leaves.checks import check_number, checked_messages, checked_text, copied
 from llmbatch._leaves.identity import is_price
 from llmbatch._leaves.structured import checked_format
+from llmbatch._request.sender import Credentials
 from llmbatch.options import OWN_OPTIONS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from llmbatch._leaves.structured import ResponseFormat
-    from llmbatch._request.sender import Credentials
-
-__all__ = [
-    "DEFAULT_EMBEDDING_MODEL",
-    "DEFAULT_MAX_TOKENS",
-    "DEFAULT_MODEL",
-    "DEFAULT_TEMPERATURE",
-    "ChatPlan",
-    "EmbeddingsPlan",
-    "default_model",
-    "plan_chat",
-    "plan_embeddings",
-]
 
 
 class _DefaultFloat(float):
@@ -128,28 +115,25 @@ def plan_chat(
         check_number("temperature", temperature, "None leaves it to the model", least=0, most=_HOTTEST)
     if max_tokens is not None:
         check_number("max_tokens", max_tokens, "None leaves it to the model", whole=True, least=1)
-    target, connection = _target(default_model(_checked_model(model)), kwargs)
+    target = _target(default_model(_checked_model(model)), kwargs)
     if target.prices and "output_cost_per_token" not in dict(target.prices):
         msg = "prices of your own need both input_cost_per_token= and output_cost_per_token= (USD); 0 is a price too"
         raise ValueError(msg)
-    chosen: dict[str, Any] = {}
     if temperature is DEFAULT_TEMPERATURE or max_tokens is DEFAULT_MAX_TOKENS:
         accepted = _litellm.without_refused_defaults(target, float(DEFAULT_TEMPERATURE), int(DEFAULT_MAX_TOKENS))
         if temperature is DEFAULT_TEMPERATURE:
             temperature = accepted.get("temperature")
         if max_tokens is DEFAULT_MAX_TOKENS:
             max_tokens = None if "max_completion_tokens" in kwargs else accepted.get("max_tokens")
-    if temperature is not None:
-        chosen["temperature"] = temperature
-    if max_tokens is not None:
-        chosen["max_tokens"] = max_tokens
     if kwargs.get("tools"):
         from llmbatch._leaves.tools import tool_schema  # noqa: PLC0415 - needs pydantic, which few batches do
 
-        chosen["tools"] = [tool_schema(tool) for tool in kwargs["tools"]]
+        kwargs["tools"] = [tool_schema(tool) for tool in kwargs["tools"]]
+    given = {"temperature": temperature, "max_tokens": max_tokens}
+    chosen = {name: value for name, value in given.items() if value is not None}
     return ChatPlan(
         target=target,
-        params={**target.arguments(), **connection, **kwargs, **chosen},
+        params={**target.arguments(), **kwargs, **chosen},
         response_format=checked_format(kwargs.get("response_format")),
     )
 
@@ -157,12 +141,12 @@ def plan_chat(
 def plan_embeddings(model: str | None, **kwargs: Any) -> EmbeddingsPlan:
     """Check the arguments of an embeddings batch and find its target; raises as `plan_chat` does."""
     kwargs = _checked_kwargs(kwargs)
-    target, connection = _target(_checked_model(model) or DEFAULT_EMBEDDING_MODEL, kwargs)
-    return EmbeddingsPlan(target=target, params={**target.arguments(), **connection, **kwargs})
+    target = _target(_checked_model(model) or DEFAULT_EMBEDDING_MODEL, kwargs)
+    return EmbeddingsPlan(target=target, params={**target.arguments(), **kwargs})
 
 
-def _target(model: str, kwargs: dict[str, Any]) -> tuple[_litellm.Target, dict[str, Any]]:
-    """The target, and the base url under LiteLLM's one name for it; takes both, and prices, out of `kwargs`."""
+def _target(model: str, kwargs: dict[str, Any]) -> _litellm.Target:
+    """The target, for which address, provider and prices are taken out of `kwargs`."""
     api_base = kwargs.pop("api_base", None) or kwargs.pop("base_url", None)
     provider = kwargs.pop("custom_llm_provider", None)
     for name, value in (("api_base", api_base), ("custom_llm_provider", provider)):
@@ -170,8 +154,7 @@ def _target(model: str, kwargs: dict[str, Any]) -> tuple[_litellm.Target, dict[s
             msg = f"{name} must be a string, not {type(value).__name__}"
             raise TypeError(msg)
     prices = _own_prices(kwargs)
-    target = replace(_litellm.resolve(model, api_base=api_base, custom_llm_provider=provider), prices=prices)
-    return target, {"api_base": api_base} if api_base else {}
+    return replace(_litellm.resolve(model, api_base=api_base, custom_llm_provider=provider), prices=prices)
 
 
 def _own_prices(kwargs: dict[str, Any]) -> tuple[tuple[str, float], ...]:

@@ -11,15 +11,15 @@ from __future__ import annotations
 import contextlib
 import re
 import time
+from collections.abc import Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, NamedTuple
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-__all__ = ["Stated", "parse_reset", "stated_limits"]
+from email.utils import parsedate_to_datetime
+from typing import NamedTuple
 
 _MINUTE = 60.0
+_AMOUNT = r"(\d+(?:\.\d+)?)\s*(ms|milli\w*|s|secs?|seconds?|m|mins?|minutes?|h|hrs?|hours?|d|days?)(?![a-z])"
+_UNIT_SECONDS = {"s": 1.0, "m": _MINUTE, "h": 3600.0, "d": 86_400.0}
+DURATION = rf"(?:{_AMOUNT}(?:,? and |,? )?)+"
 # A form of the headers, with "{}" for limit, remaining and reset, and the seconds that its limit is for where it says.
 _FORMS = {
     "requests": [
@@ -56,7 +56,7 @@ def stated_limits(headers: Mapping[str, str]) -> dict[str, Stated]:
                 continue
             stated_window = window or _number(headers.get(f"x-ratelimit-renewalperiod-{unit}"))
             if stated_window is None:
-                stated_window = _window(limit, remaining, parse_reset(headers.get(template.format("reset"))))
+                stated_window = _window(limit, remaining, seconds_from_now(headers.get(template.format("reset"))))
             found[unit] = Stated(limit / max(stated_window, 1.0), max(0.0, remaining))
             break
     if "requests" not in found and (stated := _ietf(headers)):
@@ -83,8 +83,8 @@ def _ietf(headers: Mapping[str, str]) -> Stated | None:
     return Stated(int(quota[1]) / int(window[1]), float(remaining[1]))
 
 
-def parse_reset(value: str | None) -> float | None:
-    """Seconds from now: `120ms`, `8.64s`, `6m0s`, `1h2m`, plain seconds, an ISO time, or epoch (milli)seconds."""
+def seconds_from_now(value: str | None) -> float | None:
+    """Of `120ms`, `8.64s`, `6m0s`, `1h2m`, plain seconds, an ISO time, an HTTP date, or epoch (milli)seconds."""
     if not value:
         return None
     value = value.strip()
@@ -93,13 +93,18 @@ def parse_reset(value: str | None) -> float | None:
         if number > epoch_ms:
             number /= 1000
         return max(0.0, number - time.time()) if number > epoch else max(0.0, number)
-    parts = re.findall(r"(\d+(?:\.\d+)?)(ms|us|µs|d|h|m|s)", value)
-    if parts and re.fullmatch(r"(?:\d+(?:\.\d+)?(?:ms|us|µs|d|h|m|s))+", value):
-        scale = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
-        return sum(float(amount) * scale[unit] for amount, unit in parts)
-    with contextlib.suppress(ValueError):
-        return max(0.0, datetime.fromisoformat(value).timestamp() - time.time())
+    if re.fullmatch(DURATION, value):
+        return seconds_in(value)
+    for parse in (datetime.fromisoformat, parsedate_to_datetime):
+        with contextlib.suppress(ValueError, TypeError):
+            return max(0.0, parse(value).timestamp() - time.time())
     return None
+
+
+def seconds_in(duration: str) -> float:
+    """The sum of what a `DURATION` says."""
+    amounts = ((float(number), unit.lower()) for number, unit in re.findall(f"(?i){_AMOUNT}", duration))
+    return sum(n * (0.001 if unit.startswith(("ms", "mil")) else _UNIT_SECONDS[unit[0]]) for n, unit in amounts)
 
 
 def _number(value: str | None) -> float | None:

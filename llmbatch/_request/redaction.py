@@ -18,8 +18,6 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from llmbatch import _litellm
 
-__all__ = ["redacted"]
-
 _READ = 20_000  # characters of a text that are looked at; what a cut leaves of a run is shorter than one
 _RUN, _KEY_RUN, _WHOLE = 20, 8, 6
 _LONG_VALUE = 16  # of a URL's query: more than a version or a flag

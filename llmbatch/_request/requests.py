@@ -18,8 +18,6 @@ from llmbatch._leaves.identity import is_connection, is_price
 from llmbatch._request.plans import default_model
 from llmbatch.options import OWN_OPTIONS
 
-__all__ = ["Asked", "Plans", "Request", "over", "provider_in", "read"]
-
 E = TypeVar("E")
 
 _MOST_PLANS = 1024  # kept for sets of parameters that come again

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_random_exponential
-from tenacity.stop import stop_base
-from tenacity.wait import wait_base
 
-if TYPE_CHECKING:
-    from llmbatch._request.failures import Failure
-
-__all__ = ["AttemptFailedError", "NotSentError", "rest", "retrying"]
+from llmbatch._request.failures import Failure
 
 # Waits in seconds. A provider's hint below the floor is still a refusal a moment later; one above the cap is honoured
 # up to the cap.
@@ -46,17 +42,17 @@ class NotSentError(AttemptFailedError):
     """The request was not sent and will not be: there is nothing to try again."""
 
 
-def retrying(retries: int, *, paced: bool = False) -> AsyncRetrying:
+def retrying(
+    retries: int, *, paced: bool = False, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+) -> AsyncRetrying:
     """Tenacity around the attempts of one row, or of one call to a provider's administration.
 
     `retries` counts the faults (5xx, resets, timeouts) that are survived. Refusals for a rate limit do not count. What
     is `paced` rests after one and goes back to its limiter, which holds everybody back where that is called for.
     """
+    policy = _Policy(retries, paced)
     return AsyncRetrying(
-        retry=retry_if_exception(_may_pass),
-        stop=_Stop(retries),
-        wait=_Wait(paced=paced),
-        reraise=True,
+        retry=retry_if_exception(_may_pass), stop=policy.stop, wait=policy.wait, sleep=sleep, reraise=True
     )
 
 
@@ -64,40 +60,33 @@ def _may_pass(exc: BaseException) -> bool:
     return isinstance(exc, AttemptFailedError) and not isinstance(exc, NotSentError) and exc.failure.retryable
 
 
-class _Stop(stop_base):
-    """Attempts for faults, time for refusals; one instance serves one row."""
+class _Policy:
+    """One instance serves one row."""
 
-    def __init__(self, retries: int) -> None:
-        self.retries = retries
-        self.faults = 0
+    def __init__(self, retries: int, paced: bool) -> None:
+        self.retries, self.paced = retries, paced
+        self.faults = self.refusals = 0
         self.first_failure: float | None = None
+        self.backoff = wait_random_exponential(multiplier=BACKOFF_FIRST, max=BACKOFF_CAP)
 
-    def __call__(self, retry_state: RetryCallState) -> bool:
+    def stop(self, retry_state: RetryCallState) -> bool:
+        """Attempts for faults, time for refusals."""
         failure = _failure_of(retry_state)
         if failure.mended:
             return False
         now = time.monotonic()
-        if self.first_failure is None:
-            self.first_failure = now
+        self.first_failure = self.first_failure or now
         spent = now - self.first_failure
         if failure.refused:
             return self.retries == 0 or spent > REFUSED_SECONDS
         self.faults += 1
         return self.faults > self.retries or spent > FAULT_SECONDS
 
+    def wait(self, retry_state: RetryCallState) -> float:
+        """Full jitter on an exponential for faults; the provider's own hint, floored and capped, where it gives one.
 
-class _Wait(wait_base):
-    """Full jitter on an exponential for faults; the provider's own hint, floored and capped, where it gives one.
-
-    A row that its limiter paces only rests for a moment after a refusal.
-    """
-
-    def __init__(self, *, paced: bool) -> None:
-        self.paced = paced
-        self.refusals = 0
-        self.backoff = wait_random_exponential(multiplier=BACKOFF_FIRST, max=BACKOFF_CAP)
-
-    def __call__(self, retry_state: RetryCallState) -> float:
+        A row that its limiter paces only rests for a moment after a refusal.
+        """
         failure = _failure_of(retry_state)
         self.refusals = self.refusals + 1 if failure.refused else 0
         if failure.refused and self.paced:

@@ -8,18 +8,15 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from llmbatch._litellm import Answer, Target, unset_keys
 from llmbatch._request import failures
+from llmbatch._request.evidence import Permit
 from llmbatch._request.failures import Failure
+from llmbatch._request.guards import Breaker, Budget
+from llmbatch._request.limits import Limiter
 from llmbatch._request.retry import AttemptFailedError, NotSentError, retrying
-
-if TYPE_CHECKING:
-    from llmbatch._request.guards import Breaker, Budget
-    from llmbatch._request.limits import Limiter, Permit
-
-__all__ = ["Call", "Credentials", "Outcome", "Sender"]
 
 _CHARACTERS_PER_TOKEN = 4
 _SCARCE_ATTEMPTS = 2  # at a tier without resources for a request, before it is given up
@@ -101,8 +98,9 @@ class Sender:
         is given is filled on the way, for whoever cancels it.
         """
         outcome = outcome or Outcome(None, None, 0, 0.0)
+        retried = retrying(self.retries, paced=True, sleep=self._pause)
         try:
-            answer = await self._attempts(request, order, call, outcome)
+            answer: Answer = await retried(self._attempt, request, order, call, outcome)
         except AttemptFailedError as exc:
             outcome.failure = exc.failure
             outcome.cost = None if outcome.uncertain else outcome.cost
@@ -114,19 +112,6 @@ class Sender:
             outcome.cost = None if answer.cost is None else outcome.cost
         return outcome
 
-    async def _attempts(self, request: dict[str, Any], order: int, call: Call, outcome: Outcome) -> Answer:
-        """The first attempt, and what the retry policy makes of its failure: most rows need no policy."""
-        try:
-            return await self._attempt(request, order, call, outcome)
-        except AttemptFailedError as exc:
-            first = exc
-        async for attempt in retrying(self.retries, paced=True).copy(sleep=self._pause):
-            with attempt:
-                if attempt.retry_state.attempt_number == 1:
-                    raise first
-                return await self._attempt(request, order, call, outcome)
-        raise AssertionError  # unreachable: tenacity ends with a result or an exception
-
     async def _pause(self, seconds: float) -> None:
         await self.breaker.unless_stopped(asyncio.sleep(seconds))
 
@@ -136,13 +121,8 @@ class Sender:
         cost: float | None = 0.0
         sent_at = None
         try:
-            arguments = await self._arguments(outcome)
+            arguments = await self.breaker.unless_stopped(self._arguments(outcome))
             permit = await self.breaker.unless_stopped(self.limiter.admit(order, self._tokens(request)))
-            if self.breaker.stopped is not None:
-                if permit is not None:
-                    self.limiter.faulted(permit)
-                raise NotSentError(self.breaker.stopped)
-            assert permit is not None  # noqa: S101 - nothing was stopped
             outcome.attempts += 1
             cost = None  # unknown, should it be cancelled from here on
             sent_at = time.monotonic()
@@ -165,8 +145,6 @@ class Sender:
         raise AttemptFailedError(result)
 
     async def _arguments(self, outcome: Outcome) -> dict[str, Any]:
-        if self.breaker.stopped is not None:
-            raise NotSentError(self.breaker.stopped)
         if self.credentials is None:
             return {}
         try:
@@ -210,11 +188,11 @@ class Sender:
         return failure
 
     def _tokens(self, request: Mapping[str, Any]) -> float:
-        length = sum(len(text) for text in _prompts(request))
-        most = request.get("max_tokens") or request.get("max_completion_tokens") or self.longest_answer
+        prompt = _characters(request.get("messages") or request.get("input")) / _CHARACTERS_PER_TOKEN + 4
         if "input" in request:
-            most = 0
-        return self.limiter.estimate(length / _CHARACTERS_PER_TOKEN + 4, most)
+            return self.limiter.estimate(prompt, 0)
+        most = request.get("max_tokens") or request.get("max_completion_tokens") or self.longest_answer
+        return self.limiter.estimate(prompt, most)
 
     async def _reserved(self, request: Mapping[str, Any]) -> float:
         """Worst case, in USD, that the budget now holds for one attempt.
@@ -237,16 +215,10 @@ class Sender:
         raise NotSentError(Failure("BudgetExceeded", f"not sent: {why}", provider=self.target.provider))
 
 
-def _prompts(request: Mapping[str, Any]) -> list[str]:
-    """The texts of a request, which count as tokens."""
-    given = request.get("input")
-    if given is not None:
-        return [given] if isinstance(given, str) else [text for text in given if isinstance(text, str)]
-    texts: list[str] = []
-    for message in request.get("messages") or ():
-        content = message.get("content")
-        if isinstance(content, str):
-            texts.append(content)
-        elif isinstance(content, list):
-            texts += [part["text"] for part in content if isinstance(part.get("text"), str)]
-    return texts
+def _characters(given: Any) -> int:
+    """How many characters of messages, or of texts to embed, count as tokens."""
+    if isinstance(given, Mapping):
+        given = given.get("content") or given.get("text")
+    if isinstance(given, list):
+        return sum(map(_characters, given))
+    return len(given) if isinstance(given, str) else 0

@@ -10,17 +10,12 @@ import functools
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from llmbatch._leaves.identity import is_connection
 from llmbatch._litellm import load
 from llmbatch._litellm.prices import price_entry
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-__all__ = ["worst_cost"]
 
 # A token is at least one byte of the text; roles and separators around it take a few more, and so does what providers
 # say of tools and schemas. Documented images take at most 48,169 (gpt-4o-mini).
@@ -60,14 +55,6 @@ _TEXT_KEYS = {"role", "content", "name", "tool_calls", "tool_call_id", "function
 _TEXT_PARTS = ("text", "refusal", "thinking", "redacted_thinking", "input_text", "output_text")
 _AN_IMAGE = re.compile(r"data:image/|[^?#]+\.(png|jpe?g|webp|gif)([?#]|$)", re.IGNORECASE)
 _A_MEDIUM = re.compile(r"data:|(gs|s3|https?)://")
-
-
-class _Prompt(NamedTuple):
-    """What a prompt holds: tokens of its text at most, images, and other media (audio, video, files)."""
-
-    text: int
-    images: int
-    media: int
 
 
 def worst_cost(plan: Any, *, job: bool = False) -> Callable[[Mapping[str, Any]], float]:
@@ -112,12 +99,12 @@ def worst_cost(plan: Any, *, job: bool = False) -> Callable[[Mapping[str, Any]],
     def worst(request: Mapping[str, Any]) -> float:
         asked = {**request, **(request.get("extra_body") or {})}
         _check_bounded(asked)
-        prompt = _prompt(asked)
-        if prompt.media and (length or not window):
+        size, images, others = _prompt(asked)
+        if others and (length or not window):
             msg = f"max_cost cannot hold with audio, video or files for {target.model!r}: nothing bounds their price"
             raise ValueError(msg)
-        seen = (window or 0) if prompt.media else min(prompt.images * _IMAGE_TOKENS, window or math.inf)
-        cost = text * prompt.text + media * seen + image * prompt.images
+        seen = (window or 0) if others else min(images * _IMAGE_TOKENS, window or math.inf)
+        cost = text * size + media * seen + image * images
         if "input" in asked:  # embeddings
             return cost + (once + image) * len(_texts(asked["input"]))
         most = max(asked.get("max_tokens") or 0, asked.get("max_completion_tokens") or 0)
@@ -165,10 +152,11 @@ def _is_function(tool: Any) -> bool:
     return kind == "function" or (kind in (None, "custom") and "input_schema" in tool)
 
 
-def _prompt(asked: Mapping[str, Any]) -> _Prompt:
+def _prompt(asked: Mapping[str, Any]) -> tuple[int, int, int]:
+    """Tokens of a prompt's text at most, and how many images and other media (audio, video, files) it holds."""
     if "input" in asked:
         texts = _texts(asked["input"])
-        return _Prompt(sum(map(_size, texts)), 0, sum(bool(_A_MEDIUM.match(str(text))) for text in texts))
+        return sum(map(_size, texts)), 0, sum(bool(_A_MEDIUM.match(str(text))) for text in texts)
     given = {name: asked[name] for name in _IN_THE_PROMPT if asked.get(name)}
     text = sum(map(_size, given.values())) + (_AROUND_TOOLS if given else 0)
     images = media = 0
@@ -181,7 +169,7 @@ def _prompt(asked: Mapping[str, Any]) -> _Prompt:
         media += len(parts) - len(texts) - pictures
         media += sum(bool(message[key]) for key in message.keys() - _TEXT_KEYS)
         text += _size({**message, "content": texts}) + _AROUND_A_MESSAGE
-    return _Prompt(text, images, media)
+    return text, images, media
 
 
 def _is_image(part: Mapping[str, Any]) -> bool:

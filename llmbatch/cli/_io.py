@@ -11,8 +11,8 @@ from typing import IO, Any, TypeVar
 import click
 
 from llmbatch._leaves.files import json_text
-from llmbatch._request.failures import seconds_in
 from llmbatch._request.plans import DEFAULT_MAX_TOKENS, DEFAULT_TEMPERATURE
+from llmbatch._request.rate_headers import seconds_in
 from llmbatch.cli._inputs import Input, checked_input
 
 __all__ = [
