@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from loguru import logger
 
-from llmbatch._litellm.unheard import unhear
+from llmbatch._litellm.loading import load
 from tests.batch_server import BatchProvider
 from tests.server import Server
 from tests.warm import Warm, started
@@ -73,7 +73,7 @@ def quick_garbage() -> None:
     """
     if "litellm" in sys.modules:
         _freeze()
-        unhear()
+        load()
 
 
 @cache
