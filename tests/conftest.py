@@ -47,7 +47,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for name in sorted(together, key=lambda name: (name not in longest, -len(together[name]))):
         min(shares, key=len).extend(together[name])
     quick = [item for item in items if not item.get_closest_marker("processes")]
-    quick.sort(key=lambda item: item.path.name != "test_limits.py")  # its clocks run beside the others' work
     left = len(items)
     for at, share in enumerate(shares):
         room = max(left // (workers - at) - len(share), 0)

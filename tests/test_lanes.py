@@ -97,6 +97,7 @@ def down(batches: BatchProvider) -> None:
     batches.fault("POST", "/v1/batches", Response(403, body={"error": {"message": "no batches for you"}}))
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ("fate", "by_job"),
     [(early, ROWS), (never, ROWS), (in_part, ROWS // 2), (expired, ROWS - 5), (refused, 0), (odd, ROWS - 3), (down, 0)],
@@ -119,6 +120,7 @@ def test_every_row_is_answered_once_by_the_deadline(  # noqa: PLR0917 - fixtures
     assert results.elapsed < SOON
 
 
+@pytest.mark.processes
 def test_an_answer_after_the_cancellation_is_paid_twice_and_said(
     server: Server, batches: BatchProvider, place: dict[str, Any], price: float, tmp_path: Path
 ) -> None:
@@ -148,6 +150,7 @@ def test_an_answer_after_the_cancellation_is_paid_twice_and_said(
     assert not (tmp_path / "run.jsonl.job").exists()
 
 
+@pytest.mark.processes
 def test_a_job_that_never_ends_holds_nobody_up(batches: BatchProvider, place: dict[str, Any], tmp_path: Path) -> None:
     """Its rows are answered live in time; that it may still charge for them is said."""
     never(batches)
@@ -179,6 +182,7 @@ def test_rows_come_as_parts_of_the_job_end(server: Server, batches: BatchProvide
     assert len(batches.jobs) == 2
 
 
+@pytest.mark.processes
 def test_a_budget_holds_over_both_lanes(
     server: Server, batches: BatchProvider, place: dict[str, Any], price: float
 ) -> None:

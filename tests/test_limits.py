@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from tests.server import Server
 
+pytestmark = pytest.mark.processes
 JITTER = 0.05  # seconds by which an arrival may differ from its sending on a busy machine
 
 
