@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
     from contextlib import AbstractAsyncContextManager
 
-__all__ = ["Stream", "at_end", "awaited", "in_background", "in_front", "within_call"]
-
 P = ParamSpec("P")
 T = TypeVar("T")
 

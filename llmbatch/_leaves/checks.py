@@ -13,18 +13,6 @@ from typing import Any
 
 from llmbatch._leaves.identity import SeenIds
 
-__all__ = [
-    "UnsendableError",
-    "check_messages_list",
-    "check_number",
-    "check_sendable",
-    "check_texts",
-    "checked_ids",
-    "checked_messages",
-    "checked_text",
-    "copied",
-]
-
 _ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
 _DEEPEST = 100  # levels of nesting, in a message that a program has made
 

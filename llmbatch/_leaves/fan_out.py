@@ -11,8 +11,6 @@ from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from typing import Any, Generic, TypeVar
 
-__all__ = ["fan_out"]
-
 T = TypeVar("T")
 R = TypeVar("R")
 

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
     Formats = Mapping[str, ResponseFormat | None]
 
-__all__ = ["rows_columns", "rows_csv", "rows_frame", "rows_table"]
-
 _USAGE = ("prompt_tokens", "completion_tokens", "total_tokens")
 # The columns besides the parsed fields and the vectors, in their order, with their types as pandas and Arrow name them.
 _KINDS = {

@@ -8,8 +8,6 @@ from typing import Any
 from llmbatch._leaves.files import json_text
 from llmbatch._leaves.row import OWN_KEYS, Row, answer_row, error_row
 
-__all__ = ["SUCCESS", "line_from_row", "row_from_line", "written_row"]
-
 _OWN_KEYS = (
     *(name for name in OWN_KEYS if name != "custom_id"),
     "fallback",

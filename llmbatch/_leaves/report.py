@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from llmbatch._leaves.row import Row
 
-__all__ = ["report_html"]
-
 _SAMPLES, _FAILED, _NAMED, _EXAMPLES, _LONGEST = 500, 150, 10, 3, 600
 _BARS = 60
 # What plots are drawn with, and what the page puts in its place: its own text and colours, in light and dark.

@@ -7,26 +7,6 @@ import math
 from collections.abc import Mapping
 from typing import Any, Required, TypedDict
 
-__all__ = [
-    "CUT_OFF",
-    "NO_USAGE",
-    "OWN_KEYS",
-    "Row",
-    "add_spent",
-    "add_usage",
-    "answer_row",
-    "choice_text",
-    "error_row",
-    "finish_reasons",
-    "numbered",
-    "plain",
-    "refusal_text",
-    "row_metadata",
-    "row_text",
-    "row_vector",
-    "well_formed",
-]
-
 
 class Row(TypedDict, total=False):
     """One request's outcome: the provider's answer as LiteLLM gives it, plus llmbatch's own keys.

@@ -20,8 +20,6 @@ else:
 
     M = TypeVar("M")  # defaults came with Python 3.13
 
-__all__ = ["M", "checked_format", "json_text", "parsed", "parsed_row"]
-
 _TRIES = 100  # of places where JSON might begin
 
 

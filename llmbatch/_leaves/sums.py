@@ -11,8 +11,6 @@ from llmbatch._leaves.row import CUT_OFF, NO_USAGE, Row, add_usage, finish_reaso
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-__all__ = ["Failures", "Tally", "failures_line", "failures_text", "latency", "latency_text"]
-
 _NAMED = 5
 # What befalls rows because others failed, or the caller's own limit was reached: never the root cause.
 _AFTERWARDS = {"NotSent", "Cancelled", "DeadlineExceeded", "BudgetExceeded"}

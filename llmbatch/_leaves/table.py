@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     from llmbatch._leaves.row import Row
 
-__all__ = ["chosen", "shown_text", "table"]
-
 _FAILED, _ROWS, _LONGEST = 5, 10, 200
 _COLUMNS = ("", "answer", "model", "tokens", "cost", "seconds")
 _RED = " style='color:#b00020'"

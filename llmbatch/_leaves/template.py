@@ -7,8 +7,6 @@ import string
 from collections.abc import Callable, Mapping
 from typing import Any
 
-__all__ = ["RowFunction", "RowTemplate", "Template", "asking"]
-
 RowTemplate = str | Callable[[Mapping[str, Any]], Any]
 
 _BRACES = "write {column} for a column, {{ and }} for braces of the text itself, as in JSON"

@@ -23,8 +23,6 @@ from llmbatch._leaves.files import from_json
 from llmbatch._leaves.template import Template
 from llmbatch._request.requests import Asked, read
 
-__all__ = ["FORMATS", "Input", "checked_input", "json_lines", "opened"]
-
 Records = Generator[tuple[int, Any], None, None]
 
 FORMATS = {".csv": "csv", ".parquet": "parquet", ".pq": "parquet"}

@@ -14,16 +14,6 @@ from llmbatch._leaves.files import json_text
 from llmbatch._request.plans import DEFAULT_MAX_TOKENS, DEFAULT_TEMPERATURE
 from llmbatch.cli._inputs import Input, checked_input
 
-__all__ = [
-    "emit",
-    "input_options",
-    "request_arguments",
-    "request_options",
-    "requests_of",
-    "taken_input_options",
-    "written",
-]
-
 F = TypeVar("F", bound=Callable[..., Any])
 
 

@@ -9,8 +9,6 @@ from typing import Any
 
 import click
 
-__all__ = ["BAD_END", "FAILED", "INTERRUPTED", "MISUSE", "NOT_YET", "Group", "main"]
-
 BAD_END, MISUSE, NOT_YET, FAILED, INTERRUPTED = 1, 2, 3, 4, 130
 
 

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from llmbatch._leaves.row import Row
 
-__all__ = ["answered", "arrange", "journal"]
-
 
 @contextmanager
 def journal(output: Path) -> Iterator[Path]:

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from llmbatch._leaves.row import Row
 
-__all__ = ["Destination", "destination", "is_table", "write_table"]
-
 _TABLES = {".csv": "csv", ".parquet": "parquet", ".pq": "parquet"}
 
 

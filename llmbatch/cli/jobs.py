@@ -28,8 +28,6 @@ from llmbatch.cli._tables import is_table, write_table
 if TYPE_CHECKING:
     from llmbatch.jobs import BatchJob
 
-__all__ = ["cancel", "results", "status", "submit", "wait"]
-
 _state = click.argument("state", type=click.Path(exists=True, dir_okay=False))
 
 

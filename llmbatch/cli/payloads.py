@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
     from llmbatch import Payload
 
-__all__ = ["estimate", "render"]
-
 
 @click.command()
 @click.argument("source", metavar="IN", type=click.Path(exists=True, dir_okay=False, allow_dash=True))

@@ -8,8 +8,6 @@ from pathlib import Path
 
 import click
 
-__all__ = ["report"]
-
 
 @click.command()
 @click.argument("answers", metavar="OUT", type=click.Path(exists=True, dir_okay=False, path_type=Path))

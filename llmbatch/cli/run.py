@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from llmbatch.cli._inputs import Input
     from llmbatch.cli._tables import Destination
 
-__all__ = ["run"]
-
 
 @click.command()
 @click.argument("source", metavar="IN", type=click.Path(exists=True, dir_okay=False, allow_dash=True))

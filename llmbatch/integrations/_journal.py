@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from llmbatch._leaves.row import Row
 
-__all__ = ["Journal"]
-
 
 class Journal:
     """The answers in a directory as they were when it was opened, and a new file for more."""

@@ -20,8 +20,6 @@ from llmbatch.errors import CopilotTokenError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["PROVIDER", "CopilotToken", "asked_for", "named", "plan", "requests_per_minute"]
-
 PROVIDER = "github_copilot"
 PREFIX = "copilot/"
 HEADERS = {

@@ -9,8 +9,6 @@ from llmbatch.providers.base import Payload, Provider
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["XAI", "Azure", "Groq", "HostedVLLM", "LiteLLMProxy", "Mistral", "OpenAI"]
-
 
 class OpenAI(Provider):
     """OpenAI, and any service with its very batch endpoints, through `api_base`."""

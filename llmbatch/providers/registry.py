@@ -7,8 +7,6 @@ from typing import Any, TypeVar
 from llmbatch.providers.base import Provider
 from llmbatch.providers.openai import XAI, Azure, Groq, HostedVLLM, LiteLLMProxy, Mistral, OpenAI
 
-__all__ = ["provider_for", "register_provider"]
-
 T = TypeVar("T", bound=type[Provider])
 
 _providers: dict[str, type[Provider]] = {
