@@ -14,7 +14,7 @@ from llmbatch._leaves.lines import written_row
 from llmbatch._leaves.report import report_html
 from llmbatch._leaves.row import CUT_OFF, Row, finish_reasons, row_metadata, row_text, row_vector
 from llmbatch._leaves.structured import M, parsed_row
-from llmbatch._leaves.sums import Tally, failures_text, latency, latency_text
+from llmbatch._leaves.sums import Tally, failures_text, latency_text
 from llmbatch._leaves.table import table
 from llmbatch.errors import BatchFailedError
 
@@ -109,7 +109,7 @@ class BatchResults(list[Row], Generic[M]):
     @property
     def latency(self) -> dict[str, float] | None:
         """Seconds that answers took, `p50`, `p95`, `p99` and `max`; None when no answered row knows (batch jobs)."""
-        return latency(seconds for row in self.succeeded if (seconds := row.get("elapsed")) is not None)
+        return Tally(self).latency
 
     @property
     def texts(self) -> list[str | None]:
@@ -178,7 +178,7 @@ class BatchResults(list[Row], Generic[M]):
         ok, usage = tally.rows - tally.failed, tally.usage
         speed = f"{tally.answered / self.elapsed:.1f} rows/s" if self.elapsed > 0 else "-"
         return (
-            f"{ok}/{len(self)} rows succeeded in {self.elapsed:.2f}s ({speed}){latency_text(self.latency)}; "
+            f"{ok}/{len(self)} rows succeeded in {self.elapsed:.2f}s ({speed}){latency_text(tally.latency)}; "
             f"tokens: {usage['prompt_tokens']} prompt + {usage['completion_tokens']} completion "
             f"= {usage['total_tokens']}; cost: {tally.cost_text(6)}{tally.notes(6)}"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from array import array
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,7 @@ class Failures:
 
 
 class Tally:
-    """Sums over rows as they come, in memory that does not grow with them.
+    """Sums over rows as they come, in 8 bytes for each.
 
     Attributes:
         rows: how many there were.
@@ -42,12 +43,14 @@ class Tally:
         resumed: rows found in the checkpoint.
         sent: rows that this run has sent.
         spent: USD of the rows with a known price that were not found in the checkpoint.
+        seconds: what each answer took, where that is known.
     """
 
     def __init__(self, rows: Iterable[Row] = ()) -> None:
         self.rows = self.unpriced = self.truncated = self.resumed = self.sent = 0
         self.usage: dict[str, Any] = dict(NO_USAGE)
         self.spent = 0.0
+        self.seconds = array("d")
         self._cost, self._any_price = 0.0, False
         self._failures: dict[str, Failures] = {}
         for row in rows:
@@ -63,6 +66,8 @@ class Tally:
         self.truncated += CUT_OFF in finish_reasons(row)
         if "error" in row:
             self._add_failure(row)
+        elif (elapsed := row.get("elapsed")) is not None:
+            self.seconds.append(elapsed)
         cost = row.get("cost")
         if cost is None:
             self.unpriced += 1
@@ -104,6 +109,15 @@ class Tally:
         """USD of the rows with a known price; None when no answered row has one and some row may have cost money."""
         return None if self.unpriced and not self._any_price else self._cost
 
+    @property
+    def latency(self) -> dict[str, float] | None:
+        """`p50`, `p95`, `p99` and `max` of what answers took, by the nearest rank; None for nothing."""
+        ordered = sorted(self.seconds)
+        if not ordered:
+            return None
+        ranks = {f"p{percent}": math.ceil(percent / 100 * len(ordered)) for percent in (50, 95, 99)}
+        return {name: ordered[rank - 1] for name, rank in ranks.items()} | {"max": ordered[-1]}
+
     def cost_text(self, digits: int) -> str:
         """The cost in words, for people."""
         if self.cost is None:
@@ -130,15 +144,6 @@ def failures_text(tally: Tally) -> str:
 def failures_line(rows: Iterable[Row]) -> str:
     """The kinds of failures among these rows in one line."""
     return "; ".join(map(str, Tally(rows).failures))
-
-
-def latency(seconds: Iterable[float]) -> dict[str, float] | None:
-    """`p50`, `p95`, `p99` and `max` by the nearest rank, None for nothing."""
-    ordered = sorted(seconds)
-    if not ordered:
-        return None
-    ranks = {f"p{percent}": math.ceil(percent / 100 * len(ordered)) for percent in (50, 95, 99)}
-    return {name: ordered[rank - 1] for name, rank in ranks.items()} | {"max": ordered[-1]}
 
 
 def latency_text(found: Mapping[str, float] | None) -> str:

@@ -12,18 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from llmbatch._leaves.lines import line_from_row
+from llmbatch.cli._destination import table_kind, write_table
 from llmbatch.cli._inputs import FORMATS, json_lines
-from llmbatch.cli._io import (
-    emit,
-    input_options,
-    request_arguments,
-    request_options,
-    requests_of,
-    taken_input_options,
-    written,
-)
+from llmbatch.cli._io import emit, request_options, requests_of, written
 from llmbatch.cli._main import BAD_END, NOT_YET
-from llmbatch.cli._tables import is_table, write_table
 
 if TYPE_CHECKING:
     from llmbatch.jobs import BatchJob
@@ -34,11 +27,10 @@ _state = click.argument("state", type=click.Path(exists=True, dir_okay=False))
 @click.command()
 @click.argument("source", metavar="IN", type=click.Path(exists=True, dir_okay=False))
 @click.option("-s", "--state", help="The job's state file; IN.job.json unless given.")
-@click.option("--window", default="24h", show_default=True, help="How long the provider may take.")
+@click.option("--window", "completion_window", default="24h", show_default=True, help="How long the provider may take.")
 @click.option("--max-rows", type=int, help="Lines of an input file at most; the provider's limit unless given.")
-@input_options
 @request_options
-def submit(source: str, state: str | None, window: str, max_rows: int | None, **options: Any) -> None:
+def submit(source: str, state: str | None, reading: dict[str, Any], arguments: dict[str, Any], **options: Any) -> None:
     """Submit the rows of IN, or the lines that `render` wrote, as a batch job.
 
     The same command with the same files goes on where a killed one stopped, and never submits twice.
@@ -50,12 +42,11 @@ def submit(source: str, state: str | None, window: str, max_rows: int | None, **
     """
     from llmbatch.jobs import submit_batch_job  # noqa: PLC0415 - imports litellm
 
-    columns, arguments = taken_input_options(options), request_arguments(**options)
-    arguments |= {"completion_window": window, "max_rows": max_rows, "state": state or f"{source}.job.json"}
-    if columns["kind"] in {None, "jsonl"} and _holds_payloads(source):
+    arguments |= {**options, "state": state or f"{source}.job.json"}
+    if reading["kind"] in {None, "jsonl"} and _holds_payloads(source):
         job = submit_batch_job(source, **arguments)
     else:
-        with requests_of(source, **columns) as requests:
+        with requests_of(source, **reading) as requests:
             job = submit_batch_job(requests, **arguments)
     emit(_summary(job))
 
@@ -124,14 +115,12 @@ def results(state: str, output: Path, text: bool) -> None:
       llmbatch results job.json -o answers.jsonl
       llmbatch results job.json --text | head
     """
-    from llmbatch._leaves.lines import line_from_row  # noqa: PLC0415 - `--help` needs none of it
-
     job = _job(state).refresh()
     if not job.ended:
         click.echo(f"Error: job {job.id} is {job.status}; `llmbatch wait {state}` waits for its end", err=True)
         sys.exit(NOT_YET)
     rows = job.results()
-    if is_table(output):
+    if table_kind(output):
         write_table(output, rows)
     else:
         with click.open_file(str(output), "w", encoding="utf-8") as file:

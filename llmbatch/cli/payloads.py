@@ -10,15 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llmbatch.cli._inputs import json_lines, opened
-from llmbatch.cli._io import (
-    emit,
-    input_options,
-    request_arguments,
-    request_options,
-    requests_of,
-    taken_input_options,
-    written,
-)
+from llmbatch.cli._io import emit, request_options, requests_of, written
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,9 +22,10 @@ if TYPE_CHECKING:
 @click.argument("source", metavar="IN", type=click.Path(exists=True, dir_okay=False, allow_dash=True))
 @click.option("-o", "--output", type=click.Path(dir_okay=False), help="Where to write, stdout unless given.")
 @click.option("--embeddings", is_flag=True, help="The lines of IN are texts to embed, as JSON strings.")
-@input_options
 @request_options
-def render(source: str, output: str | None, embeddings: bool, **options: Any) -> None:
+def render(
+    source: str, output: str | None, embeddings: bool, reading: dict[str, Any], arguments: dict[str, Any]
+) -> None:
     """Write the rows of IN ("-" is standard input) as lines of a batch file, exactly as they would be sent.
 
     \b
@@ -44,13 +37,11 @@ def render(source: str, output: str | None, embeddings: bool, **options: Any) ->
     """
     from llmbatch import payloads  # noqa: PLC0415 - imports litellm
 
-    columns, arguments = taken_input_options(options), request_arguments(**options)
     if embeddings:
-        del arguments["temperature"], arguments["max_tokens"]
         with opened(source) as file:
             _write(output, payloads.stream_embeddings_requests((value for _, value in json_lines(file)), **arguments))
     else:
-        with requests_of(source, **columns) as requests:
+        with requests_of(source, **reading) as requests:
             _write(output, payloads.stream_batch_requests(requests, **arguments))
 
 
@@ -63,9 +54,8 @@ def _write(output: str | None, made: Iterator[Payload]) -> None:
 
 @click.command()
 @click.argument("source", metavar="IN", type=click.Path(exists=True, dir_okay=False, allow_dash=True))
-@input_options
 @request_options
-def estimate(source: str, **options: Any) -> None:
+def estimate(source: str, reading: dict[str, Any], arguments: dict[str, Any]) -> None:
     """Count rows and tokens of IN, and price them, live and as a batch job. Nothing is sent.
 
     \b
@@ -74,6 +64,5 @@ def estimate(source: str, **options: Any) -> None:
     """
     from llmbatch.estimate import estimate_batch  # noqa: PLC0415 - imports litellm
 
-    columns, arguments = taken_input_options(options), request_arguments(**options)
-    with requests_of(source, **columns) as requests:
+    with requests_of(source, **reading) as requests:
         emit(estimate_batch(requests, **arguments).to_dict())

@@ -8,6 +8,11 @@ from pathlib import Path
 
 import click
 
+from llmbatch.cli._arranged import rows_in
+from llmbatch.cli._inputs import json_lines, opened
+from llmbatch.errors import CheckpointError
+from llmbatch.results import BatchResults
+
 
 @click.command()
 @click.argument("answers", metavar="OUT", type=click.Path(exists=True, dir_okay=False, path_type=Path))
@@ -24,18 +29,10 @@ def report(answers: Path, output: Path, prompts: str | None) -> None:
     Example:
       llmbatch report answers.jsonl -o run.html
     """
-    from llmbatch._batch.checkpoint import output_lines  # noqa: PLC0415 - `--help` needs none of it
-    from llmbatch._leaves.lines import row_from_line  # noqa: PLC0415
-    from llmbatch.cli._inputs import json_lines, opened  # noqa: PLC0415
-    from llmbatch.errors import CheckpointError  # noqa: PLC0415
-    from llmbatch.results import BatchResults  # noqa: PLC0415
-
     try:
-        with answers.open("rb") as file:
-            lines = [line for _, _, line in output_lines(file, answers) if line is not None]
+        rows = BatchResults(rows_in(answers))
     except CheckpointError as exc:
         raise ValueError(str(exc)) from exc
-    rows = BatchResults({line["custom_id"]: row_from_line(line) for line in lines}.values())  # the last of an id counts
     if prompts is None:
         rows.report(output)
     else:
