@@ -23,8 +23,8 @@ class Group(click.Group):
         except LLMBatchError as exc:
             click.echo(f"Error: {exc}", err=True)
             sys.exit(FAILED)
-        except (ValueError, TypeError, NotImplementedError, OSError) as exc:
-            # Misuse, which says its mend; an unreadable file says its path.
+        except (ValueError, TypeError, NotImplementedError, ImportError, OSError) as exc:
+            # Misuse, which says its mend, as a missing extra does; an unreadable file says its path.
             if isinstance(exc, BrokenPipeError):
                 raise
             click.echo(f"Error: {exc}", err=True)

@@ -85,7 +85,7 @@ class Completions:
         **kwargs: Any,
     ) -> None:
         check_number("workers", workers, "it is the number of processes that share the limits", whole=True, least=1)
-        self._template, self._system, self._output, self._id_column = asking(template), system, output, id_column
+        self._asking, self._output, self._id_column = asking(template, system), output, id_column
         self._arguments = {"model": model, "progress": False, **kwargs}
         shares = {"requests_per_minute": requests_per_minute, "tokens_per_minute": tokens_per_minute}
         self._arguments |= {name: limit / workers for name, limit in shares.items() if limit is not None}
@@ -142,22 +142,22 @@ class Completions:
 
     def _rows(self, frame: pd.DataFrame) -> list[Row]:
         """One row for each of the frame's, from the checkpoint, from the model, or refused."""
-        columns = [*self._template.columns, *([self._id_column] if self._id_column else [])]
+        columns = [*self._asking.columns, *([self._id_column] if self._id_column else [])]
         if absent := [name for name in columns if name not in frame.columns]:
             msg = f"no column {', '.join(map(repr, absent))}; the table has {', '.join(map(repr, frame.columns))}"
             raise ValueError(msg)
         rows: dict[int, Row] = {}
         conversations: dict[int, Any] = {}
-        wanted = frame[columns] if self._template.columns else frame
-        empty = {name: frame[name].isna().tolist() for name in self._template.columns}
+        wanted = frame[columns] if self._asking.columns else frame
+        empty = {name: frame[name].isna().tolist() for name in self._asking.columns}
         for at, row in enumerate(wanted.to_dict("records")):
-            absent = [name for name in self._template.columns if empty[name][at]]
+            absent = [name for name in self._asking.columns if empty[name][at]]
             if absent:
                 problem = f"column {absent[0]!r} has no value"
                 model = self._arguments["model"]
                 rows[at] = error_row(type="InvalidRow", message=problem, model=model, custom_id=f"row-{at}")
             else:
-                conversations[at] = self._template.conversation(row, self._system)
+                conversations[at] = self._asking.request(row)
         keys: dict[int, str] = {}
         if self._checkpoint is not None:
             ids = frame[self._id_column].tolist() if self._id_column else None
