@@ -51,11 +51,16 @@ def opened(source: str) -> Iterator[IO[bytes]]:
 
 
 @contextmanager
-def checked_input(source: str, kind: str | None, **how: Any) -> Iterator[Input]:
-    """The requests of a file, read once to check them. Raises ValueError, with the line's number, for misuse."""
+def requests_of(source: str, kind: str | None, *, all_good: bool = True, **how: Any) -> Iterator[Input]:
+    """The requests of a file, read once to check them.
+
+    Raises ValueError, with the line's number, for misuse, and for a row without a request unless some may be bad.
+    """
     with opened(source) as file:
         requests = Input(file, kind or FORMATS.get(Path(source).suffix.lower(), "jsonl"), **how)
         requests.check()
+        if all_good and requests.refused:
+            raise ValueError(requests.refused[0])
         yield requests
 
 

@@ -5,16 +5,14 @@ from __future__ import annotations
 import functools
 import json
 import sys
-from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Any
 
 import click
 
 from llmbatch._leaves.files import json_text
-from llmbatch.cli._inputs import Input, checked_input
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 _OPTIONS = (
     click.option("--format", "kind", type=click.Choice(["jsonl", "csv", "parquet"]), help="Of IN; else by its suffix."),
@@ -34,7 +32,7 @@ _OPTIONS = (
 def request_options(command: Callable[..., None]) -> Callable[..., None]:
     """Adds the options that say how IN is read, and what is asked of which model.
 
-    The command gets them as `reading`, for `checked_input`, and as `arguments`, those of the Python functions.
+    The command gets them as `reading`, for `requests_of`, and as `arguments`, those of the Python functions.
     """
 
     @functools.wraps(command)
@@ -59,18 +57,6 @@ def _parameter(param: str) -> tuple[str, Any]:
         return name, json.loads(text)
     except ValueError:
         return name, text
-
-
-@contextmanager
-def requests_of(source: str, **reading: Any) -> Iterator[Input]:
-    """The requests of an input file, read as they are needed.
-
-    Raises ValueError, with the row's number, for a line that holds none.
-    """
-    with checked_input(source, **reading) as requests:
-        for problem in requests.refused:
-            raise ValueError(problem)
-        yield requests
 
 
 def emit(value: Any) -> None:

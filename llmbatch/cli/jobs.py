@@ -14,8 +14,8 @@ import click
 
 from llmbatch._leaves.lines import line_from_row
 from llmbatch.cli._destination import table_kind, write_table
-from llmbatch.cli._inputs import FORMATS, json_lines
-from llmbatch.cli._io import emit, request_options, requests_of, written
+from llmbatch.cli._inputs import FORMATS, json_lines, requests_of
+from llmbatch.cli._io import emit, request_options, written
 from llmbatch.cli._main import BAD_END, NOT_YET
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def submit(source: str, state: str | None, reading: dict[str, Any], arguments: d
     """
     from llmbatch.jobs import submit_batch_job  # noqa: PLC0415 - imports litellm
 
-    arguments |= {**options, "state": state or f"{source}.job.json"}
+    arguments = {**arguments, **options, "state": state or f"{source}.job.json"}
     if reading["kind"] in {None, "jsonl"} and _holds_payloads(source):
         job = submit_batch_job(source, **arguments)
     else:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llmbatch.cli._inputs import json_lines, opened
-from llmbatch.cli._io import emit, request_options, requests_of, written
+from llmbatch.cli._inputs import json_lines, opened, requests_of
+from llmbatch.cli._io import emit, request_options, written
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -17,7 +17,7 @@ from llmbatch._leaves.files import from_json
 from llmbatch._leaves.sums import Tally, failures_text, latency_text
 from llmbatch.cli._arranged import arrange
 from llmbatch.cli._destination import destination
-from llmbatch.cli._inputs import checked_input
+from llmbatch.cli._inputs import requests_of
 from llmbatch.cli._io import emit, request_options
 from llmbatch.cli._main import BAD_END, INTERRUPTED
 from llmbatch.errors import CheckpointError
@@ -128,8 +128,8 @@ def run(
         msg = "IN and OUT are the same file; the answers need one of their own"
         raise ValueError(msg)
     if (response_format := options.pop("response_format")) is not None:
-        arguments["response_format"] = response_format
-    with checked_input(source, **reading) as requests:
+        arguments = reading["said"] = {**arguments, "response_format": response_format}
+    with requests_of(source, all_good=False, **reading) as requests:
         if output is None or dry_run:
             emit(_preview(requests, arguments))
         else:
