@@ -119,18 +119,9 @@ def plain(body: dict[str, Any]) -> dict[str, Any]:
     try:
         json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, TypeError):
-        return {str(key): _plain(value) for key, value in body.items()}
+        text = well_formed(json.dumps(body, ensure_ascii=False, skipkeys=True, default=str))
+        return dict(json.loads(text, parse_constant=lambda _: None))
     return body
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {well_formed(str(key)): _plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value if value is None or isinstance(value, int) else well_formed(str(value))
 
 
 def add_spent(row: Row, before: Row) -> None:
