@@ -8,14 +8,7 @@ from typing import Any
 from llmbatch._leaves.files import json_text
 from llmbatch._leaves.row import OWN_KEYS, Row, answer_row, error_row
 
-_OWN_KEYS = (
-    *(name for name in OWN_KEYS if name != "custom_id"),
-    "fallback",
-    "request_model",
-    "metadata",
-    "asks",
-    "same_as",
-)
+_OWN_KEYS = (*OWN_KEYS[1:], "fallback", "request_model", "metadata", "asks", "same_as")  # all but the custom_id
 SUCCESS = range(200, 300)  # HTTP's
 _KEPT_OF_FAILED = ("id", "choices", "usage", "created")
 

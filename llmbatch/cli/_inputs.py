@@ -15,6 +15,7 @@ import sys
 import tempfile
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -51,53 +52,49 @@ def opened(source: str) -> Iterator[IO[bytes]]:
 
 
 @contextmanager
-def requests_of(source: str, kind: str | None, *, all_good: bool = True, **how: Any) -> Iterator[Input]:
+def requests_of(
+    source: str, kind: str | None, template: str | None, column: str | None, *, all_good: bool = True, **how: Any
+) -> Iterator[Input]:
     """The requests of a file, read once to check them.
 
     Raises ValueError, with the line's number, for misuse, and for a row without a request unless some may be bad.
     """
+    if template is not None and column is not None:
+        msg = "--template and --column exclude each other; a template of one column is '{column}'"
+        raise ValueError(msg)
+    by_column = None if column is None else Asking([column], lambda row: str(row[column]))
+    by = by_column if template is None else asking(template)
     with opened(source) as file:
-        requests = Input(file, kind or FORMATS.get(Path(source).suffix.lower(), "jsonl"), **how)
+        requests = Input(file, kind or FORMATS.get(Path(source).suffix.lower(), "jsonl"), by, **how)
         requests.check()
         if all_good and requests.refused:
             raise ValueError(requests.refused[0])
         yield requests
 
 
+@dataclass
 class Input:
-    """The requests of an open file; iterating reads it from its beginning. `said` is what the command line says itself.
+    """The requests of an open file; iterating reads it from its beginning.
 
     `check()` reads it once and counts. Raises ValueError, with the line's number, for misuse.
 
     Attributes:
+        asking: what asks for a row of a table.
+        said: what the command line says itself.
         refused: what the file itself has no request for, as `row N: why`.
     """
 
-    def __init__(
-        self,
-        file: IO[bytes],
-        kind: str,
-        *,
-        template: str | None,
-        column: str | None,
-        id_column: str | None,
-        system: str | None,
-        said: Mapping[str, Any],
-    ) -> None:
-        if template is not None and column is not None:
-            msg = "--template and --column exclude each other; a template of one column is '{column}'"
-            raise ValueError(msg)
-        self.file, self.kind, self._system, self._id_column, self._said = file, kind, system, id_column, said
-        self._asking: Asking | None = None
-        if template is not None:
-            self._asking = asking(template)
-        elif column is not None:
-            self._asking = Asking([column], lambda row: str(row[column]))
-        self._count = 0
-        self.refused: list[str] = []
+    file: IO[bytes]
+    kind: str
+    asking: Asking | None
+    id_column: str | None
+    system: str | None
+    said: Mapping[str, Any]
+    count: int = 0
+    refused: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
-        return self._count
+        return self.count
 
     def check(self) -> None:
         """Read everything once."""
@@ -108,12 +105,12 @@ class Input:
                 raise ValueError(msg)
             if asked.custom_id is not None:
                 seen.add(asked.custom_id)
-            if len(seen) not in {0, self._count + 1}:
+            if len(seen) not in {0, self.count + 1}:
                 msg = f"{place} has {'an' if asked.custom_id else 'no'} id; give one to each row or none"
                 raise ValueError(msg)
             if asked.problem is not None:
-                self.refused.append(f"row {self._count}: {asked.problem}")
-            self._count += 1
+                self.refused.append(f"row {self.count}: {asked.problem}")
+            self.count += 1
 
     def __iter__(self) -> Generator[Asked]:
         for _, asked in self._read():
@@ -130,8 +127,8 @@ class Input:
                 except ValueError as exc:
                     msg = f"{place} {exc}"
                     raise ValueError(msg) from None
-                if self._system is not None and isinstance(asked.messages, list) and not _has_system(asked.messages):
-                    asked.messages = [{"role": "system", "content": self._system}, *asked.messages]
+                if self.system is not None and isinstance(asked.messages, list) and not _has_system(asked.messages):
+                    asked.messages = [{"role": "system", "content": self.system}, *asked.messages]
                 yield place, asked
 
     def _asked(self, record: Any) -> Asked:
@@ -142,8 +139,8 @@ class Input:
             about = {"custom_id": self._id(record), "metadata": record.get("metadata")}
             if isinstance(record.get("body"), Mapping):
                 return read({"body": self._body(record), **about})
-            if self._asking is not None:
-                return self._of_columns(self._asking, record, about["custom_id"])
+            if self.asking is not None:
+                return self._of_columns(self.asking, record, about["custom_id"])
             if asked := {name: record[name] for name in ("messages", "prompt") if record.get(name) is not None}:
                 # A table's cells are data, whatever their columns are called.
                 names = () if self.kind == "csv" else _ASKED & record.keys()
@@ -167,16 +164,16 @@ class Input:
 
     def _id(self, record: Mapping[str, Any]) -> str | None:
         custom_id = record.get("custom_id", record.get("id"))
-        if self._id_column is not None:
-            if self._id_column not in record:
-                msg = f"has no column {self._id_column!r} for its id"
+        if self.id_column is not None:
+            if self.id_column not in record:
+                msg = f"has no column {self.id_column!r} for its id"
                 raise ValueError(msg)
-            custom_id = record[self._id_column]
+            custom_id = record[self.id_column]
         return None if _is_missing(custom_id) else str(custom_id)
 
     def _body(self, line: Mapping[str, Any]) -> dict[str, Any]:
         """A batch line's request, sent as it is: only what the command line says itself wins over it."""
-        if self._asking is not None:
+        if self.asking is not None:
             msg = "is a batch line, which has its messages; leave out --template and --column"
             raise ValueError(msg)
         body = line["body"]
@@ -185,7 +182,7 @@ class Input:
             raise ValueError(msg)  # noqa: TRY004 - a file's fault
         own = {name: value for name, value in body.items() if name in _ASKED and value is not None}
         rest = {name: body[name] for name in body.keys() - _ASKED - {"messages", "stream", "stream_options"}}
-        return {**own, "messages": body["messages"], **({"extra_body": rest} if rest else {}), **self._said}
+        return {**own, "messages": body["messages"], **({"extra_body": rest} if rest else {}), **self.said}
 
 
 def _has_system(messages: list[Any]) -> bool:
