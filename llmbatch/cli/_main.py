@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+from llmbatch.errors import CheckpointError, LLMBatchError
+
 BAD_END, MISUSE, NOT_YET, FAILED, INTERRUPTED = 1, 2, 3, 4, 130
 
 
@@ -16,19 +18,15 @@ class Group(click.Group):
     """Says what went wrong in one line, without a traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        from llmbatch.errors import LLMBatchError  # noqa: PLC0415 - `--help` needs none of it
-
         try:
             return super().invoke(ctx)
-        except LLMBatchError as exc:
-            click.echo(f"Error: {exc}", err=True)
-            sys.exit(FAILED)
-        except (ValueError, TypeError, NotImplementedError, ImportError, OSError) as exc:
+        except BrokenPipeError:
+            raise
+        except (LLMBatchError, ValueError, TypeError, NotImplementedError, ImportError, OSError) as exc:
             # Misuse, which says its mend, as a missing extra does; an unreadable file says its path.
-            if isinstance(exc, BrokenPipeError):
-                raise
             click.echo(f"Error: {exc}", err=True)
-            sys.exit(MISUSE)
+            elsewhere = isinstance(exc, LLMBatchError) and not isinstance(exc, CheckpointError)
+            sys.exit(FAILED if elsewhere else MISUSE)
         except KeyboardInterrupt:
             click.echo("Interrupted", err=True)
             sys.exit(INTERRUPTED)

@@ -10,7 +10,6 @@ import click
 
 from llmbatch.cli._arranged import rows_in
 from llmbatch.cli._inputs import json_lines, opened
-from llmbatch.errors import CheckpointError
 from llmbatch.results import BatchResults
 
 
@@ -29,10 +28,7 @@ def report(answers: Path, output: Path, prompts: str | None) -> None:
     Example:
       llmbatch report answers.jsonl -o run.html
     """
-    try:
-        rows = BatchResults(rows_in(answers))
-    except CheckpointError as exc:
-        raise ValueError(str(exc)) from exc
+    rows = BatchResults(rows_in(answers))
     if prompts is None:
         rows.report(output)
     else:

@@ -20,7 +20,6 @@ from llmbatch.cli._destination import destination
 from llmbatch.cli._inputs import requests_of
 from llmbatch.cli._io import emit, request_options
 from llmbatch.cli._main import BAD_END, INTERRUPTED
-from llmbatch.errors import CheckpointError
 
 if TYPE_CHECKING:
     from llmbatch._leaves.row import Row
@@ -170,11 +169,8 @@ def _answer(requests: Input, arguments: dict[str, Any], to: Destination) -> int:
                 custom_ids[index] = row["custom_id"]
                 if "error" in row and row["error_details"]["type"] == "InvalidRow":
                     unsent.append(row)
-        path.parent.mkdir(parents=True, exist_ok=True)
         arranged = arrange(path, custom_ids, unsent)
         to.finish()
-    except CheckpointError as exc:
-        raise ValueError(str(exc)) from exc
     except KeyboardInterrupt:
         where = f"are in {to.name}; the same command goes on" if to.resumable else "have been written"
         click.echo(f"{failures_text(tally)}Interrupted: {tally.rows} of {len(requests)} rows {where}.", err=True)
