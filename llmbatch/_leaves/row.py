@@ -60,10 +60,6 @@ def error_row(
     message: str,
     model: str | None,
     custom_id: str,
-    status_code: int | None = None,
-    provider: str | None = None,
-    retryable: bool = False,
-    attempts: int = 0,
     cost: float | None = 0.0,
     elapsed: float | None = None,
     waited: float | None = None,
@@ -71,26 +67,20 @@ def error_row(
 ) -> Row:
     """A row for a failed request: `error` is one line for people, `error_details` is for programs.
 
-    `retryable` says whether sending the same request again may succeed. `cost` is None where the provider may have
-    charged for an answer that was lost.
+    `cost` is None where the provider may have charged for an answer that was lost. `details` may be `status_code`,
+    `provider`, `attempts`, and `retryable`, whether sending the same request again may succeed.
     """
+    details = {"type": type, "status_code": None, "provider": None, "retryable": False, "attempts": 0, **details}
     return {
         "model": model or "",
         "choices": [],
         "usage": dict(NO_USAGE),
         "custom_id": custom_id,
         "cost": cost,
-        "attempts": attempts,
+        "attempts": details["attempts"],
         **_rounded(elapsed, waited),  # type: ignore[typeddict-item]
         "error": well_formed(f"{type}: {message}"),
-        "error_details": {
-            "type": type,
-            "status_code": status_code,
-            "provider": provider,
-            "retryable": retryable,
-            "attempts": attempts,
-            **details,
-        },
+        "error_details": details,
     }
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from llmbatch._leaves.row import row_text
@@ -56,20 +59,13 @@ def json_text(text: str) -> str:
     return text
 
 
-def _found(text: str) -> Any:
-    decode = json.JSONDecoder().raw_decode
-    at = 0
-    for _ in range(_TRIES):
-        at = min((place for place in (text.find("{", at), text.find("[", at)) if place >= 0), default=-1)
-        if at < 0:
-            return
-        try:
+def _found(text: str) -> Iterator[str]:
+    decode, end = json.JSONDecoder().raw_decode, 0
+    begins = (begin.start() for begin in re.finditer(r"[{\[]", text))
+    for at in islice((at for at in begins if at >= end), _TRIES):
+        with suppress(ValueError, RecursionError):
             end = decode(text, at)[1]
-        except (ValueError, RecursionError):
-            at += 1
-        else:
             yield text[at:end]
-            at = end
 
 
 def parsed(text: str, response_format: ResponseFormat) -> Any:

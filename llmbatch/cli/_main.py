@@ -1,15 +1,21 @@
-"""The command group, and how failures become messages and exit codes."""
+"""What the commands share: the group, how failures become messages and exit codes, options, JSON out."""
 
 # ruff: noqa: D301 - click takes \b for "keep these lines as they are"
 
 from __future__ import annotations
 
+import functools
+import json
 import sys
-from typing import Any
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 
+from llmbatch._leaves.files import json_text
 from llmbatch.errors import CheckpointError, LLMBatchError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 BAD_END, MISUSE, NOT_YET, FAILED, INTERRUPTED = 1, 2, 3, 4, 130
 
@@ -49,3 +55,62 @@ def main(verbose: bool) -> None:
         import llmbatch  # noqa: PLC0415
 
         llmbatch.enable_logging()
+
+
+_OPTIONS = (
+    click.option("--format", "kind", type=click.Choice(["jsonl", "csv", "parquet"]), help="Of IN; else by its suffix."),
+    click.option("--template", metavar="TEXT", help='Prompt over columns or fields, as in "Summarise: {text}".'),
+    click.option("--column", metavar="NAME", help="The column that is the prompt."),
+    click.option("--id-column", metavar="NAME", help="The column that is the row's id; else custom_id or id."),
+    click.option("--system", metavar="TEXT", help="System message for conversations that have none."),
+    click.option("-m", "--model", help="LiteLLM's model string; else MODEL_CHOICE, else gpt-4o-mini."),
+    click.option("-t", "--temperature", type=float, help="0 to 2; 0.3 unless given."),
+    click.option("--max-tokens", type=int, help="Tokens of each answer at most; 200 unless given."),
+    click.option("--api-base", help="Base URL of an OpenAI-compatible server."),
+    click.option("-p", "--param", "params", multiple=True, metavar="NAME=JSON",
+                 help="Any other parameter, as in -p seed=7 or -p stop='[\"END\"]'."),
+)  # fmt: skip
+
+
+def request_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Adds the options that say how IN is read, and what is asked of which model.
+
+    The command gets them as `reading`, for `requests_of`, and as `arguments`, those of the Python functions.
+    """
+
+    @functools.wraps(command)
+    def called(params: tuple[str, ...], **options: Any) -> None:
+        reading = {name: options.pop(name) for name in ("kind", "template", "column", "id_column", "system")}
+        asked = {name: options.pop(name) for name in ("model", "temperature", "max_tokens", "api_base")}
+        arguments = {name: value for name, value in asked.items() if value not in {None, ""}}
+        arguments |= map(_parameter, params)
+        command(reading={**reading, "said": arguments}, arguments=arguments, **options)
+
+    for option in reversed(_OPTIONS):
+        called = option(called)
+    return called
+
+
+def _parameter(param: str) -> tuple[str, Any]:
+    name, found, text = param.partition("=")
+    if not (found and name.isidentifier()):
+        msg = f"-p {param}: write NAME=JSON, as in seed=7"
+        raise ValueError(msg)
+    try:
+        return name, json.loads(text)
+    except ValueError:
+        return name, text
+
+
+def emit(value: Any) -> None:
+    """Print JSON: one line on a pipe, indented on a terminal."""
+    click.echo(json_text(value, indent=2 if sys.stdout.isatty() else None))
+
+
+def written(file: IO[str], values: Any) -> int:
+    """Write values as JSONL and return how many there were."""
+    count = 0
+    for value in values:
+        file.write(json_text(value, separators=(",", ":")) + "\n")
+        count += 1
+    return count

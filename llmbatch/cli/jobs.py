@@ -15,8 +15,7 @@ import click
 from llmbatch._leaves.lines import line_from_row
 from llmbatch.cli._destination import table_kind, write_table
 from llmbatch.cli._inputs import FORMATS, json_lines, requests_of
-from llmbatch.cli._io import emit, request_options, written
-from llmbatch.cli._main import BAD_END, NOT_YET
+from llmbatch.cli._main import BAD_END, NOT_YET, emit, request_options, written
 
 if TYPE_CHECKING:
     from llmbatch.jobs import BatchJob
@@ -47,7 +46,7 @@ def submit(source: str, state: str | None, reading: dict[str, Any], arguments: d
       llmbatch submit prompts.jsonl -m gpt-4o-mini
       llmbatch submit batch.jsonl --state job.json && llmbatch wait job.json
     """
-    from llmbatch.jobs import submit_batch_job  # noqa: PLC0415 - imports litellm
+    from llmbatch.jobs import submit_batch_job  # noqa: PLC0415 - `--help` needs none of it
 
     arguments = {**arguments, **options, "state": state or f"{source}.job.json"}
     if reading["kind"] in {None, "jsonl"} and _holds_payloads(source):

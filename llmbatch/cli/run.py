@@ -18,8 +18,7 @@ from llmbatch._leaves.sums import Tally, failures_text, latency_text
 from llmbatch.cli._arranged import arrange
 from llmbatch.cli._destination import destination
 from llmbatch.cli._inputs import requests_of
-from llmbatch.cli._io import emit, request_options
-from llmbatch.cli._main import BAD_END, INTERRUPTED
+from llmbatch.cli._main import BAD_END, INTERRUPTED, emit, request_options
 
 if TYPE_CHECKING:
     from llmbatch._leaves.row import Row
@@ -139,8 +138,8 @@ def run(
 
 def _preview(requests: Input, arguments: dict[str, Any]) -> dict[str, Any]:
     """The first payload, None where the provider has no batch lines, and an estimate."""
-    from llmbatch.estimate import estimate_batch  # noqa: PLC0415 - imports litellm
-    from llmbatch.payloads import stream_batch_requests  # noqa: PLC0415 - likewise
+    from llmbatch.estimate import estimate_batch  # noqa: PLC0415 - `--help` needs none of it
+    from llmbatch.payloads import stream_batch_requests  # noqa: PLC0415 - `--help` needs none of it
 
     payload = None
     with closing(iter(requests)) as read:
@@ -156,7 +155,7 @@ def _preview(requests: Input, arguments: dict[str, Any]) -> dict[str, Any]:
 
 def _answer(requests: Input, arguments: dict[str, Any], to: Destination) -> int:
     """Send everything, and return the exit code."""
-    from llmbatch.completions import as_completed  # noqa: PLC0415 - imports pydantic, which `--help` need not wait for
+    from llmbatch.completions import as_completed  # noqa: PLC0415 - `--help` needs none of it
 
     started, tally, path = time.perf_counter(), Tally(), to.journal
     custom_ids = [""] * len(requests)

@@ -1,16 +1,19 @@
-"""`llmbatch render` and `llmbatch estimate`: nothing is sent."""
+"""`llmbatch render`, `estimate` and `report`: nothing is sent."""
 
 # ruff: noqa: D301 - click takes \b for "keep these lines as they are"
 
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from llmbatch.cli._arranged import rows_in
 from llmbatch.cli._inputs import json_lines, opened, requests_of
-from llmbatch.cli._io import emit, request_options, written
+from llmbatch.cli._main import emit, request_options, written
+from llmbatch.results import BatchResults
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,7 +38,7 @@ def render(
       llmbatch render reviews.csv --template "Sentiment of: {review}" --id-column id
       llmbatch render texts.jsonl --embeddings -m text-embedding-3-small
     """
-    from llmbatch import payloads  # noqa: PLC0415 - imports litellm
+    from llmbatch import payloads  # noqa: PLC0415 - `--help` needs none of it
 
     if embeddings:
         with opened(source) as file:
@@ -46,7 +49,7 @@ def render(
 
 
 def _write(output: str | None, made: Iterator[Payload]) -> None:
-    from llmbatch.payloads import write_batch_file  # noqa: PLC0415 - imports litellm
+    from llmbatch.payloads import write_batch_file  # noqa: PLC0415 - `--help` needs none of it
 
     count = write_batch_file(output, made) if output else written(sys.stdout, made)
     click.echo(f"{count} requests rendered", err=True)
@@ -62,7 +65,30 @@ def estimate(source: str, reading: dict[str, Any], arguments: dict[str, Any]) ->
     Example:
       llmbatch estimate prompts.jsonl -m gpt-4o-mini --max-tokens 100
     """
-    from llmbatch.estimate import estimate_batch  # noqa: PLC0415 - imports litellm
+    from llmbatch.estimate import estimate_batch  # noqa: PLC0415 - `--help` needs none of it
 
     with requests_of(source, **reading) as requests:
         emit(estimate_batch(requests, **arguments).to_dict())
+
+
+@click.command()
+@click.argument("answers", metavar="OUT", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("-o", "--output", required=True, type=click.Path(dir_okay=False, path_type=Path), help="The HTML file.")
+@click.option("--prompts", metavar="IN", type=click.Path(exists=True, dir_okay=False),
+              help="The JSONL file that OUT answers, in its order: show what was asked too.")  # fmt: skip
+def report(answers: Path, output: Path, prompts: str | None) -> None:
+    """Make one HTML file about the answers in OUT (of `run`, of a batch job, or a checkpoint); it needs no network.
+
+    Rows over time, latency, tokens and cost by model, failures with examples, cut-off answers, the slowest and the
+    dearest rows, and a table of samples to search. Needs the `report` extra.
+
+    \b
+    Example:
+      llmbatch report answers.jsonl -o run.html
+    """
+    rows = BatchResults(rows_in(answers))
+    if prompts is None:
+        rows.report(output)
+    else:
+        with opened(prompts) as file:
+            rows.report(output, prompts=[record for _, record in json_lines(file)])
