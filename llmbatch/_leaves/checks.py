@@ -14,7 +14,6 @@ from typing import Any
 from llmbatch._leaves.identity import SeenIds
 
 _ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
-_DEEPEST = 100  # levels of nesting, in a message that a program has made
 
 
 def check_number(
@@ -141,10 +140,11 @@ def _checked_message(message: Any, at: int) -> dict[str, Any]:
         raise UnsendableError(msg)
     role = message.get("role")
     where = f"message {at} ({role})" if isinstance(role, str) and role in _ROLES else f"message {at}"
-    if problem := _problem(message):
+    named = all(isinstance(name, str) for name in message)
+    if problem := _problem(message) if named else "has a key that is no string":
         msg = f"{where} {problem}"
         raise UnsendableError(msg)
-    fresh: dict[str, Any] = _fresh(message, where)
+    fresh: dict[str, Any] = copied(message)
     check_sendable(fresh, where)
     return fresh
 
@@ -163,21 +163,6 @@ def _problem(message: Mapping[str, Any]) -> str | None:
     if calls and not (isinstance(calls, list | tuple) and all(isinstance(call, Mapping) for call in calls)):
         return "has tool_calls that are no list of dicts; give them as an answer has them"
     return None
-
-
-def _fresh(value: Any, where: str, depth: int = 0) -> Any:
-    """The value with its containers copied into plain ones."""
-    if depth > _DEEPEST:
-        msg = f"{where} is nested more than {_DEEPEST} deep"
-        raise UnsendableError(msg)
-    if isinstance(value, Mapping):
-        if not all(isinstance(name, str) for name in value):
-            msg = f"{where} has a key that is no string"
-            raise UnsendableError(msg)
-        return {str(name): _fresh(item, where, depth + 1) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_fresh(item, where, depth + 1) for item in value]
-    return value
 
 
 def checked_text(text: Any) -> str:
