@@ -113,22 +113,17 @@ def checked_messages(conversation: Any) -> list[dict[str, Any]]:
     Raises ValueError, whose text holds nothing of the conversation, for one that cannot be sent, whatever it is.
     """
     try:
-        return _checked_messages(conversation)
+        if isinstance(conversation, str | bytes | Mapping) or not isinstance(conversation, Sequence):
+            problem = f"a conversation must be a list of messages, not {type(conversation).__name__}"
+        elif conversation:
+            return [_checked_message(message, at) for at, message in enumerate(conversation)]
+        else:
+            problem = "the conversation has no messages"
     except UnsendableError:
         raise
     except Exception as exc:  # noqa: BLE001 - what any object may do when it is looked at
-        msg = f"the conversation cannot be read ({type(exc).__name__})"
-    raise UnsendableError(msg)
-
-
-def _checked_messages(conversation: Any) -> list[dict[str, Any]]:
-    if isinstance(conversation, str | bytes | Mapping) or not isinstance(conversation, Sequence):
-        msg = f"a conversation must be a list of messages, not {type(conversation).__name__}"
-    elif conversation:
-        return [_checked_message(message, at) for at, message in enumerate(conversation)]
-    else:
-        msg = "the conversation has no messages"
-    raise UnsendableError(msg)
+        problem = f"the conversation cannot be read ({type(exc).__name__})"
+    raise UnsendableError(problem)
 
 
 def _checked_message(message: Any, at: int) -> dict[str, Any]:

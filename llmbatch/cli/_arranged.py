@@ -45,62 +45,62 @@ def arrange(path: Path, custom_ids: Sequence[str] | None = None, more: Iterable[
     with _held(path) as file:
         found = _Lines(file, path)
         wanted = list(found.kept if custom_ids is None else custom_ids)
+        answered = {row_id for row_id, line in found.kept.items() if line.answer}
         failed = {row["custom_id"]: row for row in more}
-        made = {row_id: written_row(row) for row_id, row in failed.items() if row_id not in found.answers}
-        kept = len(found.outlived | (failed.keys() & found.answers))
+        made = {row_id: written_row(row) for row_id, row in failed.items() if row_id not in answered}
         left = found.superseded + [found.kept[row_id] for row_id in found.kept.keys() - set(wanted)]
         if left:
             with path.with_name(f"{path.name}.old").open("ab") as old:
-                old.writelines(_line(file, place) for place in sorted(left))
+                old.writelines(line.read(file) for line in sorted(left))
         if made or found.repeated or list(found.kept) != wanted:
             with rewriting(path) as out:
                 out.writelines(
-                    made.get(row_id) or _line(file, found.kept[row_id])
+                    made.get(row_id) or found.kept[row_id].read(file)
                     for row_id in wanted
                     if row_id in made or row_id in found.kept
                 )
-    return Arranged(len(found.answers), len(left), kept)
+    return Arranged(len(answered), len(left), len(found.outlived | (failed.keys() & answered)))
+
+
+class _Line(NamedTuple):
+    offset: int
+    length: int
+    answer: bool
+
+    def read(self, file: IO[bytes]) -> bytes:
+        file.seek(self.offset)
+        return file.read(self.length).rstrip(b"\n") + b"\n"
 
 
 class _Lines:
     """Which line of a file stands for each id: its last answer, else its last error.
 
     Attributes:
-        kept: where that line is, in the order of the file.
-        answers: the ids that have an answer.
-        outlived: those whose answer is followed by an error.
-        superseded: where answers are that have a newer one.
+        kept: that line, by id.
+        outlived: the ids whose answer is followed by an error.
+        superseded: answers that have a newer one.
         repeated: whether ids repeat.
     """
 
     def __init__(self, file: IO[bytes], path: Path) -> None:
-        self.kept: dict[str, tuple[int, int]] = {}
-        self.answers: set[str] = set()
+        self.kept: dict[str, _Line] = {}
         self.outlived: set[str] = set()
-        self.superseded: list[tuple[int, int]] = []
+        self.superseded: list[_Line] = []
         self.repeated = False
         for offset, length, line in output_lines(file, path):
             if line is not None:
-                self._add(str(line["custom_id"]), (offset, length), answer=not line.get("error"))
+                self._add(str(line["custom_id"]), _Line(offset, length, not line.get("error")))
 
-    def _add(self, custom_id: str, place: tuple[int, int], *, answer: bool) -> None:
-        before = self.kept.get(custom_id)
+    def _add(self, custom_id: str, line: _Line) -> None:
+        before = self.kept.pop(custom_id, None)
+        self.kept[custom_id] = line
         self.repeated |= before is not None
-        if custom_id in self.answers and not answer:
-            self.outlived.add(custom_id)
-            return
-        if before is not None and custom_id in self.answers:
-            self.superseded.append(before)
-        self.kept.pop(custom_id, None)
-        self.kept[custom_id] = place
-        if answer:
-            self.answers.add(custom_id)
-
-
-def _line(file: IO[bytes], place: tuple[int, int]) -> bytes:
-    offset, length = place
-    file.seek(offset)
-    return file.read(length).rstrip(b"\n") + b"\n"
+        if before is not None and before.answer:
+            if line.answer:
+                self.superseded.append(before)
+            else:
+                self.outlived.add(custom_id)
+                self.kept[custom_id] = before
 
 
 @contextmanager
