@@ -41,6 +41,7 @@ def render(
     from llmbatch import payloads  # noqa: PLC0415 - `--help` needs none of it
 
     if embeddings:
+        arguments = {name: value for name, value in arguments.items() if name not in {"temperature", "max_tokens"}}
         with opened(source) as file:
             _write(output, payloads.stream_embeddings_requests((value for _, value in json_lines(file)), **arguments))
     else:

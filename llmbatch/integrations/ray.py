@@ -138,7 +138,7 @@ class Completions:
     def _joined(self, frame: pd.DataFrame, rows: list[Row]) -> pd.DataFrame:
         for row in rows:
             row.pop("metadata", None)  # the columns of a table are the same for all its parts
-        added = rows_frame(rows, self._arguments.get("response_format")).drop(columns="custom_id")
+        added = rows_frame(rows, self._arguments.get("response_format"), {}).drop(columns="custom_id")
         added.columns = [self._output if name == "text" else f"{self._output}_{name}" for name in added.columns]
         if taken := [name for name in added.columns if name in frame.columns]:
             msg = f"the table has a column {taken[0]!r} already; choose another output= than {self._output!r}"
