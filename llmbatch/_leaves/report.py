@@ -28,14 +28,7 @@ _COLOURS = {"#010101": "currentColor", "#020202": "var(--good)", "#030303": "var
 _INK, _GOOD, _BAD, _AGAIN, _CALM = _COLOURS
 
 
-def report_html(
-    rows: Sequence[Row],
-    *,
-    title: str,
-    elapsed: float = 0.0,
-    limits: str = "",
-    prompts: Iterable[Any] | None = None,
-) -> str:
+def report_html(rows: Sequence[Row], *, title: str, elapsed: float, limits: str, prompts: Iterable[Any] | None) -> str:
     """The page. `elapsed` in seconds, 0 where unknown; `limits`: what was learnt of them; `prompts`: one a row.
 
     Raises ImportError without matplotlib or jinja2, and ValueError when there are not as many prompts as rows.
@@ -54,7 +47,6 @@ def report_html(
         return shown(nlargest(_NAMED, known, key=lambda at: rows[at][name]))  # type: ignore[literal-required]
 
     tally = Tally(rows)
-
     page = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
     return str(page.from_string(Path(__file__).with_name("report.html").read_text(encoding="utf-8")).render(
         title=title,
