@@ -14,7 +14,7 @@ from llmbatch._leaves.lines import written_row
 from llmbatch._leaves.report import report_html
 from llmbatch._leaves.row import CUT_OFF, Row, finish_reasons, row_metadata, row_text, row_vector
 from llmbatch._leaves.structured import M, parsed_row
-from llmbatch._leaves.sums import Tally, failures_text, latency, latency_text
+from llmbatch._leaves.sums import Tally, failures_text, latency_text
 from llmbatch._leaves.table import table
 from llmbatch.errors import BatchFailedError
 
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
 __all__ = ["BatchResults", "Row", "totals"]
 
 
-def totals(tally: Tally, elapsed: float, took: Mapping[str, float] | None = None) -> str:
+def totals(tally: Tally, elapsed: float) -> str:
     """A line on so many rows in so many seconds: their number, speed, latency, tokens and cost."""
     usage = tally.usage
     speed = f"{tally.answered / elapsed:.1f} rows/s" if elapsed > 0 else "-"
     return (
-        f"{tally.rows - tally.failed}/{tally.rows} rows succeeded in {elapsed:.2f}s ({speed}){latency_text(took)}; "
+        f"{tally.rows - tally.failed}/{tally.rows} rows succeeded in {elapsed:.2f}s ({speed}){latency_text(tally.latency)}; "
         f"tokens: {usage['prompt_tokens']} prompt + {usage['completion_tokens']} completion "
         f"= {usage['total_tokens']}; cost: {tally.cost_text(6)}{tally.notes(6)}"
     )
@@ -120,7 +120,7 @@ class BatchResults(list[Row], Generic[M]):
     @property
     def latency(self) -> dict[str, float] | None:
         """Seconds that answers took, `p50`, `p95`, `p99` and `max`; None when no answered row knows (batch jobs)."""
-        return latency(seconds for row in self.succeeded if (seconds := row.get("elapsed")) is not None)
+        return Tally(self).latency
 
     @property
     def texts(self) -> list[str | None]:
@@ -185,7 +185,7 @@ class BatchResults(list[Row], Generic[M]):
         return failures_text(Tally(self)) + self._totals()
 
     def _totals(self) -> str:
-        return totals(Tally(self), self.elapsed, self.latency)
+        return totals(Tally(self), self.elapsed)
 
     def to_pandas(self) -> pd.DataFrame:
         """A DataFrame with one row a request: text, parsed fields, error, finish_reason, model, tokens, cost, times.

@@ -8,6 +8,7 @@ import os
 import pty
 import shlex
 import signal
+import sys
 import termios
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
@@ -481,6 +482,16 @@ def test_misuse_exits_2_before_anything_is_sent(
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert not server.requests
+
+
+def test_a_missing_extra_is_one_line(shell: Shell, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It names the extra, before anything is sent."""
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    source = write(shell.directory / "in.jsonl", [{"prompt": "x"}])
+    shell.out = shell.directory / "out.parquet"
+    done = shell.run(source)
+    assert (done.exit_code, len(server.requests)) == (2, 0)
+    assert "llmbatch[frames]" in done.stderr
 
 
 def test_out_must_be_a_file_of_answers(shell: Shell, server: Server) -> None:

@@ -19,10 +19,8 @@ import threading
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
     from contextlib import AbstractAsyncContextManager
-
-__all__ = ["Stream", "at_end", "awaited", "in_background", "in_front", "within_call"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -122,17 +120,11 @@ def _on_main_thread() -> bool:
 
 
 class _Call(Generic[T]):
-    """A coroutine that runs on the background loop, in a copy of the caller's context.
-
-    Attributes:
-        notes: what it has to say of its cancellation.
-    """
+    """A coroutine that runs on the background loop, in a copy of the caller's context."""
 
     def __init__(self, coroutine: Coroutine[Any, Any, T]) -> None:
         self.done: concurrent.futures.Future[T] = concurrent.futures.Future()
-        self.notes: list[str] = []
-        self._task: asyncio.Task[T] | None = None
-        self._cancelled = False
+        self._notes: list[str] = []
         self._loop = _background()
         context = contextvars.copy_context()
         context.run(_front.set, _on_main_thread())
@@ -141,29 +133,22 @@ class _Call(Generic[T]):
     def _start(self, coroutine: Coroutine[Any, Any, T]) -> None:
         self._task = asyncio.ensure_future(coroutine)
         self._task.add_done_callback(self._finish)
-        if self._cancelled:
-            self._task.cancel()
 
     def _finish(self, task: asyncio.Task[T]) -> None:
         try:
             self.done.set_result(task.result())
         except asyncio.CancelledError as exc:
-            self.notes = getattr(exc, "__notes__", [])
+            self._notes = getattr(exc, "__notes__", [])
             self.done.set_exception(concurrent.futures.CancelledError())
         except BaseException as exc:  # noqa: BLE001 - raised where the outcome is taken
             self.done.set_exception(exc)
 
-    def _cancel(self) -> None:
-        self._cancelled = True
-        if self._task is not None:
-            self._task.cancel()
-
     def cancel(self, reason: BaseException) -> None:
         """Cancel it and wait until it has ended, so that what it finished is kept; `reason` gets its notes."""
-        self._loop.call_soon_threadsafe(self._cancel)
+        self._loop.call_soon_threadsafe(lambda: self._task.cancel())  # noqa: PLW0108 - which is made by then
         with contextlib.suppress(BaseException):
             self.done.result(_CLOSING_SECONDS)
-        for note in self.notes:
+        for note in self._notes:
             reason.add_note(note)
 
     def awaited_by(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -171,11 +156,9 @@ class _Call(Generic[T]):
         self._loop.call_soon_threadsafe(self._look, loop)
 
     def _look(self, loop: asyncio.AbstractEventLoop, *, stopped: bool = False) -> None:
-        if self.done.done():
-            return
         if stopped and not loop.is_running():
-            self._cancel()
-        else:
+            self._task.cancel()
+        elif not self.done.done():  # a loop that is run in pieces stands still for a moment only
             self._loop.call_later(_LOOK_SECONDS, lambda: self._look(loop, stopped=not loop.is_running()))
 
 
@@ -243,7 +226,7 @@ class Stream(Generic[T]):
     Leaving the loop early cancels what is in flight, as `close()` and `await aclose()` do.
     """
 
-    def __init__(self, source: AsyncIterator[T]) -> None:
+    def __init__(self, source: AsyncGenerator[T]) -> None:
         self._source = source
 
     def __iter__(self) -> Iterator[T]:
@@ -271,18 +254,13 @@ class Stream(Generic[T]):
     def close(self) -> None:
         """Cancel what is in flight; nothing is once the loop has ended, at the interpreter's exit."""
         if _loop is not None:
-            in_background(_closed(self._source))
+            in_background(self._source.aclose())
 
     async def aclose(self) -> None:
         """Cancel what is in flight; nothing is once the loop has ended, at the interpreter's exit."""
         if _loop is not None:
-            await awaited(_closed(self._source))
+            await awaited(self._source.aclose())
 
 
-async def _next(source: AsyncIterator[T]) -> T:
-    return await anext(source)
-
-
-async def _closed(source: AsyncIterator[Any]) -> None:
-    close: Callable[[], Awaitable[None]] = source.aclose  # type: ignore[attr-defined]
-    await close()
+async def _next(source: AsyncGenerator[T]) -> T:
+    return await anext(source)  # on the loop, which is to know the generator

@@ -13,20 +13,7 @@ from typing import Any
 
 from llmbatch._leaves.identity import SeenIds
 
-__all__ = [
-    "UnsendableError",
-    "check_messages_list",
-    "check_number",
-    "check_sendable",
-    "check_texts",
-    "checked_ids",
-    "checked_messages",
-    "checked_text",
-    "copied",
-]
-
 _ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
-_DEEPEST = 100  # levels of nesting, in a message that a program has made
 
 
 def check_number(
@@ -126,22 +113,17 @@ def checked_messages(conversation: Any) -> list[dict[str, Any]]:
     Raises ValueError, whose text holds nothing of the conversation, for one that cannot be sent, whatever it is.
     """
     try:
-        return _checked_messages(conversation)
+        if isinstance(conversation, str | bytes | Mapping) or not isinstance(conversation, Sequence):
+            problem = f"a conversation must be a list of messages, not {type(conversation).__name__}"
+        elif conversation:
+            return [_checked_message(message, at) for at, message in enumerate(conversation)]
+        else:
+            problem = "the conversation has no messages"
     except UnsendableError:
         raise
     except Exception as exc:  # noqa: BLE001 - what any object may do when it is looked at
-        msg = f"the conversation cannot be read ({type(exc).__name__})"
-    raise UnsendableError(msg)
-
-
-def _checked_messages(conversation: Any) -> list[dict[str, Any]]:
-    if isinstance(conversation, str | bytes | Mapping) or not isinstance(conversation, Sequence):
-        msg = f"a conversation must be a list of messages, not {type(conversation).__name__}"
-        raise UnsendableError(msg)
-    if not conversation:
-        msg = "the conversation has no messages"
-        raise UnsendableError(msg)
-    return [_checked_message(message, at) for at, message in enumerate(conversation)]
+        problem = f"the conversation cannot be read ({type(exc).__name__})"
+    raise UnsendableError(problem)
 
 
 def _checked_message(message: Any, at: int) -> dict[str, Any]:
@@ -152,46 +134,30 @@ def _checked_message(message: Any, at: int) -> dict[str, Any]:
         msg = f"message {at} must be a dict with role and content, not {type(message).__name__}"
         raise UnsendableError(msg)
     role = message.get("role")
-    if not isinstance(role, str) or not role:
-        msg = f"message {at} has no role"
-        raise UnsendableError(msg)
-    where = f"message {at} ({role})" if role in _ROLES else f"message {at}"
-    if message.get("content") is None and not ({"tool_calls", "function_call", "content"} & message.keys()):
-        msg = f"{where} has no content"
-        raise UnsendableError(msg)
-    fresh: dict[str, Any] = _fresh(message, where)
-    if problem := _shape_problem(fresh):
+    where = f"message {at} ({role})" if isinstance(role, str) and role in _ROLES else f"message {at}"
+    named = all(isinstance(name, str) for name in message)
+    if problem := _problem(message) if named else "has a key that is no string":
         msg = f"{where} {problem}"
         raise UnsendableError(msg)
+    fresh: dict[str, Any] = copied(message)
     check_sendable(fresh, where)
     return fresh
 
 
-def _shape_problem(message: Mapping[str, Any]) -> str | None:
-    """What keeps a message from being one of a chat."""
-    content, calls = message.get("content"), message.get("tool_calls")
-    if content is not None and not isinstance(content, str | list):
+def _problem(message: Mapping[str, Any]) -> str | None:
+    """What keeps it from being a chat's message."""
+    role, content, calls = message.get("role"), message.get("content"), message.get("tool_calls")
+    if not isinstance(role, str) or not role:
+        return "has no role"
+    if content is None and not ({"tool_calls", "function_call", "content"} & message.keys()):
+        return "has no content"
+    if content is not None and not isinstance(content, str | list | tuple):
         return f"has a content that is neither text nor a list of parts, but {type(content).__name__}"
-    if isinstance(content, list) and not all(isinstance(part, dict) for part in content):
+    if not isinstance(content, str) and not all(isinstance(part, Mapping) for part in content or ()):
         return 'has a part of its content that is no dict; give {"type": "text", "text": "..."}'
-    if calls and not (isinstance(calls, list) and all(isinstance(call, dict) for call in calls)):
+    if calls and not (isinstance(calls, list | tuple) and all(isinstance(call, Mapping) for call in calls)):
         return "has tool_calls that are no list of dicts; give them as an answer has them"
     return None
-
-
-def _fresh(value: Any, where: str, depth: int = 0) -> Any:
-    """The value with its containers copied into plain ones."""
-    if depth > _DEEPEST:
-        msg = f"{where} is nested more than {_DEEPEST} deep"
-        raise UnsendableError(msg)
-    if isinstance(value, Mapping):
-        if not all(isinstance(name, str) for name in value):
-            msg = f"{where} has a key that is no string"
-            raise UnsendableError(msg)
-        return {str(name): _fresh(item, where, depth + 1) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_fresh(item, where, depth + 1) for item in value]
-    return value
 
 
 def checked_text(text: Any) -> str:

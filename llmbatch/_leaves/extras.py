@@ -5,8 +5,6 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-__all__ = ["extra"]
-
 
 def extra(package: str, what: str, name: str) -> Any:
     """The package. Raises ImportError that says what needs it, and which extra brings it."""

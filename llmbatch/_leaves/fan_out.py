@@ -7,11 +7,8 @@ import contextlib
 import contextvars
 import itertools
 import threading
-from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from typing import Any, Generic, TypeVar
-
-__all__ = ["fan_out"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -33,36 +30,31 @@ async def fan_out(
     """
     loop = asyncio.get_running_loop()
     running: set[asyncio.Task[R]] = set()
-    finished: deque[tuple[int, asyncio.Task[R]]] = deque()
-    indices, wakeup = itertools.count(), asyncio.Event()
+    finished: asyncio.Queue[tuple[int, asyncio.Task[R]] | None] = asyncio.Queue()
+    indices = itertools.count()
 
     def start(item: T) -> None:
         index = next(indices)
-
-        def on_done(task: asyncio.Task[R]) -> None:
-            finished.append((index, task))
-            wakeup.set()
-
         task = asyncio.ensure_future(work(index, item))
         running.add(task)
-        task.add_done_callback(on_done)
+        task.add_done_callback(lambda task: finished.put_nowait((index, task)))
 
-    source = _Source(items, start, wakeup.set)
+    source = _Source(items, start, lambda: finished.put_nowait(None))
     try:
         while source.open or running:
             if until is not None and loop.time() >= until:
                 source.close()
             while source.open and len(running) + source.asked < max(1, slots()):
                 source.ask()
-            if finished:
-                index, task = finished.popleft()
+            try:
+                async with asyncio.timeout_at(until if source.open else None):
+                    one = await finished.get()
+            except TimeoutError:
+                continue
+            if one is not None:
+                index, task = one
                 running.discard(task)
                 yield index, task.result()
-            elif source.open or running:
-                wakeup.clear()
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout_at(until if source.open else None):
-                        await wakeup.wait()
         if source.error is not None:
             raise source.error
     finally:
@@ -114,7 +106,7 @@ class _Source(Generic[T]):
 
     def close(self) -> None:
         """Take no more; what comes all the same is dropped."""
-        self.open, self.asked = False, 0
+        self._ended(None)
         if self._task is not None:
             self._task.cancel()
         elif self._held is None:

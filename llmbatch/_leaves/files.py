@@ -13,8 +13,6 @@ from typing import IO, TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["from_json", "is_standard_output", "json_line", "json_text", "replaceable", "replacing"]
-
 
 def json_line(value: Any) -> bytes:
     """The value as a line of JSONL. Raises UnicodeEncodeError for text that is no UTF-8 (half an emoji)."""

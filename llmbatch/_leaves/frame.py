@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from llmbatch._leaves.extras import extra
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
 
     Formats = Mapping[str, ResponseFormat | None]
 
-__all__ = ["rows_columns", "rows_csv", "rows_frame", "rows_table"]
-
 _USAGE = ("prompt_tokens", "completion_tokens", "total_tokens")
 # The columns besides the parsed fields and the vectors, in their order, with their types as pandas and Arrow name them.
 _KINDS = {
@@ -36,12 +33,9 @@ _KINDS = {
     **dict.fromkeys(("elapsed", "waited"), "float64"),
 }
 _LARGEST = 2**63 - 1
-_NONE: Formats = MappingProxyType({})
 
 
-def rows_columns(
-    rows: Sequence[Row], model: ResponseFormat | None = None, formats: Formats = _NONE
-) -> dict[str, list[Any]]:
+def rows_columns(rows: Sequence[Row], model: ResponseFormat | None, formats: Formats) -> dict[str, list[Any]]:
     """Lists with a value a row: what every form of a table is made of. None is what is missing.
 
     Columns: `custom_id`, `text` (of a failed row only an answer that did not fit), `error` (missing where it did not),
@@ -69,7 +63,7 @@ def rows_columns(
     return columns | {label: [row_metadata(row).get(name) for row in rows] for name, label in labels.items()}
 
 
-def rows_frame(rows: Sequence[Row], model: ResponseFormat | None = None, formats: Formats = _NONE) -> pd.DataFrame:
+def rows_frame(rows: Sequence[Row], model: ResponseFormat | None, formats: Formats) -> pd.DataFrame:
     """What `results.to_pandas()` returns. Raises ImportError without pandas."""
     pandas = extra("pandas", "DataFrames", "pandas")
     columns = rows_columns(rows, model, formats)
@@ -83,7 +77,7 @@ def rows_frame(rows: Sequence[Row], model: ResponseFormat | None = None, formats
     return frame
 
 
-def rows_table(rows: Sequence[Row], model: ResponseFormat | None = None, formats: Formats = _NONE) -> pa.Table:
+def rows_table(rows: Sequence[Row], model: ResponseFormat | None, formats: Formats) -> pa.Table:
     """What `results.to_arrow()` returns. Raises ImportError without pyarrow."""
     arrow = extra("pyarrow", "Arrow tables", "frames")
 
@@ -98,7 +92,7 @@ def rows_table(rows: Sequence[Row], model: ResponseFormat | None = None, formats
     return arrow.table({name: array(name, values) for name, values in rows_columns(rows, model, formats).items()})
 
 
-def rows_csv(rows: Sequence[Row], model: ResponseFormat | None = None, formats: Formats = _NONE) -> bytes:
+def rows_csv(rows: Sequence[Row], model: ResponseFormat | None, formats: Formats) -> bytes:
     """What `results.to_csv()` writes: a header, and a line a row with lists and objects as JSON."""
     columns = rows_columns(rows, model, formats)
     text = io.StringIO()

@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["CustomIds", "SeenIds", "custom_id_for", "fingerprints", "first_id", "is_connection", "is_price"]
-
 # How a provider is reached.
 _CONNECTION = frozenset({
     "api_base", "api_key", "api_version", "azure_ad_token", "azure_ad_token_provider", "base_url", "client",

@@ -8,18 +8,8 @@ from typing import Any
 from llmbatch._leaves.files import json_text
 from llmbatch._leaves.row import OWN_KEYS, Row, answer_row, error_row
 
-__all__ = ["SUCCESS", "line_from_row", "row_from_line", "written_row"]
-
-_OWN_KEYS = (
-    *(name for name in OWN_KEYS if name != "custom_id"),
-    "fallback",
-    "request_model",
-    "metadata",
-    "asks",
-    "same_as",
-    "saved",
-    "paid_twice",
-)
+# All but the custom_id.
+_OWN_KEYS = (*OWN_KEYS[1:], "fallback", "request_model", "metadata", "asks", "same_as", "saved", "paid_twice")
 SUCCESS = range(200, 300)  # HTTP's
 _KEPT_OF_FAILED = ("id", "choices", "usage", "created")
 
@@ -47,31 +37,27 @@ def line_from_row(row: Row, **extra: Any) -> dict[str, Any]:
 
 def row_from_line(line: Mapping[str, Any]) -> Row:
     """The row that `line_from_row` wrote; also reads plain OpenAI output lines without an `llmbatch` key."""
-    own = dict(line.get("llmbatch") or {})
+    own = line.get("llmbatch") or {}
     response = line.get("response") or {}
     body = response.get("body") or {}
-    error = line.get("error")
-    status = response.get("status_code")
+    error, status, custom_id = line.get("error"), response.get("status_code"), line["custom_id"]
     if not error and status in SUCCESS:
-        row = answer_row(body, custom_id=line["custom_id"], cost=None)
-        row.update({k: own[k] for k in _OWN_KEYS if k in own})  # type: ignore[typeddict-item]
-        return row
-    if "error_details" in own:
-        details = {k: v for k, v in own["error_details"].items() if k != "type"}
-        kind = own["error_details"]["type"]
-        row = error_row(type=kind, message="", model=own.get("model"), custom_id=line["custom_id"], **details)
-        row["error"] = error["message"] if error else row["error"]
+        row = answer_row(body, custom_id=custom_id, cost=None)
     else:
-        problem = error or body.get("error") or body
-        problem = problem if isinstance(problem, Mapping) else {"message": str(problem)}
-        row = error_row(
-            type=str(problem.get("code") or problem.get("type") or "RequestError"),
-            message=" ".join(str(problem.get("message") or "the request failed without a message").split())[:500],
-            model=None,
-            custom_id=line["custom_id"],
-            status_code=status or None,
-        )
-    row.update({k: body[k] for k in _KEPT_OF_FAILED if k in body})  # type: ignore[typeddict-item]
+        if "error_details" in own:
+            row = error_row(message="", model=own.get("model"), custom_id=custom_id, **own["error_details"])
+            row["error"] = error["message"] if error else row["error"]
+        else:
+            problem = error or body.get("error") or body
+            problem = problem if isinstance(problem, Mapping) else {"message": str(problem)}
+            row = error_row(
+                type=str(problem.get("code") or problem.get("type") or "RequestError"),
+                message=" ".join(str(problem.get("message") or "the request failed without a message").split())[:500],
+                model=None,
+                custom_id=custom_id,
+                status_code=status or None,
+            )
+        row.update({k: body[k] for k in _KEPT_OF_FAILED if k in body})  # type: ignore[typeddict-item]
     row.update({k: own[k] for k in _OWN_KEYS if k in own})  # type: ignore[typeddict-item]
     return row
 

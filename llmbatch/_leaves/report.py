@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import io
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from heapq import nlargest
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmbatch._leaves.extras import extra
 from llmbatch._leaves.row import CUT_OFF, finish_reasons
-from llmbatch._leaves.sums import Tally, latency
-from llmbatch._leaves.table import chosen, shown_text
+from llmbatch._leaves.sums import Tally
+from llmbatch._leaves.table import asked_model, chosen, record, short
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from llmbatch._leaves.row import Row
-
-__all__ = ["report_html"]
 
 _SAMPLES, _FAILED, _NAMED, _EXAMPLES, _LONGEST = 500, 150, 10, 3, 600
 _BARS = 60
@@ -28,14 +28,7 @@ _COLOURS = {"#010101": "currentColor", "#020202": "var(--good)", "#030303": "var
 _INK, _GOOD, _BAD, _AGAIN, _CALM = _COLOURS
 
 
-def report_html(
-    rows: Sequence[Row],
-    *,
-    title: str,
-    elapsed: float = 0.0,
-    limits: str = "",
-    prompts: Iterable[Any] | None = None,
-) -> str:
+def report_html(rows: Sequence[Row], *, title: str, elapsed: float, limits: str, prompts: Iterable[Any] | None) -> str:
     """The page. `elapsed` in seconds, 0 where unknown; `limits`: what was learnt of them; `prompts`: one a row.
 
     Raises ImportError without matplotlib or jinja2, and ValueError when there are not as many prompts as rows.
@@ -47,22 +40,22 @@ def report_html(
         raise ValueError(msg)
 
     def shown(places: Iterable[int]) -> list[dict[str, Any]]:
-        return [_record(at, rows[at], asked[at]) for at in places]
+        return [record(at, rows[at], _LONGEST) | {"prompt": short(asked[at], _LONGEST)} for at in places]
 
     def most(name: str) -> list[dict[str, Any]]:
         known = [at for at, row in enumerate(rows) if row.get(name)]
-        return shown(sorted(known, key=lambda at: -rows[at][name])[:_NAMED])  # type: ignore[literal-required]
+        return shown(nlargest(_NAMED, known, key=lambda at: rows[at][name]))  # type: ignore[literal-required]
 
+    tally = Tally(rows)
     page = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
     return str(page.from_string(Path(__file__).with_name("report.html").read_text(encoding="utf-8")).render(
         title=title,
-        tally=Tally(rows),
+        tally=tally,
         elapsed=elapsed,
-        latency=_latency(rows),
         limits=limits,
         with_prompts=prompts is not None,
         over_time=_over_time(rows),
-        histogram=_histogram([seconds for row in rows if (seconds := row.get("elapsed")) and "error" not in row]),
+        histogram=_histogram(tally),
         models=_models(rows),
         examples=_failure_examples(rows),
         cut=shown(islice((at for at, row in enumerate(rows) if CUT_OFF in finish_reasons(row)), _NAMED)),
@@ -83,40 +76,12 @@ def _prompt(item: Any) -> str:
     return "\n".join(f"{role}: {content}" for role, content in said)
 
 
-def _record(at: int, row: Row, prompt: str) -> dict[str, Any]:
-    failed, cut = "error" in row, CUT_OFF in finish_reasons(row)
-    return {
-        "at": at,
-        "id": row["custom_id"],
-        "prompt": _short(prompt),
-        "text": _short(shown_text(row)),
-        "state": "failed" if failed else "cut off" if cut else "answered",
-        "model": _model(row),
-        "tokens": (row.get("usage") or {}).get("total_tokens", 0),
-        "cost": row.get("cost"),
-        "seconds": row.get("elapsed"),
-    }
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
-
-
-def _model(row: Row) -> str:
-    """As it was asked for, where that is known."""
-    return str(row.get("request_model") or row.get("model") or "")
-
-
-def _latency(rows: Iterable[Row]) -> dict[str, float] | None:
-    return latency(seconds for row in rows if "error" not in row and (seconds := row.get("elapsed")) is not None)
-
-
-def _models(rows: Iterable[Row]) -> dict[str, tuple[Tally, dict[str, float] | None]]:
-    """Sums and latency for each model."""
-    groups: dict[str, list[Row]] = {}
+def _models(rows: Iterable[Row]) -> dict[str, Tally]:
+    """Sums for each model."""
+    sums: defaultdict[str, Tally] = defaultdict(Tally)
     for row in rows:
-        groups.setdefault(_model(row), []).append(row)
-    return {model: (Tally(group), _latency(group)) for model, group in groups.items()}
+        sums[asked_model(row)].add(row)
+    return sums
 
 
 def _failure_examples(rows: Iterable[Row]) -> dict[str, dict[str, int]]:
@@ -126,7 +91,7 @@ def _failure_examples(rows: Iterable[Row]) -> dict[str, dict[str, int]]:
         if "error" in row:
             messages = found.setdefault(row["error_details"]["type"], {})
             if len(messages) < _EXAMPLES:
-                messages.setdefault(_short(row["error"]), at)
+                messages.setdefault(short(row["error"], _LONGEST), at)
     return found
 
 
@@ -146,37 +111,37 @@ def _over_time(rows: Sequence[Row]) -> str:
         again = max(0, row.get("attempts", 1) - row.get("asks", 1))
         times.append((at, row.get("elapsed") or 0.0, row.get("waited") or 0.0, "error" in row, again))
     ends, took, waited, failed, again = map(numpy.array, zip(*times, strict=True))
-    begun, first = ends - took, (ends - took - waited).min()
-    width = max(1.0, numpy.ceil((ends.max() - first) / _BARS))
-    edges = numpy.arange(numpy.floor(first), ends.max() + 2 * width, width)
-    counts = [numpy.histogram(ends[~failed], edges)[0], numpy.histogram(ends[failed], edges)[0],
-              numpy.histogram(begun, edges, weights=again)[0]]  # fmt: skip
-    seconds = edges[:-1] - edges[0]
+    begun = ends - took
+    zero = numpy.floor((begun - waited).min())
+    begun, ends = begun - zero, ends - zero
+    width = max(1.0, numpy.ceil(ends.max() / _BARS))
+    edges = numpy.arange(0, ends.max() + 2 * width, width)
     figure, (above, below) = _figure(2)
-    bottom = numpy.zeros(len(seconds))
-    kinds = ((_GOOD, "answered"), (_BAD, "failed"), (_AGAIN, "refused or faulted, sent again"))
-    for count, (colour, label) in zip(counts, kinds, strict=True):
-        if count.any():
-            above.bar(seconds, count / width, width, bottom=bottom, align="edge", color=colour, label=label)
-            bottom += count / width
+    kinds = [
+        (ends, ~failed / width, _GOOD, "answered"),
+        (ends, failed / width, _BAD, "failed"),
+        (begun, again / width, _AGAIN, "refused or faulted, sent again"),
+    ]
+    when, weights, colours, labels = zip(*(kind for kind in kinds if kind[1].any()), strict=True)
+    above.hist(when, edges, weights=weights, stacked=True, color=colours, label=labels)
     above.set_ylabel("a second")
     middles = edges[:-1] + width / 2
     for starts, stops, colour, label in ((begun, ends, _GOOD, "in flight"), (begun - waited, begun, _CALM, "waiting")):
         there = numpy.searchsorted(numpy.sort(starts), middles) - numpy.searchsorted(numpy.sort(stops), middles)
-        below.plot(middles - edges[0], there, color=colour, label=label)
+        below.plot(middles, there, color=colour, label=label)
     below.set_ylabel("rows")
     below.set_xlabel("seconds")
     return _svg(figure)
 
 
-def _histogram(seconds: Sequence[float]) -> str:
+def _histogram(tally: Tally) -> str:
     """How long answers took, with percentiles; what took longer than almost all is in the last bar."""
-    found = latency(seconds)
+    found = tally.latency
     if found is None:
         return ""
     figure, (axes,) = _figure(1)
     longest = min(found["max"], 2 * found["p99"])
-    axes.hist([min(value, longest) for value in seconds], _BARS, range=(0, longest), color=_GOOD)
+    axes.hist([min(value, longest) for value in tally.seconds], _BARS, range=(0, longest), color=_GOOD)
     for name, style in (("p50", "-"), ("p95", "--"), ("p99", ":")):
         axes.axvline(found[name], color=_INK, linestyle=style, linewidth=1, label=f"{name} {found[name]:.2f} s")
     axes.set_xlabel("seconds" if longest == found["max"] else f"seconds (the last bar: up to {found['max']:.1f})")

@@ -7,26 +7,6 @@ import math
 from collections.abc import Mapping
 from typing import Any, Required, TypedDict
 
-__all__ = [
-    "CUT_OFF",
-    "NO_USAGE",
-    "OWN_KEYS",
-    "Row",
-    "add_spent",
-    "add_usage",
-    "answer_row",
-    "choice_text",
-    "error_row",
-    "finish_reasons",
-    "numbered",
-    "plain",
-    "refusal_text",
-    "row_metadata",
-    "row_text",
-    "row_vector",
-    "well_formed",
-]
-
 
 class Row(TypedDict, total=False):
     """One request's outcome: the provider's answer as LiteLLM gives it, plus llmbatch's own keys.
@@ -91,10 +71,6 @@ def error_row(
     message: str,
     model: str | None,
     custom_id: str,
-    status_code: int | None = None,
-    provider: str | None = None,
-    retryable: bool = False,
-    attempts: int = 0,
     cost: float | None = 0.0,
     elapsed: float | None = None,
     waited: float | None = None,
@@ -103,27 +79,21 @@ def error_row(
 ) -> Row:
     """A row for a failed request: `error` is one line for people, `error_details` is for programs.
 
-    `retryable` says whether sending the same request again may succeed. `cost` is None where the provider may have
-    charged for an answer that was lost.
+    `cost` is None where the provider may have charged for an answer that was lost. `details` may be `status_code`,
+    `provider`, `attempts`, and `retryable`, whether sending the same request again may succeed.
     """
+    details = {"type": type, "status_code": None, "provider": None, "retryable": False, "attempts": 0, **details}
     return {
         "model": model or "",
         "choices": [],
         "usage": dict(NO_USAGE),
         "custom_id": custom_id,
         "cost": cost,
-        "attempts": attempts,
+        "attempts": details["attempts"],
         **_rounded(elapsed, waited),  # type: ignore[typeddict-item]
         "lane": lane,
         "error": well_formed(f"{type}: {message}"),
-        "error_details": {
-            "type": type,
-            "status_code": status_code,
-            "provider": provider,
-            "retryable": retryable,
-            "attempts": attempts,
-            **details,
-        },
+        "error_details": details,
     }
 
 
@@ -152,18 +122,9 @@ def plain(body: dict[str, Any]) -> dict[str, Any]:
     try:
         json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, TypeError):
-        return {str(key): _plain(value) for key, value in body.items()}
+        text = well_formed(json.dumps(body, ensure_ascii=False, skipkeys=True, default=str))
+        return dict(json.loads(text, parse_constant=lambda _: None))
     return body
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {well_formed(str(key)): _plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value if value is None or isinstance(value, int) else well_formed(str(value))
 
 
 def add_spent(row: Row, before: Row) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from llmbatch._leaves.row import row_text
@@ -19,8 +22,6 @@ else:
     from typing import TypeVar
 
     M = TypeVar("M")  # defaults came with Python 3.13
-
-__all__ = ["M", "checked_format", "json_text", "parsed", "parsed_row"]
 
 _TRIES = 100  # of places where JSON might begin
 
@@ -58,20 +59,13 @@ def json_text(text: str) -> str:
     return text
 
 
-def _found(text: str) -> Any:
-    decode = json.JSONDecoder().raw_decode
-    at = 0
-    for _ in range(_TRIES):
-        at = min((place for place in (text.find("{", at), text.find("[", at)) if place >= 0), default=-1)
-        if at < 0:
-            return
-        try:
+def _found(text: str) -> Iterator[str]:
+    decode, end = json.JSONDecoder().raw_decode, 0
+    begins = (begin.start() for begin in re.finditer(r"[{\[]", text))
+    for at in islice((at for at in begins if at >= end), _TRIES):
+        with suppress(ValueError, RecursionError):
             end = decode(text, at)[1]
-        except (ValueError, RecursionError):
-            at += 1
-        else:
             yield text[at:end]
-            at = end
 
 
 def parsed(text: str, response_format: ResponseFormat) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from array import array
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -11,8 +12,6 @@ from llmbatch._leaves.row import CUT_OFF, NO_USAGE, Row, add_usage, finish_reaso
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-
-__all__ = ["Failures", "Tally", "failures_line", "failures_text", "latency", "latency_text"]
 
 _NAMED = 5
 # What befalls rows because others failed, or the caller's own limit was reached: never the root cause.
@@ -35,7 +34,7 @@ class Failures:
 
 
 class Tally:
-    """Sums over rows as they come, in memory that does not grow with them.
+    """Sums over rows as they come, in 8 bytes for each.
 
     Attributes:
         rows: how many there were.
@@ -47,6 +46,7 @@ class Tally:
         spent: USD of the rows with a known price that were not found in the checkpoint.
         lanes: rows by lane.
         saved: USD that rows of a job or of the flex tier cost less than live ones.
+        seconds: what each answer took, where that is known.
     """
 
     def __init__(self, rows: Iterable[Row] = ()) -> None:
@@ -54,6 +54,7 @@ class Tally:
         self.usage: dict[str, Any] = dict(NO_USAGE)
         self.spent = self.saved = 0.0
         self.lanes: Counter[str] = Counter()
+        self.seconds = array("d")
         self._cost, self._any_price = 0.0, False
         self._failures: dict[str, Failures] = {}
         for row in rows:
@@ -71,6 +72,8 @@ class Tally:
         self.truncated += CUT_OFF in finish_reasons(row)
         if "error" in row:
             self._add_failure(row)
+        elif (elapsed := row.get("elapsed")) is not None:
+            self.seconds.append(elapsed)
         cost = row.get("cost")
         if cost is None:
             self.unpriced += 1
@@ -112,6 +115,15 @@ class Tally:
         """USD of the rows with a known price; None when no answered row has one and some row may have cost money."""
         return None if self.unpriced and not self._any_price else self._cost
 
+    @property
+    def latency(self) -> dict[str, float] | None:
+        """`p50`, `p95`, `p99` and `max` of what answers took, by the nearest rank; None for nothing."""
+        ordered = sorted(self.seconds)
+        if not ordered:
+            return None
+        ranks = {f"p{percent}": math.ceil(percent / 100 * len(ordered)) for percent in (50, 95, 99)}
+        return {name: ordered[rank - 1] for name, rank in ranks.items()} | {"max": ordered[-1]}
+
     def cost_text(self, digits: int) -> str:
         """The cost in words, for people."""
         if self.cost is None:
@@ -140,15 +152,6 @@ def failures_text(tally: Tally) -> str:
 def failures_line(rows: Iterable[Row]) -> str:
     """The kinds of failures among these rows in one line."""
     return "; ".join(map(str, Tally(rows).failures))
-
-
-def latency(seconds: Iterable[float]) -> dict[str, float] | None:
-    """`p50`, `p95`, `p99` and `max` by the nearest rank, None for nothing."""
-    ordered = sorted(seconds)
-    if not ordered:
-        return None
-    ranks = {f"p{percent}": math.ceil(percent / 100 * len(ordered)) for percent in (50, 95, 99)}
-    return {name: ordered[rank - 1] for name, rank in ranks.items()} | {"max": ordered[-1]}
 
 
 def latency_text(found: Mapping[str, float] | None) -> str:

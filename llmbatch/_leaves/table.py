@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html import escape
 from itertools import chain, islice, zip_longest
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llmbatch._leaves.row import CUT_OFF, finish_reasons, refusal_text, row_text, row_vector
 from llmbatch._leaves.sums import Tally
@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from llmbatch._leaves.row import Row
-
-__all__ = ["chosen", "shown_text", "table"]
 
 _FAILED, _ROWS, _LONGEST = 5, 10, 200
 _COLUMNS = ("", "answer", "model", "tokens", "cost", "seconds")
@@ -46,9 +44,29 @@ def chosen(rows: Sequence[Row], most_failed: int, most: int, step: int = 1) -> l
     return sorted(islice(places, most))
 
 
-def shown_text(row: Row) -> str:
-    """The error, the answer's text, or what stands for an answer without one."""
-    return row["error"] if "error" in row else row_text(row) or _instead(row)
+def record(at: int, row: Row, longest: int) -> dict[str, Any]:
+    """What is shown of a row: the error, the answer's text or what stands for one, in so many characters at most."""
+    failed, cut = "error" in row, CUT_OFF in finish_reasons(row)
+    return {
+        "at": at,
+        "id": row["custom_id"],
+        "text": short(row["error"] if failed else row_text(row) or _instead(row), longest),
+        "state": "failed" if failed else "cut off" if cut else "answered",
+        "model": asked_model(row),
+        "tokens": (row.get("usage") or {}).get("total_tokens", 0),
+        "cost": row.get("cost"),
+        "seconds": row.get("elapsed"),
+    }
+
+
+def short(text: str, longest: int) -> str:
+    """The text, cut where it is longer."""
+    return text if len(text) <= longest else text[: longest - 1] + "…"
+
+
+def asked_model(row: Row) -> str:
+    """As it was asked for, where that is known."""
+    return str(row.get("request_model") or row.get("model") or "")
 
 
 def _instead(row: Row) -> str:
@@ -61,18 +79,14 @@ def _instead(row: Row) -> str:
 
 
 def _row(at: int, row: Row) -> str:
-    text = shown_text(row)
-    text = text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
-    if CUT_OFF in finish_reasons(row):
-        text += " [cut off at max_tokens]"
-    cost, seconds = row.get("cost"), row.get("elapsed")
+    shown = record(at, row, _LONGEST)
     cells = (
         str(at),
-        text,
-        str(row.get("model") or ""),
-        str((row.get("usage") or {}).get("total_tokens", "")),
-        "" if cost is None else f"${cost:.6f}",
-        "" if seconds is None else f"{seconds:.2f}",
+        shown["text"] + (" [cut off at max_tokens]" if shown["state"] == "cut off" else ""),
+        shown["model"],
+        str(shown["tokens"]),
+        "" if shown["cost"] is None else f"${shown['cost']:.6f}",
+        "" if shown["seconds"] is None else f"{shown['seconds']:.2f}",
     )
     tds = "".join(f"<td style='text-align:left'>{escape(cell)}</td>" for cell in cells)
     return f"<tr{_RED if 'error' in row else ''}>{tds}</tr>"

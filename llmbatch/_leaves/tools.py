@@ -6,8 +6,6 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["tool_schema"]
-
 
 def tool_schema(tool: Any) -> dict[str, Any]:
     """The tool as OpenAI's `{"type": "function", "function": {name, description, parameters}}`.

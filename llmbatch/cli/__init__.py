@@ -6,8 +6,7 @@ Exit codes: 0 done; 1 rows failed or the job ended badly; 2 misuse; 3 not done y
 
 from llmbatch.cli._main import main
 from llmbatch.cli.jobs import cancel, results, status, submit, wait
-from llmbatch.cli.payloads import estimate, render
-from llmbatch.cli.report import report
+from llmbatch.cli.offline import estimate, render, report
 from llmbatch.cli.run import run
 
 for _command in (run, render, estimate, submit, status, wait, results, cancel, report):

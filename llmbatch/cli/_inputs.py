@@ -15,15 +15,14 @@ import sys
 import tempfile
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import IO, Any
 
+from llmbatch._leaves.extras import extra
 from llmbatch._leaves.files import from_json
-from llmbatch._leaves.template import Template
+from llmbatch._leaves.template import Asking, asking
 from llmbatch._request.requests import Asked, read
-
-__all__ = ["FORMATS", "Input", "checked_input", "json_lines", "opened"]
 
 Records = Generator[tuple[int, Any], None, None]
 
@@ -53,145 +52,141 @@ def opened(source: str) -> Iterator[IO[bytes]]:
 
 
 @contextmanager
-def checked_input(source: str, kind: str | None, **how: Any) -> Iterator[Input]:
-    """The requests of a file, read once to check them. Raises ValueError, with the line's number, for misuse."""
+def requests_of(
+    source: str, kind: str | None, template: str | None, column: str | None, *, all_good: bool = True, **how: Any
+) -> Iterator[Input]:
+    """The requests of a file, read once to check them.
+
+    Raises ValueError, with the line's number, for misuse, and for a row without a request unless some may be bad.
+    """
+    if template is not None and column is not None:
+        msg = "--template and --column exclude each other; a template of one column is '{column}'"
+        raise ValueError(msg)
+    by_column = None if column is None else Asking([column], lambda row: str(row[column]))
+    by = by_column if template is None else asking(template)
     with opened(source) as file:
-        requests = Input(file, kind or FORMATS.get(Path(source).suffix.lower(), "jsonl"), **how)
+        requests = Input(file, kind or FORMATS.get(Path(source).suffix.lower(), "jsonl"), by, **how)
         requests.check()
+        if all_good and requests.refused:
+            raise ValueError(requests.refused[0])
         yield requests
 
 
+@dataclass
 class Input:
-    """The requests of an open file; iterating reads it from its beginning. `said` is what the command line says itself.
+    """The requests of an open file; iterating reads it from its beginning.
 
     `check()` reads it once and counts. Raises ValueError, with the line's number, for misuse.
+
+    Attributes:
+        asking: what asks for a row of a table.
+        said: what the command line says itself.
+        refused: what the file itself has no request for, as `row N: why`.
     """
 
-    def __init__(
-        self,
-        file: IO[bytes],
-        kind: str,
-        *,
-        template: str | None = None,
-        column: str | None = None,
-        id_column: str | None = None,
-        system: str | None = None,
-        said: Mapping[str, Any] = MappingProxyType({}),
-    ) -> None:
-        if template is not None and column is not None:
-            msg = "--template and --column exclude each other; a template of one column is '{column}'"
-            raise ValueError(msg)
-        self.file, self.kind, self.system, self.id_column, self._said = file, kind, system, id_column, said
-        self.template = Template(template) if template is not None else None
-        self.column = column
-        self._count = 0
-        self.refused: list[str] = []
-        """What the file itself has no request for, as `row N: why`."""
+    file: IO[bytes]
+    kind: str
+    asking: Asking | None
+    id_column: str | None
+    system: str | None
+    said: Mapping[str, Any]
+    count: int = 0
+    refused: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
-        return self._count
+        return self.count
 
     def check(self) -> None:
         """Read everything once."""
         seen: set[str] = set()
-        for position, (number, asked) in enumerate(self._read()):
+        for place, asked in self._read():
+            if asked.custom_id in seen:
+                msg = f"{place}: the id {asked.custom_id!r} is there already; give each row its own"
+                raise ValueError(msg)
             if asked.custom_id is not None:
-                if asked.custom_id in seen:
-                    place, custom_id = self._place(number), asked.custom_id
-                    msg = f"{place}: the id {custom_id!r} is there already; give each row its own"
-                    raise ValueError(msg)
                 seen.add(asked.custom_id)
-            if len(seen) not in {0, position + 1}:
-                place = self._place(number)
+            if len(seen) not in {0, self.count + 1}:
                 msg = f"{place} has {'an' if asked.custom_id else 'no'} id; give one to each row or none"
                 raise ValueError(msg)
             if asked.problem is not None:
-                self.refused.append(f"row {position}: {asked.problem}")
-            self._count += 1
+                self.refused.append(f"row {self.count}: {asked.problem}")
+            self.count += 1
 
     def __iter__(self) -> Generator[Asked]:
         for _, asked in self._read():
             yield asked
 
-    def _read(self) -> Iterator[tuple[int, Asked]]:
+    def _read(self) -> Iterator[tuple[str, Asked]]:
+        """Where each request stands, in words, and what it is."""
         self.file.seek(0)
         with closing({"csv": _csv, "parquet": _parquet, "jsonl": json_lines}[self.kind](self.file)) as records:
             for number, record in records:
-                asked = self._asked(number, record)
-                if isinstance(asked.messages, list):
-                    asked.messages = self._with_system(asked.messages)
-                yield number, asked
+                place = f"{'row' if self.kind == 'parquet' else 'line'} {number}"
+                try:
+                    asked = self._asked(record)
+                except ValueError as exc:
+                    msg = f"{place} {exc}"
+                    raise ValueError(msg) from None
+                if self.system is not None and isinstance(asked.messages, list) and not _has_system(asked.messages):
+                    asked.messages = [{"role": "system", "content": self.system}, *asked.messages]
+                yield place, asked
 
-    def _place(self, number: int) -> str:
-        return f"{'row' if self.kind == 'parquet' else 'line'} {number}"
-
-    def _asked(self, number: int, record: Any) -> Asked:
-        """The request that a record is."""
-        if not isinstance(record, Mapping):
-            if not isinstance(record, str | list):
-                raise ValueError(self._no_request(number))  # noqa: TRY004 - a file's fault
+    def _asked(self, record: Any) -> Asked:
+        """The request that a record is. Raises ValueError, in words that follow its place."""
+        if isinstance(record, str | list):
             return read(record)
-        custom_id = self._id(number, record)
-        if isinstance(record.get("body"), Mapping):
-            return self._batch_line(number, record, custom_id)
-        if self.template is not None or self.column is not None:
-            return self._of_columns(number, record, custom_id)
-        asked = {name: record[name] for name in ("messages", "prompt") if record.get(name) is not None}
-        if not asked:
-            raise ValueError(self._no_request(number))
-        # A table's cells are data, whatever their columns are called.
-        names = () if self.kind == "csv" else _ASKED & record.keys()
-        own = {name: record[name] for name in names if not _is_missing(record[name])}
-        return read({**own, **asked, "custom_id": custom_id, "metadata": record.get("metadata")})
-
-    def _no_request(self, number: int) -> str:
-        return (
-            f'{self._place(number)}: no conversation; give {{"messages": [...]}}, {{"prompt": "..."}} or a batch '
-            "line, or say with --template or --column which columns to ask with"
+        if isinstance(record, Mapping):
+            about = {"custom_id": self._id(record), "metadata": record.get("metadata")}
+            if isinstance(record.get("body"), Mapping):
+                return read({"body": self._body(record), **about})
+            if self.asking is not None:
+                return self._of_columns(self.asking, record, about["custom_id"])
+            if asked := {name: record[name] for name in ("messages", "prompt") if record.get(name) is not None}:
+                # A table's cells are data, whatever their columns are called.
+                names = () if self.kind == "csv" else _ASKED & record.keys()
+                return read({name: record[name] for name in names if not _is_missing(record[name])} | asked | about)
+        msg = (
+            'holds no conversation; give {"messages": [...]}, {"prompt": "..."} or a batch line, or say with '
+            "--template or --column which columns to ask with"
         )
+        raise ValueError(msg)
 
-    def _of_columns(self, number: int, record: Mapping[str, Any], custom_id: str | None) -> Asked:
-        columns = self.template.columns if self.template else [str(self.column)]
-        for name in columns:
+    def _of_columns(self, by: Asking, record: Mapping[str, Any], custom_id: str | None) -> Asked:
+        for name in by.columns:
             if name not in record:
-                there = ", ".join(str(key) for key in record)
-                msg = f"{self._place(number)} has no column {name!r}; it has {there}"
+                msg = f"has no column {name!r}; it has {', '.join(map(str, record))}"
                 raise ValueError(msg)
             if _is_missing(record[name]):
                 return Asked(custom_id=custom_id, problem=f"column {name!r} has no value")
-        prompt = self.template.fill(record) if self.template else str(record[columns[0]])
-        return read({"prompt": prompt, "custom_id": custom_id})
+        asked = read(by.request(record))
+        asked.custom_id = custom_id
+        return asked
 
-    def _id(self, number: int, record: Mapping[str, Any]) -> str | None:
-        if self.id_column is None:
-            custom_id = record.get("custom_id", record.get("id"))
-        elif self.id_column in record:
+    def _id(self, record: Mapping[str, Any]) -> str | None:
+        custom_id = record.get("custom_id", record.get("id"))
+        if self.id_column is not None:
+            if self.id_column not in record:
+                msg = f"has no column {self.id_column!r} for its id"
+                raise ValueError(msg)
             custom_id = record[self.id_column]
-        else:
-            msg = f"{self._place(number)} has no column {self.id_column!r} for its id"
-            raise ValueError(msg)
         return None if _is_missing(custom_id) else str(custom_id)
 
-    def _batch_line(self, number: int, record: Mapping[str, Any], custom_id: str | None) -> Asked:
-        """A whole request, sent as it is: only what the command line says itself wins over it."""
-        if self.template is not None or self.column is not None:
-            msg = f"{self._place(number)} is a batch line, which has its messages; leave out --template and --column"
+    def _body(self, line: Mapping[str, Any]) -> dict[str, Any]:
+        """A batch line's request, sent as it is: only what the command line says itself wins over it."""
+        if self.asking is not None:
+            msg = "is a batch line, which has its messages; leave out --template and --column"
             raise ValueError(msg)
-        body = record["body"]
+        body = line["body"]
         if not isinstance(body.get("messages"), list):
-            msg = (
-                f"{self._place(number)}: a batch line for {record.get('url') or 'no chat'}; chats have messages in "
-                "their body"
-            )
+            msg = f"is a batch line for {line.get('url') or 'no chat'}; chats have messages in their body"
             raise ValueError(msg)  # noqa: TRY004 - a file's fault
         own = {name: value for name, value in body.items() if name in _ASKED and value is not None}
         rest = {name: body[name] for name in body.keys() - _ASKED - {"messages", "stream", "stream_options"}}
-        own |= {"messages": body["messages"], **({"extra_body": rest} if rest else {}), **self._said}
-        return read({"body": own, "custom_id": custom_id, "metadata": record.get("metadata")})
+        return {**own, "messages": body["messages"], **({"extra_body": rest} if rest else {}), **self.said}
 
-    def _with_system(self, messages: list[Any]) -> list[Any]:
-        own = any(isinstance(m, Mapping) and m.get("role") in {"system", "developer"} for m in messages)
-        return messages if self.system is None or own else [{"role": "system", "content": self.system}, *messages]
+
+def _has_system(messages: list[Any]) -> bool:
+    return any(isinstance(m, Mapping) and m.get("role") in {"system", "developer"} for m in messages)
 
 
 def _is_missing(value: Any) -> bool:
@@ -229,14 +224,6 @@ def _csv(file: IO[bytes]) -> Records:
 
 
 def _parquet(file: IO[bytes]) -> Records:
-    try:
-        import pyarrow.parquet as pq  # noqa: PLC0415 - an optional dependency
-    except ImportError as exc:
-        msg = 'Parquet needs the "pandas" extra: pip install "llmbatch[pandas]"'
-        raise ValueError(msg) from exc
-    number = 0
-    with pq.ParquetFile(file) as table:
-        for batch in table.iter_batches(1024):
-            for record in batch.to_pylist():
-                number += 1
-                yield number, record
+    parquet = extra("pyarrow.parquet", "Parquet files", "frames")
+    with parquet.ParquetFile(file) as table:
+        yield from enumerate((record for batch in table.iter_batches(1024) for record in batch.to_pylist()), 1)

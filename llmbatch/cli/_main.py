@@ -1,15 +1,22 @@
-"""The command group, and how failures become messages and exit codes."""
+"""What the commands share: the group, how failures become messages and exit codes, options, JSON out."""
 
 # ruff: noqa: D301 - click takes \b for "keep these lines as they are"
 
 from __future__ import annotations
 
+import functools
+import json
 import sys
-from typing import Any
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-__all__ = ["BAD_END", "FAILED", "INTERRUPTED", "MISUSE", "NOT_YET", "Group", "main"]
+from llmbatch._leaves.files import json_text
+from llmbatch._request.rate_headers import seconds_in
+from llmbatch.errors import CheckpointError, LLMBatchError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 BAD_END, MISUSE, NOT_YET, FAILED, INTERRUPTED = 1, 2, 3, 4, 130
 
@@ -18,19 +25,15 @@ class Group(click.Group):
     """Says what went wrong in one line, without a traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        from llmbatch.errors import LLMBatchError  # noqa: PLC0415 - `--help` needs none of it
-
         try:
             return super().invoke(ctx)
-        except LLMBatchError as exc:
+        except BrokenPipeError:
+            raise
+        except (LLMBatchError, ValueError, TypeError, NotImplementedError, ImportError, OSError) as exc:
+            # Misuse, which says its mend, as a missing extra does; an unreadable file says its path.
             click.echo(f"Error: {exc}", err=True)
-            sys.exit(FAILED)
-        except (ValueError, TypeError, NotImplementedError, OSError) as exc:
-            # Misuse, which says its mend; an unreadable file says its path.
-            if isinstance(exc, BrokenPipeError):
-                raise
-            click.echo(f"Error: {exc}", err=True)
-            sys.exit(MISUSE)
+            elsewhere = isinstance(exc, LLMBatchError) and not isinstance(exc, CheckpointError)
+            sys.exit(FAILED if elsewhere else MISUSE)
         except KeyboardInterrupt:
             click.echo("Interrupted", err=True)
             sys.exit(INTERRUPTED)
@@ -53,3 +56,72 @@ def main(verbose: bool) -> None:
         import llmbatch  # noqa: PLC0415
 
         llmbatch.enable_logging()
+
+
+_OPTIONS = (
+    click.option("--format", "kind", type=click.Choice(["jsonl", "csv", "parquet"]), help="Of IN; else by its suffix."),
+    click.option("--template", metavar="TEXT", help='Prompt over columns or fields, as in "Summarise: {text}".'),
+    click.option("--column", metavar="NAME", help="The column that is the prompt."),
+    click.option("--id-column", metavar="NAME", help="The column that is the row's id; else custom_id or id."),
+    click.option("--system", metavar="TEXT", help="System message for conversations that have none."),
+    click.option("-m", "--model", help="LiteLLM's model string; else MODEL_CHOICE, else gpt-4o-mini."),
+    click.option("-t", "--temperature", type=float, help="0 to 2; 0.3 unless given."),
+    click.option("--max-tokens", type=int, help="Tokens of each answer at most; 200 unless given."),
+    click.option("--api-base", help="Base URL of an OpenAI-compatible server."),
+    click.option("-p", "--param", "params", multiple=True, metavar="NAME=JSON",
+                 help="Any other parameter, as in -p seed=7 or -p stop='[\"END\"]'."),
+)  # fmt: skip
+
+
+def request_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Adds the options that say how IN is read, and what is asked of which model.
+
+    The command gets them as `reading`, for `requests_of`, and as `arguments`, those of the Python functions.
+    """
+
+    @functools.wraps(command)
+    def called(params: tuple[str, ...], **options: Any) -> None:
+        reading = {name: options.pop(name) for name in ("kind", "template", "column", "id_column", "system")}
+        asked = {name: options.pop(name) for name in ("model", "temperature", "max_tokens", "api_base")}
+        arguments = {name: value for name, value in asked.items() if value not in {None, ""}}
+        arguments |= map(_parameter, params)
+        command(reading={**reading, "said": arguments}, arguments=arguments, **options)
+
+    for option in reversed(_OPTIONS):
+        called = option(called)
+    return called
+
+
+def _parameter(param: str) -> tuple[str, Any]:
+    name, found, text = param.partition("=")
+    if not (found and name.isidentifier()):
+        msg = f"-p {param}: write NAME=JSON, as in seed=7"
+        raise ValueError(msg)
+    try:
+        return name, json.loads(text)
+    except ValueError:
+        return name, text
+
+
+def seconds(text: str) -> float:
+    """Of a number, or of one with a unit."""
+    try:
+        return float(text)
+    except ValueError:
+        if found := seconds_in(text):
+            return found
+        raise
+
+
+def emit(value: Any) -> None:
+    """Print JSON: one line on a pipe, indented on a terminal."""
+    click.echo(json_text(value, indent=2 if sys.stdout.isatty() else None))
+
+
+def written(file: IO[str], values: Any) -> int:
+    """Write values as JSONL and return how many there were."""
+    count = 0
+    for value in values:
+        file.write(json_text(value, separators=(",", ":")) + "\n")
+        count += 1
+    return count

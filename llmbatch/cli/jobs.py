@@ -8,39 +8,35 @@ import sys
 from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from llmbatch.cli._inputs import FORMATS, json_lines
-from llmbatch.cli._io import (
-    emit,
-    input_options,
-    request_arguments,
-    request_options,
-    requests_of,
-    taken_input_options,
-    written,
-)
-from llmbatch.cli._main import BAD_END, NOT_YET
-from llmbatch.cli._tables import is_table, write_table
+from llmbatch._leaves.lines import line_from_row
+from llmbatch.cli._destination import table_kind, write_table
+from llmbatch.cli._inputs import FORMATS, json_lines, requests_of
+from llmbatch.cli._main import BAD_END, NOT_YET, emit, request_options, written
 
 if TYPE_CHECKING:
     from llmbatch.jobs import BatchJob
 
-__all__ = ["cancel", "results", "status", "submit", "wait"]
 
-_state = click.argument("state", type=click.Path(exists=True, dir_okay=False))
+def _loaded(_ctx: Any, _param: Any, state: str) -> BatchJob:
+    from llmbatch.jobs import BatchJob  # noqa: PLC0415 - `--help` needs none of it
+
+    return BatchJob.load(state)
+
+
+_job = click.argument("job", metavar="STATE", type=click.Path(exists=True, dir_okay=False), callback=_loaded)
 
 
 @click.command()
 @click.argument("source", metavar="IN", type=click.Path(exists=True, dir_okay=False))
 @click.option("-s", "--state", help="The job's state file; IN.job.json unless given.")
-@click.option("--window", default="24h", show_default=True, help="How long the provider may take.")
+@click.option("--window", "completion_window", default="24h", show_default=True, help="How long the provider may take.")
 @click.option("--max-rows", type=int, help="Lines of an input file at most; the provider's limit unless given.")
-@input_options
 @request_options
-def submit(source: str, state: str | None, window: str, max_rows: int | None, **options: Any) -> None:
+def submit(source: str, state: str | None, reading: dict[str, Any], arguments: dict[str, Any], **options: Any) -> None:
     """Submit the rows of IN, or the lines that `render` wrote, as a batch job.
 
     The same command with the same files goes on where a killed one stopped, and never submits twice.
@@ -50,14 +46,13 @@ def submit(source: str, state: str | None, window: str, max_rows: int | None, **
       llmbatch submit prompts.jsonl -m gpt-4o-mini
       llmbatch submit batch.jsonl --state job.json && llmbatch wait job.json
     """
-    from llmbatch.jobs import submit_batch_job  # noqa: PLC0415 - imports litellm
+    from llmbatch.jobs import submit_batch_job  # noqa: PLC0415 - `--help` needs none of it
 
-    columns, arguments = taken_input_options(options), request_arguments(**options)
-    arguments |= {"completion_window": window, "max_rows": max_rows, "state": state or f"{source}.job.json"}
-    if columns["kind"] in {None, "jsonl"} and _holds_payloads(source):
+    arguments = {**arguments, **options, "state": state or f"{source}.job.json"}
+    if reading["kind"] in {None, "jsonl"} and _holds_payloads(source):
         job = submit_batch_job(source, **arguments)
     else:
-        with requests_of(source, **columns) as requests:
+        with requests_of(source, **reading) as requests:
             job = submit_batch_job(requests, **arguments)
     emit(_summary(job))
 
@@ -71,8 +66,8 @@ def _holds_payloads(source: str) -> bool:
 
 
 @click.command()
-@_state
-def status(state: str) -> None:
+@_job
+def status(job: BatchJob) -> None:
     """Ask how a job is doing.
 
     Exit code 0 when it has completed, 3 while it goes on, 1 when it failed, expired or was cancelled.
@@ -81,33 +76,29 @@ def status(state: str) -> None:
     Example:
       llmbatch status job.json | jq .status
     """
-    job = _job(state).refresh()
-    emit(_summary(job))
-    sys.exit(_code(job))
+    _told(job.refresh())
 
 
 @click.command()
-@_state
+@_job
 @click.option("--poll", type=float, default=5.0, show_default=True, help="Seconds before the second look.")
 @click.option("--timeout", type=float, help="Seconds to wait at most; the job goes on.")
-def wait(state: str, poll: float, timeout: float | None) -> None:
+def wait(job: BatchJob, poll: float, timeout: float | None) -> None:
     """Wait until a job has ended, with a bar on a terminal. Exit codes are those of `status`.
 
     \b
     Example:
       llmbatch wait job.json --timeout 3600 && llmbatch results job.json -o answers.jsonl
     """
-    job = _job(state)
     try:
         job.wait(poll, timeout)
     except TimeoutError as exc:
         click.echo(f"Error: {exc}", err=True)
-    emit(_summary(job))
-    sys.exit(_code(job))
+    _told(job)
 
 
 @click.command()
-@_state
+@_job
 @click.option(
     "-o",
     "--output",
@@ -116,7 +107,7 @@ def wait(state: str, poll: float, timeout: float | None) -> None:
     help="Where to write: JSONL, CSV or Parquet by its suffix, - for stdout.",
 )
 @click.option("--text", is_flag=True, help="Write the answers' texts as JSON strings, null where a row failed.")
-def results(state: str, output: Path, text: bool) -> None:
+def results(job: BatchJob, output: Path, text: bool) -> None:
     """Write the rows of an ended job, in the order of the input, as OpenAI's batch output lines.
 
     Exit code 1 when rows failed, 3 while the job goes on.
@@ -126,14 +117,11 @@ def results(state: str, output: Path, text: bool) -> None:
       llmbatch results job.json -o answers.jsonl
       llmbatch results job.json --text | head
     """
-    from llmbatch._leaves.lines import line_from_row  # noqa: PLC0415 - `--help` needs none of it
-
-    job = _job(state).refresh()
-    if not job.ended:
-        click.echo(f"Error: job {job.id} is {job.status}; `llmbatch wait {state}` waits for its end", err=True)
+    if not job.refresh().ended:
+        click.echo(f"Error: job {job.id} is {job.status}; `llmbatch wait {job.path}` waits for its end", err=True)
         sys.exit(NOT_YET)
     rows = job.results()
-    if is_table(output):
+    if table_kind(output):
         write_table(output, rows)
     else:
         with click.open_file(str(output), "w", encoding="utf-8") as file:
@@ -143,21 +131,15 @@ def results(state: str, output: Path, text: bool) -> None:
 
 
 @click.command()
-@_state
-def cancel(state: str) -> None:
+@_job
+def cancel(job: BatchJob) -> None:
     """Ask the provider to end a job; what is done by then is kept and charged.
 
     \b
     Example:
       llmbatch cancel job.json && llmbatch wait job.json; llmbatch results job.json
     """
-    emit(_summary(_job(state).cancel()))
-
-
-def _job(state: str) -> BatchJob:
-    from llmbatch.jobs import BatchJob  # noqa: PLC0415 - imports litellm
-
-    return BatchJob.load(state)
+    emit(_summary(job.cancel()))
 
 
 def _summary(job: BatchJob) -> dict[str, Any]:
@@ -172,7 +154,7 @@ def _summary(job: BatchJob) -> dict[str, Any]:
     }
 
 
-def _code(job: BatchJob) -> int:
-    if not job.ended:
-        return NOT_YET
-    return 0 if job.status == "completed" else BAD_END
+def _told(job: BatchJob) -> NoReturn:
+    """Print how a job is doing, and exit with the code that says it."""
+    emit(_summary(job))
+    sys.exit(NOT_YET if not job.ended else 0 if job.status == "completed" else BAD_END)

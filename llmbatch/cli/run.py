@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import sys
 import time
-from array import array
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
@@ -15,17 +14,38 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llmbatch._leaves.files import from_json
-from llmbatch.cli._inputs import checked_input
-from llmbatch.cli._io import SECONDS, emit, input_options, request_arguments, request_options, taken_input_options
-from llmbatch.cli._main import BAD_END, INTERRUPTED
-from llmbatch.cli._tables import destination
+from llmbatch._leaves.sums import Tally, failures_text, latency_text
+from llmbatch.cli._arranged import arrange
+from llmbatch.cli._destination import destination
+from llmbatch.cli._inputs import requests_of
+from llmbatch.cli._main import BAD_END, INTERRUPTED, emit, request_options, seconds
 
 if TYPE_CHECKING:
     from llmbatch._leaves.row import Row
+    from llmbatch.cli._destination import Destination
     from llmbatch.cli._inputs import Input
-    from llmbatch.cli._tables import Destination
 
-__all__ = ["run"]
+
+def _count(text: str) -> int | str:
+    return int(text) if text.isdecimal() else text
+
+
+def _response_format(_ctx: Any, _param: Any, path: Path | None) -> dict[str, Any] | None:
+    """A JSON schema, or a whole response_format, out of a file."""
+    if path is None:
+        return None
+    try:
+        schema = from_json(path.read_text(encoding="utf-8"))
+    except ValueError as exc:
+        msg = f"{path} is not JSON ({exc})"
+        raise ValueError(msg) from None
+    if not isinstance(schema, dict):
+        msg = f"{path} holds no JSON schema object"
+        raise ValueError(msg)  # noqa: TRY004 - a file's fault
+    if schema.get("type") in {"json_schema", "json_object", "text"}:
+        return schema
+    name = str(schema.get("title") or path.stem).replace(" ", "_")
+    return {"type": "json_schema", "json_schema": {"name": name, "schema": schema, "strict": True}}
 
 
 @click.command()
@@ -37,21 +57,40 @@ __all__ = ["run"]
     type=click.Path(dir_okay=False, path_type=Path),
     help="Where the answers go; needed unless --dry-run.",
 )
-@input_options
 @request_options
 @click.option(
     "--schema",
+    "response_format",
+    callback=_response_format,
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="JSON schema file that answers must match.",
 )
-@click.option("-w", "--max-workers", default="10", show_default=True, help='Requests in flight at most, or "auto".')
-@click.option("--processes", default="1", show_default=True, help='Processes that make the calls, or "auto".')
-@click.option("--rpm", type=float, help="Requests a minute never to exceed; else learnt from the provider.")
-@click.option("--tpm", type=float, help="Tokens a minute never to exceed; else learnt from the provider.")
+@click.option(
+    "-w",
+    "--max-workers",
+    type=_count,
+    metavar="N",
+    default="10",
+    show_default=True,
+    help='Requests in flight at most, or "auto".',
+)
+@click.option(
+    "--processes",
+    type=_count,
+    metavar="N",
+    default="1",
+    show_default=True,
+    help='Processes that make the calls, or "auto".',
+)
+@click.option("--rpm", "requests_per_minute", type=float, help="Requests a minute never to exceed; else learnt.")
+@click.option("--tpm", "tokens_per_minute", type=float, help="Tokens a minute never to exceed; else learnt.")
 @click.option("--retries", type=int, default=6, show_default=True, help="Faults that a row survives.")
 @click.option("--timeout", type=float, default=600.0, show_default=True, help="Seconds for one attempt.")
 @click.option(
-    "--deadline", type=SECONDS, help="For everything, as in 90, 45m or 6h (seconds); rows not done by then fail."
+    "--deadline",
+    type=seconds,
+    metavar="TIME",
+    help="For everything, as in 90, 45m or 6h (seconds); rows not done by then fail.",
 )
 @click.option(
     "--lane",
@@ -68,9 +107,11 @@ __all__ = ["run"]
     "--reask", type=int, default=0, show_default=True, help="Times to ask again for an answer that was cut off."
 )
 @click.option("--dedupe", is_flag=True, help="Send lines that ask the very same once.")
-@click.option("-q", "--quiet", is_flag=True, help="No progress bar.")
+@click.option("-q", "--quiet", "progress", flag_value=False, type=bool, default=None, help="No progress bar.")
 @click.option("--dry-run", is_flag=True, help="Show the first payload and an estimate; send nothing.")
-def run(source: str, output: Path | None, dry_run: bool, **options: Any) -> None:
+def run(
+    source: str, output: Path | None, dry_run: bool, reading: dict[str, Any], arguments: dict[str, Any], **options: Any
+) -> None:
     """Answer the rows of IN ("-" is standard input) and write them to OUT, one batch output line a row.
 
     IN is JSONL with lines {"messages": [...]}, {"prompt": "..."} or OpenAI's batch lines, or CSV or Parquet with
@@ -97,36 +138,21 @@ def run(source: str, output: Path | None, dry_run: bool, **options: Any) -> None
     if output is not None and output.exists() and source != "-" and output.samefile(source):
         msg = "IN and OUT are the same file; the answers need one of their own"
         raise ValueError(msg)
-    columns, schema = taken_input_options(options), options.pop("schema")
-    asked = {name: options.pop(name) for name in ("model", "temperature", "max_tokens", "api_base", "params")}
-    request = request_arguments(**asked)
-    if schema is not None:
-        request["response_format"] = columns["said"]["response_format"] = _response_format(schema)
-    with checked_input(source, **columns) as requests:
+    if (response_format := options.pop("response_format")) is not None:
+        arguments = reading["said"] = {**arguments, "response_format": response_format}
+    with requests_of(source, all_good=False, **reading) as requests:
         if output is None or dry_run:
-            emit(_preview(requests, request, _options(options)))
+            emit(_preview(requests, arguments, options))
         else:
             with destination(output) as to:
-                code = _answer(requests, request | _options(options), to)
+                code = _answer(requests, arguments | options, to)
             sys.exit(code)
-
-
-def _options(options: dict[str, Any]) -> dict[str, Any]:
-    """The options of the batch, by their names in Python."""
-    counts = {name: options.pop(name) for name in ("max_workers", "processes")}
-    return {
-        **{name: int(count) if count.isdecimal() else count for name, count in counts.items()},
-        "requests_per_minute": options.pop("rpm"),
-        "tokens_per_minute": options.pop("tpm"),
-        "progress": False if options.pop("quiet") else None,
-        **options,
-    }
 
 
 def _preview(requests: Input, arguments: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
     """The first payload, None where the provider has no batch lines, and an estimate."""
-    from llmbatch.estimate import estimate_batch  # noqa: PLC0415 - imports litellm
-    from llmbatch.payloads import stream_batch_requests  # noqa: PLC0415 - likewise
+    from llmbatch.estimate import estimate_batch  # noqa: PLC0415 - `--help` needs none of it
+    from llmbatch.payloads import stream_batch_requests  # noqa: PLC0415 - `--help` needs none of it
 
     payload = None
     with closing(iter(requests)) as read:
@@ -142,30 +168,26 @@ def _preview(requests: Input, arguments: dict[str, Any], options: dict[str, Any]
 
 def _answer(requests: Input, arguments: dict[str, Any], to: Destination) -> int:
     """Send everything, and return the exit code."""
-    from llmbatch._leaves.sums import failures_text  # noqa: PLC0415
-    from llmbatch.cli._output import answered, arrange  # noqa: PLC0415 - `--help` needs none of it
-    from llmbatch.completions import as_completed  # noqa: PLC0415 - imports litellm
-    from llmbatch.errors import CheckpointError  # noqa: PLC0415
+    from llmbatch.completions import as_completed  # noqa: PLC0415 - `--help` needs none of it
 
-    tally = _Tally(len(requests))
-    path = to.journal
+    started, tally, path = time.perf_counter(), Tally(), to.journal
+    custom_ids = [""] * len(requests)
+    unsent: list[Row] = []
     try:
-        before = answered(path)
+        before = arrange(path).answers if path.exists() else 0
         with closing(as_completed(requests, **arguments, checkpoint=path)) as finished:
             for index, row in finished:
-                tally.add(index, row)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        arranged = arrange(path, tally.custom_ids, tally.unsent)
+                tally.add(row)
+                custom_ids[index] = row["custom_id"]
+                if "error" in row and row["error_details"]["type"] == "InvalidRow":
+                    unsent.append(row)
+        arranged = arrange(path, custom_ids, unsent)
         to.finish()
-    except CheckpointError as exc:
-        raise ValueError(str(exc)) from exc
     except KeyboardInterrupt:
         if (state := path.with_name(f"{path.name}.job")).exists():
             click.echo(f"The batch job goes on at the provider: `llmbatch cancel {state}` would end it.", err=True)
         where = f"are in {to.name}; the same command goes on" if to.resumable else "have been written"
-        click.echo(
-            f"{failures_text(tally.sums)}Interrupted: {tally.sums.rows} of {len(requests)} rows {where}.", err=True
-        )
+        click.echo(f"{failures_text(tally)}Interrupted: {tally.rows} of {len(requests)} rows {where}.", err=True)
         return INTERRUPTED
     if arranged.moved:
         click.echo(
@@ -173,77 +195,37 @@ def _answer(requests: Input, arguments: dict[str, Any], to: Destination) -> int:
         )
     if arranged.kept:
         click.echo(f"{arranged.kept} rows failed now and keep the answers of an earlier run in {to.name}", err=True)
-    tally.report(to, before)
-    return BAD_END if tally.sums.failed else 0
+    _report(tally, time.perf_counter() - started, to.name, before)
+    return BAD_END if tally.failed else 0
 
 
-class _Tally:
-    """What has become of the rows: their ids in the input's order, counts and sums."""
-
-    def __init__(self, rows: int) -> None:
-        from llmbatch._leaves.sums import Tally  # noqa: PLC0415 - `--help` needs none of it
-
-        self.custom_ids = [""] * rows
-        self.unsent: list[Row] = []
-        self.sums = Tally()
-        self._seconds = array("d")
-        self._started = time.perf_counter()
-
-    def add(self, position: int, row: Row) -> None:
-        from llmbatch._leaves.row import numbered  # noqa: PLC0415
-
-        self.sums.add(numbered(position, row))
-        if "error" not in row and (elapsed := row.get("elapsed")) is not None:
-            self._seconds.append(elapsed)
-        self.custom_ids[position] = row["custom_id"]
-        if "error" in row and row["error_details"]["type"] == "InvalidRow":
-            self.unsent.append(row)
-
-    def report(self, to: Destination, before: int) -> None:
-        """Print the summary: JSON on a pipe, lines on a terminal, what failed first."""
-        from llmbatch._leaves.sums import failures_text, latency, latency_text  # noqa: PLC0415
-
-        sums, seconds, found = self.sums, time.perf_counter() - self._started, latency(self._seconds)
-        if not sys.stdout.isatty():
-            emit({
-                "output": to.name,
-                "rows": sums.rows,
-                "succeeded": sums.rows - sums.failed,
-                "failed": sums.failed,
-                "errors": sums.errors,
-                "failures": list(map(asdict, sums.failures)),
-                "truncated": sums.truncated,
-                "answered_before": before,
-                "resumed": sums.resumed,
-                "sent": sums.sent,
-                **{name: sums.usage[name] for name in ("prompt_tokens", "completion_tokens", "total_tokens")},
-                "cost": sums.cost,
-                "lanes": dict(sums.lanes),
-                "saved": sums.saved,
-                "spent": None if sums.cost is None else sums.spent,
-                "unpriced": sums.unpriced,
-                "seconds": round(seconds, 3),
-                "latency": found,
-            })  # fmt: skip
-            return
+def _report(tally: Tally, elapsed: float, name: str, before: int) -> None:
+    """Print the summary: JSON on a pipe, lines on a terminal, what failed first."""
+    succeeded = tally.rows - tally.failed
+    if sys.stdout.isatty():
         click.echo(
-            f"{failures_text(sums)}{sums.rows - sums.failed:,} of {sums.rows:,} rows answered in {seconds:.1f} s"
-            f"{latency_text(found)}; {sums.usage['total_tokens']:,} tokens; "
-            f"cost: {sums.cost_text(4)}{sums.notes(4)}; {to.name}"
+            f"{failures_text(tally)}{succeeded:,} of {tally.rows:,} rows answered in {elapsed:.1f} s"
+            f"{latency_text(tally.latency)}; {tally.usage['total_tokens']:,} tokens; "
+            f"cost: {tally.cost_text(4)}{tally.notes(4)}; {name}"
         )
-
-
-def _response_format(path: Path) -> dict[str, Any]:
-    """A JSON schema, or a whole response_format, out of a file."""
-    try:
-        schema = from_json(path.read_text(encoding="utf-8"))
-    except ValueError as exc:
-        msg = f"{path} is not JSON ({exc})"
-        raise ValueError(msg) from None
-    if not isinstance(schema, dict):
-        msg = f"{path} holds no JSON schema object"
-        raise ValueError(msg)  # noqa: TRY004 - a file's fault
-    if schema.get("type") in {"json_schema", "json_object", "text"}:
-        return schema
-    name = str(schema.get("title") or path.stem).replace(" ", "_")
-    return {"type": "json_schema", "json_schema": {"name": name, "schema": schema, "strict": True}}
+        return
+    emit({
+        "output": name,
+        "rows": tally.rows,
+        "succeeded": succeeded,
+        "failed": tally.failed,
+        "errors": tally.errors,
+        "failures": list(map(asdict, tally.failures)),
+        "truncated": tally.truncated,
+        "answered_before": before,
+        "resumed": tally.resumed,
+        "sent": tally.sent,
+        **{name: tally.usage[name] for name in ("prompt_tokens", "completion_tokens", "total_tokens")},
+        "cost": tally.cost,
+        "lanes": dict(tally.lanes),
+        "saved": tally.saved,
+        "spent": None if tally.cost is None else tally.spent,
+        "unpriced": tally.unpriced,
+        "seconds": round(elapsed, 3),
+        "latency": tally.latency,
+    })  # fmt: skip

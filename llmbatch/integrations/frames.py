@@ -88,19 +88,19 @@ def _opened(frame: Any) -> Any:
 
 
 def _conversations(table: Any, template: RowTemplate, system: str | None) -> list[Any]:
-    parsed = asking(template)
-    absent = [name for name in parsed.columns if name not in table.columns]
+    columns, request = asking(template, system)
+    absent = [name for name in columns if name not in table.columns]
     if absent:
         msg = f"no column {', '.join(map(repr, absent))}; the frame has {', '.join(map(repr, table.columns))}"
         raise ValueError(msg)
-    if where := [found for name in parsed.columns if (found := _missing(name, table))]:
+    if where := [found for name in columns if (found := _missing(name, table))]:
         msg = (
             f"missing values in {'; '.join(where)}: drop these rows (dropna(subset=[...]) of pandas, drop_nulls of "
             "others) or fill them"
         )
         raise ValueError(msg)
-    rows = table.select(parsed.columns or table.columns).iter_rows(named=True)
-    return [parsed.conversation(row, system) for row in rows]
+    rows = table.select(columns or table.columns).iter_rows(named=True)
+    return [request(row) for row in rows]
 
 
 def _missing(name: str, table: Any) -> str:

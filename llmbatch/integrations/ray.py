@@ -13,21 +13,26 @@ from the workers' environment. Needs the `ray` extra; `Completions` alone needs 
 
 from __future__ import annotations
 
+import json
 import threading
 import uuid
+from collections import defaultdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llmbatch._batch.checkpoint import output_lines
 from llmbatch._batch.prepared import chat_batch
 from llmbatch._leaves.background import in_background
 from llmbatch._leaves.checks import check_number
+from llmbatch._leaves.extras import extra
 from llmbatch._leaves.frame import rows_frame
 from llmbatch._leaves.identity import custom_id_for
+from llmbatch._leaves.lines import row_from_line, written_row
 from llmbatch._leaves.row import error_row
 from llmbatch._leaves.template import asking
 from llmbatch._request.guards import Budget
 from llmbatch._request.plans import ChatPlan, plan_chat
 from llmbatch._request.requests import Plans, read
-from llmbatch.integrations._journal import Journal
 
 if TYPE_CHECKING:
     import os
@@ -85,7 +90,7 @@ class Completions:
         **kwargs: Any,
     ) -> None:
         check_number("workers", workers, "it is the number of processes that share the limits", whole=True, least=1)
-        self._template, self._system, self._output, self._id_column = asking(template), system, output, id_column
+        self._asking, self._output, self._id_column = asking(template, system), output, id_column
         self._arguments = {"model": model, "progress": False, **kwargs}
         shares = {"requests_per_minute": requests_per_minute, "tokens_per_minute": tokens_per_minute}
         self._arguments |= {name: limit / workers for name, limit in shares.items() if limit is not None}
@@ -98,7 +103,7 @@ class Completions:
 
     def _open(self) -> None:
         self._lock = threading.Lock()
-        self._journal: Journal | None = None
+        self._journal: _Journal | None = None
         self._plans: Plans[ChatPlan] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -133,7 +138,7 @@ class Completions:
     def _joined(self, frame: pd.DataFrame, rows: list[Row]) -> pd.DataFrame:
         for row in rows:
             row.pop("metadata", None)  # the columns of a table are the same for all its parts
-        added = rows_frame(rows, self._arguments.get("response_format")).drop(columns="custom_id")
+        added = rows_frame(rows, self._arguments.get("response_format"), {}).drop(columns="custom_id")
         added.columns = [self._output if name == "text" else f"{self._output}_{name}" for name in added.columns]
         if taken := [name for name in added.columns if name in frame.columns]:
             msg = f"the table has a column {taken[0]!r} already; choose another output= than {self._output!r}"
@@ -142,49 +147,46 @@ class Completions:
 
     def _rows(self, frame: pd.DataFrame) -> list[Row]:
         """One row for each of the frame's, from the checkpoint, from the model, or refused."""
-        columns = [*self._template.columns, *([self._id_column] if self._id_column else [])]
+        columns = [*self._asking.columns, *([self._id_column] if self._id_column else [])]
         if absent := [name for name in columns if name not in frame.columns]:
             msg = f"no column {', '.join(map(repr, absent))}; the table has {', '.join(map(repr, frame.columns))}"
             raise ValueError(msg)
         rows: dict[int, Row] = {}
-        conversations: dict[int, Any] = {}
-        wanted = frame[columns] if self._template.columns else frame
-        empty = {name: frame[name].isna().tolist() for name in self._template.columns}
-        for at, row in enumerate(wanted.to_dict("records")):
-            absent = [name for name in self._template.columns if empty[name][at]]
-            if absent:
-                problem = f"column {absent[0]!r} has no value"
-                model = self._arguments["model"]
-                rows[at] = error_row(type="InvalidRow", message=problem, model=model, custom_id=f"row-{at}")
-            else:
-                conversations[at] = self._template.conversation(row, self._system)
+        requests: dict[int, Any] = {}
         keys: dict[int, str] = {}
-        if self._checkpoint is not None:
-            ids = frame[self._id_column].tolist() if self._id_column else None
-            for at in list(conversations):
-                keys[at] = self._key(conversations[at], None if ids is None else ids[at])
+        ids = frame[self._id_column].tolist() if self._id_column else [None] * len(frame)
+        empty = {name: frame[name].isna().tolist() for name in self._asking.columns}
+        for at, row in enumerate((frame[columns] if self._asking.columns else frame).to_dict("records")):
+            absent = [name for name in self._asking.columns if empty[name][at]]
+            if absent:
+                problem, model = f"column {absent[0]!r} has no value", self._arguments["model"]
+                rows[at] = error_row(type="InvalidRow", message=problem, model=model, custom_id=f"row-{at}")
+                continue
+            request = self._asking.request(row)
+            if self._checkpoint is not None:
+                keys[at] = self._key(request, ids[at])
                 if found := self._known().take(keys[at]):
                     rows[at] = found
-                    del conversations[at]
-        rows |= self._answers(conversations, keys)
+                    continue
+            requests[at] = request
+        rows |= self._answers(requests, keys)
         return [rows[at] for at in range(len(frame))]
 
-    def _answers(self, conversations: dict[int, Any], keys: dict[int, str]) -> dict[int, Row]:
-        if not conversations:
+    def _answers(self, requests: dict[int, Any], keys: dict[int, str]) -> dict[int, Row]:
+        if not requests:
             return {}
-        positions = list(conversations)
+        positions = list(requests)
         arguments = dict(self._arguments)
         if keys:
             arguments["on_result"] = lambda index, row: self._known().append(keys[positions[index]], row)
-        batch = chat_batch(list(conversations.values()), shared_budget=self._budget, **arguments)
-        results = in_background(batch.collect())
-        return dict(zip(positions, results, strict=True))
+        batch = chat_batch(list(requests.values()), shared_budget=self._budget, **arguments)
+        return dict(zip(positions, in_background(batch.collect()), strict=True))
 
-    def _known(self) -> Journal:
+    def _known(self) -> _Journal:
         with self._lock:
             if self._journal is None:
                 assert self._checkpoint is not None  # noqa: S101 - the callers have looked
-                self._journal = Journal(self._checkpoint)
+                self._journal = _Journal(self._checkpoint)
             return self._journal
 
     def _key(self, request: Any, row_id: Any) -> str:
@@ -225,11 +227,7 @@ def complete_dataset(
     Example:
         complete_dataset(dataset, "Sentiment of: {text}", actors=4, max_cost=20, checkpoint="/shared/answers")
     """
-    try:
-        from ray.data import ActorPoolStrategy  # noqa: PLC0415 - an optional dependency
-    except ImportError as exc:
-        msg = 'Ray Data needs the "ray" extra: pip install "llmbatch[ray]"'
-        raise ImportError(msg) from exc
+    ray_data = extra("ray.data", "Ray datasets", "ray")
     Completions(template, model, workers=actors, **kwargs)  # misuse is told here, not by an actor
     return dataset.map_batches(
         Completions,
@@ -238,7 +236,43 @@ def complete_dataset(
         batch_size=batch_size,
         batch_format="pandas",
         zero_copy_batch=False,
-        compute=ActorPoolStrategy(size=actors),
+        compute=ray_data.ActorPoolStrategy(size=actors),
         num_cpus=num_cpus,
         **({} if kwargs.get("max_cost") is None else {"max_restarts": 0}),  # it would begin its share of max_cost anew
     )
+
+
+class _Journal:
+    """A directory of finished rows that many workers share, as lines of a checkpoint.
+
+    Each appends to a file of its own and knows all that came before it was opened. No locks are needed, so that any
+    shared file system will do.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str]) -> None:
+        place = Path(directory)
+        place.mkdir(parents=True, exist_ok=True)
+        self._places: defaultdict[str, list[tuple[Path, int]]] = defaultdict(list)
+        for path in sorted(place.glob("*.jsonl")):
+            with path.open("rb") as file:
+                for offset, _, line in output_lines(file, path):
+                    if line is not None:  # else torn by the end of its worker
+                        self._places[line["llmbatch"]["request"]].append((path, offset))
+        self._own = place / f"{uuid.uuid4().hex}.jsonl"
+
+    def take(self, key: str) -> Row | None:
+        """An answer under this key, each one once."""
+        places = self._places.get(key)
+        if not places:
+            return None
+        path, offset = places.pop()
+        with path.open("rb") as file:
+            file.seek(offset)
+            return row_from_line(json.loads(file.readline()))
+
+    def append(self, key: str, row: Row) -> None:
+        """Keep a finished row; failed ones are not kept, so that they are sent again."""
+        if "error" in row:
+            return
+        with self._own.open("ab") as file:
+            file.write(written_row(row, request=key))

@@ -9,8 +9,6 @@ from llmbatch._litellm.render import Renderer
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Payload", "Provider"]
-
 
 class Payload(TypedDict):
     """A request as a line of a provider's batch file: the wire's own method, path and body."""

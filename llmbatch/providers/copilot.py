@@ -20,8 +20,6 @@ from llmbatch.errors import CopilotTokenError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["PROVIDER", "CopilotToken", "asked_for", "named", "plan", "requests_per_minute"]
-
 PROVIDER = "github_copilot"
 PREFIX = "copilot/"
 HEADERS = {
@@ -100,27 +98,22 @@ class CopilotToken:
                 raise CopilotTokenError(msg)
         self._chosen_base = api_base or os.environ.get("GITHUB_COPILOT_API_BASE")
         self.api_base = (self._chosen_base or API_BASE).rstrip("/")
-        self._exchanges = self._github.startswith("ghu_") or bool(os.environ.get("GITHUB_COPILOT_API_KEY_URL"))
-        self._bearer = "" if self._exchanges else self._github
-        self._good_until = 0.0 if self._exchanges else float("inf")
-        self._exchanging: asyncio.Lock | None = None
-
-    def __repr__(self) -> str:
-        return f"CopilotToken(api_base={self.api_base!r})"
+        exchanges = self._github.startswith("ghu_") or bool(os.environ.get("GITHUB_COPILOT_API_KEY_URL"))
+        self._bearer = "" if exchanges else self._github
+        self._good_until = 0.0 if exchanges else math.inf
+        self._exchanging = asyncio.Lock()
 
     async def arguments(self) -> dict[str, Any]:
         """`api_key` and `api_base` for the next attempt. Raises what the exchange fails with."""
-        if time.time() >= self._good_until:
-            self._exchanging = self._exchanging or asyncio.Lock()
-            async with self._exchanging:
-                if time.time() >= self._good_until:
-                    await self._exchange()
+        async with self._exchanging:
+            if time.time() >= self._good_until:
+                await self._exchange()
         return {"api_key": self._bearer, "api_base": self.api_base}
 
     def renew(self, used: Mapping[str, Any]) -> None:
         """Copilot refused this token; a token used directly is tried through the exchange."""
         if used.get("api_key") == self._bearer:
-            self._exchanges, self._good_until = True, 0.0
+            self._good_until = 0.0
 
     async def _exchange(self) -> None:
         answer = await _litellm.get_json(

@@ -1,18 +1,52 @@
-"""Which class speaks for a provider."""
+"""Which class speaks for a provider: OpenAI's batch lines as they are, by Azure's paths, or translated by LiteLLM."""
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from llmbatch.providers.base import Provider
-from llmbatch.providers.openai import XAI, Azure, Groq, HostedVLLM, LiteLLMProxy, Mistral, OpenAI
+from llmbatch.providers.base import Payload, Provider
 
-__all__ = ["provider_for", "register_provider"]
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 T = TypeVar("T", bound=type[Provider])
 
+
+class OpenAI(Provider):
+    """OpenAI, and any service with its very batch endpoints, through `api_base`."""
+
+    chat_url: ClassVar[str] = "/v1/chat/completions"
+    embeddings_url: ClassVar[str] = "/v1/embeddings"
+
+    def render_payload_for_batch_request(self, request: Mapping[str, Any], custom_id: str) -> Payload:
+        """A line `{custom_id, method, url, body}`."""
+        url = self.chat_url if "messages" in request else self.embeddings_url
+        return {"custom_id": custom_id, "method": "POST", "url": url, "body": self.render_body(request)}
+
+
+class Azure(OpenAI):
+    """Azure OpenAI, whose paths have no version; the model is the batch deployment."""
+
+    max_rows = 100_000
+    transport = "azure"
+    chat_url = "/chat/completions"
+    embeddings_url = "/embeddings"
+
+
+class Translated(OpenAI):
+    """Mistral, whose jobs LiteLLM can neither list nor cancel, and xAI, with counters and results instead of files."""
+
+    transport = "litellm"
+
+
 _providers: dict[str, type[Provider]] = {
-    cls.name: cls for cls in (OpenAI, Azure, HostedVLLM, LiteLLMProxy, Groq, Mistral, XAI)
+    "openai": OpenAI,
+    "azure": Azure,
+    "groq": OpenAI,
+    "hosted_vllm": OpenAI,  # behind a gateway with batch endpoints; vLLM's own `run_batch` reads the same lines
+    "litellm_proxy": OpenAI,  # for whatever is behind it
+    "mistral": Translated,
+    "xai": Translated,
 }
 
 

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 import tempfile
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import click
 
+from llmbatch._leaves.extras import extra
+from llmbatch._leaves.files import is_standard_output, replaceable
+from llmbatch.cli._arranged import rows_in
+from llmbatch.cli._inputs import FORMATS
+from llmbatch.results import BatchResults
+
 if TYPE_CHECKING:
-    import os
     from collections.abc import Iterable, Iterator
 
     from llmbatch._leaves.row import Row
-
-__all__ = ["Destination", "destination", "is_table", "write_table"]
-
-_TABLES = {".csv": "csv", ".parquet": "parquet", ".pq": "parquet"}
 
 
 @dataclass(frozen=True)
@@ -35,29 +38,25 @@ class Destination:
 
     def finish(self) -> None:
         """Make the table of the journal, where one was asked for."""
-        if is_table(self.name) and self.journal.exists():
-            write_table(Path(self.name), _rows(self.journal))
+        if table_kind(Path(self.name)) and self.journal.exists():
+            write_table(Path(self.name), rows_in(self.journal))
 
 
 @contextmanager
 def destination(output: Path) -> Iterator[Destination]:
     """Where a run is to write. Raises ValueError for a path that cannot be written, ImportError without the extra."""
-    from llmbatch._leaves.extras import extra  # noqa: PLC0415 - `--help` needs none of it
-    from llmbatch._leaves.files import replaceable  # noqa: PLC0415 - likewise
-    from llmbatch.cli._output import journal  # noqa: PLC0415 - likewise
-
     if str(output) == "-":
         output = Path("/dev/stdout")
     if not replaceable(output):
         click.echo(f"{output} keeps no checkpoint: an interrupted run begins anew", err=True)
-        with journal(output) as path:
+        with _copied_to(output) as path:
             yield Destination(path, str(output), resumable=False)
         return
     _check_writable(output)
-    if not is_table(output):
+    if not (kind := table_kind(output)):
         yield Destination(output, str(output))
         return
-    if _TABLES[output.suffix.lower()] == "parquet":
+    if kind == "parquet":
         extra("pyarrow", "Parquet files", "frames")
     beside = output.with_name(f"{output.name}.jsonl")
     if output.exists() and not beside.exists():
@@ -67,37 +66,44 @@ def destination(output: Path) -> Iterator[Destination]:
     yield Destination(beside, str(output))
 
 
-def is_table(output: str | os.PathLike[str]) -> bool:
-    """Whether the suffix names a table."""
-    return Path(output).suffix.lower() in _TABLES
+def table_kind(output: Path) -> str | None:
+    """The table that the suffix names."""
+    return FORMATS.get(output.suffix.lower())
 
 
 def write_table(output: Path, rows: Iterable[Row]) -> None:
     """Write rows as CSV or Parquet, with the columns of `results.to_pandas()`."""
-    from llmbatch.results import BatchResults  # noqa: PLC0415 - `--help` needs none of it
-
     results = BatchResults(rows)
-    write = results.to_csv if _TABLES[output.suffix.lower()] == "csv" else results.to_parquet
+    write = results.to_csv if table_kind(output) == "csv" else results.to_parquet
     write(output)
-
-
-def _rows(journal: Path) -> Iterator[Row]:
-    from llmbatch._batch.checkpoint import output_lines  # noqa: PLC0415 - `--help` needs none of it
-    from llmbatch._leaves.lines import row_from_line  # noqa: PLC0415 - likewise
-
-    with journal.open("rb") as file:
-        for _, _, line in output_lines(file, journal):
-            if line is not None:
-                yield row_from_line(line)
 
 
 def _check_writable(output: Path) -> None:
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=output.parent):
-            pass
-        if output.exists():
-            output.open("ab").close()
+        tempfile.TemporaryFile(dir=output.parent).close()
     except OSError as exc:
         msg = f"cannot write to {output}: {exc.strerror}; give another path"
         raise ValueError(msg) from None
+
+
+@contextmanager
+def _copied_to(output: Path) -> Iterator[Path]:
+    """A file that is copied to a device or pipe in the end.
+
+    Where that is standard output it has the rows alone: what is printed meanwhile goes to standard error.
+    """
+    with ExitStack() as stack:
+        path = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="llmbatch-"))) / output.name
+        if is_standard_output(output):
+            device: IO[bytes] = sys.stdout.buffer
+            stack.callback(device.flush)
+            stack.enter_context(redirect_stdout(sys.stderr))
+        else:
+            device = stack.enter_context(output.open("ab"))
+        try:
+            yield path
+        finally:
+            if path.exists():
+                with path.open("rb") as file:
+                    shutil.copyfileobj(file, device)
