@@ -33,10 +33,10 @@ __all__ = ["BatchResults", "Row", "totals"]
 
 def totals(tally: Tally, elapsed: float) -> str:
     """A line on so many rows in so many seconds: their number, speed, latency, tokens and cost."""
-    usage = tally.usage
+    usage, took = tally.usage, latency_text(tally.latency)
     speed = f"{tally.answered / elapsed:.1f} rows/s" if elapsed > 0 else "-"
     return (
-        f"{tally.rows - tally.failed}/{tally.rows} rows succeeded in {elapsed:.2f}s ({speed}){latency_text(tally.latency)}; "
+        f"{tally.rows - tally.failed}/{tally.rows} rows succeeded in {elapsed:.2f}s ({speed}){took}; "
         f"tokens: {usage['prompt_tokens']} prompt + {usage['completion_tokens']} completion "
         f"= {usage['total_tokens']}; cost: {tally.cost_text(6)}{tally.notes(6)}"
     )

@@ -77,7 +77,7 @@ def estimate(source: str, reading: dict[str, Any], arguments: dict[str, Any], **
     from llmbatch.estimate import estimate_batch  # noqa: PLC0415 - `--help` needs none of it
 
     with requests_of(source, **reading) as requests:
-        found = estimate_batch(requests, **arguments, **pace)
+        found = estimate_batch(requests, **(pace | arguments))
     if sys.stdout.isatty():
         click.echo(str(found))
     else:

@@ -162,7 +162,7 @@ def _preview(requests: Input, arguments: dict[str, Any], options: dict[str, Any]
             payload = next(stream_batch_requests([first], **arguments))
         except NotImplementedError as exc:
             click.echo(f"No payload to show: {exc}", err=True)
-    estimate = estimate_batch(requests, **arguments, **options).to_dict()
+    estimate = estimate_batch(requests, **(options | arguments)).to_dict()
     return {"payload": payload, "estimates": [estimate], "refused": requests.refused}
 
 
