@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import random
 
 import pytest
 
+from llmbatch._request import evidence
 from llmbatch._request import pace as rules
 from llmbatch._request.evidence import Permit
 from llmbatch._request.pace import Pace
@@ -122,3 +124,90 @@ def test_a_rate_that_has_grown_is_near_its_limit() -> None:
         seen.append((pace.rate / pace.limit >= rules.AT_LIMIT, pace.near))
         pace.grow(float(second), 0.0, wanted=True)
     assert set(seen) == {(False, False), (True, True)}
+
+
+def share(refused: int, sent: int, a: int, b: int) -> float:
+    """Log of how likely an outcome is when its share is drawn from Beta(a, b), added up over ten thousand shares."""
+    shares = [(i + 0.5) / 10_000 for i in range(10_000)]
+    prior = [p ** (a - 1) * (1 - p) ** (b - 1) for p in shares]
+    seen = sum(w * p**refused * (1 - p) ** (sent - refused) for w, p in zip(prior, shares, strict=True))
+    return math.log(seen / sum(prior))
+
+
+@pytest.mark.parametrize(
+    ("away", "limited"), [((2, 10), (5, 8)), ((0, 30), (3, 3)), ((0, 0), (0, 1)), ((4, 9), (0, 7))]
+)
+def test_odds_are_what_counting_says(away: tuple[int, int], limited: tuple[int, int]) -> None:
+    """Two shares against one, each mostly small; the share above a limit is large."""
+    one = share(away[0] + limited[0], away[1] + limited[1], 1, 4)
+    two = share(*away, 1, 4) + share(*limited, 1, 4)
+    assert evidence.odds(away, limited) == pytest.approx(two - one, abs=1e-4)
+    for most in (2, 8):
+        large = share(*away, 1, 4) + share(*limited, most, 1)
+        assert evidence.over(away, limited, most) == pytest.approx(large - one, abs=1e-4)
+    assert evidence.over(away, limited) == evidence.over(away, limited, 2)
+
+
+def outcomes(text: str, crowds: str = "") -> list[Permit]:
+    """A record: `x` was refused, `.` let in, `?` is undecided; `crowds` has the crowd that each met."""
+    crowds = crowds or "0" * len(text)
+    return [
+        Permit(1.0, float(at), crowd=int(crowd), refused=mark == "x", let_in=mark == ".")
+        for at, (mark, crowd) in enumerate(zip(text, crowds, strict=True))
+    ]
+
+
+def test_the_moment_from_which_on_refusals_are_frequent() -> None:
+    """The most likely one, and its odds against chance, less what the choice of it costs."""
+    found, place = evidence.by_time(outcomes("...x............x.xxxx"))
+    assert place == 16
+    assert found == pytest.approx(evidence.over((1, 16), (5, 6)) - math.log(22))
+    assert evidence.by_time(outcomes("x")) == (evidence.over((0, 0), (1, 1)), 0)
+    assert evidence.by_time(outcomes("....")) == (-math.inf, 0)
+    assert evidence.by_time([]) == (-math.inf, 0)
+
+
+def test_a_run_of_refusals_against_what_was_before() -> None:
+    """So many at the end."""
+    assert evidence.by_run(outcomes(".x...xxx"), 3) == pytest.approx(evidence.over((1, 5), (3, 3)) - math.log(8))
+    assert evidence.by_run(outcomes("x"), 1) == evidence.over((0, 0), (1, 1))
+
+
+def test_the_crowd_from_which_on_hardly_anything_is_let_in() -> None:
+    """Where four of five are refused; what is undecided there says nothing."""
+    found, crowd = evidence.by_crowd(outcomes("..........xxxx?x", "0123401234567675"))
+    assert crowd == 5
+    assert found == pytest.approx(evidence.over((0, 10), (5, 5), evidence.HARDLY_ANYTHING) - math.log(8))
+    assert evidence.by_crowd([]) == (-math.inf, 0)
+
+
+def test_the_crowd_is_found_whatever_the_record() -> None:
+    """As by trying each crowd that was met, from the smallest on."""
+    rng = random.Random(3)  # noqa: S311 - reproducible, not secret
+    for _ in range(300):
+        limit, count = rng.randrange(1, 9), rng.randrange(1, 40)
+        crowds = [rng.randrange(9) for _ in range(count)]
+        marks = "".join(rng.choice("xxxx.?" if crowd >= limit else "....x?") for crowd in crowds)
+        record = outcomes(marks, "".join(map(str, crowds)))
+        best, found = -math.inf, 0
+        for crowd in sorted(set(crowds))[1:]:
+            below = [p for p in record if p.crowd < crowd]
+            above = [p for p in record if p.crowd >= crowd and (p.refused or p.let_in)]
+            refused = sum(p.refused for p in above)
+            if refused >= 0.8 * len(above):
+                counts = (sum(p.refused for p in below), len(below)), (refused, len(above))
+                given = evidence.over(*counts, evidence.HARDLY_ANYTHING)
+                if given > best - 0.5:
+                    best, found = max(best, given), crowd
+        assert evidence.by_crowd(record) == (pytest.approx(best - math.log(len(set(crowds)))), found)
+
+
+def test_the_place_from_which_on_refusals_exceed_a_share() -> None:
+    """Each refusal counts for it and each request let in against it; what was made up for is forgotten."""
+    usual, more = 0.05, 0.05 + 0.95 * 0.15
+    up, down = math.log(more / usual), math.log((1 - more) / (1 - usual))
+    record = outcomes("x" + "." * 40 + "xx.x")
+    score = 3 * up + down
+    assert evidence.since_excess(record, usual, score - 1e-6) == 41
+    assert evidence.since_excess(record, usual, score + 1e-6) is None
+    assert evidence.since_excess([], usual, 1.0) is None
