@@ -10,7 +10,10 @@ import pytest
 from llmbatch._request import evidence
 from llmbatch._request import pace as rules
 from llmbatch._request.evidence import Permit
+from llmbatch._request.limits import Limiter
 from llmbatch._request.pace import Pace
+from llmbatch._request.refusals import FIRST_WINDOW, Refusals
+from tests.benchmarks.limiter_lab import VirtualLoop
 
 
 def sent(times: range, each: float, refused: range = range(0)) -> list[Permit]:
@@ -211,3 +214,97 @@ def test_the_place_from_which_on_refusals_exceed_a_share() -> None:
     assert evidence.since_excess(record, usual, score - 1e-6) == 41
     assert evidence.since_excess(record, usual, score + 1e-6) is None
     assert evidence.since_excess([], usual, 1.0) is None
+
+
+class Told:
+    """Refusals that are told of requests, one after the other unless they are in flight already."""
+
+    def __init__(self) -> None:
+        self.refusals = Refusals(0.0)
+        self.now = 0.0
+        self.in_flight: list[Permit] = []
+
+    def send(self) -> Permit:
+        """One more in flight."""
+        permit = Permit(1.0, self.now)
+        self.refusals.sent(permit, len(self.in_flight))
+        self.in_flight.append(permit)
+        return permit
+
+    def back(self, permit: Permit, mark: str) -> None:
+        """Its answer, or its refusal."""
+        self.in_flight.remove(permit)
+        permit.open = False
+        if mark == "x":
+            self.refusals.refused(permit, self.now, 0.0)
+        self.refusals.settle(self.now, wanted=True)
+
+    def go(self, marks: str, each: float) -> None:
+        """Requests that take so long, one at a time."""
+        for mark in marks:
+            permit = self.send()
+            self.now += each
+            self.back(permit, mark)
+
+    @property
+    def found(self) -> str:
+        """What refusals depend on."""
+        return self.refusals.finding[0]
+
+
+def test_cuts_for_what_was_a_closed_door_are_taken_back() -> None:
+    """The rate is what it was before the run of refusals that closed it."""
+    told = Told()
+    told.go("." * 100, 0.02)
+    told.go(".x" * 8, 0.02)
+    told.go("." * 40, 0.1)
+    assert told.found == "rate"
+    before = told.refusals.rate
+    told.go("xxxx", 0.1)
+    assert (told.found, told.refusals.rate < 0.6 * before) == ("rate", True)
+    told.go("x", 0.1)
+    assert told.found == "door"
+    assert told.refusals.rate == pytest.approx(before, rel=0.01)
+
+
+def test_what_was_refused_has_made_no_crowd() -> None:
+    """Those sent after it met one less, which is known once its refusal has come."""
+    told = Told()
+    sent = [told.send() for _ in range(4)]
+    assert [permit.crowd for permit in sent] == [0, 1, 2, 3]
+    told.back(sent[1], "x")
+    assert [permit.crowd for permit in sent] == [0, 1, 1, 2]
+
+
+def test_a_rate_that_falls_lets_nobody_go_first() -> None:
+    """The next request is as far from the cut as those after it from each other."""
+    loop = VirtualLoop()
+    limiter = Limiter(clock=loop.time)
+
+    async def work() -> list[float]:
+        limiter.answered(await limiter.admit(0, 1.0), {}, 1.0)
+        limiter.refusals.pace.cut(loop.time(), 10 / rules.FIRST_CUT, 40, first=True)
+        began, after = loop.time(), []
+        for row in range(3):
+            limiter.answered(await limiter.admit(row, 1.0), {}, 1.0)
+            after.append(loop.time() - began)
+        return after
+
+    try:
+        assert loop.run_until_complete(work()) == pytest.approx([0.1, 0.2, 0.3], rel=0.05)
+    finally:
+        loop.close()
+
+
+def test_the_window_grows_by_one_for_each_request_let_in() -> None:
+    """From eight; what is in flight unanswered for long counts as let in."""
+    told = Told()
+    first = [told.send() for _ in range(FIRST_WINDOW)]
+    assert told.refusals.wait(told.now, FIRST_WINDOW) == pytest.approx(0.09)
+    for permit in first[:3]:
+        told.back(permit, ".")
+    assert told.refusals.window == FIRST_WINDOW
+    told.now += 0.091
+    told.refusals.settle(told.now, wanted=True)
+    assert told.refusals.window == FIRST_WINDOW + 5
+    assert told.refusals.wait(told.now, FIRST_WINDOW) == 0
