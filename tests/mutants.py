@@ -49,7 +49,7 @@ REASONS = {
     r"^-.*win32|^-.*_locked[.]": "another system, or what tests of processes show",
     r"^[+].*until[.]reschedule[(]1[)]": "any moment of the past",
     r'^[+].*"NotSent", f.*(shared=(None|False)|retryable=True, [)])': "what is not sent is not split either",
-    r"^-.*spent > [A-Z]+_SECONDS\n[+].*spent >= ": "to the microsecond",
+    r"^-.*spent > [A-Z]+_SECONDS\n[+].*spent >= ": "to the last bit",
     r"^-.*raise OSError[(]0": "a number that is not shown",
     r"^-\s+dropped [+]= ": "only whether it is 0 counts",
     r"^[+]\s+written = os[.]write": "a file takes a line at once",
@@ -62,7 +62,10 @@ REASONS = {
     r"^-.*exc[.]errors[(]include_input": "what is left out is not asked for",
     r'^-.*row_text[(]row[)] or ""': "no JSON either",
     r"^-.*if not until[.]expired": "nothing that is waited for raises a TimeoutError of its own",
-    r"^-.*(self.reserved [+] worst|self.reserved > worst).*\n[+].*>= ": "equal to the last bit",
+    r"^-.*(self.reserved [+] worst|self.reserved > worst|SHOWN_SECONDS|given > best).*\n[+].*>= ": "to the last bit",
+    r"^-.*(AT_LIMIT [*]|sent_at <= ).*\n[+].* < ": "to the last bit",
+    r"^-.*len[(]shown[)] > RECENT_REQUESTS\n[+].*>= |^[+].*self.rate <= math.inf": "the same number",
+    r"^[+]    score, place = 0.0, 1|^[+].*record[}][)] or 2": "what is replaced at once, or added to infinity",
 }
 
 

@@ -213,6 +213,8 @@ def test_the_place_from_which_on_refusals_exceed_a_share() -> None:
     score = 3 * up + down
     assert evidence.since_excess(record, usual, score - 1e-6) == 41
     assert evidence.since_excess(record, usual, score + 1e-6) is None
+    assert evidence.since_excess(outcomes("xx"), usual, 2 * up - 1e-6) == 0
+    assert evidence.since_excess(outcomes("xx"), usual, 2 * up + 1e-6) is None
     assert evidence.since_excess([], usual, 1.0) is None
 
 
