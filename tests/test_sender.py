@@ -115,6 +115,10 @@ def test_an_answer_tells_its_limiter_what_it_used(told: Told) -> None:
         ("used", 5),
     ]
     assert (outcome.answer, outcome.attempts, outcome.cost, outcome.uncertain) == (GOOD, 1, 0.25, False)
+    assert outcome.elapsed is not None
+    assert outcome.waited is not None
+    assert 0 <= outcome.elapsed + outcome.waited < 60
+    assert 0 <= outcome.waited < 60
     told.events.clear()
     sent(told, Answer({}, {}, None))
     assert told.events[2:] == [("answered", {}, None), ("used", 0)]
@@ -306,3 +310,33 @@ def test_only_a_key_that_was_refused_is_looked_for(told: Told) -> None:
         found = sent(told, failure, target=nowhere).failure
         assert found is not None
         assert found.message == words
+
+
+def test_its_budget_is_settled_whatever_comes(told: Told, pauses: list[float]) -> None:
+    """What an answer cost is spent, nothing for a refusal, and the worst for what was lost."""
+    for reply, spent in ((GOOD, 0.25), (BAD, 0.0), (LOST, 0.5)):
+        budget = Budget(1.0)
+        sent(told, reply, worst_cost=lambda request: 0.5, budget=budget)
+        assert (budget.spent, budget.reserved) == (spent, 0.0)
+
+
+def test_its_breaker_hears_of_both(told: Told) -> None:
+    """An answer starts the count of shared faults anew."""
+    breaker = Breaker()
+    shared = Failure("AuthenticationError", "no", 401, "openai", shared=True)
+    for reply in (*[shared] * 4, GOOD, *[shared] * 14):
+        sent(told, reply, breaker=breaker)
+    assert breaker.stopped is None
+    sent(told, shared, breaker=breaker)
+    assert breaker.stopped is not None
+
+
+def test_a_pause_is_one(told: Told) -> None:
+    """It lasts as long as it is told."""
+
+    async def main() -> float:
+        began = asyncio.get_running_loop().time()
+        await sender(told)._pause(0.05)
+        return asyncio.get_running_loop().time() - began
+
+    assert asyncio.run(main()) >= 0.049
