@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -10,6 +10,7 @@ import llmbatch
 from llmbatch._litellm import load
 from llmbatch._request.plans import plan_chat
 from llmbatch._request.worst import worst_cost
+from tests.replies import said
 from tests.server import Response
 from tests.talk import batch, chats, place
 
@@ -77,6 +78,49 @@ def test_the_rerun_with_more_money_sends_the_rest(server: Server, tmp_path: Path
     server.reset()
     assert not batch(server.api_base, chats(60), max_cost=1.0, max_tokens=50, checkpoint=path).failed
     assert len(server.requests) == 60 - done
+
+
+def its_worst_case(request: Any, **options: Any) -> float:
+    """USD that a request of the tests' model may cost."""
+    plan = plan_chat("openai/gpt-4o-mini", **options)
+    return worst_cost(plan)(plan.request(request))
+
+
+def test_a_request_that_just_fits_is_sent(server: Server) -> None:
+    """The whole cap may be spent."""
+    (chat,) = chats(1)
+    exactly = its_worst_case(chat, max_tokens=50)
+    assert not batch(server.api_base, [chat], max_cost=exactly, max_tokens=50).failed
+
+
+def test_what_is_in_flight_stays_reserved(server: Server) -> None:
+    """With room for two worst cases there are never three requests at once, whoever has been answered meanwhile."""
+    server.set(latency=0.03, sigma=1.0)
+    worst = its_worst_case(chats(1)[0], max_tokens=500)
+    rows = batch(server.api_base, chats(9), max_cost=2.5 * worst, max_tokens=500)
+    assert not rows.failed
+    assert server.stats.peak_in_flight == 2
+
+
+def test_what_came_back_is_there_for_the_next(server: Server) -> None:
+    """However sums of dollars are rounded: what never fits is told so when all others have settled."""
+    server.set(latency=0.01, sigma=1.0)
+    rows = [f"{'some words ' * (7 * i % 31)}?" for i in range(40)]
+    rows.append("a novel " * 100_000)
+    last = batch(server.api_base, rows, max_cost=0.02, max_tokens=50, max_workers=41, deadline=60)[-1]
+    assert last["error_details"]["type"] == "BudgetExceeded"
+
+
+def test_a_lost_answer_counts_as_dear_as_the_others_were(server: Server) -> None:
+    """After an answer of ten times its worst case each lost one counts ten times, too."""
+    worst = its_worst_case(chats(1)[0], max_tokens=50)
+    usage = {"prompt_tokens": 0, "completion_tokens": round(10 * worst / PRICE_OUT)}
+    dear = said("ok").body | {"usage": {**usage, "total_tokens": usage["completion_tokens"]}}
+    server.enqueue(Response(body=dear))
+    server.handler = lambda request: Response(200, body=b'{"choices": [', cut=5)
+    rows = batch(server.api_base, chats(20), max_cost=35 * worst, max_tokens=50, max_workers=1, retries=0)
+    assert len(rows.failed) == 19
+    assert len(server.requests) == 1 + 2
 
 
 @pytest.mark.contract

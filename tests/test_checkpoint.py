@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import llmbatch
+from llmbatch._batch import checkpoint
+from llmbatch._batch.checkpoint import Checkpoint
 from tests.server import Response, vector_for
 from tests.talk import KEY, answered, batch, chats, lines, place, question, until
 
@@ -310,6 +312,49 @@ def test_a_second_run_on_the_file_is_told(server: Server, tmp_path: Path) -> Non
     assert len(list(rows)) == 2
     assert not batch(server.api_base, chats(3), checkpoint=path).failed
     assert len(server.requests) == 3
+
+
+def test_a_file_that_could_not_be_read_is_let_go(path: Path) -> None:
+    """Mended, it can be opened, though the error that it gave is still held."""
+    path.write_text('{"custom_id": "a", "error": null}\nmy notes\n')
+    with pytest.raises(llmbatch.CheckpointError, match=f"line 2 of {path} is not a batch output line"):
+        Checkpoint(path)
+    path.write_text("")
+    Checkpoint(path).close()
+
+
+def test_a_closed_file_is_free_though_a_child_has_it(path: Path) -> None:
+    """A process forked meanwhile shares what is open, as another descriptor of it does."""
+    journal = Checkpoint(path)
+    childs = os.dup(journal._file.fileno())
+    journal.close()
+    Checkpoint(path).close()
+    os.close(childs)
+
+
+def test_a_rewritten_file_is_held_too(path: Path) -> None:
+    """One that held a failed row is another file after it was opened, and is nobody else's either."""
+    path.write_text('{"custom_id": "a", "error": {"message": "x"}, "response": null}\n')
+    journal = Checkpoint(path)
+    assert not path.read_text()
+    with pytest.raises(llmbatch.CheckpointError, match="in use"):
+        Checkpoint(path)
+    journal.close()
+
+
+def test_a_file_that_is_replaced_while_it_is_opened_is_in_use(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its holder rewrites it, and lets go of the old one, between another's opening and locking."""
+    lock = checkpoint.lock
+
+    def late(file: Any, place: Path) -> None:
+        path.unlink()
+        path.touch()
+        lock(file, place)
+
+    path.touch()
+    monkeypatch.setattr(checkpoint, "lock", late)
+    with pytest.raises(llmbatch.CheckpointError, match="in use"):
+        Checkpoint(path)
 
 
 @pytest.mark.processes

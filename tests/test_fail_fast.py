@@ -32,6 +32,14 @@ FAULTS = {
     "a day's wait": Response(429, {"retry-after": "73192"}),
     "xAI's bad key": Response(400, body={"code": "x", "error": "Incorrect API key provided: sk***"}),
 }
+MENDS = {
+    400: "check api_base",
+    401: "check the API key",
+    402: "add credit",
+    403: "check that the key may use this model",
+    404: "check the model's name",
+    429: "the quota is spent",
+}
 
 
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
@@ -44,6 +52,7 @@ def test_a_fault_of_all_rows_stops_after_a_few(server: Server, fault: Response) 
     unsent = [row for row in rows if row["error_details"]["type"] == "NotSent"]
     assert len(unsent) >= 200 - FEW
     assert all(row["attempts"] == 0 and row["cost"] == 0 and row["error_details"]["retryable"] for row in unsent)
+    assert MENDS[fault.status] in unsent[0]["error"]
     assert "run again" in unsent[0]["error"]
     (said,) = {(row["error_details"]["status_code"], row["error_details"]["provider"]) for row in unsent}
     assert said == (fault.status, "openai")
@@ -79,6 +88,16 @@ def test_rows_that_wait_for_their_turn_fail_with_the_others(server: Server) -> N
     rows = batch(server.api_base, chats(100), max_workers=50, requests_per_minute=200, deadline=10.0)
     assert len(server.requests) <= FEW
     assert {row["error_details"]["type"] for row in rows} == {"AuthenticationError", "NotSent"}
+
+
+def test_a_fault_that_comes_too_late_is_waited_for_no_more(server: Server) -> None:
+    """Once the sending has stopped, no row waits for its next attempt."""
+    server.handler = lambda request: (
+        Response(503, {"retry-after": "60"}, delay=1.0) if "number 0?" in request.text else FAULTS["bad key"]
+    )
+    rows = batch(server.api_base, chats(100), max_workers=2, deadline=20.0)
+    assert {row["error_details"]["type"] for row in rows} == {"AuthenticationError", "NotSent"}
+    assert rows[0]["attempts"] == 1
 
 
 def test_a_page_instead_of_an_api_stops_the_sending(server: Server) -> None:

@@ -106,6 +106,24 @@ def test_cut_answers_are_counted_wherever_rows_are_summed(server: Server, log: l
     assert frame["finish_reason"].tolist() == ["length" if i in {2, 5} else "stop" for i in range(8)]
 
 
+def test_a_failed_row_names_its_model(server: Server) -> None:
+    """As it was asked for, where no answer says which it was."""
+    server.handler = lambda request: Response(400)
+    (row,) = batch(server.api_base, chats(1))
+    assert row["model"] == "openai/gpt-4o-mini"
+
+
+def test_a_resumed_row_has_the_metadata_of_its_own_run(server: Server, tmp_path: Path) -> None:
+    """None where that run gives it none."""
+    path = tmp_path / "run.jsonl"
+    batch(server.api_base, [{"prompt": "a", "metadata": {"run": 1}}], checkpoint=path)
+    for metadata in ({"run": 2}, None):
+        (row,) = batch(server.api_base, [{"prompt": "a", "metadata": metadata}], checkpoint=path)
+        assert row["resumed"]
+        assert row.get("metadata") == metadata
+    assert len(server.requests) == 1
+
+
 def test_a_refusal_is_not_bad_json(server: Server) -> None:
     """With a model to fit, a refusal is an error of its own with the model's words; bad JSON stays bad JSON."""
     server.handler = by_number({
@@ -115,6 +133,7 @@ def test_a_refusal_is_not_bad_json(server: Server) -> None:
     results = batch(server.api_base, chats(6), response_format=Number)
     kinds = [row.get("error_details", {}).get("type") for row in results]
     assert kinds == [None, "Refused", "Refused", "Refused", "ValidationError", None]
+    assert {row["error_details"]["status_code"] for row in results.failed} == {200}
     assert results[1]["error"] == "Refused: I can't help with that."
     assert "content_filter" in results[2]["error"]
     assert results[3]["error"] == "Refused: I had to stop"

@@ -113,7 +113,7 @@ def classify(exc: BaseException, provider: str | None = None, request: Mapping[s
     return replace(failure, message=failure.message[:_LONGEST_MESSAGE], scarce=scarce)
 
 
-def _classified(exc: BaseException, provider: str | None, hide: Callable[[str], str]) -> Failure:  # noqa: C901, PLR0911 - one line a kind of fault
+def _classified(exc: BaseException, provider: str | None, hide: Callable[[str], str]) -> Failure:  # noqa: C901, PLR0911, PLR0912 - one line a kind of fault
     chain = list(_chain(exc))
     names = {cls.__name__ for link in chain for cls in type(link).__mro__}
     kind, message = type(exc).__name__, hide(_message(exc)) or "no message"
@@ -132,6 +132,9 @@ def _classified(exc: BaseException, provider: str | None, hide: Callable[[str], 
         return Failure("ConnectionError", _with_address(message, chain), None, provider, retryable=True, shared=True)
     if "TooManyRedirects" in names:
         return Failure("TooManyRedirects", f"{message} (check api_base)", None, provider, shared=True)
+    if "BrokenStreamError" in names:
+        broken = next(hide(str(link)) for link in chain if type(link).__name__ == "BrokenStreamError")
+        return Failure("ConnectionError", broken, None, provider, retryable=True, billed=None)
     if "AnswerTooLargeError" in names:
         return Failure("AnswerTooLarge", message, 200, provider, billed=None)
     if names & _CUT:

@@ -175,6 +175,8 @@ class Limiter:
 
     def _back(self, permit: Permit, used_tokens: float) -> None:
         """The request is not in flight any more; what it was expected to use and has not used is free again."""
+        if not permit.open:
+            return
         permit.open = False
         self.in_flight -= 1
         for bucket in (self.tokens, self.account.tokens):

@@ -123,6 +123,9 @@ class Sender:
         try:
             arguments = await self.breaker.unless_stopped(self._arguments(outcome))
             permit = await self.breaker.unless_stopped(self.limiter.admit(order, self._tokens(request)))
+            if self.breaker.stopped is not None:
+                self.limiter.faulted(permit)
+                raise NotSentError(self.breaker.stopped)
             outcome.attempts += 1
             cost = None  # unknown, should it be cancelled from here on
             sent_at = time.monotonic()

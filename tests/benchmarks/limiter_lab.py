@@ -91,6 +91,8 @@ SCENARIOS = [
     Scenario("chance 20 %", 0.80, chance=0.2),
     Scenario("chance 20 %, hint 1 s", 0.60, chance=0.2, hint=True),
     Scenario("chance 50 %", 0.40, chance=0.5),
+    Scenario("chance 2 % and rpm 1200", 0.90, rows=1500, chance=0.02, rpm=1200),
+    Scenario("chance 5 % and rpm 1200", 0.93, rows=1500, chance=0.05, rpm=1200),
     Scenario("chance 20 % and rpm 1200", 0.80, 300, chance=0.2, rpm=1200),
     Scenario("chance 20 %, rpm 6000 in headers", 0.85, chance=0.2, rpm=6000, headers=True),
     Scenario("crowd 10", 0.85, 60, slots=10),
