@@ -26,7 +26,7 @@ from collections import deque
 from itertools import takewhile
 
 from llmbatch._request.evidence import HARDLY_ANYTHING, Permit, by_crowd, by_run, by_time, odds, over, since_excess
-from llmbatch._request.pace import Pace
+from llmbatch._request.pace import RECENT_SECONDS, Pace
 
 __all__ = ["FIRST_WINDOW", "Refusals"]
 
@@ -327,4 +327,5 @@ class Refusals:
         self.window = probe.crowd + 2
         self._decided_at = probe.number
         self._tender = TENDER
-        self.pace.measure_since(self._closed_at)
+        # What was let in while it was closed says little of a limit, and nothing where that was long.
+        self.pace.measure_since(max(self._closed_at, probe.sent_at - RECENT_SECONDS))

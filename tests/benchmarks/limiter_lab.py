@@ -102,6 +102,7 @@ SCENARIOS = [
     Scenario("no limit, 32 workers", 0.95, rows=1000),
     Scenario("no limit, answers of 20 s, 256 workers", 0.85, rows=1500, workers=256, latency=20),
     Scenario("outage from 20 to 50 s", 0.90, 60, rows=1500, outage=(20, 50)),
+    Scenario("outage from 10 to 600 s, chance 5 %", 0.85, rows=1500, outage=(10, 600), chance=0.05),
     Scenario("rpm, late refusals", 0.90, 20, rpm=1200, late=(0.05, 0.25)),
     Scenario("chance 5 %, late refusals", 0.80, chance=0.05, late=(0.05, 0.25)),
     Scenario("chance 20 %, late refusals", 0.60, chance=0.2, late=(0.05, 0.25)),
