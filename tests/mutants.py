@@ -66,6 +66,7 @@ REASONS = {
     r"^[+].*window or 1": "there is a window, or an error",
     r"^--- _chain.*\n.*\n.*\n.*(id[(]exc|seen.add)": "Python makes no circle of causes",
     r"^--- Breaker.trip.*\n(.*\n)+[+].*status_code, None": "the row knows its provider",
+    r"^[+].*failure.status_code or 1, ": "no status either",
     r"^--- _let_go": "what a forked process does, which tests of processes show",
     r'^-.*fields[.]pop[(]"messages"': "nothing, in other words",
     r"^[+].*_read[(]size - 1, 2[)]": "there is no more to be read",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import llmbatch
 from llmbatch._litellm import load
+from llmbatch._request.guards import Budget
 from llmbatch._request.plans import plan_chat
 from llmbatch._request.worst import worst_cost
 from tests.replies import said
@@ -147,3 +149,17 @@ def test_the_dearest_of_all_prices_is_reserved() -> None:
             assert cost <= reserved * (1 + 1e-9), (model, tier)
             seen |= {model} if cost > 1.5 * plain else set()
     assert len(seen) > 30, "some are much dearer than their plain price"
+
+
+def test_what_has_come_back_leaves_no_trace() -> None:
+    """Sums of floats do: nobody waits for a reservation of 1e-16 USD that no request holds."""
+
+    async def reserved() -> bool:
+        budget = Budget(1.0)
+        for worst in (0.1, 0.2, 0.3):
+            assert await budget.reserve(worst)
+        for worst in (0.1, 0.2, 0.3):
+            budget.settle(worst, 0.0)
+        return await asyncio.wait_for(budget.reserve(2.0), 5)
+
+    assert not asyncio.run(reserved())

@@ -107,9 +107,10 @@ class LaneRun(ChatRun):
 
     def note(self) -> str:
         """The job's status too, while it runs."""
-        job = self._job
-        counts = {} if job is None or job.ended else job.request_counts
-        status = f"job {job.status}, {counts['completed']} of {counts['total']} done" if job and counts else ""
+        job, status = self._job, ""
+        if job is not None and not job.ended:
+            counts = job.request_counts
+            status = f"job {job.status}, {counts['completed']} of {counts['total'] or len(job)} done"
         return "; ".join(filter(None, [status, super().note()]))
 
     def left(self, done: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
@@ -84,15 +85,13 @@ class Budget:
     """
 
     def __init__(self, cap: float | None) -> None:
-        self.cap = cap
+        self.cap = math.inf if cap is None else cap
         self.spent = self.reserved = 0.0
         self._dearer = 1.0
         self._settled = asyncio.Event()
 
     async def reserve(self, worst: float) -> bool:
         """Take `worst` out of what is left, waiting for requests in flight to settle; False when it never fits."""
-        if self.cap is None:
-            return True
         while self.spent + (self.reserved + worst) * self._dearer > self.cap:
             if not self.reserved:
                 return False
@@ -103,8 +102,7 @@ class Budget:
 
     def settle(self, worst: float, cost: float | None) -> None:
         """The request is over: its worst case comes back, and what it cost is spent; all of it where nobody knows."""
-        if self.cap is None:
-            return
+        # Sums of floats leave a trace, which nobody is to wait for.
         self.reserved = max(0.0, self.reserved - worst) if self.reserved > worst * 1.000001 else 0.0
         self.spent += worst * self._dearer if cost is None else cost
         if cost is not None and worst:

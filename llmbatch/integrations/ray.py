@@ -14,6 +14,7 @@ from the workers' environment. Needs the `ray` extra; `Completions` alone needs 
 from __future__ import annotations
 
 import json
+import math
 import threading
 import uuid
 from collections import defaultdict
@@ -107,7 +108,7 @@ class Completions:
         self._plans: Plans[ChatPlan] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        if self._budget.cap is not None:
+        if self._budget.cap < math.inf:
             msg = (
                 "max_cost cannot hold where each partition gets a copy of this object (Spark, Dask's processes): leave "
                 "it out there, or use complete_dataset (Ray) or Dask's threads"
