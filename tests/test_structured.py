@@ -77,6 +77,7 @@ def test_text_that_is_hard_to_read_is_only_a_failed_row(server: Server, text: st
     """Nesting without end and a hundred thousand beginnings neither raise nor hold up the loop."""
     (row,) = ask(server, text)
     assert row["error_details"]["type"] == "ValidationError"
+    assert row["error_details"]["attempts"] == row["attempts"] == 1
     assert len(row["error"]) <= 520
 
 

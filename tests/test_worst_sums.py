@@ -34,7 +34,7 @@ def bound(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def with_prices(*, job: bool = False, chat: bool = True, keeps: bool = True, **prices: Any) -> Any:
         monkeypatch.setattr(worst, "price_entry", lambda target: {**PRICES, **prices})
-        monkeypatch.setattr(worst, "_keeps_limits", lambda model, provider: keeps)
+        monkeypatch.setattr(worst, "_keeps_limits", lambda *whose: keeps and whose == ("m", "p"))
         plan = SimpleNamespace(target=Target("p/m", "m", "p"), params={"max_tokens": 1})
         if chat:
             plan.response_format = None
@@ -75,6 +75,8 @@ def test_images_and_media_add_up_over_all_messages(bound: Any) -> None:
     assert of(chat([WORDS, SOUND, IMAGE], [WORDS])) == plain + WINDOW * MEDIUM + PICTURE
     strange = chat([WORDS], [WORDS])
     strange["messages"][0]["video"] = "x"
+    assert of(strange) == plain + WINDOW * MEDIUM + TEXT * len(', "video": "x"')
+    strange["messages"][0]["content"] = [WORDS, SOUND]
     assert of(strange) == plain + WINDOW * MEDIUM + TEXT * len(', "video": "x"')
     small = bound(max_input_tokens=100)
     assert small(chat([WORDS, IMAGE])) == small(chat([WORDS])) + PICTURE + 100 * MEDIUM

@@ -48,9 +48,9 @@ def labelled(row: Row, custom_id: str, metadata: Any) -> None:
 def in_lane(row: Row, lane: str, target: Target) -> None:
     """Say by which lane a row came, and what an answer cost less so than live."""
     row["lane"] = lane
-    live = standard_cost(target, row["usage"]) if row["cost"] is not None else None
-    if live is not None and row["cost"] is not None:
-        row["saved"] = max(0.0, live - row["cost"])
+    live, cost = standard_cost(target, row["usage"]), row["cost"]
+    if live is not None and cost is not None:
+        row["saved"] = max(0.0, live - cost)
 
 
 def chat_row(outcome: Outcome, plan: ChatPlan, custom_id: str) -> Row:
