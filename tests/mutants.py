@@ -34,7 +34,7 @@ TESTS = {
     "_request/retry": ("retry", "copilot", "fail_fast"),
     "_request/worst": ("worst_sums", "worst_case"),
     "_batch/rows": ("structured", "asks", "rows", "request_forms", "job_failed_rows", "jobs", "lanes"),
-    "_batch/checkpoint": ("checkpoint",),
+    "_batch/checkpoint": ("checkpoint", "lanes"),
     "_request/sender": ("sender", "budget", "fail_fast", "keys", "retry", "copilot", "rows", "deadline_interrupt"),
     "_request/failures": ("failures", "retry", "fail_fast", "hostile_server", "litellm_failures", "secrecy"),
     "_request/limits": ("limits_waits", "limits_learnt", "limiter_lab", "limits"),

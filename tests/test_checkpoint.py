@@ -377,3 +377,20 @@ def test_a_place_that_cannot_be_written_is_an_error_before_sending(server: Serve
         batch(server.api_base, chats(1), checkpoint=tmp_path)
     assert not server.requests
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("line", ['{"custom_id": "a"}', '{"error": null}', '{"response": {}}', "[]", "7"])
+def test_a_file_of_something_else_is_no_journal(path: Path, line: str) -> None:
+    """An output line has an id, and a response or an error; nothing else is touched."""
+    path.write_text(line + "\n")
+    with pytest.raises(llmbatch.CheckpointError, match=f"line 1 of {path} is not a batch output line"):
+        batch("http://127.0.0.1:9", chats(1), checkpoint=path)
+    assert path.read_text() == line + "\n"
+
+
+def test_a_last_line_without_its_newline_joins_no_other(server: Server, path: Path) -> None:
+    """Whatever its length, and that of the lines before it."""
+    line = '{"custom_id": "%s", "response": {"status_code": 200, "body": {}}, "error": null}'
+    path.write_text(line % "a" + "\n" + line % "bb")
+    batch(server.api_base, chats(1), checkpoint=path)
+    assert len(lines(path)) == 3

@@ -241,6 +241,16 @@ def test_a_job_is_asked_the_same_question_once(batches: BatchProvider, place: di
     assert [bool(row["cost"]) for row in results] == [True] * 4 + [False] * 4
 
 
+def test_what_the_checkpoint_holds_is_in_no_job(batches: BatchProvider, place: dict[str, Any], tmp_path: Path) -> None:
+    """A live run's journal serves every lane: the job is asked for the rest."""
+    given: dict[str, Any] = {"checkpoint": tmp_path / "run.jsonl", "max_tokens": 10, "progress": False, **place}
+    llmbatch.create_chat_completions_batch(asked(3), MODEL, **given)
+    results = llmbatch.create_chat_completions_batch(asked(5), MODEL, lane="cheapest", **given)
+    assert whole(results, 5)
+    assert [row["lane"] for row in results] == ["live"] * 3 + ["job"] * 2
+    assert len(batches.answered) == 2
+
+
 @pytest.mark.parametrize(
     ("options", "mend"),
     [
