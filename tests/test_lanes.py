@@ -309,6 +309,36 @@ def test_flex_falls_back_where_it_has_no_resources(server: Server, place: dict[s
     )
 
 
+SCARCE = {"message": "Busy", "type": "resource_unavailable", "code": "resource_unavailable"}
+
+
+@pytest.mark.parametrize(
+    ("options", "tiers"),
+    [
+        ({"lane": "flex"}, ["flex", "flex", None]),
+        ({"lane": "flex", "retries": 0}, ["flex", None]),
+        ({"service_tier": "flex"}, ["flex"] * 4),
+    ],
+)
+def test_a_tier_without_resources_is_given_up_by_its_lane_alone(
+    server: Server, place: dict[str, Any], log: list[str], options: dict[str, Any], tiers: list[str | None]
+) -> None:
+    """After two attempts; who asks for the tier by its parameter waits for it, as for any refusal."""
+    asked_of: list[str | None] = []
+
+    def handler(request: Request) -> Response:
+        asked_of.append(request.json.get("service_tier"))
+        refused = asked_of[-1] == "flex" and len(asked_of) < 4
+        return Response(429, body={"error": SCARCE}) if refused else reply(request)
+
+    server.handler = handler
+    given: dict[str, Any] = {"progress": False, **place, **options}
+    (row,) = llmbatch.create_chat_completions_batch(asked(1), "openai/gpt-5-mini", **given)
+    assert asked_of == tiers
+    assert (row["attempts"], row.get("error")) == (len(tiers), None)
+    assert not any("refusals" in line for line in log)
+
+
 RUN = """
 import sys
 import llmbatch

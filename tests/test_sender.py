@@ -340,3 +340,24 @@ def test_a_pause_is_one(told: Told) -> None:
         return asyncio.get_running_loop().time() - began
 
     assert asyncio.run(main()) >= 0.049
+
+
+@pytest.mark.parametrize(
+    ("scarce", "gives_up", "heard", "attempts"),
+    [
+        (True, True, "faulted", 2),
+        (True, False, "refused", 4),
+        (False, True, "refused", 4),
+        (False, False, "refused", 4),
+    ],
+)
+@pytest.mark.usefixtures("pauses")
+def test_only_a_tier_that_is_given_up_says_nothing_of_limits(
+    told: Told, scarce: bool, gives_up: bool, heard: str, attempts: int
+) -> None:
+    """And only where it has no resources: any other refusal is its limiter's, and is waited out."""
+    refusal = replace(LIMITED, scarce=scarce)
+    outcome = sent(told, refusal, refusal, refusal, GOOD, gives_up=gives_up, retries=9)
+    assert outcome.attempts == attempts
+    assert [event[0] for event in told.events if event[0] in {"faulted", "refused"}] == [heard] * min(attempts, 3)
+    assert (outcome.failure is None) == (attempts == 4)

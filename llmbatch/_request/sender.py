@@ -144,7 +144,7 @@ class Sender:
             outcome.renewed = result
             result = replace(result, retryable=True, hint=0.0, mended=True)
         if self.gives_up and result.scarce:
-            result = replace(result, retryable=outcome.attempts < _SCARCE_ATTEMPTS, refused=False)
+            result = replace(result, retryable=outcome.attempts < _SCARCE_ATTEMPTS)
         raise AttemptFailedError(result)
 
     async def _arguments(self, outcome: Outcome) -> dict[str, Any]:
