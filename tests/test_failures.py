@@ -52,6 +52,22 @@ KINDS: dict[str, tuple[Exception, Failure]] = {
         made("APIError", cause=made("ConnectError")),
         Failure("ConnectionError", "it broke", retryable=True, shared=True),
     ),
+    "nobody there, said further out": (
+        made("APIError", cause=made("ConnectError", "no", made("OSError"), request=request_to("there", 7))),
+        Failure("ConnectionError", "no (there:7)", retryable=True, shared=True),
+    ),
+    "no resources, in words": (
+        made("RateLimitError", "Resource Unavailable", status_code=429),
+        Failure("RateLimitError", "Resource Unavailable", 429, retryable=True, refused=True, scarce=True),
+    ),
+    "no resources, by its code": (
+        made("RateLimitError", "busy", made("SDKs", code="resource_unavailable"), status_code=429),
+        Failure("RateLimitError", "busy", 429, retryable=True, refused=True, scarce=True),
+    ),
+    "a limit, by its code": (
+        made("RateLimitError", "busy", made("SDKs", code="rate_limit_exceeded"), status_code=429),
+        Failure("RateLimitError", "busy", 429, retryable=True, refused=True),
+    ),
     "round and round": (
         made("TooManyRedirects"),
         Failure("TooManyRedirects", "it broke (check api_base)", shared=True),

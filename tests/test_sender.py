@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -356,7 +357,7 @@ def test_only_a_tier_that_is_given_up_says_nothing_of_limits(
     told: Told, scarce: bool, gives_up: bool, heard: str, attempts: int
 ) -> None:
     """And only where it has no resources: any other refusal is its limiter's, and is waited out."""
-    refusal = replace(LIMITED, scarce=scarce)
+    refusal = dataclasses.replace(LIMITED, scarce=scarce)
     outcome = sent(told, refusal, refusal, refusal, GOOD, gives_up=gives_up, retries=9)
     assert outcome.attempts == attempts
     assert [event[0] for event in told.events if event[0] in {"faulted", "refused"}] == [heard] * min(attempts, 3)

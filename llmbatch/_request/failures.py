@@ -212,13 +212,13 @@ def _message(exc: BaseException) -> str:
     # The OpenAI SDK keeps an answer that is no object apart, and says its status only.
     bodies = (getattr(link, "body", None) for link in _chain(exc))
     text = next((body for body in bodies if isinstance(body, str) and body.strip()), str(exc))
-    text = re.split(r"\sTraceback \(most recent call last\)", text[:_LONGEST_READ], maxsplit=1)[0]
+    text = re.split(r"\sTraceback \(most recent call last\)", text[:_LONGEST_READ])[0]
     text = re.sub(r"^(?:(?:litellm\.)?\w+(?:Error|Timeout)?: )+(?:\w*Exception - )?", "", text.strip())
     text = re.sub(r"\.? Handle with `litellm\.\w+`\.?$", "", text)
     if (at := text.find("{")) >= 0:
         with contextlib.suppress(ValueError, RecursionError):
             body = json.loads(text[at:])
-            error = body.get("error", body)
+            error = body.get("error")
             error = error.get("message") if isinstance(error, dict) else error
             text = str(error or body.get("message") or body.get("detail") or text)
     return text
