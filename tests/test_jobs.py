@@ -241,3 +241,16 @@ def test_misuse_raises_before_anything_is_created(batches: BatchProvider, place:
     with pytest.raises(ValueError, match="OPENAI_API_KEY"):
         submit_batch_job(asked(2), MODEL)
     assert not batches.files
+
+
+def test_a_job_of_several_models_is_found_with_the_price_of_each(place: dict[str, Any], batches: BatchProvider) -> None:
+    """By its id, without a state file: the provider's input files say which row was for which model."""
+    requests = [
+        {"prompt": f"Question {i}", "model": f"openai/{model}"} for i, model in enumerate(("gpt-4o", "gpt-4o-mini"))
+    ]
+    job = llmbatch.submit_batch_job(requests, "openai/gpt-4o-mini", **place).wait(0.01)
+    known, found = job.results(), llmbatch.retrieve_batch_job(job.id, model="openai/gpt-4o-mini", **place).results()
+    assert len(batches.jobs) == 2
+    costs = {row["custom_id"]: (row["cost"], row["request_model"]) for row in known}
+    assert {row["custom_id"]: (row["cost"], row["request_model"]) for row in found} == costs
+    assert len(set(costs.values())) == 2

@@ -129,7 +129,7 @@ async def recover(state: JobState, remote: Remote, ids: Sequence[str]) -> None:
         for position in sorted(at.setdefault(payload["custom_id"], len(at)) for payload in payloads):
             part.add(position)
         for payload in payloads[-1:]:
-            state.name, state.endpoint = payload["body"]["model"], batch.get("endpoint") or payload["url"]
+            part.model, state.endpoint = payload["body"]["model"], batch.get("endpoint") or payload["url"]
         await remote.take_over(part, batch)
         state.parts.append(part)
     state.custom_ids = list(at)
