@@ -117,8 +117,8 @@ def of_call(call: Mapping[str, Any], requests: Iterable[Any], custom_ids: Iterab
     """What a live batch with these arguments would send. Raises NotImplementedError for providers without support."""
     if live_only := [name for name in ("reask", "validate", "dedupe") if call.get(name)]:
         msg = (
-            f"{live_only[0]} is for live requests: leave it out, and pass it to job.run_failed_live() after the job, or "
-            "take lane='job'"
+            f"{live_only[0]} is for live requests: leave it out, and pass it to job.run_failed_live() after the job, "
+            "or take lane='job'"
         )
         raise ValueError(msg)
     plans = chat_plans(call)
