@@ -67,7 +67,7 @@ REASONS = {
     r"^--- Sender._reserved, .*\n.*\n.*\n-            return 0.0": "a budget without a cap holds nothing",
     r"^[+].*_Bucket[(]None[)]|^[+].*_Told[(]None[)]|^[+].*math.inf, 2.0$": "what is set anew before it counts",
     r"^--- _Bucket.wait.*\n.*\n.*\n-        if self.rate == math.inf": "what is divided by infinity is 0",
-    r"^-.*lowest < math.inf\n[+].*lowest <= ": "the same number",
+    r"^-.*lowest < math.inf:?\n[+].*lowest <= ": "the same number",
     r"^-.*(SAID_AGAIN_SECONDS|FORGOTTEN_SECONDS):?\n[+].*>= ": "the same number",
     r"^-.*future.done[(][)] and|^-.*self._timer = None|^-.*if wait == math.inf": "nothing is done for what is over",
     r"^-.*self.refusals.rate < self._pace.rate": "the same number",

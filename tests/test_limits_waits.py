@@ -48,6 +48,70 @@ def test_an_answers_length_is_learnt() -> None:
     assert limiter.estimate(10.0, 200) == pytest.approx(10 + 0.9 * 100 + 0.1 * 200)
 
 
+def test_how_long_so_many_take_follows_from_the_lowest_limits() -> None:
+    """Of requests and of tokens: told, stated or learnt; nothing holds where there is none."""
+    limiter = Limiter(clock=lambda: 0.0)
+    assert limiter.seconds_for(30, 100.0) == 0
+    limiter.tokens.rate = 50.0
+    assert limiter.seconds_for(30, 100.0) == 30 * 100 / 50
+    limiter.refusals.pace.rate = 0.25
+    assert limiter.seconds_for(30, 100.0) == 30 / 0.25
+    limiter.requests.rate = 0.125
+    assert limiter.seconds_for(30, 100.0) == 30 / 0.125
+    limiter.account.requests.rate, limiter.account.tokens.rate = 0.0625, 5.0
+    assert limiter.seconds_for(30, 100.0) == 30 * 100 / 5
+    assert limiter.seconds_for(30, 1.0) == 30 / 0.0625
+
+
+def test_how_long_answers_take_is_learnt() -> None:
+    """Those of late count the more."""
+
+    async def work(limiter: Limiter) -> None:
+        await asyncio.sleep(5)
+        assert limiter.latency is None
+        for seconds, learnt in ((2.0, 2.0), (4.0, 0.7 * 2 + 0.3 * 4)):
+            permit = await limiter.admit(0, 1.0)
+            await asyncio.sleep(seconds)
+            limiter.answered(permit, {}, None)
+            assert limiter.latency == pytest.approx(learnt)
+
+    in_virtual_time(work)
+
+
+def test_a_low_told_limit_saves_up_one() -> None:
+    """However long nothing was sent."""
+
+    async def work(limiter: Limiter) -> None:
+        with limiter.told(60, None):
+            await asyncio.sleep(9)
+            assert await at_once(limiter) == 1
+
+    in_virtual_time(work)
+
+
+def test_after_a_minute_of_rest_the_first_answer_is_the_newest() -> None:
+    """What it states is taken over, however many requests there were before."""
+
+    async def work(limiter: Limiter) -> None:
+        await send(limiter, 3, stated("requests", 600, 10))
+        await asyncio.sleep(limits.FORGOTTEN_SECONDS + 1)
+        limiter.answered(await limiter.admit(0, 1.0), stated("requests", 600, 300), 1.0)
+        assert limiter.requests.burst == 300 - 2
+
+    in_virtual_time(work)
+
+
+def test_what_is_undecided_may_have_been_counted_with_its_tokens() -> None:
+    """Two others were sent just before the answer was read."""
+
+    async def work(limiter: Limiter) -> None:
+        permits = [await limiter.admit(0, 10.0) for _ in range(3)]
+        limiter.answered(permits[0], stated("tokens", 6000, 100), 10.0)
+        assert limiter.tokens.level == 100 - 2 * 10
+
+    in_virtual_time(work)
+
+
 def test_a_told_limit_is_used_up() -> None:
     """But for half a hundredth."""
 
