@@ -377,3 +377,45 @@ def test_kills_at_any_moment_make_no_second_job(
     assert sorted(kept) == sorted(answer_to(f"Question {i}") for i in range(40))
     assert float(cost) == pytest.approx(price * (HALF * len(batches.answered) + 40 - len(batches.answered)))
     assert not path.with_name("run.jsonl.job").exists()
+
+
+@pytest.mark.processes
+def test_a_provider_that_takes_no_file_in_time_holds_nobody_up(
+    server: Server, batches: BatchProvider, place: dict[str, Any], tmp_path: Path
+) -> None:
+    """The upload hangs: the rows are answered live by the deadline, and by the next call too."""
+    served = server.handler
+
+    def handler(request: Request) -> Response | None:
+        assert served is not None
+        answer = served(request)
+        return replace(answer, delay=60.0) if answer is not None and request.path.endswith("/files") else answer
+
+    server.handler = handler
+    results = cheapest(place, deadline=SOON, checkpoint=tmp_path / "run.jsonl")
+    assert whole(results)
+    assert {row["lane"] for row in results} == {"live"}
+    assert results.elapsed < SOON
+    assert not batches.jobs
+    assert len(cheapest(place, deadline=SOON, checkpoint=tmp_path / "run.jsonl").resumed) == ROWS
+
+
+def test_a_file_that_is_refused_goes_live_alone(batches: BatchProvider, place: dict[str, Any], tmp_path: Path) -> None:
+    """Of the files of two models the other is answered by its job."""
+    batches.fault("POST", "/v1/batches", Response(401))
+    requests = [
+        {"prompt": f"Question {i}", "model": f"openai/{m}"} for m in ("gpt-4o", "gpt-4o-mini") for i in range(2)
+    ]
+    given: dict[str, Any] = {"lane": "cheapest", "checkpoint": tmp_path / "run.jsonl", "progress": False, **place}
+    results = llmbatch.create_chat_completions_batch(requests, MODEL, **given)
+    assert results.texts == [answer_to(f"Question {i}") for i in range(2)] * 2
+    assert [row["lane"] for row in results] == ["live"] * 2 + ["job"] * 2
+    assert len(batches.jobs) == 1
+
+
+@pytest.mark.parametrize("lane", ["job", "cheapest"])
+def test_a_job_without_an_id_is_an_error(batches: BatchProvider, place: dict[str, Any], lane: str) -> None:
+    """It may be there, and nobody could ask for it."""
+    batches.fault("POST", "/v1/batches", Response(200, body={}))
+    with pytest.raises(llmbatch.BatchJobError, match="gave no id"):
+        llmbatch.create_chat_completions_batch(asked(2), MODEL, lane=lane, progress=False, **place)

@@ -247,6 +247,13 @@ class BatchJob:
                     part.refused(str(exc))
                     self.save()
 
+    def give_up(self) -> None:
+        """Its parts that have no batch get none any more."""
+        for part in self.state.parts:
+            if not part.status:
+                part.refused("it was not submitted in time")
+        self.save()
+
     def left(self) -> str:
         """How to find it again after an interruption."""
         again = f"{self.id!r}, model={self.state.model!r}" if self.path is None else repr(str(self.path))

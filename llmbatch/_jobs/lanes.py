@@ -225,7 +225,9 @@ class LaneRun(ChatRun):
         access = submit.access_from(plan.params)
         job = BatchJob(state, path=self._state_path, access=access, response_format=plan.response_format)
         if job.status == "submitting":
-            return None
+            if all(key in wanted for key in state.custom_ids):
+                return None
+            job.give_up()
         if any(key in wanted for key in state.custom_ids):
             return job
         if not job.ended:
@@ -246,7 +248,12 @@ class LaneRun(ChatRun):
         with tempfile.TemporaryDirectory(prefix="llmbatch-") as directory:
             how = {"completion_window": self._window}
             self._job, files = await begun(submission, self._state_path, Path(directory), **how)
-            await self._job.submit(files, refusable=self._cheapest)
+            try:
+                async with asyncio.timeout_at(self._live_at(len(wanted))):
+                    await self._job.submit(files, refusable=self._cheapest)
+            except TimeoutError:
+                logger.warning("Batch job {} was not submitted in time; what of it was goes on", self._job.id)
+                self._job.give_up()
 
     @property
     def _first_poll(self) -> float:
@@ -270,6 +277,10 @@ class LaneRun(ChatRun):
         least = min(_LEAST_LIVE_SECONDS, _LEAST_LIVE_SHARE * self._seconds)
         return max(least, _LIVE_MARGIN * max(paced, math.ceil(rows / workers) * latency))
 
+    def _live_at(self, rows: int) -> float | None:
+        """The loop's time at which so many rows have to go live at the latest; None for never."""
+        return self._end - self._live_time(rows) if self._cheapest and self._end < math.inf else None
+
     async def _watched(self, watch: Watch, arrived: asyncio.Queue[int | None]) -> None:
         """Look at the job until it has ended, or it is time to go live: then end it."""
 
@@ -283,8 +294,8 @@ class LaneRun(ChatRun):
 
         try:
             if not await polled(look, self._first_poll, time_left):
-                until = self._end - self._live_time(len(watch.pending)) if self._cheapest else _now() + self._grace
-                await watch.end(max(until, _now()), self._first_poll / _LOOKS)
+                until = self._live_at(len(watch.pending)) or _now() + self._grace
+                await watch.end(max(until, _now() + self._first_poll), self._first_poll / _LOOKS)
         finally:
             arrived.put_nowait(None)
 

@@ -75,6 +75,9 @@ class Remote:
         if part.batch_id is None:
             send, lost = partial(self._create, part), partial(self._lost_job, part)
             batch = await self._once(part, "create", f"create the batch of {part.name}", send, lost, path)
+            if not batch.get("id"):
+                msg = f"the provider gave no id for the batch of {part.name}: see in its console whether it is there"
+                raise BatchJobError(msg)
             await self.take_over(part, batch)
             self._save()
             logger.info("Batch job {}: {} is batch {}", self._state.id, part.name, part.batch_id)
