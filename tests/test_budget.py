@@ -163,3 +163,11 @@ def test_what_has_come_back_leaves_no_trace() -> None:
         return await asyncio.wait_for(budget.reserve(2.0), 5)
 
     assert not asyncio.run(reserved())
+
+
+def test_without_a_cap_anything_fits() -> None:
+    """And what was spent is counted."""
+    budget = Budget(None)
+    assert asyncio.run(budget.reserve(1e9))
+    budget.settle(1e9, 0.5)
+    assert (budget.spent, budget.reserved) == (0.5, 0.0)
