@@ -78,6 +78,8 @@ REASONS = {
     r"^--- Breaker.trip.*\n(.*\n)+[+].*status_code, None": "the row knows its provider",
     r"^[+].*failure.status_code or 1, ": "no status either",
     r"^--- refused_answer.*\n(.*\n)+[+].*plan.target, None, ": "only its words are taken",
+    r"^--- chat_row.*\n(.*\n)+[+].*plan.target, None, ": "who asked gives the row its name",
+    r"^[+].*live is not None or cost is not None": "a model has both prices or none",
     r"^--- _let_go": "what a forked process does, which tests of processes show",
     r'^-.*fields[.]pop[(]"messages"': "nothing, in other words",
     r"^[+].*_read[(]size - 1, 2[)]": "there is no more to be read",
