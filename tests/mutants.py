@@ -88,9 +88,9 @@ REASONS = {
     r"^-.*exc[.]errors[(]include_input": "what is left out is not asked for",
     r'^-.*row_text[(]row[)] or ""': "no JSON either",
     r"^-.*if not until[.]expired": "nothing that is waited for raises a TimeoutError of its own",
-    r"^-.*(self.reserved [+] worst|self.reserved > worst|SHOWN_SECONDS|given > best).*\n[+].*>= ": "to the last bit",
+    r"^-.*(self.reserved [+] worst|self.reserved > worst|SHOWN_SECONDS|given > best|score > enough).*\n[+].*>= ": "to the last bit",
     r"^-.*(AT_LIMIT [*]|sent_at <= ).*\n[+].* < ": "to the last bit",
-    r"^-.*len[(]shown[)] > RECENT_REQUESTS\n[+].*>= |^[+].*self.rate <= math.inf": "the same number",
+    r"^-.*len[(]shown[)] > RECENT_REQUESTS:?\n[+].*>= |^[+].*self.rate <= math.inf": "the same number",
     r"^[+]    score, place = 0.0, 1|^[+].*record[}][)] or 2": "what is replaced at once, or added to infinity",
 }
 
