@@ -106,9 +106,10 @@ def test_what_is_undecided_may_have_been_counted_with_its_tokens() -> None:
 
     async def work(limiter: Limiter) -> None:
         permits = [await limiter.admit(0, 10.0) for _ in range(3)]
-        limiter.tokens.rate, limiter.tokens.burst, limiter.tokens.level = 1.0, 200.0, 95.0  # as worked out since an earlier statement
+        bucket = limiter.tokens
+        bucket.rate, bucket.burst, bucket.level = 1.0, 200.0, 95.0  # as worked out since an earlier statement
         limiter.answered(permits[0], stated("tokens", 6000, 100), 10.0)
-        assert limiter.tokens.level == 100 - 2 * 10
+        assert bucket.level == 100 - 2 * 10
 
     in_virtual_time(work)
 
