@@ -13,6 +13,7 @@ from llmbatch._leaves.checks import checked_messages
 from llmbatch._litellm.calls import rehearse
 from llmbatch._request.plans import DEFAULT_MAX_TOKENS, DEFAULT_TEMPERATURE
 from llmbatch.errors import RequestFailedError
+from llmbatch.options import JOB_LANES
 from llmbatch.providers import copilot
 
 if TYPE_CHECKING:
@@ -258,7 +259,7 @@ def _batch(  # noqa: PLR0917 - the public functions' own order
 ) -> Batch:
     """What Jedi does not follow: it would show this call's parameters as the public function's."""
     given: dict[str, Any] = dict(options)
-    if given.get("batch_job") or given.get("lane") in {"job", "cheapest"}:
+    if given.get("batch_job") or given.get("lane") in JOB_LANES:
         from llmbatch._jobs.lanes import job_batch  # noqa: PLC0415 - only batch jobs need it
 
         return job_batch(messages_list, model, temperature, max_tokens, max_workers, given)

@@ -20,10 +20,20 @@ if TYPE_CHECKING:
 
     from llmbatch._leaves.row import Row
 
-__all__ = ["CHATS_ONLY", "OWN_OPTIONS", "BatchOptions", "ChatOptions", "EmbeddingsOptions", "Lane", "Options"]
+__all__ = [
+    "CHATS_ONLY",
+    "JOB_LANES",
+    "OWN_OPTIONS",
+    "BatchOptions",
+    "ChatOptions",
+    "EmbeddingsOptions",
+    "Lane",
+    "Options",
+]
 
 
 Lane = Literal["live", "job", "flex", "cheapest"]
+JOB_LANES = frozenset({"job", "cheapest"})
 
 
 class _Connection(TypedDict, total=False):

@@ -10,7 +10,7 @@ from llmbatch._batch.embeddings_run import EmbeddingsRun
 from llmbatch._leaves.checks import check_messages_list, check_texts
 from llmbatch._litellm.prices import takes_flex
 from llmbatch._request.plans import DEFAULT_MAX_TOKENS, DEFAULT_TEMPERATURE, plan_embeddings
-from llmbatch.options import CHATS_ONLY, Options
+from llmbatch.options import CHATS_ONLY, JOB_LANES, Options
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -35,7 +35,7 @@ def chat_batch(
 
     `shared_budget` is spent by other runs too.
     """
-    if kind is ChatRun and (given.pop("batch_job", False) or given.get("lane") in {"job", "cheapest"}):
+    if kind is ChatRun and (given.pop("batch_job", False) or given.get("lane") in JOB_LANES):
         msg = "batch jobs are for create_chat_completions_batch and as_completed; leave out lane= and batch_job="
         raise ValueError(msg)
     requests, count = check_messages_list(messages_list)

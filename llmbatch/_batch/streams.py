@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Required, TypedDict
 
 from llmbatch._litellm import Answer
 from llmbatch._litellm.calls import chat_stream
+from llmbatch.options import JOB_LANES
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -36,7 +37,7 @@ class Events:
     """The events of one batch, in the order in which they come."""
 
     def __init__(self, batch: Batch) -> None:
-        if batch.run.options.lane in {"job", "cheapest"}:
+        if batch.run.options.lane in JOB_LANES:
             msg = "a batch job gives no pieces of answers: leave out lane= and batch_job=, or take as_completed"
             raise ValueError(msg)
         self._batch = batch

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmbatch._jobs.rendering import Filling
 from llmbatch._leaves.files import json_line
-from llmbatch._litellm.prices import batch_cost, count_tokens, live_cost
+from llmbatch._litellm.prices import batch_cost, count_tokens, live_cost, takes_flex
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -77,7 +77,7 @@ class Counts:
         """Why it cannot go by a lane; "" where it can."""
         if lane == "job" and self.provider is None:
             return f"{self.target.provider} does not support batch jobs through llmbatch"
-        if lane == "flex" and self.flex(0) is None and self.live(0) is not None and not self.target.prices:
+        if lane == "flex" and not takes_flex(self.target):
             return f"no flex price is known for {self.target.model}"
         return ""
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
-import random
 import tempfile
 import time
 from dataclasses import asdict
@@ -19,6 +19,7 @@ from llmbatch._jobs.events import batch_of
 from llmbatch._jobs.remote import ProviderFailedError, Remote
 from llmbatch._jobs.results import Join
 from llmbatch._jobs.state import JobState, Part
+from llmbatch._jobs.watch import FIRST_POLL, polled
 from llmbatch._leaves.background import awaited, in_background
 from llmbatch._leaves.checks import check_number
 from llmbatch._leaves.row import add_spent, numbered
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
 
 __all__ = ["BatchJob", "begun"]
 
-_FIRST_POLL, _SLOWEST_POLL, _SLOWER = 5.0, 60.0, 1.5
 _PROGRESS = ("validating", "in_progress", "finalizing", "cancelling")
 _ENDS = ("failed", "expired", "cancelled")
 _REFUSALS = range(400, 500)
@@ -168,9 +168,7 @@ class BatchJob:
         """The awaitable twin of `refresh_from`."""
         return await awaited(self._refresh_from(event, headers, secret))
 
-    def wait(
-        self, poll: float = _FIRST_POLL, timeout: float | None = None, *, progress: bool | None = None
-    ) -> BatchJob:
+    def wait(self, poll: float = FIRST_POLL, timeout: float | None = None, *, progress: bool | None = None) -> BatchJob:
         """Look at the job until it has ended, and return it.
 
         `poll` is the first pause in seconds; pauses grow to a minute. Faults of the network are waited out. Raises
@@ -180,7 +178,7 @@ class BatchJob:
 
     async def await_(
         self,
-        poll: float = _FIRST_POLL,
+        poll: float = FIRST_POLL,
         timeout: float | None = None,  # noqa: ASYNC109 - of many looks
         *,
         progress: bool | None = None,
@@ -281,7 +279,7 @@ class BatchJob:
 
     async def _wait(
         self,
-        poll: float = _FIRST_POLL,
+        poll: float = FIRST_POLL,
         timeout: float | None = None,  # noqa: ASYNC109 - of many looks
         *,
         progress: bool | None = None,
@@ -289,32 +287,30 @@ class BatchJob:
         check_number("poll", poll, "it is the first pause in seconds", least=0)
         if timeout is not None:
             check_number("timeout", timeout, "None waits as long as it takes", least=0)
-        started, pause = time.monotonic(), poll
+        end = math.inf if timeout is None else time.monotonic() + timeout
         bar = ProgressBar(len(self), progress)
+
+        async def look() -> bool:
+            try:
+                await self._refresh()
+            except ProviderFailedError as exc:
+                if not exc.failure.retryable:
+                    raise
+                logger.warning("Batch job {}: {}; looking again", self.id, exc)
+            counts = self.request_counts
+            bar.reach(counts["completed"] + counts["failed"], f"{self.status}, {counts['failed']} failed")
+            if self.status == "submitting":
+                msg = f"job {self.id} was not submitted to its end; call submit_batch_job again with its state file"
+                raise BatchJobError(msg)
+            return self.ended
+
         try:
-            while True:
-                try:
-                    await self._refresh()
-                except ProviderFailedError as exc:
-                    if not exc.failure.retryable:
-                        raise
-                    logger.warning("Batch job {}: {}; looking again", self.id, exc)
-                counts = self.request_counts
-                bar.reach(counts["completed"] + counts["failed"], f"{self.status}, {counts['failed']} failed")
-                if self.status == "submitting":
-                    msg = f"job {self.id} was not submitted to its end; call submit_batch_job again with its state file"
-                    raise BatchJobError(msg)
-                if self.ended:
-                    return self
-                left = None if timeout is None else timeout - (time.monotonic() - started)
-                if left is not None and left <= 0:
-                    msg = f"job {self.id} is {self.status} after {timeout} s; it goes on, wait() again"
-                    raise TimeoutError(msg)
-                jittered = pause * random.uniform(0.9, 1.1)  # noqa: S311 - no secret
-                await asyncio.sleep(jittered if left is None else min(jittered, left))
-                pause = min(pause * _SLOWER, max(poll, _SLOWEST_POLL))
+            if not await polled(look, poll, lambda: end - time.monotonic()):
+                msg = f"job {self.id} is {self.status} after {timeout} s; it goes on, wait() again"
+                raise TimeoutError(msg)
         finally:
             bar.close()
+        return self
 
     async def _cancel(self) -> BatchJob:
         async with self.remote() as remote:

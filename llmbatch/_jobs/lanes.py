@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-import os
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -18,14 +17,16 @@ from llmbatch._batch.prepared import chat_batch
 from llmbatch._batch.rows import failure_row, labelled
 from llmbatch._batch.run import GUESSED_ANSWER_TOKENS
 from llmbatch._jobs import submit
+from llmbatch._jobs.counts import answer_limit
 from llmbatch._jobs.job import BatchJob, begun
 from llmbatch._jobs.results import JOB
-from llmbatch._jobs.state import JobState
-from llmbatch._jobs.watch import Watch, polled
+from llmbatch._jobs.state import beside
+from llmbatch._jobs.watch import FIRST_POLL, Watch, polled
 from llmbatch._leaves.identity import CustomIds, fingerprints
 from llmbatch._leaves.row import add_spent
 from llmbatch._request.failures import Failure
 from llmbatch._request.requests import read
+from llmbatch._request.sender import prompt_tokens
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping
@@ -38,15 +39,14 @@ if TYPE_CHECKING:
 
 __all__ = ["job_batch"]
 
-# Seconds. A job with little time is looked at more often: so many times before its deadline.
-_FIRST_POLL, _LOOKS = 5.0, 50
-# A provider takes up to ten minutes to end a cancelled job; of a short deadline it gets this share.
+# A job with little time is looked at more often: so many times before its deadline.
+_LOOKS = 50
+# Seconds. A provider takes up to ten minutes to end a cancelled job; of a short deadline it gets this share.
 _CANCEL_SECONDS, _CANCEL_SHARE = 600.0, 0.25
 _LIVE_MARGIN = 1.5  # times the time that the rest is expected to take live
 _LEAST_LIVE_SECONDS, _LEAST_LIVE_SHARE = 300.0, 0.15  # that are left for them, however few they are
 _ANSWER_SECONDS, _TOKENS_PER_SECOND = 2.0, 50.0  # of an answer, until one has been seen
 _AUTO_WORKERS = 64
-_CHARACTERS_PER_TOKEN = 4
 _AT_ONCE, _MOMENT = 100, 0.05
 _LIVE_ONLY = ("reask", "validate", "dedupe")
 
@@ -88,7 +88,7 @@ class LaneRun(ChatRun):
             )
             raise ValueError(msg)
         path, deadline = options.checkpoint, options.deadline
-        self._state_path = path if path is None or whole else f"{os.fspath(path)}.job"
+        self._state_path = path if path is None or whole else beside(path)
         self._seconds = math.inf if deadline is None else deadline
         self.options = replace(
             options, checkpoint=None if whole else path, deadline=deadline if self._cheapest else None
@@ -162,7 +162,7 @@ class LaneRun(ChatRun):
 
     async def _wanted(self) -> dict[str, int]:
         """The inputs that a job may answer, by their ids in it: what can be sent and the checkpoint does not hold."""
-        ids, wanted, characters, seen = CustomIds(), dict[str, int](), 0, set[Any]()
+        ids, wanted, tokens, seen = CustomIds(), dict[str, int](), 0.0, set[Any]()
         for index, item in enumerate(self._asked):
             if not index % _AT_ONCE:
                 await asyncio.sleep(0)
@@ -174,7 +174,7 @@ class LaneRun(ChatRun):
                 request = plan.request(asked.messages)
                 request_id = ids(request)
                 same = self._same(request_id, plan)
-                characters += len(str(request["messages"]))
+                tokens += prompt_tokens(request)
             self._request_ids.append(request_id)
             if self._whole:
                 wanted[own or self._row_id(index, request_id)] = index
@@ -183,7 +183,7 @@ class LaneRun(ChatRun):
             elif request_id and (self._checkpoint is None or request_id not in self._checkpoint):
                 wanted[request_id] = index
             seen.add(same)
-        self._prompt_tokens = characters / _CHARACTERS_PER_TOKEN / max(1, len(self._asked))
+        self._prompt_tokens = tokens / max(1, len(self._asked))
         return wanted
 
     async def _submitted(self, wanted: Mapping[str, int]) -> bool:
@@ -193,7 +193,7 @@ class LaneRun(ChatRun):
             earlier = await asyncio.to_thread(Path(path).exists)
         if earlier and not self._whole:
             self._job = await asyncio.to_thread(self._earlier, wanted)
-        if self._job is None and self._end - self._live_time(len(wanted)) - self._grace <= _now() and self._cheapest:
+        if self._job is None and self._cheapest and self._time_left(len(wanted)) <= 0:
             logger.warning("deadline={:g} leaves no time for a batch job: the batch goes live", self._seconds)
             return False
         inputs = wanted if self._job is None else {k: wanted[k] for k in self._job.state.custom_ids if k in wanted}
@@ -221,14 +221,13 @@ class LaneRun(ChatRun):
         """The job that an earlier call left, where it has been submitted and these inputs are in it."""
         assert self._state_path is not None  # noqa: S101 - there is a file
         plan = self.ways.first.plans[0]
-        state = JobState.load(self._state_path)
-        access = submit.access_from(plan.params)
-        job = BatchJob(state, path=self._state_path, access=access, response_format=plan.response_format)
+        access = vars(submit.access_from(plan.params))
+        job = BatchJob.load(self._state_path, response_format=plan.response_format, **access)
         if job.status == "submitting":
-            if all(key in wanted for key in state.custom_ids):
+            if all(key in wanted for key in job.state.custom_ids):
                 return None
             job.give_up()
-        if any(key in wanted for key in state.custom_ids):
+        if any(key in wanted for key in job.state.custom_ids):
             return job
         if not job.ended:
             msg = (
@@ -257,7 +256,7 @@ class LaneRun(ChatRun):
 
     @property
     def _first_poll(self) -> float:
-        return min(_FIRST_POLL, self._seconds / _LOOKS)
+        return min(FIRST_POLL, self._seconds / _LOOKS)
 
     @property
     def _grace(self) -> float:
@@ -269,13 +268,17 @@ class LaneRun(ChatRun):
         if not self._cheapest:
             return 0.0
         plan, limiters = self.ways.first.plans[0], list(self._limiters)
-        most = plan.params.get("max_tokens") or plan.params.get("max_completion_tokens") or GUESSED_ANSWER_TOKENS
+        most = answer_limit(plan) or GUESSED_ANSWER_TOKENS
         seen = [limiter.latency for limiter in limiters if limiter.latency is not None]
         latency = max(seen, default=_ANSWER_SECONDS + most / _TOKENS_PER_SECOND)
         workers = self.options.max_workers if isinstance(self.options.max_workers, int) else _AUTO_WORKERS
         paced = max(limiter.seconds_for(rows, limiter.estimate(self._prompt_tokens, most)) for limiter in limiters)
         least = min(_LEAST_LIVE_SECONDS, _LEAST_LIVE_SHARE * self._seconds)
         return max(least, _LIVE_MARGIN * max(paced, math.ceil(rows / workers) * latency))
+
+    def _time_left(self, rows: int) -> float:
+        """Seconds that the job may still take, with so many rows not done, before it is cancelled."""
+        return self._end - self._live_time(rows) - (self._grace if self._cheapest else 0.0) - _now()
 
     def _live_at(self, rows: int) -> float | None:
         """The loop's time at which so many rows have to go live at the latest; None for never."""
@@ -289,11 +292,8 @@ class LaneRun(ChatRun):
             self.noted()
             return ended
 
-        def time_left() -> float:
-            return self._end - self._live_time(len(watch.pending)) - (self._grace if self._cheapest else 0.0) - _now()
-
         try:
-            if not await polled(look, self._first_poll, time_left):
+            if not await polled(look, self._first_poll, lambda: self._time_left(len(watch.pending))):
                 until = self._live_at(len(watch.pending)) or _now() + self._grace
                 await watch.end(max(until, _now() + self._first_poll), self._first_poll / _LOOKS)
         finally:
@@ -357,7 +357,8 @@ class LaneRun(ChatRun):
             if not (self._cheapest and self._helps(row)):
                 return row
         try:
-            async with asyncio.timeout_at(None if self._end == math.inf else self._end):
+            # The deadline of lane "cheapest" is kept around all that is done for a row.
+            async with asyncio.timeout_at(None if self._cheapest or self._end == math.inf else self._end):
                 live = await super()._reply(plan, sender, one, request)
         except TimeoutError:
             failure = Failure("DeadlineExceeded", f"not done within deadline={self._seconds:g} s")

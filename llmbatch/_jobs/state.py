@@ -17,7 +17,7 @@ from llmbatch.errors import BatchJobError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["JobState", "Part"]
+__all__ = ["JobState", "Part", "beside"]
 
 _ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
 _FORMAT = 1
@@ -159,3 +159,8 @@ class JobState:
         except (ValueError, TypeError, KeyError, AttributeError) as exc:
             msg = f"{os.fspath(path)} is not a batch job's state file of this version of llmbatch; choose another path"
             raise BatchJobError(msg) from exc
+
+
+def beside(journal: str | os.PathLike[str]) -> Path:
+    """Where the state of the job is whose rows are kept in this checkpoint."""
+    return Path(f"{os.fspath(journal)}.job")

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from llmbatch._jobs.job import BatchJob
     from llmbatch._leaves.row import Row
 
-__all__ = ["Watch", "polled"]
+__all__ = ["FIRST_POLL", "Watch", "polled"]
 
-_SLOWEST_POLL, _SLOWER = 60.0, 1.5  # seconds, and how much longer each pause is than the one before
+FIRST_POLL, _SLOWEST_POLL, _SLOWER = 5.0, 60.0, 1.5  # seconds, and how much longer each pause is than the one before
 
 
 class Watch:

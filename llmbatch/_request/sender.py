@@ -191,7 +191,7 @@ class Sender:
         return failure
 
     def _tokens(self, request: Mapping[str, Any]) -> float:
-        prompt = _characters(request.get("messages") or request.get("input")) / _CHARACTERS_PER_TOKEN + 4
+        prompt = prompt_tokens(request)
         if "input" in request:
             return self.limiter.estimate(prompt, 0)
         most = request.get("max_tokens") or request.get("max_completion_tokens") or self.longest_answer
@@ -216,6 +216,11 @@ class Sender:
             budget = self.budget
             why = f"its worst case (${worst:.6f}) would pass max_cost=${budget.cap:g} (${budget.spent:.6f} are spent)"
         raise NotSentError(Failure("BudgetExceeded", f"not sent: {why}", provider=self.target.provider))
+
+
+def prompt_tokens(request: Mapping[str, Any]) -> float:
+    """About how many tokens the prompt of a request has."""
+    return _characters(request.get("messages") or request.get("input")) / _CHARACTERS_PER_TOKEN + 4
 
 
 def _characters(given: Any) -> int:

@@ -9,7 +9,7 @@ import time
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
@@ -19,6 +19,7 @@ from llmbatch.cli._arranged import arrange
 from llmbatch.cli._destination import destination
 from llmbatch.cli._inputs import requests_of
 from llmbatch.cli._main import BAD_END, INTERRUPTED, emit, request_options, seconds
+from llmbatch.options import Lane
 
 if TYPE_CHECKING:
     from llmbatch._leaves.row import Row
@@ -94,7 +95,7 @@ def _response_format(_ctx: Any, _param: Any, path: Path | None) -> dict[str, Any
 )
 @click.option(
     "--lane",
-    type=click.Choice(["live", "job", "flex", "cheapest"]),
+    type=click.Choice(get_args(Lane)),
     default="live",
     show_default=True,
     help="Live; the provider's batch job; its flex tier; or a job as long as the deadline allows, and the rest live.",
@@ -184,7 +185,9 @@ def _answer(requests: Input, arguments: dict[str, Any], to: Destination) -> int:
         arranged = arrange(path, custom_ids, unsent)
         to.finish()
     except KeyboardInterrupt:
-        if (state := path.with_name(f"{path.name}.job")).exists():
+        from llmbatch._jobs.state import beside  # noqa: PLC0415 - `--help` needs none of it
+
+        if (state := beside(path)).exists():
             click.echo(f"The batch job goes on at the provider: `llmbatch cancel {state}` would end it.", err=True)
         where = f"are in {to.name}; the same command goes on" if to.resumable else "have been written"
         click.echo(f"{failures_text(tally)}Interrupted: {tally.rows} of {len(requests)} rows {where}.", err=True)
