@@ -9,17 +9,15 @@ import contextlib
 import copy
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from llmbatch import completions
 from llmbatch._jobs.rendering import chat_plans
 from llmbatch._leaves.identity import CustomIds, custom_id_for
+from llmbatch._leaves.row import Row
 from llmbatch._request.plans import default_model
 from llmbatch.errors import RequestFailedError
-
-if TYPE_CHECKING:
-    from llmbatch._leaves.row import Row
-    from llmbatch.providers.base import Payload
+from llmbatch.providers.base import Payload
 
 __all__ = ["Chat", "chat"]
 
@@ -164,8 +162,7 @@ class Chat:
     def _payload(self, on_chunk: Any) -> Payload:
         arguments = self._arguments()
         if on_chunk is not None or arguments.get("stream"):
-            msg = "Streaming is not supported for batch requests; leave on_chunk and stream out"
-            raise ValueError(msg)
+            raise ValueError("Streaming is not supported for batch requests; leave on_chunk and stream out")
         plan, provider = chat_plans(arguments).first
         request = plan.request(self.messages)
         return provider.render_payload_for_batch_request(request, self._custom_id or self._id_of(request))

@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Literal, Unpack, cast
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, Unpack, cast
 
 from llmbatch import _litellm
+from llmbatch._batch.batch import Batch
+from llmbatch._batch.chat_run import ChatRun
 from llmbatch._batch.prepared import chat_batch
 from llmbatch._batch.streams import Events, StreamEvent
 from llmbatch._leaves.background import Stream, awaited, in_background
 from llmbatch._leaves.checks import checked_messages
+from llmbatch._leaves.row import Row
+from llmbatch._leaves.structured import M
 from llmbatch._litellm.calls import rehearse
 from llmbatch._request.plans import DEFAULT_MAX_TOKENS, DEFAULT_TEMPERATURE
+from llmbatch._request.requests import Request
 from llmbatch.errors import RequestFailedError
-from llmbatch.options import JOB_LANES
+from llmbatch.options import JOB_LANES, ChatOptions
 from llmbatch.providers import copilot
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from llmbatch._batch.batch import Batch
-    from llmbatch._batch.chat_run import ChatRun
-    from llmbatch._leaves.row import Row
-    from llmbatch._leaves.structured import M
-    from llmbatch._request.requests import Request
-    from llmbatch.options import ChatOptions
-    from llmbatch.results import BatchResults
+from llmbatch.results import BatchResults
 
 __all__ = [
     "acreate_chat_completion",

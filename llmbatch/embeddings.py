@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Literal, Unpack
+from collections.abc import Iterable
+from typing import Literal, Unpack
 
 from llmbatch import _litellm
 from llmbatch._batch.prepared import embeddings_batch
 from llmbatch._leaves.background import awaited, in_background
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from llmbatch.options import EmbeddingsOptions
-    from llmbatch.results import BatchResults
+from llmbatch.options import EmbeddingsOptions
+from llmbatch.results import BatchResults
 
 __all__ = ["acreate_embeddings_batch", "create_embeddings_batch"]
 

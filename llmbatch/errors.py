@@ -11,12 +11,10 @@ LLMBatchError
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from llmbatch._leaves.row import Row
 from llmbatch._leaves.sums import failures_line
-
-if TYPE_CHECKING:
-    from llmbatch._leaves.row import Row
 
 __all__ = [
     "BatchFailedError",

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+from llmbatch import _litellm
 from llmbatch._jobs.counts import Counts, answer_limit
 from llmbatch._jobs.rendering import payload_of
 from llmbatch._leaves.checks import check_messages_list, check_number
@@ -14,13 +16,8 @@ from llmbatch._litellm.prices import has_batch_price, live_cost
 from llmbatch._request.plans import DEFAULT_MAX_TOKENS, DEFAULT_TEMPERATURE, ChatPlan, plan_chat
 from llmbatch._request.requests import Plans, read
 from llmbatch.options import Options
+from llmbatch.providers.base import Provider
 from llmbatch.providers.registry import provider_for
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from llmbatch import _litellm
-    from llmbatch.providers.base import Provider
 
 __all__ = ["Estimate", "LaneEstimate", "estimate_batch"]
 

@@ -12,20 +12,17 @@ from __future__ import annotations
 import asyncio
 import os
 import tempfile
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import Any, Unpack
 
 from llmbatch._jobs import again, submit
 from llmbatch._jobs.job import BatchJob, PathLike, begun
 from llmbatch._leaves.background import awaited, in_background
+from llmbatch._leaves.structured import ResponseFormat
 from llmbatch._request.plans import DEFAULT_MAX_TOKENS, DEFAULT_TEMPERATURE
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
-
-    from llmbatch._leaves.structured import ResponseFormat
-    from llmbatch.options import ChatOptions
+from llmbatch.options import ChatOptions
 
 __all__ = [
     "BatchJob",

@@ -7,18 +7,16 @@ are llmbatch's own, checked. What each means is said once, at `create_chat_compl
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypedDict, get_args
 
 from llmbatch._leaves.checks import check_number, checked_ids
+from llmbatch._leaves.row import Row
 from llmbatch._leaves.structured import M
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Mapping, Sequence
-
-    from llmbatch._leaves.row import Row
 
 __all__ = [
     "CHATS_ONLY",
@@ -149,8 +147,7 @@ class Options:
         options = cls(max_workers=max_workers, **own)
         ids = options.custom_ids
         if ids is not None and count is not None and len(ids) != count:
-            msg = f"custom_ids holds {len(ids)} ids for {count} rows; give one each"
-            raise ValueError(msg)
+            raise ValueError(f"custom_ids holds {len(ids)} ids for {count} rows; give one each")
         return options
 
     def __post_init__(self) -> None:
@@ -164,12 +161,12 @@ class Options:
         check_number("retries", self.retries, "0 sends each row once", whole=True, least=0)
         check_number("reask", self.reask, "0 takes the first answer as it is", whole=True, least=0)
         if self.lane not in get_args(Lane):
-            msg = f"lane must be one of {', '.join(get_args(Lane))}, not {self.lane!r}"
-            raise ValueError(msg)
+            raise ValueError(f"lane must be one of {', '.join(get_args(Lane))}, not {self.lane!r}")
         entries: list[Any] = list(self.fallbacks)
         if wrong := next((type(entry).__name__ for entry in entries if not isinstance(entry, str | dict)), None):
-            msg = f'fallbacks holds a {wrong}; each must be a model\'s name or a dict: ["gpt-4o", {{"model": "..."}}]'
-            raise TypeError(msg)
+            raise TypeError(
+                f'fallbacks holds a {wrong}; each must be a model\'s name or a dict: ["gpt-4o", {{"model": "..."}}]'
+            )
         _check_plain("on_result", self.on_result, "a function of (index, row), and no async one")
         shape = "a function of a row, and no async one, that returns None or what is wrong with it"
         _check_plain("validate", self.validate, shape)
@@ -180,8 +177,7 @@ class Options:
 def _check_plain(name: str, given: Any, shape: str) -> None:
     """Raise TypeError for what is no function, or one that must be awaited."""
     if given is not None and (not callable(given) or inspect.iscoroutinefunction(given)):
-        msg = f"{name} must be {shape}"
-        raise TypeError(msg)
+        raise TypeError(f"{name} must be {shape}")
 
 
 def _listed(name: str, given: Any, what: str) -> list[Any] | None:
@@ -189,8 +185,7 @@ def _listed(name: str, given: Any, what: str) -> list[Any] | None:
     if given is None:
         return None
     if isinstance(given, str | bytes | dict) or not isinstance(given, Iterable):
-        msg = f"{name} must be a list of {what}, not one {type(given).__name__}; put it in a list"
-        raise TypeError(msg)
+        raise TypeError(f"{name} must be a list of {what}, not one {type(given).__name__}; put it in a list")
     return list(given)
 
 

@@ -5,21 +5,19 @@ A payload is `{custom_id, method, url, body}`, where the body is what the live c
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from llmbatch._jobs.rendering import PayloadChecks, chat_plans, read_payloads, rendered
+from llmbatch._jobs.rendering import Line, PayloadChecks, chat_plans, read_payloads, rendered
 from llmbatch._leaves.checks import check_messages_list, check_texts
 from llmbatch._leaves.files import json_line, replacing
 from llmbatch._request.plans import DEFAULT_MAX_TOKENS, DEFAULT_TEMPERATURE, plan_embeddings
 from llmbatch._request.requests import Asked
+from llmbatch.providers.base import Payload
 from llmbatch.providers.registry import provider_for
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable, Iterator, Sequence
-
-    from llmbatch._jobs.rendering import Line
-    from llmbatch.providers.base import Payload
 
 __all__ = [
     "read_batch_file",
@@ -100,8 +98,7 @@ def stream_embeddings_requests(
 def _raising(lines: Iterable[Line]) -> Iterator[Payload]:
     for index, line in enumerate(lines):
         if line.payload is None:
-            msg = f"row {index}: {line.problem}"
-            raise ValueError(msg)
+            raise ValueError(f"row {index}: {line.problem}")
         yield line.payload
 
 

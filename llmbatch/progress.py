@@ -5,16 +5,13 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from llmbatch._leaves.background import in_front
+from llmbatch._leaves.row import Row
 from llmbatch._leaves.sums import Tally
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from llmbatch._leaves.row import Row
 
 __all__ = ["ProgressBar"]
 

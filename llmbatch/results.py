@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Self, SupportsIndex, overload
 
@@ -20,13 +20,12 @@ from llmbatch.errors import BatchFailedError
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterable, Mapping
 
     import pandas as pd
     import polars as pl
     import pyarrow as pa
 
-    from llmbatch._leaves.structured import ResponseFormat
+from llmbatch._leaves.structured import ResponseFormat
 
 __all__ = ["BatchResults", "Row", "totals"]
 
@@ -134,8 +133,9 @@ class BatchResults(list[Row], Generic[M]):
         Raises ValueError when the batch was not given a `response_format`.
         """
         if self.response_format is None and not self.formats:
-            msg = 'no JSON was asked for; pass response_format=YourModel or {"type": "json_object"} to the batch'
-            raise ValueError(msg)
+            raise ValueError(
+                'no JSON was asked for; pass response_format=YourModel or {"type": "json_object"} to the batch'
+            )
         return [parsed_row(row, self.formats.get(row["custom_id"], self.response_format)) for row in self]
 
     def by(self, key: str | Callable[[Row], Any]) -> dict[Any, BatchResults]:
@@ -149,8 +149,9 @@ class BatchResults(list[Row], Generic[M]):
                 print(model, rows.summary())
         """
         if isinstance(key, str) and key != "model" and not any(key in (row_metadata(row)) for row in self):
-            msg = f"no row has {key!r} in its metadata; give requests metadata={{{key!r}: …}}, or pass a function"
-            raise ValueError(msg)
+            raise ValueError(
+                f"no row has {key!r} in its metadata; give requests metadata={{{key!r}: …}}, or pass a function"
+            )
         groups: dict[Any, list[Row]] = {}
         for row in self:
             if callable(key):

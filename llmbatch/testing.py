@@ -22,12 +22,10 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from typing import Any
 
 __all__ = ["cassette", "make_vcr"]
 
@@ -53,12 +51,10 @@ def cassette(
     """
     recording = os.environ.get("LLMBATCH_RECORD") == "1" if record is None else record
     if not recording and not Path(path).is_file():
-        msg = f"no cassette at {os.fspath(path)}; record it by running once with LLMBATCH_RECORD=1"
-        raise FileNotFoundError(msg)
+        raise FileNotFoundError(f"no cassette at {os.fspath(path)}; record it by running once with LLMBATCH_RECORD=1")
     vcr = make_vcr(record_mode="all" if recording else "none")
     if not _open.acquire(blocking=False):
-        msg = "a cassette is open already, and vcrpy patches the whole process: close that one first"
-        raise RuntimeError(msg)
+        raise RuntimeError("a cassette is open already, and vcrpy patches the whole process: close that one first")
     try:
         with vcr.use_cassette(os.fspath(path), allow_playback_repeats=allow_playback_repeats) as tape:
             yield tape
@@ -74,8 +70,7 @@ def make_vcr(**options: Any) -> Any:
     try:
         import vcr  # noqa: F401, PLC0415 - an optional dependency
     except ImportError as error:
-        msg = 'cassettes need vcrpy 9.4 or newer: pip install "vcrpy>=9.4"'
-        raise ImportError(msg) from error
+        raise ImportError('cassettes need vcrpy 9.4 or newer: pip install "vcrpy>=9.4"') from error
     from llmbatch._leaves.vcr import BatchVCR  # noqa: PLC0415 - needs vcrpy
 
     return BatchVCR(**options)

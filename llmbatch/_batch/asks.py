@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from llmbatch._batch.rows import misfits, refused_answer
 from llmbatch._leaves.checks import copied
 from llmbatch._leaves.row import CUT_OFF, Row, choice_text
+from llmbatch._leaves.structured import ResponseFormat
 from llmbatch._request.failures import Failure, clean
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from llmbatch._leaves.structured import ResponseFormat
-    from llmbatch._request.plans import ChatPlan
-
-__all__ = ["asked_again", "judged"]
+from llmbatch._request.plans import ChatPlan
 
 _LIMITS = ("max_tokens", "max_completion_tokens")
 _SAID = 10  # of a misfit's problems
@@ -50,8 +45,9 @@ def _misjudged(what: str, request: Mapping[str, Any]) -> Failure:
 def _words(said: Any) -> str | None:
     """What `validate` returned. Raises TypeError for what is no words."""
     if said is not None and not isinstance(said, str):
-        msg = f"it returned {type(said).__name__}; let it return None, or what is wrong with the answer, in words"
-        raise TypeError(msg)
+        raise TypeError(
+            f"it returned {type(said).__name__}; let it return None, or what is wrong with the answer, in words"
+        )
     return "The answer was refused." if said == "" else said
 
 

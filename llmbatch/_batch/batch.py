@@ -9,25 +9,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from loguru import logger
 
-from llmbatch._leaves.row import numbered
+from llmbatch._batch.run import Run
+from llmbatch._leaves.row import Row, numbered
 from llmbatch._request.failures import Failure
-from llmbatch._request.plans import ChatPlan
+from llmbatch._request.plans import ChatPlan, EmbeddingsPlan
 from llmbatch.progress import ProgressBar
 from llmbatch.results import BatchResults, totals
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
-
-    from llmbatch._batch.run import Run
-    from llmbatch._leaves.row import Row
-    from llmbatch._request.plans import EmbeddingsPlan
-
-__all__ = ["Batch", "interrupted_results"]
 
 _interrupted: BatchResults | None = None
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from loguru import logger
 
@@ -18,20 +19,13 @@ from llmbatch._leaves.checks import UnsendableError, copied
 from llmbatch._leaves.identity import CustomIds, SeenIds, first_id
 from llmbatch._leaves.row import NO_USAGE, Row, add_spent
 from llmbatch._request.failures import Failure, clean
-from llmbatch._request.plans import default_model, plan_chat
+from llmbatch._request.guards import Budget
+from llmbatch._request.plans import ChatPlan, default_model, plan_chat
 from llmbatch._request.processes import calling
 from llmbatch._request.requests import Asked, Plans, over, provider_in, read
+from llmbatch._request.sender import Sender
+from llmbatch.options import Options
 from llmbatch.providers import copilot
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
-
-    from llmbatch._request.guards import Budget
-    from llmbatch._request.plans import ChatPlan
-    from llmbatch._request.sender import Sender
-    from llmbatch.options import Options
-
-__all__ = ["FLEX", "ChatRun", "Input"]
 
 FLEX = "flex"
 
@@ -187,8 +181,7 @@ class ChatRun(Run):
             return
         if not self._own_ids.add(asked.custom_id):
             custom_id, asked.custom_id = asked.custom_id, None
-            msg = f"the custom_id {custom_id!r} is there already; give each request its own"
-            raise ValueError(msg)
+            raise ValueError(f"the custom_id {custom_id!r} is there already; give each request its own")
 
     async def _sent(self, one: Input) -> Row:
         """The row of the first model that answers, with what all that were asked have used."""

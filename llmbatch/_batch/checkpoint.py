@@ -13,7 +13,7 @@ import weakref
 from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 from llmbatch._leaves.files import from_json, replaceable, replacing
 from llmbatch._leaves.lines import row_from_line, written_row
@@ -22,12 +22,9 @@ from llmbatch.errors import CheckpointError
 if sys.platform != "win32":  # where nothing is locked
     import fcntl
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
-    from llmbatch._leaves.row import Row
-
-__all__ = ["Checkpoint", "lock", "output_lines", "rewriting", "unlock"]
+from llmbatch._leaves.row import Row
 
 _Fields = frozenset[tuple[str, str]]
 _locked: weakref.WeakSet[IO[bytes]] = weakref.WeakSet()
@@ -50,8 +47,7 @@ class Checkpoint:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self.path.open("ab+")
         except OSError as exc:
-            msg = f"cannot open the checkpoint {self.path}: {exc.strerror}; give another path"
-            raise CheckpointError(msg) from exc
+            raise CheckpointError(f"cannot open the checkpoint {self.path}: {exc.strerror}; give another path") from exc
         try:
             lock(self._file, self.path)
             if os.fstat(self._file.fileno()).st_ino != self.path.stat().st_ino:
@@ -88,8 +84,9 @@ class Checkpoint:
                 data = data[os.write(file, data) :]
         except OSError as exc:
             os.ftruncate(file, before)
-            msg = f"cannot write to the checkpoint {self.path}: {exc.strerror}; make room, then run again"
-            raise CheckpointError(msg) from exc
+            raise CheckpointError(
+                f"cannot write to the checkpoint {self.path}: {exc.strerror}; make room, then run again"
+            ) from exc
 
     def close(self) -> None:
         """Close the file, and let other processes have it."""
@@ -175,11 +172,10 @@ def rewriting(path: Path) -> Iterator[IO[bytes]]:
         with replacing(path) as file:
             yield file
     except OSError as exc:
-        msg = (
+        raise CheckpointError(
             f"cannot rewrite {path}: {exc.strerror}; a new file beside it is to take its place: make room, let its "
             "folder be written to, or give another path"
-        )
-        raise CheckpointError(msg) from exc
+        ) from exc
 
 
 def _in_use(path: Path) -> str:
@@ -205,8 +201,7 @@ def _parsed(data: bytes, number: int, path: Path) -> dict[str, Any] | None:
     except (ValueError, TypeError):
         if not data.endswith(b"\n"):
             return None
-    msg = (
+    raise CheckpointError(
         f"line {number} of {path} is not a batch output line; a checkpoint is a file of its own: "
         "give another path, or remove the line"
     )
-    raise CheckpointError(msg)

@@ -4,26 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from llmbatch._batch.rows import failure_row
 from llmbatch._batch.run import Run
 from llmbatch._leaves.identity import CustomIds
 from llmbatch._leaves.row import Row, answer_row
 from llmbatch._request.failures import Failure
+from llmbatch._request.guards import Budget
+from llmbatch._request.plans import EmbeddingsPlan
 from llmbatch._request.processes import calling
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
-    from llmbatch._request.guards import Budget
-    from llmbatch._request.plans import EmbeddingsPlan
-    from llmbatch._request.sender import Outcome
-    from llmbatch.options import Options
-
-__all__ = ["EmbeddingsRun"]
+from llmbatch._request.sender import Outcome
+from llmbatch.options import Options
 
 # Texts in one request, where the provider's own limit is known; the seed's 20 elsewhere.
 CHUNK_TEXTS = {"openai": 256, "azure": 256, "mistral": 64, "cohere": 96, "voyage": 128, "gemini": 100, "vertex_ai": 5,

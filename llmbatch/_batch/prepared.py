@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Iterable
+from typing import Any, Literal
 
 from llmbatch._batch.batch import Batch
 from llmbatch._batch.chat_run import FLEX, ChatRun
 from llmbatch._batch.embeddings_run import EmbeddingsRun
 from llmbatch._leaves.checks import check_messages_list, check_texts
 from llmbatch._litellm.prices import takes_flex
+from llmbatch._request.guards import Budget
 from llmbatch._request.plans import DEFAULT_MAX_TOKENS, DEFAULT_TEMPERATURE, plan_embeddings
 from llmbatch.options import CHATS_ONLY, JOB_LANES, Options
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from llmbatch._request.guards import Budget
-
-__all__ = ["chat_batch", "embeddings_batch"]
 
 
 def chat_batch(
@@ -36,8 +31,9 @@ def chat_batch(
     `shared_budget` is spent by other runs too.
     """
     if kind is ChatRun and (given.pop("batch_job", False) or given.get("lane") in JOB_LANES):
-        msg = "batch jobs are for create_chat_completions_batch and as_completed; leave out lane= and batch_job="
-        raise ValueError(msg)
+        raise ValueError(
+            "batch jobs are for create_chat_completions_batch and as_completed; leave out lane= and batch_job="
+        )
     requests, count = check_messages_list(messages_list)
     given.pop("stream", None)  # whole rows need none; `stream_chat_completions_batch` streams by itself
     options = Options.among(given, max_workers=max_workers, count=count)
@@ -47,8 +43,7 @@ def chat_batch(
     run = kind(requests, count, call, options, shared_budget)
     first = run.ways.first.plans[0]
     if options.lane == "flex" and not takes_flex(first.target):
-        msg = f"{first.target.model} has no flex tier that LiteLLM knows a price of; leave out lane='flex'"
-        raise ValueError(msg)
+        raise ValueError(f"{first.target.model} has no flex tier that LiteLLM knows a price of; leave out lane='flex'")
     return Batch(run, "Chat completion", first)
 
 
@@ -62,8 +57,7 @@ def embeddings_batch(
 ) -> Batch:
     """A batch of embeddings."""
     if chats_only := sorted(CHATS_ONLY & given.keys()):
-        msg = f"{chats_only[0]}= is for chat completions; leave it out"
-        raise ValueError(msg)
+        raise ValueError(f"{chats_only[0]}= is for chat completions; leave it out")
     items, count = check_texts(texts)
     options = Options.among(given, max_workers=max_workers, count=count)
     plan = plan_embeddings(model, **given)
@@ -72,6 +66,5 @@ def embeddings_batch(
 
 def _checked_tier(given: str | None) -> str:
     if given not in {None, FLEX}:
-        msg = f"lane='flex' sends service_tier='flex', not {given!r}; leave out one of them"
-        raise ValueError(msg)
+        raise ValueError(f"lane='flex' sends service_tier='flex', not {given!r}; leave out one of them")
     return FLEX

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 from json import JSONDecodeError
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import ValidationError
 
 from llmbatch._leaves.row import CUT_OFF, Row, answer_row, error_row, plain, refusal_text, row_text
-from llmbatch._leaves.structured import parsed
+from llmbatch._leaves.structured import ResponseFormat, parsed
+from llmbatch._litellm import Target
 from llmbatch._litellm.prices import standard_cost
 from llmbatch._request.failures import Failure
-
-if TYPE_CHECKING:
-    from llmbatch._leaves.structured import ResponseFormat
-    from llmbatch._litellm import Target
-    from llmbatch._request.plans import ChatPlan
-    from llmbatch._request.sender import Outcome
-
-__all__ = ["chat_row", "failure_row", "in_lane", "labelled", "misfits", "refused_answer"]
+from llmbatch._request.plans import ChatPlan
+from llmbatch._request.sender import Outcome
 
 _FILTERED = "content_filter"
 

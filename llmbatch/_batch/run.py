@@ -9,8 +9,9 @@ import asyncio
 import contextlib
 import hashlib
 import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from loguru import logger
 
@@ -19,28 +20,19 @@ from llmbatch._batch.checkpoint import Checkpoint
 from llmbatch._batch.rows import failure_row, labelled
 from llmbatch._leaves.fan_out import fan_out
 from llmbatch._leaves.identity import fingerprints
-from llmbatch._leaves.row import add_usage
+from llmbatch._leaves.row import Row, add_usage
+from llmbatch._leaves.structured import ResponseFormat
+from llmbatch._litellm import Answer, Target
 from llmbatch._litellm.prices import model_info, standard_cost
 from llmbatch._request.failures import Failure
 from llmbatch._request.guards import Breaker, Budget
-from llmbatch._request.limits import limiter_for
-from llmbatch._request.sender import Outcome, Sender
+from llmbatch._request.limits import Limiter, limiter_for
+from llmbatch._request.plans import ChatPlan, EmbeddingsPlan
+from llmbatch._request.sender import Call, Outcome, Sender
 from llmbatch._request.worst import worst_cost
 from llmbatch.errors import CheckpointError
+from llmbatch.options import Options
 from llmbatch.providers import copilot
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
-
-    from llmbatch._leaves.row import Row
-    from llmbatch._leaves.structured import ResponseFormat
-    from llmbatch._litellm import Answer, Target
-    from llmbatch._request.limits import Limiter
-    from llmbatch._request.plans import ChatPlan, EmbeddingsPlan
-    from llmbatch._request.sender import Call
-    from llmbatch.options import Options
-
-__all__ = ["Run"]
 
 GUESSED_ANSWER_TOKENS = 4096  # that an answer may have, where neither the call nor LiteLLM's map bounds it
 
@@ -257,8 +249,7 @@ class Run:
         ids = self.options.custom_ids
         if ids is not None:
             if index >= len(ids):
-                msg = f"custom_ids holds {len(ids)} ids, fewer than there are rows; give one each"
-                raise ValueError(msg)
+                raise ValueError(f"custom_ids holds {len(ids)} ids, fewer than there are rows; give one each")
             return ids[index]
         return request_id or f"row-{index}"
 

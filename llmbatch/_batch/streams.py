@@ -5,20 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from typing import TYPE_CHECKING, Any, Required, TypedDict
+from collections.abc import AsyncGenerator
+from typing import Any, Required, TypedDict
 
+from llmbatch._batch.batch import Batch
+from llmbatch._leaves.row import Row
 from llmbatch._litellm import Answer
 from llmbatch._litellm.calls import chat_stream
+from llmbatch._request.sender import Call
 from llmbatch.options import JOB_LANES
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
-
-    from llmbatch._batch.batch import Batch
-    from llmbatch._leaves.row import Row
-    from llmbatch._request.sender import Call
-
-__all__ = ["Events", "StreamEvent"]
 
 MOST_WAITING = 256  # events; beyond it no further row is taken until the consumer has caught up
 
@@ -38,8 +33,9 @@ class Events:
 
     def __init__(self, batch: Batch) -> None:
         if batch.run.options.lane in JOB_LANES:
-            msg = "a batch job gives no pieces of answers: leave out lane= and batch_job=, or take as_completed"
-            raise ValueError(msg)
+            raise ValueError(
+                "a batch job gives no pieces of answers: leave out lane= and batch_job=, or take as_completed"
+            )
         self._batch = batch
         batch.run.call_for = self._call_for
         self._queue: asyncio.Queue[StreamEvent | None] = asyncio.Queue()

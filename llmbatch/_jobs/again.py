@@ -9,23 +9,18 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from llmbatch._batch.prepared import chat_batch, embeddings_batch
-from llmbatch._jobs.remote import PART_TAG
+from llmbatch._jobs.remote import PART_TAG, Remote
 from llmbatch._jobs.rendering import Line, read_payloads, write_input_files
 from llmbatch._jobs.state import JobState, Part
 from llmbatch._leaves.files import json_line
+from llmbatch._leaves.row import Row
+from llmbatch._litellm.files import Access
 from llmbatch._request.guards import Budget
 from llmbatch.errors import BatchJobError
-
-if TYPE_CHECKING:
-    from llmbatch._jobs.remote import Remote
-    from llmbatch._leaves.row import Row
-    from llmbatch._litellm.files import Access
-    from llmbatch.providers.base import Payload
-
-__all__ = ["bodies", "recover", "resubmit", "run_live"]
+from llmbatch.providers.base import Payload
 
 Payloads = str | os.PathLike[str] | Iterable["Payload"] | None
 
@@ -52,10 +47,9 @@ async def bodies(state: JobState, remote: Remote, wanted: Sequence[str], given: 
             async with remote.copy(part.input_file_id) as path:
                 await asyncio.to_thread(take, read_payloads(path))
     if left:
-        msg = (
+        raise BatchJobError(
             f"no input file holds the requests of {len(left)} rows, such as {min(left)}; pass payloads= to this method"
         )
-        raise BatchJobError(msg)
     return {custom_id: found[custom_id] for custom_id in order}
 
 
@@ -115,10 +109,9 @@ async def recover(state: JobState, remote: Remote, ids: Sequence[str]) -> None:
     own = len(ids) == 1 and ids[0].startswith("job-")
     batches = await remote.batches_of(ids[0]) if own else [await remote.batch(batch_id) for batch_id in ids]
     if not batches:
-        msg = (
+        raise BatchJobError(
             f"the provider has no batch of job {ids[0]}; check the id, and that model= and api_key= are of its account"
         )
-        raise BatchJobError(msg)
     state.id = ids[0] if own else state.id
     state.created_at = min(int(batch.get("created_at") or state.created_at) for batch in batches)
     at: dict[str, int] = {}

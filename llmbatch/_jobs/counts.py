@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
+from llmbatch import _litellm
 from llmbatch._jobs.rendering import Filling
 from llmbatch._leaves.files import json_line
 from llmbatch._litellm.prices import batch_cost, count_tokens, live_cost, takes_flex
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from llmbatch import _litellm
-    from llmbatch._request.plans import ChatPlan
-    from llmbatch.providers.base import Payload, Provider
-
-__all__ = ["Counts", "answer_limit"]
+from llmbatch._request.plans import ChatPlan
+from llmbatch.providers.base import Payload, Provider
 
 # Rows whose tokens are counted one by one (0.1 ms and more each); of the rest, every so manieth.
 _COUNTED, _THEN_EVERY = 1000, 50

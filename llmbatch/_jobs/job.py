@@ -8,14 +8,15 @@ import math
 import os
 import tempfile
 import time
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from loguru import logger
 
 from llmbatch._jobs import again, submit
-from llmbatch._jobs.events import batch_of
+from llmbatch._jobs.events import Headers, batch_of
 from llmbatch._jobs.remote import ProviderFailedError, Remote
 from llmbatch._jobs.results import Join
 from llmbatch._jobs.state import JobState, Part
@@ -23,21 +24,13 @@ from llmbatch._jobs.watch import FIRST_POLL, polled
 from llmbatch._leaves.background import awaited, in_background
 from llmbatch._leaves.checks import check_number
 from llmbatch._leaves.row import add_spent, numbered
-from llmbatch._leaves.structured import checked_format
+from llmbatch._leaves.structured import ResponseFormat, checked_format
 from llmbatch._litellm.files import Access
 from llmbatch.errors import BatchJobError
 from llmbatch.progress import ProgressBar
+from llmbatch.providers.base import Payload
 from llmbatch.providers.registry import provider_for
 from llmbatch.results import BatchResults
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from llmbatch._jobs.events import Headers
-    from llmbatch._leaves.structured import ResponseFormat
-    from llmbatch.providers.base import Payload
-
-__all__ = ["BatchJob", "begun"]
 
 _PROGRESS = ("validating", "in_progress", "finalizing", "cancelling")
 _ENDS = ("failed", "expired", "cancelled")
@@ -270,10 +263,9 @@ class BatchJob:
     async def _refresh_from(self, event: Any, headers: Headers, secret: str | None) -> BatchJob:
         batch_id = await asyncio.to_thread(batch_of, event, headers, secret)
         if batch_id not in self.batch_ids:
-            msg = (
+            raise BatchJobError(
                 f"{batch_id!r:.60} is no batch of job {self.id}; BatchJob.of_event finds an event's job by state files"
             )
-            raise BatchJobError(msg)
         # All parts: of two handlers at once, each with its own copy of the state, the later one must see the job's end.
         return await self._refresh()
 
@@ -300,14 +292,14 @@ class BatchJob:
             counts = self.request_counts
             bar.reach(counts["completed"] + counts["failed"], f"{self.status}, {counts['failed']} failed")
             if self.status == "submitting":
-                msg = f"job {self.id} was not submitted to its end; call submit_batch_job again with its state file"
-                raise BatchJobError(msg)
+                raise BatchJobError(
+                    f"job {self.id} was not submitted to its end; call submit_batch_job again with its state file"
+                )
             return self.ended
 
         try:
             if not await polled(look, poll, lambda: end - time.monotonic()):
-                msg = f"job {self.id} is {self.status} after {timeout} s; it goes on, wait() again"
-                raise TimeoutError(msg)
+                raise TimeoutError(f"job {self.id} is {self.status} after {timeout} s; it goes on, wait() again")
         finally:
             bar.close()
         return self
@@ -323,8 +315,9 @@ class BatchJob:
         if not self.ended:
             await self._refresh()
         if not self.ended:
-            msg = f"job {self.id} is {self.status}; its results come when it has ended, call wait() first"
-            raise BatchJobError(msg)
+            raise BatchJobError(
+                f"job {self.id} is {self.status}; its results come when it has ended, call wait() first"
+            )
         join = self.join()
         await self.take(join, self.state.parts)
         ends = [part.ended_at for part in self.state.parts if part.ended_at]

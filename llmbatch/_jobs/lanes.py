@@ -6,12 +6,14 @@ import asyncio
 import contextlib
 import math
 import tempfile
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from loguru import logger
 
+from llmbatch._batch.batch import Batch
 from llmbatch._batch.chat_run import ChatRun, Input
 from llmbatch._batch.prepared import chat_batch
 from llmbatch._batch.rows import failure_row, labelled
@@ -23,21 +25,12 @@ from llmbatch._jobs.results import JOB
 from llmbatch._jobs.state import beside
 from llmbatch._jobs.watch import FIRST_POLL, Watch, polled
 from llmbatch._leaves.identity import CustomIds, fingerprints
-from llmbatch._leaves.row import add_spent
+from llmbatch._leaves.row import Row, add_spent
+from llmbatch._litellm import Target
 from llmbatch._request.failures import Failure
+from llmbatch._request.plans import ChatPlan
 from llmbatch._request.requests import read
-from llmbatch._request.sender import prompt_tokens
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Mapping
-
-    from llmbatch._batch.batch import Batch
-    from llmbatch._leaves.row import Row
-    from llmbatch._litellm import Target
-    from llmbatch._request.plans import ChatPlan
-    from llmbatch._request.sender import Sender
-
-__all__ = ["job_batch"]
+from llmbatch._request.sender import Sender, prompt_tokens
 
 # A job with little time is looked at more often: so many times before its deadline.
 _LOOKS = 50
@@ -61,8 +54,7 @@ def job_batch(  # noqa: PLR0917 - the public functions' own order
     """
     whole = given.pop("batch_job", False)
     if whole and given.setdefault("lane", "job") != "job":
-        msg = f"batch_job=True is lane='job', not {given['lane']!r}; leave out one of them"
-        raise ValueError(msg)
+        raise ValueError(f"batch_job=True is lane='job', not {given['lane']!r}; leave out one of them")
     window = given.pop("completion_window", "24h")
     batch = chat_batch(messages_list, model, temperature, max_tokens, max_workers, kind=LaneRun, **given)
     assert isinstance(batch.run, LaneRun)  # noqa: S101 - as asked for
@@ -82,11 +74,10 @@ class LaneRun(ChatRun):
         options = self.options
         self._window, self._whole, self._cheapest = window, whole, options.lane == "cheapest"
         if options.fallbacks and not self._cheapest:
-            msg = (
+            raise ValueError(
                 "a batch job stays with its provider: leave fallbacks out, take lane='cheapest', or use "
                 "job.run_failed_live(model=...) after it"
             )
-            raise ValueError(msg)
         path, deadline = options.checkpoint, options.deadline
         self._state_path = path if path is None or whole else beside(path)
         self._seconds = math.inf if deadline is None else deadline
@@ -230,11 +221,10 @@ class LaneRun(ChatRun):
         if any(key in wanted for key in job.state.custom_ids):
             return job
         if not job.ended:
-            msg = (
+            raise ValueError(
                 f"{self._state_path} is the state of job {job.id}, which still runs for other requests: choose another "
                 "checkpoint, or cancel that job"
             )
-            raise ValueError(msg)
         Path(self._state_path).unlink()
         return None
 

@@ -4,26 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from loguru import logger
 
+from llmbatch._jobs.state import JobState, Part
 from llmbatch._litellm.files import Access, Files, open_files
 from llmbatch._request.failures import Failure, classify, clean
 from llmbatch._request.retry import AttemptFailedError, retrying
 from llmbatch.errors import BatchJobError
 
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
-
-    from llmbatch._jobs.state import JobState, Part
-
-    _Found = Callable[[], Awaitable[dict[str, Any] | None]]
-
-__all__ = ["JOB_TAG", "MESSAGE_LEFT_OUT", "PART_TAG", "ProviderFailedError", "Remote"]
+_Found = Callable[[], Awaitable[dict[str, Any] | None]]
 
 T = TypeVar("T")
 
@@ -76,8 +71,9 @@ class Remote:
             send, lost = partial(self._create, part), partial(self._lost_job, part)
             batch = await self._once(part, "create", f"create the batch of {part.name}", send, lost, path)
             if not batch.get("id"):
-                msg = f"the provider gave no id for the batch of {part.name}: see in its console whether it is there"
-                raise BatchJobError(msg)
+                raise BatchJobError(
+                    f"the provider gave no id for the batch of {part.name}: see in its console whether it is there"
+                )
             await self.take_over(part, batch)
             self._save()
             logger.info("Batch job {}: {} is batch {}", self._state.id, part.name, part.batch_id)
@@ -172,8 +168,9 @@ class Remote:
             waited += _READING_POLL
             status = await self._again(lambda: self._files.file_status(uploaded["id"]), f"look at {uploaded['id']}")
         if status == "error":
-            msg = f"the provider cannot read the uploaded file {uploaded['id']}; submit again with a new state file"
-            raise BatchJobError(msg)
+            raise BatchJobError(
+                f"the provider cannot read the uploaded file {uploaded['id']}; submit again with a new state file"
+            )
 
     async def _lost_upload(self, part: Part) -> dict[str, Any] | None:
         """The file of an upload whose answer was lost. Where files cannot be listed, a second one does no harm."""
@@ -211,11 +208,10 @@ class Remote:
                 raise
             if harmless:
                 return None
-            msg = (
+            raise BatchJobError(
                 "the connection was lost while the batch was being created, and the provider has no list to look it up "
                 "in; see in its console whether the batch is there before you submit again with a new state file"
-            )
-            raise BatchJobError(msg) from None
+            ) from None
 
     def _classified(self, exc: Exception, sent: Path | None) -> Failure:
         asked = None if sent is None else sent.read_text("utf-8", "replace")

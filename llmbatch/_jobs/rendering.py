@@ -8,26 +8,18 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, Any
+from pathlib import Path
+from typing import IO, Any
 
-from llmbatch._jobs.state import Part
+from llmbatch._jobs.state import JobState, Part
 from llmbatch._leaves.checks import UnsendableError, checked_ids
 from llmbatch._leaves.files import from_json, json_line
 from llmbatch._leaves.identity import CustomIds, SeenIds
 from llmbatch._request.failures import clean
-from llmbatch._request.plans import plan_chat
+from llmbatch._request.plans import ChatPlan, EmbeddingsPlan, plan_chat
 from llmbatch._request.requests import Asked, Plans, read
+from llmbatch.providers.base import Payload, Provider
 from llmbatch.providers.registry import provider_for
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from llmbatch._jobs.state import JobState
-    from llmbatch._request.plans import ChatPlan, EmbeddingsPlan
-    from llmbatch.providers.base import Payload, Provider
-
-__all__ = ["Filling", "Line", "PayloadChecks", "chat_plans", "payload_of", "read_payloads", "rendered",
-           "write_input_files"]  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -65,12 +57,12 @@ def rendered(
     for index, item in enumerate(items):
         called = next(given, None) if given else None
         if given and called is None:
-            msg = f"custom_ids has {index} ids, fewer than there are rows; give one each"
-            raise ValueError(msg)
+            raise ValueError(f"custom_ids has {index} ids, fewer than there are rows; give one each")
         asked = read(item)
         if asked.custom_id is not None and not seen.add(asked.custom_id):
-            msg = f"row {index}: the custom_id {asked.custom_id!r} is there already; give each request its own"
-            raise ValueError(msg)
+            raise ValueError(
+                f"row {index}: the custom_id {asked.custom_id!r} is there already; give each request its own"
+            )
         custom_id = asked.custom_id or called
         line, why = Line(custom_id or f"row-{index}", metadata=asked.metadata), None
         try:
@@ -83,12 +75,10 @@ def rendered(
         except ValueError as exc:
             line.problem = str(exc)
         if why is not None:
-            msg = f"row {index}: {why}"
-            raise ValueError(msg)
+            raise ValueError(f"row {index}: {why}")
         yield line
     if given and next(given, None) is not None:
-        msg = "custom_ids has more ids than there are rows; give one each"
-        raise ValueError(msg)
+        raise ValueError("custom_ids has more ids than there are rows; give one each")
 
 
 def payload_of(asked: Asked, provider: Provider, request: Mapping[str, Any], custom_id: str) -> Payload:
@@ -99,8 +89,9 @@ def payload_of(asked: Asked, provider: Provider, request: Mapping[str, Any], cus
         raise
     except Exception as exc:  # noqa: BLE001 - LiteLLM's own, of any kind
         if asked.params:
-            msg = f"its parameters cannot be sent: {clean(f'{type(exc).__name__}: {exc}', request)}"
-            raise UnsendableError(msg) from None
+            raise UnsendableError(
+                f"its parameters cannot be sent: {clean(f'{type(exc).__name__}: {exc}', request)}"
+            ) from None
         plain = {"messages": [{"role": "user", "content": "x"}]} if "messages" in request else {"input": "x"}
         try:
             provider.render_payload_for_batch_request({**request, **plain}, custom_id)
@@ -120,8 +111,9 @@ def read_payloads(path: str | os.PathLike[str]) -> Iterator[Payload]:
             try:
                 payload = from_json(line)
             except ValueError as exc:
-                msg = f"{os.fspath(path)}, line {number}: not JSON ({exc}); write_batch_file makes such files"
-                raise ValueError(msg) from None
+                raise ValueError(
+                    f"{os.fspath(path)}, line {number}: not JSON ({exc}); write_batch_file makes such files"
+                ) from None
             check(payload, f"{os.fspath(path)}, line {number}")
             yield payload
 
@@ -154,8 +146,7 @@ class PayloadChecks:
         """Raise ValueError, with `where`, for the next line."""
         problem = _shape_problem(payload) or self._problem(payload)
         if problem:
-            msg = f"{where}: {problem}"
-            raise ValueError(msg)
+            raise ValueError(f"{where}: {problem}")
 
     def _problem(self, payload: Mapping[str, Any]) -> str | None:
         if not self._ids.add(payload["custom_id"]):

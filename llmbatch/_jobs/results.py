@@ -3,30 +3,25 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from llmbatch._batch.rows import chat_row, failure_row, in_lane
 from llmbatch._jobs.remote import MESSAGE_LEFT_OUT
+from llmbatch._jobs.state import JobState, Part
 from llmbatch._leaves.files import from_json
 from llmbatch._leaves.lines import SUCCESS, row_from_line
 from llmbatch._leaves.row import Row, add_spent, answer_row, numbered
+from llmbatch._leaves.structured import ResponseFormat
 from llmbatch._litellm import Answer
 from llmbatch._litellm.answers import answer_body
 from llmbatch._litellm.prices import batch_cost
 from llmbatch._request.failures import RETRYABLE_STATUS, Failure, clean
 from llmbatch._request.plans import ChatPlan
 from llmbatch._request.sender import Outcome
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
-
-    from llmbatch._jobs.state import JobState, Part
-    from llmbatch._leaves.structured import ResponseFormat
-    from llmbatch.providers.base import Payload
-
-__all__ = ["Join"]
+from llmbatch.providers.base import Payload
 
 _ID_IN_BROKEN_LINE = re.compile(rb'"custom_id"\s*:\s*"([^"\\]+)"')
 # What became of a request that was never run, by its batch's end; the provider charges nothing for it.

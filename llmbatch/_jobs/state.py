@@ -6,18 +6,14 @@ import json
 import os
 import time
 import uuid
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from llmbatch._leaves.files import from_json, replacing
 from llmbatch._litellm import Target
 from llmbatch.errors import BatchJobError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-__all__ = ["JobState", "Part", "beside"]
 
 _ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
 _FORMAT = 1
@@ -145,8 +141,9 @@ class JobState:
             with replacing(target) as file:
                 file.write(json.dumps(data, ensure_ascii=False, indent=1).encode())
         except OSError as exc:
-            msg = f"cannot write the state file {target}: {exc.strerror}; make room in its folder, or give another path"
-            raise BatchJobError(msg) from exc
+            raise BatchJobError(
+                f"cannot write the state file {target}: {exc.strerror}; make room in its folder, or give another path"
+            ) from exc
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> JobState:
@@ -157,8 +154,9 @@ class JobState:
                 raise ValueError  # noqa: TRY301 - said below
             return cls(**{**data, "parts": [Part(**part) for part in data["parts"]]})
         except (ValueError, TypeError, KeyError, AttributeError) as exc:
-            msg = f"{os.fspath(path)} is not a batch job's state file of this version of llmbatch; choose another path"
-            raise BatchJobError(msg) from exc
+            raise BatchJobError(
+                f"{os.fspath(path)} is not a batch job's state file of this version of llmbatch; choose another path"
+            ) from exc
 
 
 def beside(journal: str | os.PathLike[str]) -> Path:

@@ -8,22 +8,18 @@ from dataclasses import dataclass
 from functools import cache, partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from llmbatch._jobs.rendering import Line, PayloadChecks, chat_plans, read_payloads, rendered, write_input_files
 from llmbatch._jobs.state import JobState
 from llmbatch._leaves.checks import check_messages_list, check_number
+from llmbatch._leaves.structured import ResponseFormat
 from llmbatch._litellm.files import Access
 from llmbatch._request.plans import ChatPlan, plan_chat
 from llmbatch._request.requests import Plans, read
 from llmbatch._request.worst import worst_cost
 from llmbatch.options import OWN_OPTIONS
 from llmbatch.providers.registry import provider_for
-
-if TYPE_CHECKING:
-    from llmbatch._leaves.structured import ResponseFormat
-
-__all__ = ["Submission", "access_from", "check_cost", "known_state", "of_call", "prepare", "unknown_state"]
 
 _ACCESS = ("api_key", "api_version", "organization", "azure_ad_token", "extra_headers")
 _PLACE = ("api_base", "base_url", "custom_llm_provider")
@@ -54,8 +50,9 @@ class Submission:
             if limit is not None:
                 check_number(name, limit, "leave it out for the provider's own limit", whole=True, least=1)
         if len(metadata) > _USER_METADATA or not all(isinstance(item, str) for kv in metadata.items() for item in kv):
-            msg = f"metadata must be at most {_USER_METADATA} strings by name; leave some out, or write them as strings"
-            raise ValueError(msg)
+            raise ValueError(
+                f"metadata must be at most {_USER_METADATA} strings by name; leave some out, or write them as strings"
+            )
         state = self.state
         state.completion_window, state.metadata = completion_window, dict(metadata)
         state.max_rows, state.max_bytes = max_rows or state.max_rows, max_bytes or state.max_bytes
@@ -108,19 +105,19 @@ def check_cost(call: Mapping[str, Any], requests: Iterable[Any], max_cost: float
             continue
         costs.append(worst_of(plan)(request))
     if (most := sum(costs)) > max_cost:
-        msg = f"the job may cost ${most:.4f}, more than max_cost=${max_cost:.4f}; raise it, or lower max_tokens"
-        raise ValueError(msg)
+        raise ValueError(
+            f"the job may cost ${most:.4f}, more than max_cost=${max_cost:.4f}; raise it, or lower max_tokens"
+        )
     return costs
 
 
 def of_call(call: Mapping[str, Any], requests: Iterable[Any], custom_ids: Iterable[str] | None) -> Submission:
     """What a live batch with these arguments would send. Raises NotImplementedError for providers without support."""
     if live_only := [name for name in ("reask", "validate", "dedupe") if call.get(name)]:
-        msg = (
+        raise ValueError(
             f"{live_only[0]} is for live requests: leave it out, and pass it to job.run_failed_live() after the job, "
             "or take lane='job'"
         )
-        raise ValueError(msg)
     plans = chat_plans(call)
     first, _ = plans.first
     lines = rendered(plans.of, requests, custom_ids, lambda plan: _apart(plan, first))
@@ -143,17 +140,16 @@ def _of_payloads(
     first: list[Any], payloads: Iterable[Any], model: str | None, custom_ids: Any, given: Mapping[str, Any]
 ) -> Submission:
     if given.get("max_cost") is not None:
-        msg = "max_cost is not checked for payloads: leave it out, or submit the conversations that they are made of"
-        raise ValueError(msg)
+        raise ValueError(
+            "max_cost is not checked for payloads: leave it out, or submit the conversations that they are made of"
+        )
     extra = sorted(given.keys() - {*_ACCESS, *_PLACE, *OWN_OPTIONS})
     if extra or custom_ids is not None:
-        msg = (
+        raise ValueError(
             f"payloads carry their own parameters: leave out {', '.join(extra or ['custom_ids'])}, or render them anew"
         )
-        raise ValueError(msg)
     if not first:
-        msg = "there is no payload to submit; pass one at least"
-        raise ValueError(msg)
+        raise ValueError("there is no payload to submit; pass one at least")
     state, access = unknown_state(model or (first[0]["body"] or {}).get("model"), given)
     return Submission(state, access, _lines_of(payloads, state.name))
 
@@ -164,8 +160,9 @@ def _lines_of(payloads: Iterable[Any], model: str) -> Iterator[Line]:
     for index, payload in enumerate(payloads):
         check(payload, f"row {index}")
         if payload["body"]["model"] != model:
-            msg = f"the payloads are for model {payload['body']['model']!r}, not {model!r}; pass the model they are for"
-            raise ValueError(msg)
+            raise ValueError(
+                f"the payloads are for model {payload['body']['model']!r}, not {model!r}; pass the model they are for"
+            )
         yield Line(payload["custom_id"], payload)
 
 
@@ -198,7 +195,8 @@ def known_state(path: str | os.PathLike[str] | None, made: JobState) -> JobState
         return made
     known = JobState.load(path)
     if not known.same_input(made):
-        msg = f"{os.fspath(path)} is the state of a job with other requests; choose another path for this one"
-        raise ValueError(msg)
+        raise ValueError(
+            f"{os.fspath(path)} is the state of a job with other requests; choose another path for this one"
+        )
     known.row_metadata = made.row_metadata
     return known

@@ -5,19 +5,16 @@ from __future__ import annotations
 import asyncio
 import math
 import random
+from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING
 
 from loguru import logger
 
 from llmbatch._jobs.remote import ProviderFailedError
+from llmbatch._leaves.row import Row
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
-
     from llmbatch._jobs.job import BatchJob
-    from llmbatch._leaves.row import Row
-
-__all__ = ["FIRST_POLL", "Watch", "polled"]
 
 FIRST_POLL, _SLOWEST_POLL, _SLOWER = 5.0, 60.0, 1.5  # seconds, and how much longer each pause is than the one before
 

@@ -16,11 +16,9 @@ import multiprocessing
 import os
 import signal
 import threading
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
-    from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Generic, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -166,8 +164,9 @@ def in_background(coroutine: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine on the background loop and wait for it; Ctrl-C cancels it and is raised."""
     if threading.current_thread() is _thread:
         coroutine.close()
-        msg = "a blocking llmbatch function was called from llmbatch's own loop (an on_result callback?); use a thread"
-        raise RuntimeError(msg)
+        raise RuntimeError(
+            "a blocking llmbatch function was called from llmbatch's own loop (an on_result callback?); use a thread"
+        )
     call = _Call(coroutine)
     try:
         return _result(call)

@@ -22,16 +22,13 @@ def check_number(
     """Raise TypeError or ValueError, with the mend, for what is no number in the range; without `least`, above 0."""
     if not isinstance(value, int if whole else (int, float)) or isinstance(value, bool):
         kind = "a whole number" if whole else "a number"
-        msg = f"{name} must be {kind}, not {type(value).__name__} ({value!r}); {mend}"
-        raise TypeError(msg)
+        raise TypeError(f"{name} must be {kind}, not {type(value).__name__} ({value!r}); {mend}")
     if isinstance(value, float) and not math.isfinite(value):
-        msg = f"{name} must be a finite number, not {value!r}; {mend}"
-        raise ValueError(msg)
+        raise ValueError(f"{name} must be a finite number, not {value!r}; {mend}")
     if (value <= 0 if least is None else value < least) or (most is not None and value > most):
         limit = "more than 0" if least is None else f"at least {least:g}"
         limit = limit if most is None else f"between {least or 0:g} and {most:g}"
-        msg = f"{name} must be {limit}, not {value!r}; {mend}"
-        raise ValueError(msg)
+        raise ValueError(f"{name} must be {limit}, not {value!r}; {mend}")
 
 
 def check_messages_list(messages_list: Any) -> tuple[Iterable[Any], int | None]:
@@ -45,8 +42,9 @@ def check_messages_list(messages_list: Any) -> tuple[Iterable[Any], int | None]:
 
     def check(first: Sequence[Any]) -> None:
         if all(_is_message(item) for item in first):
-            msg = f"messages_list is one conversation ({kind} of messages), not a list of them; pass [messages]"
-            raise TypeError(msg)
+            raise TypeError(
+                f"messages_list is one conversation ({kind} of messages), not a list of them; pass [messages]"
+            )
 
     return _checked(messages_list, "messages_list", mend, check)
 
@@ -56,8 +54,7 @@ def check_texts(texts: Any) -> tuple[Iterable[Any], int | None]:
 
     def check(first: Sequence[Any]) -> None:
         if all(isinstance(item, list | tuple | Mapping) for item in first):
-            msg = f'texts holds {type(first[0]).__name__} objects; pass a list of strings: ["...", ...]'
-            raise TypeError(msg)
+            raise TypeError(f'texts holds {type(first[0]).__name__} objects; pass a list of strings: ["...", ...]')
 
     return _checked(texts, "texts", 'pass a list of strings: ["...", ...]', check)
 
@@ -67,8 +64,7 @@ def _checked(
 ) -> tuple[Iterable[Any], int | None]:
     """The items and their number; `check` sees the first ones, of a generator the very first when it comes."""
     if isinstance(given, str | bytes | Mapping) or not isinstance(given, Iterable):
-        msg = f"{name} must be a list, not {type(given).__name__}; {mend}"
-        raise TypeError(msg)
+        raise TypeError(f"{name} must be a list, not {type(given).__name__}; {mend}")
     if isinstance(given, Sequence):
         if first := list(given[:2]):
             check(first)
@@ -95,11 +91,13 @@ def checked_ids(custom_ids: Iterable[Any]) -> Iterator[str]:
     seen = SeenIds()
     for at, custom_id in enumerate(custom_ids):
         if not isinstance(custom_id, str) or not custom_id:
-            msg = f"custom_ids[{at}] must be a string that is not empty, not {custom_id!r}; write str(id) for each"
-            raise ValueError(msg)
+            raise ValueError(
+                f"custom_ids[{at}] must be a string that is not empty, not {custom_id!r}; write str(id) for each"
+            )
         if not seen.add(custom_id):
-            msg = f"custom_ids[{at}] is {custom_id!r}, an id twice; answers are joined by id, so each row needs its own"
-            raise ValueError(msg)
+            raise ValueError(
+                f"custom_ids[{at}] is {custom_id!r}, an id twice; answers are joined by id, so each row needs its own"
+            )
         yield custom_id
 
 
@@ -131,14 +129,12 @@ def _checked_message(message: Any, at: int) -> dict[str, Any]:
     if not isinstance(message, Mapping) and dump is not None:
         message = dump(exclude_none=True)
     if not isinstance(message, Mapping):
-        msg = f"message {at} must be a dict with role and content, not {type(message).__name__}"
-        raise UnsendableError(msg)
+        raise UnsendableError(f"message {at} must be a dict with role and content, not {type(message).__name__}")
     role = message.get("role")
     where = f"message {at} ({role})" if isinstance(role, str) and role in _ROLES else f"message {at}"
     named = all(isinstance(name, str) for name in message)
     if problem := _problem(message) if named else "has a key that is no string":
-        msg = f"{where} {problem}"
-        raise UnsendableError(msg)
+        raise UnsendableError(f"{where} {problem}")
     fresh: dict[str, Any] = copied(message)
     check_sendable(fresh, where)
     return fresh
@@ -163,11 +159,9 @@ def _problem(message: Mapping[str, Any]) -> str | None:
 def checked_text(text: Any) -> str:
     """One text to embed. Raises ValueError, whose text holds nothing of it, for one that cannot be sent."""
     if not isinstance(text, str):
-        msg = f"a text to embed must be a string, not {type(text).__name__}"
-        raise UnsendableError(msg)
+        raise UnsendableError(f"a text to embed must be a string, not {type(text).__name__}")
     if not text:
-        msg = "the text to embed is empty"
-        raise UnsendableError(msg)
+        raise UnsendableError("the text to embed is empty")
     check_sendable(text, "the text")
     return text
 

@@ -11,5 +11,4 @@ def extra(package: str, what: str, name: str) -> Any:
     try:
         return importlib.import_module(package)
     except ImportError as exc:
-        msg = f'{what} need the "{name}" extra: pip install "llmbatch[{name}]"'
-        raise ImportError(msg) from exc
+        raise ImportError(f'{what} need the "{name}" extra: pip install "llmbatch[{name}]"') from exc

@@ -6,12 +6,10 @@ import json
 import os
 import shutil
 import threading
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from typing import IO, Any
 
 
 def json_line(value: Any) -> bytes:
@@ -24,8 +22,7 @@ def from_json(text: str | bytes) -> Any:
     try:
         return json.loads(text)
     except RecursionError:
-        msg = "nested too deeply"
-        raise ValueError(msg) from None
+        raise ValueError("nested too deeply") from None
 
 
 def json_text(value: Any, **style: Any) -> str:

@@ -5,23 +5,19 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from llmbatch._leaves.extras import extra
 from llmbatch._leaves.files import json_text
-from llmbatch._leaves.row import choice_text, finish_reasons, row_metadata, row_vector, well_formed
-from llmbatch._leaves.structured import parsed_row
+from llmbatch._leaves.row import Row, choice_text, finish_reasons, row_metadata, row_vector, well_formed
+from llmbatch._leaves.structured import ResponseFormat, parsed_row
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     import pandas as pd
     import pyarrow as pa
 
-    from llmbatch._leaves.row import Row
-    from llmbatch._leaves.structured import ResponseFormat
-
-    Formats = Mapping[str, ResponseFormat | None]
+Formats: TypeAlias = "Mapping[str, ResponseFormat | None]"
 
 _USAGE = ("prompt_tokens", "completion_tokens", "total_tokens")
 # The columns besides the parsed fields and the vectors, in their order, with their types as pandas and Arrow name them.

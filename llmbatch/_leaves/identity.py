@@ -6,10 +6,8 @@ import functools
 import hashlib
 import json
 import re
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from collections.abc import Mapping
+from typing import Any
 
 # How a provider is reached.
 _CONNECTION = frozenset({

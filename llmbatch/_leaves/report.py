@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import io
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from heapq import nlargest
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from llmbatch._leaves.extras import extra
-from llmbatch._leaves.row import CUT_OFF, finish_reasons
+from llmbatch._leaves.row import CUT_OFF, Row, finish_reasons
 from llmbatch._leaves.sums import Tally
 from llmbatch._leaves.table import asked_model, chosen, record, short
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from llmbatch._leaves.row import Row
 
 _SAMPLES, _FAILED, _NAMED, _EXAMPLES, _LONGEST = 500, 150, 10, 3, 600
 _BARS = 60
@@ -36,8 +31,7 @@ def report_html(rows: Sequence[Row], *, title: str, elapsed: float, limits: str,
     jinja2 = extra("jinja2", "reports", "report")
     asked = [""] * len(rows) if prompts is None else [_prompt(item) for item in prompts]
     if len(asked) != len(rows):
-        msg = f"{len(asked)} prompts for {len(rows)} rows; pass the list that the rows are the answers to"
-        raise ValueError(msg)
+        raise ValueError(f"{len(asked)} prompts for {len(rows)} rows; pass the list that the rows are the answers to")
 
     def shown(places: Iterable[int]) -> list[dict[str, Any]]:
         return [record(at, rows[at], _LONGEST) | {"prompt": short(asked[at], _LONGEST)} for at in places]

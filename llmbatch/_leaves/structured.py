@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from llmbatch._leaves.row import row_text
 
@@ -15,13 +15,14 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
     from typing_extensions import TypeVar
 
-    ResponseFormat = type[BaseModel] | Mapping[str, Any]
     M = TypeVar("M", default=Any)
     """What `response_format` makes of an answer."""
 else:
     from typing import TypeVar
 
     M = TypeVar("M")  # defaults came with Python 3.13
+
+ResponseFormat: TypeAlias = "type[BaseModel] | Mapping[str, Any]"
 
 _TRIES = 100  # of places where JSON might begin
 
@@ -32,18 +33,17 @@ def checked_format(given: Any) -> ResponseFormat | None:
     if given is None or hasattr(given, "model_validate_json"):
         if isinstance(given, type) or given is None:
             return given
-        msg = f"response_format is an instance of {type(given).__name__}; pass the class itself"
-        raise TypeError(msg)
+        raise TypeError(f"response_format is an instance of {type(given).__name__}; pass the class itself")
     if not isinstance(given, Mapping):
-        msg = f"response_format must be {forms}, not {given!r:.80}; wrap lists and the like in a model with one field"
-        raise TypeError(msg)
+        raise TypeError(
+            f"response_format must be {forms}, not {given!r:.80}; wrap lists and the like in a model with one field"
+        )
     kind = given.get("type")
     if not isinstance(kind, str) or "properties" in given:
-        msg = (
+        raise ValueError(
             f"response_format must be {forms}; a JSON schema goes into the last one: "
             '{"type": "json_schema", "json_schema": {"name": "answer", "schema": {…}}}'
         )
-        raise ValueError(msg)
     return given if kind in {"json_object", "json_schema"} else None
 
 

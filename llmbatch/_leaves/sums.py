@@ -5,13 +5,11 @@ from __future__ import annotations
 import math
 from array import array
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from llmbatch._leaves.row import CUT_OFF, NO_USAGE, Row, add_usage, finish_reasons
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
 
 _NAMED = 5
 # What befalls rows because others failed, or the caller's own limit was reached: never the root cause.

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
 from itertools import chain, islice, zip_longest
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from llmbatch._leaves.row import CUT_OFF, finish_reasons, refusal_text, row_text, row_vector
+from llmbatch._leaves.row import CUT_OFF, Row, finish_reasons, refusal_text, row_text, row_vector
 from llmbatch._leaves.sums import Tally
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from llmbatch._leaves.row import Row
 
 _FAILED, _ROWS, _LONGEST = 5, 10, 200
 _COLUMNS = ("", "answer", "model", "tokens", "cost", "seconds")

@@ -35,8 +35,7 @@ def asking(template: RowTemplate, system: str | None = None) -> Asking:
     if not callable(template):
         return Asking(_columns(template), partial(_conversation, template, system))
     if system is not None:
-        msg = "system= goes with a template; let the function put it into the request's messages"
-        raise ValueError(msg)
+        raise ValueError("system= goes with a template; let the function put it into the request's messages")
     return Asking([], template)
 
 
@@ -44,14 +43,11 @@ def _columns(template: str) -> list[str]:
     try:
         names = [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
     except ValueError as exc:
-        msg = f"the template is not well formed ({exc}); {_BRACES}"
-        raise ValueError(msg) from None
+        raise ValueError(f"the template is not well formed ({exc}); {_BRACES}") from None
     if odd := next((name for name in names if _QUOTED.match(name)), None):
-        msg = f"the template names a column {odd!r}; {_BRACES}"
-        raise ValueError(msg)
+        raise ValueError(f"the template names a column {odd!r}; {_BRACES}")
     if "" in names or not names:
-        msg = f'the template must name its columns, as in "Summarise: {{text}}"; {_BRACES}'
-        raise ValueError(msg)
+        raise ValueError(f'the template must name its columns, as in "Summarise: {{text}}"; {_BRACES}')
     return list(dict.fromkeys(names))
 
 

@@ -23,17 +23,16 @@ def tool_schema(tool: Any) -> dict[str, Any]:
         # pydantic gives the docstring as the schema's description; BaseModel's own is no description.
         return _function(tool.__name__, parameters.pop("description", ""), parameters)
     if not callable(tool) or isinstance(tool, type):
-        msg = f"a tool must be a typed function, a pydantic model or an OpenAI tool dict, not {tool!r}"
-        raise TypeError(msg)
+        raise TypeError(f"a tool must be a typed function, a pydantic model or an OpenAI tool dict, not {tool!r}")
     name = getattr(tool, "__name__", type(tool).__name__)
     try:
         parameters = TypeAdapter(tool).json_schema()
     except PydanticUserError as exc:
-        msg = f"tool {name} has a parameter without a JSON form: {exc.message}; give it a type that JSON has"
-        raise TypeError(msg) from exc
+        raise TypeError(
+            f"tool {name} has a parameter without a JSON form: {exc.message}; give it a type that JSON has"
+        ) from exc
     if parameters.get("type") != "object":
-        msg = f"tool {name} has positional-only parameters; a model passes arguments by name"
-        raise TypeError(msg)
+        raise TypeError(f"tool {name} has positional-only parameters; a model passes arguments by name")
     return _function(name, inspect.getdoc(tool) or "", parameters)
 
 

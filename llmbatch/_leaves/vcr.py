@@ -7,15 +7,13 @@ import functools
 import json
 import re
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from vcr import VCR
 from vcr.cassette import Cassette
 from vcr.util import read_body
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 REDACTED = "REDACTED"
 

@@ -68,11 +68,10 @@ def resolve(model: str, *, api_base: str | None = None, custom_llm_provider: str
             return Target(model, model, "openai", api_base)
     else:
         return Target(model, name, provider, api_base)
-    msg = (
+    raise ValueError(
         f"cannot tell which provider serves model {model!r}: put the provider in front ('openai/{model}', "
         f"'ollama/{model}', ...), or pass api_base='http://.../v1' for an OpenAI-compatible server"
     )
-    raise ValueError(msg)
 
 
 def provider_of(request: Mapping[str, Any]) -> str:

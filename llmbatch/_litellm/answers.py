@@ -28,8 +28,7 @@ def answer_body(body: Mapping[str, Any]) -> dict[str, Any]:
         decode_vectors(made["data"])
         return dict(made)
     if not body.get("choices"):
-        msg = "the answer has no choices"
-        raise ValueError(msg)
+        raise ValueError("the answer has no choices")
     # LiteLLM's message takes text only; some models answer with a list of parts.
     parts, plain = {}, copy.deepcopy(dict(body))
     for at, choice in enumerate(plain["choices"]):

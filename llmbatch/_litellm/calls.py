@@ -53,8 +53,7 @@ async def chat_stream(request: Mapping[str, Any]) -> AsyncIterator[dict[str, Any
                 yield {"choice": choice.index, **delta}
     # LiteLLM makes up a finish reason when the provider sent none; what it received is on the wrapper.
     if stream.received_finish_reason is None:
-        msg = "the stream ended before its finish reason"
-        raise IncompleteStreamError(msg)
+        raise IncompleteStreamError("the stream ended before its finish reason")
     whole = litellm.stream_chunk_builder(chunks, messages=request["messages"])
     try:
         cost = litellm.completion_cost(whole, model=request["model"])
@@ -84,8 +83,7 @@ async def embed(request: Mapping[str, Any]) -> Answer:
     """Send one embeddings request, once; vectors come back as lists of floats, whatever the wire form."""
     response = await load().aembedding(**{"encoding_format": "float", **request, **_one_send(request)})
     if not isinstance(getattr(response, "data", None), list):
-        msg = "empty or invalid response: no list of embeddings"
-        raise TypeError(msg)
+        raise TypeError("empty or invalid response: no list of embeddings")
     answers.decode_vectors(response.data)
     # The OpenAI SDK types vectors as floats, and pydantic warns of those that were asked for in base64.
     return Answer(response.model_dump(), _headers(response), _hidden(response).get("response_cost"))

@@ -53,8 +53,7 @@ def _openai(target: Target, access: Access) -> dict[str, Any]:
     )
     key = access.api_key or known_key or env(f"{prefix}_API_KEY")
     if not key and not target.api_base:
-        msg = f"no API key for {target.provider}: set {prefix}_API_KEY, or pass api_key="
-        raise ValueError(msg)
+        raise ValueError(f"no API key for {target.provider}: set {prefix}_API_KEY, or pass api_key=")
     base = target.api_base or known_base or env(f"{prefix}_BASE_URL") or env(f"{prefix}_API_BASE")
     return {"api_key": key or "none", "base_url": base, "organization": access.organization}
 
@@ -162,8 +161,7 @@ class _Translated(Files):
 
     async def cancel(self, batch_id: str) -> dict[str, Any]:
         if self._provider == "mistral":
-            msg = "LiteLLM cannot cancel Mistral's batch jobs; cancel it in Mistral's console"
-            raise NotImplementedError(msg)
+            raise NotImplementedError("LiteLLM cannot cancel Mistral's batch jobs; cancel it in Mistral's console")
         return _plain(await self._litellm.acancel_batch(batch_id=batch_id, **self._common))
 
     async def download(self, file_id: str, path: Path) -> None:
@@ -172,8 +170,7 @@ class _Translated(Files):
 
     async def jobs(self) -> AsyncIterator[dict[str, Any]]:
         if self._provider == "mistral":
-            msg = "LiteLLM cannot list Mistral's batch jobs; look for it in Mistral's console"
-            raise NotImplementedError(msg)
+            raise NotImplementedError("LiteLLM cannot list Mistral's batch jobs; look for it in Mistral's console")
         after = None
         while True:
             page = await self._litellm.alist_batches(after=after, limit=100, **self._common)

@@ -57,8 +57,7 @@ def render(request: Mapping[str, Any]) -> dict[str, Any]:
     except _Stopped as stopped:
         _check_endpoint(stopped, kind, str(request["model"]))
         return stopped.body
-    msg = f"LiteLLM answered model {request['model']!r} without a request to render; ask it live instead"
-    raise ValueError(msg)
+    raise ValueError(f"LiteLLM answered model {request['model']!r} without a request to render; ask it live instead")
 
 
 @functools.cache
@@ -77,11 +76,10 @@ def _stopping_logging() -> Any:
 def _check_endpoint(stopped: _Stopped, kind: str, model: str) -> None:
     field = "messages" if kind == "chat" else "input"
     if stopped.url.rstrip("/").endswith("/responses") or field not in stopped.body:
-        msg = (
+        raise ValueError(
             f"LiteLLM sends model {model!r} with these parameters to another endpoint than /{kind}, which the lines of "
             "a batch file cannot say; change the parameters (as tools together with reasoning_effort) or the model"
         )
-        raise ValueError(msg)
 
 
 @functools.cache

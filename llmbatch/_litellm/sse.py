@@ -41,8 +41,7 @@ class StreamWatch:
     def end(self) -> None:
         """The stream is over: every choice that began must have its finish reason."""
         if self._open and not self._off:
-            msg = "the stream ended before its finish reason"
-            raise BrokenStreamError(msg)
+            raise BrokenStreamError("the stream ended before its finish reason")
 
     def _event(self) -> None:
         data, self._data = self._data, []
@@ -60,8 +59,7 @@ class StreamWatch:
         try:
             return json.loads(line)
         except ValueError:
-            msg = "a piece of the stream is corrupt"
-            raise BrokenStreamError(msg) from None
+            raise BrokenStreamError("a piece of the stream is corrupt") from None
 
     def _chunk(self, chunk: object) -> None:
         choices = chunk.get("choices") if isinstance(chunk, dict) else None

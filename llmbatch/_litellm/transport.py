@@ -51,8 +51,7 @@ class _Bounded:
         async for piece in self._content.iter_chunked(size):
             left -= len(piece)
             if left < 0 and not failed:
-                msg = f"the answer is longer than {MOST_ANSWER_BYTES >> 20} MB"
-                raise AnswerTooLargeError(msg)
+                raise AnswerTooLargeError(f"the answer is longer than {MOST_ANSWER_BYTES >> 20} MB")
             if self._watch is not None:
                 self._watch.feed(piece)
             yield piece

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from llmbatch._litellm import load
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-__all__ = ["check_signature"]
 
 
 def check_signature(body: str, headers: Mapping[str, str], secret: str) -> None:

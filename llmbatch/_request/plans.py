@@ -11,17 +11,14 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from llmbatch import _litellm
 from llmbatch._leaves.checks import check_number, checked_messages, checked_text, copied
 from llmbatch._leaves.identity import is_price
-from llmbatch._leaves.structured import checked_format
+from llmbatch._leaves.structured import ResponseFormat, checked_format
 from llmbatch._request.sender import Credentials
 from llmbatch.options import OWN_OPTIONS
-
-if TYPE_CHECKING:
-    from llmbatch._leaves.structured import ResponseFormat
 
 
 class _DefaultFloat(float):
@@ -117,8 +114,9 @@ def plan_chat(
         check_number("max_tokens", max_tokens, "None leaves it to the model", whole=True, least=1)
     target = _target(default_model(_checked_model(model)), kwargs)
     if target.prices and "output_cost_per_token" not in dict(target.prices):
-        msg = "prices of your own need both input_cost_per_token= and output_cost_per_token= (USD); 0 is a price too"
-        raise ValueError(msg)
+        raise ValueError(
+            "prices of your own need both input_cost_per_token= and output_cost_per_token= (USD); 0 is a price too"
+        )
     if temperature is DEFAULT_TEMPERATURE or max_tokens is DEFAULT_MAX_TOKENS:
         accepted = _litellm.without_refused_defaults(target, float(DEFAULT_TEMPERATURE), int(DEFAULT_MAX_TOKENS))
         if temperature is DEFAULT_TEMPERATURE:
@@ -151,8 +149,7 @@ def _target(model: str, kwargs: dict[str, Any]) -> _litellm.Target:
     provider = kwargs.pop("custom_llm_provider", None)
     for name, value in (("api_base", api_base), ("custom_llm_provider", provider)):
         if value is not None and not isinstance(value, str):
-            msg = f"{name} must be a string, not {type(value).__name__}"
-            raise TypeError(msg)
+            raise TypeError(f"{name} must be a string, not {type(value).__name__}")
     prices = _own_prices(kwargs)
     return replace(_litellm.resolve(model, api_base=api_base, custom_llm_provider=provider), prices=prices)
 
@@ -162,22 +159,20 @@ def _own_prices(kwargs: dict[str, Any]) -> tuple[tuple[str, float], ...]:
     names = sorted(name for name in kwargs if is_price(name))
     for name in names:
         if not _PRICE_A_TOKEN.fullmatch(name):
-            msg = f"{name}= is no price by the token; give such prices to litellm.register_model({{...}})"
-            raise ValueError(msg)
+            raise ValueError(f"{name}= is no price by the token; give such prices to litellm.register_model({{...}})")
         check_number(name, kwargs[name], "it is in USD a token", least=0)
     if names and "input_cost_per_token" not in names:
-        msg = f"{names[0]}= alone is no price; pass input_cost_per_token= too (USD)"
-        raise ValueError(msg)
+        raise ValueError(f"{names[0]}= alone is no price; pass input_cost_per_token= too (USD)")
     return tuple((name, float(kwargs.pop(name))) for name in names)
 
 
 def _checked_model(model: Any) -> str | None:
     if model is not None and not isinstance(model, str):
-        msg = f"model must be a string such as 'gpt-4o-mini' or 'groq/llama-3.1-8b-instant', not {type(model).__name__}"
-        raise TypeError(msg)
+        raise TypeError(
+            f"model must be a string such as 'gpt-4o-mini' or 'groq/llama-3.1-8b-instant', not {type(model).__name__}"
+        )
     if model is not None and not model.strip():
-        msg = "model is empty; name one, or leave it out for MODEL_CHOICE of the environment or the default"
-        raise ValueError(msg)
+        raise ValueError("model is empty; name one, or leave it out for MODEL_CHOICE of the environment or the default")
     return model
 
 
@@ -186,16 +181,13 @@ def _checked_kwargs(kwargs: Mapping[str, Any]) -> dict[str, Any]:
     left_out = OWN_OPTIONS | {"stream"}
     for name, value in kwargs.items():
         if name in _INSTEAD:
-            msg = f"{name}= is not for batches: {_INSTEAD[name]}"
-            raise ValueError(msg)
+            raise ValueError(f"{name}= is not for batches: {_INSTEAD[name]}")
         if name == "stream" and value:
-            msg = "stream=True is not supported here: leave it out, a batch returns whole answers"
-            raise ValueError(msg)
+            raise ValueError("stream=True is not supported here: leave it out, a batch returns whole answers")
         if name in OWN_OPTIONS | _NOT_MISSPELT | _litellm.parameters():
             continue
         close = difflib.get_close_matches(name, OWN_OPTIONS, 1, _ALIKE)
         close = close or difflib.get_close_matches(name, _litellm.parameters(), 1, _ALIKE_TO_LITELLMS)
         if close:
-            msg = f"unknown option {name}=; did you mean {close[0]}=?"
-            raise ValueError(msg)
+            raise ValueError(f"unknown option {name}=; did you mean {close[0]}=?")
     return {name: value for name, value in kwargs.items() if value is not None and name not in left_out}

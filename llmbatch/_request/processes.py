@@ -82,8 +82,7 @@ def _plain(value: Any) -> Any:
     """A pydantic class as the response_format that LiteLLM makes of it."""
     if isinstance(value, type):
         return load().utils.type_to_response_format_param(value)
-    msg = f"{type(value).__name__} is no plain data"
-    raise TypeError(msg)
+    raise TypeError(f"{type(value).__name__} is no plain data")
 
 
 def _settings() -> dict[str, Any]:

@@ -66,8 +66,7 @@ def read(item: Any) -> Asked:
 
 def _checked_id(custom_id: Any) -> str | None:
     if custom_id is not None and (not isinstance(custom_id, str) or not custom_id):
-        msg = f"custom_id must be a string that is not empty, not {type(custom_id).__name__}"
-        raise ValueError(msg)
+        raise ValueError(f"custom_id must be a string that is not empty, not {type(custom_id).__name__}")
     return custom_id
 
 
@@ -75,34 +74,31 @@ def _of_batch_line(line: dict[str, Any]) -> dict[str, Any]:
     body, url = line.pop("body"), line.pop("url", None)
     line.pop("method", None)
     if "messages" not in body or not str(url or "chat/completions").endswith("chat/completions"):
-        msg = "a batch line that is for no chat; only chats, whose body has messages, can be asked"
-        raise ValueError(msg)
+        raise ValueError("a batch line that is for no chat; only chats, whose body has messages, can be asked")
     return {"temperature": None, "max_tokens": None, **body, **line}
 
 
 def _taken_messages(given: dict[str, Any]) -> Any:
     messages, prompt = given.pop("messages", None), given.pop("prompt", None)
     if (messages is None) == (prompt is None):
-        msg = 'a request needs messages or a prompt, and one of them: {"prompt": "..."} or {"messages": [...]}'
-        raise ValueError(msg)
+        raise ValueError(
+            'a request needs messages or a prompt, and one of them: {"prompt": "..."} or {"messages": [...]}'
+        )
     if messages is not None:
         return messages
     if not isinstance(prompt, str):
-        msg = f"prompt must be a string, not {type(prompt).__name__}; give a conversation as messages"
-        raise ValueError(msg)  # noqa: TRY004 - one row's fault, not the call's
+        raise ValueError(f"prompt must be a string, not {type(prompt).__name__}; give a conversation as messages")  # noqa: TRY004 - one row's fault, not the call's
     return [{"role": "user", "content": prompt}]
 
 
 def _checked_params(given: dict[str, Any]) -> dict[str, Any]:
     """What a request says in place of the call's arguments."""
     if any(not isinstance(name, str) for name in given):
-        msg = "the names of a request's parameters must be strings"
-        raise ValueError(msg)
+        raise ValueError("the names of a request's parameters must be strings")
     if not given.get("stream"):
         given.pop("stream", None)
     if own := sorted(_OWN_OPTIONS & given.keys()):
-        msg = f"{own[0]} is an option of the whole batch: pass it to the function, not in a request"
-        raise ValueError(msg)
+        raise ValueError(f"{own[0]} is an option of the whole batch: pass it to the function, not in a request")
     if given.get("model") is None:
         given.pop("model", None)
     return given

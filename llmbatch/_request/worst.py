@@ -67,17 +67,17 @@ def worst_cost(plan: Any, *, job: bool = False) -> Callable[[Mapping[str, Any]],
     entry = price_entry(target)
     prices = [(name, value) for name, value in _flat(entry) if "cost" in name and value]
     if not any(_TEXT.match(name) for name, _ in _flat(entry)):
-        msg = (
+        raise ValueError(
             f"max_cost needs a price, and none is known for {target.model!r}: leave max_cost out, or pass "
             "input_cost_per_token= and output_cost_per_token= (USD)"
         )
-        raise ValueError(msg)
     kinds = (_TEXT, _MEDIA, _ANSWER, _REQUEST, _IMAGE, _LENGTH, _NOT_ASKED)
     unbounded = next((name for name, _ in prices if not any(kind.match(name) for kind in kinds)), None)
     if unbounded or entry.get("mode") not in _MODES or _SEARCHES_ALWAYS.search(target.name):
         why = f"it has a price by {unbounded}" if unbounded else "it searches or makes media by itself"
-        msg = f"max_cost cannot hold for {target.model!r}, since {why}, and nothing bounds how much: leave max_cost out"
-        raise ValueError(msg)
+        raise ValueError(
+            f"max_cost cannot hold for {target.model!r}, since {why}, and nothing bounds how much: leave max_cost out"
+        )
     factor = math.prod(max(1.0, value) for name, value in _flat(entry) if name.endswith("_multiplier"))
     factor *= math.prod(max(1.0, value) for _, value in _flat(entry.get("provider_specific_entry") or {}))
 
@@ -101,8 +101,9 @@ def worst_cost(plan: Any, *, job: bool = False) -> Callable[[Mapping[str, Any]],
         _check_bounded(asked)
         size, images, others = _prompt(asked)
         if others and (length or not window):
-            msg = f"max_cost cannot hold with audio, video or files for {target.model!r}: nothing bounds their price"
-            raise ValueError(msg)
+            raise ValueError(
+                f"max_cost cannot hold with audio, video or files for {target.model!r}: nothing bounds their price"
+            )
         seen = (window or 0) if others else min(images * _IMAGE_TOKENS, window or math.inf)
         cost = text * size + media * seen + image * images
         if "input" in asked:  # embeddings
@@ -111,8 +112,7 @@ def worst_cost(plan: Any, *, job: bool = False) -> Callable[[Mapping[str, Any]],
         if not most or (not keeps_limits and (asked.get("drop_params") or load().drop_params)):
             most = longest
         if not most:
-            msg = f"max_cost needs a bound on the answers of {target.model!r}: pass max_tokens="
-            raise ValueError(msg)
+            raise ValueError(f"max_cost needs a bound on the answers of {target.model!r}: pass max_tokens=")
         answers = most * (asked.get("n") or 1) + _size(asked.get("prediction") or "")
         return cost + once + answer * answers
 
@@ -143,8 +143,9 @@ def _check_bounded(asked: Mapping[str, Any]) -> None:
     strange += ["tools"] if not all(_is_function(tool) for tool in asked.get("tools") or ()) else []
     if strange:
         server_side = " of the provider's own (not functions)" if strange[0] == "tools" else ""
-        msg = f"max_cost cannot hold with {strange[0]}={server_side}: nothing bounds what it costs; leave out either"
-        raise ValueError(msg)
+        raise ValueError(
+            f"max_cost cannot hold with {strange[0]}={server_side}: nothing bounds what it costs; leave out either"
+        )
 
 
 def _is_function(tool: Any) -> bool:

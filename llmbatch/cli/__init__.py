@@ -11,5 +11,3 @@ from llmbatch.cli.run import run
 
 for _command in (run, render, estimate, submit, status, wait, results, cancel, report):
     main.add_command(_command)
-
-__all__ = ["main"]

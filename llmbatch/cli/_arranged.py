@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import IO, TYPE_CHECKING, NamedTuple
+from pathlib import Path
+from typing import IO, NamedTuple
 
 from llmbatch._batch.checkpoint import lock, output_lines, rewriting, unlock
 from llmbatch._leaves.lines import row_from_line, written_row
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
-    from pathlib import Path
-
-    from llmbatch._leaves.row import Row
+from llmbatch._leaves.row import Row
 
 
 def rows_in(path: Path) -> list[Row]:

@@ -5,23 +5,20 @@ from __future__ import annotations
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO
 
 import click
 
 from llmbatch._leaves.extras import extra
 from llmbatch._leaves.files import is_standard_output, replaceable
+from llmbatch._leaves.row import Row
 from llmbatch.cli._arranged import rows_in
 from llmbatch.cli._inputs import FORMATS
 from llmbatch.results import BatchResults
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
-    from llmbatch._leaves.row import Row
 
 
 @dataclass(frozen=True)
@@ -60,8 +57,7 @@ def destination(output: Path) -> Iterator[Destination]:
         extra("pyarrow", "Parquet files", "frames")
     beside = output.with_name(f"{output.name}.jsonl")
     if output.exists() and not beside.exists():
-        msg = f"{output} is there already, and no run's: give another path, or remove it"
-        raise ValueError(msg)
+        raise ValueError(f"{output} is there already, and no run's: give another path, or remove it")
     click.echo(f"{beside} is the checkpoint of {output}", err=True)
     yield Destination(beside, str(output))
 
@@ -83,8 +79,7 @@ def _check_writable(output: Path) -> None:
         output.parent.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=output.parent).close()
     except OSError as exc:
-        msg = f"cannot write to {output}: {exc.strerror}; give another path"
-        raise ValueError(msg) from None
+        raise ValueError(f"cannot write to {output}: {exc.strerror}; give another path") from None
 
 
 @contextmanager

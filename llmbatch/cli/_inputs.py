@@ -60,8 +60,7 @@ def requests_of(
     Raises ValueError, with the line's number, for misuse, and for a row without a request unless some may be bad.
     """
     if template is not None and column is not None:
-        msg = "--template and --column exclude each other; a template of one column is '{column}'"
-        raise ValueError(msg)
+        raise ValueError("--template and --column exclude each other; a template of one column is '{column}'")
     by_column = None if column is None else Asking([column], lambda row: str(row[column]))
     by = by_column if template is None else asking(template)
     with opened(source) as file:
@@ -101,13 +100,11 @@ class Input:
         seen: set[str] = set()
         for place, asked in self._read():
             if asked.custom_id in seen:
-                msg = f"{place}: the id {asked.custom_id!r} is there already; give each row its own"
-                raise ValueError(msg)
+                raise ValueError(f"{place}: the id {asked.custom_id!r} is there already; give each row its own")
             if asked.custom_id is not None:
                 seen.add(asked.custom_id)
             if len(seen) not in {0, self.count + 1}:
-                msg = f"{place} has {'an' if asked.custom_id else 'no'} id; give one to each row or none"
-                raise ValueError(msg)
+                raise ValueError(f"{place} has {'an' if asked.custom_id else 'no'} id; give one to each row or none")
             if asked.problem is not None:
                 self.refused.append(f"row {self.count}: {asked.problem}")
             self.count += 1
@@ -125,8 +122,7 @@ class Input:
                 try:
                     asked = self._asked(record)
                 except ValueError as exc:
-                    msg = f"{place} {exc}"
-                    raise ValueError(msg) from None
+                    raise ValueError(f"{place} {exc}") from None
                 if self.system is not None and isinstance(asked.messages, list) and not _has_system(asked.messages):
                     asked.messages = [{"role": "system", "content": self.system}, *asked.messages]
                 yield place, asked
@@ -145,17 +141,15 @@ class Input:
                 # A table's cells are data, whatever their columns are called.
                 names = () if self.kind == "csv" else _ASKED & record.keys()
                 return read({name: record[name] for name in names if not _is_missing(record[name])} | asked | about)
-        msg = (
+        raise ValueError(
             'holds no conversation; give {"messages": [...]}, {"prompt": "..."} or a batch line, or say with '
             "--template or --column which columns to ask with"
         )
-        raise ValueError(msg)
 
     def _of_columns(self, by: Asking, record: Mapping[str, Any], custom_id: str | None) -> Asked:
         for name in by.columns:
             if name not in record:
-                msg = f"has no column {name!r}; it has {', '.join(map(str, record))}"
-                raise ValueError(msg)
+                raise ValueError(f"has no column {name!r}; it has {', '.join(map(str, record))}")
             if _is_missing(record[name]):
                 return Asked(custom_id=custom_id, problem=f"column {name!r} has no value")
         asked = read(by.request(record))
@@ -166,20 +160,17 @@ class Input:
         custom_id = record.get("custom_id", record.get("id"))
         if self.id_column is not None:
             if self.id_column not in record:
-                msg = f"has no column {self.id_column!r} for its id"
-                raise ValueError(msg)
+                raise ValueError(f"has no column {self.id_column!r} for its id")
             custom_id = record[self.id_column]
         return None if _is_missing(custom_id) else str(custom_id)
 
     def _body(self, line: Mapping[str, Any]) -> dict[str, Any]:
         """A batch line's request, sent as it is: only what the command line says itself wins over it."""
         if self.asking is not None:
-            msg = "is a batch line, which has its messages; leave out --template and --column"
-            raise ValueError(msg)
+            raise ValueError("is a batch line, which has its messages; leave out --template and --column")
         body = line["body"]
         if not isinstance(body.get("messages"), list):
-            msg = f"is a batch line for {line.get('url') or 'no chat'}; chats have messages in their body"
-            raise ValueError(msg)  # noqa: TRY004 - a file's fault
+            raise ValueError(f"is a batch line for {line.get('url') or 'no chat'}; chats have messages in their body")  # noqa: TRY004 - a file's fault
         own = {name: value for name, value in body.items() if name in _ASKED and value is not None}
         rest = {name: body[name] for name in body.keys() - _ASKED - {"messages", "stream", "stream_options"}}
         return {**own, "messages": body["messages"], **({"extra_body": rest} if rest else {}), **self.said}
@@ -201,8 +192,7 @@ def json_lines(file: IO[bytes]) -> Records:
             try:
                 yield number, from_json(text)
             except ValueError as exc:
-                msg = f"line {number} is not JSON ({exc}); for a table, say --format csv"
-                raise ValueError(msg) from None
+                raise ValueError(f"line {number} is not JSON ({exc}); for a table, say --format csv") from None
 
 
 def _csv(file: IO[bytes]) -> Records:
@@ -213,12 +203,12 @@ def _csv(file: IO[bytes]) -> Records:
         for record in reader:
             if None in record.values() or None in record:
                 columns = len(reader.fieldnames or ())
-                msg = f"line {reader.line_num} has not as many cells as the header ({columns}); quote cells with commas"
-                raise ValueError(msg)
+                raise ValueError(
+                    f"line {reader.line_num} has not as many cells as the header ({columns}); quote cells with commas"
+                )
             yield reader.line_num, record
     except (csv.Error, UnicodeDecodeError) as exc:
-        msg = f"this is no CSV in UTF-8: {exc}; save it as that, or say another --format"
-        raise ValueError(msg) from None
+        raise ValueError(f"this is no CSV in UTF-8: {exc}; save it as that, or say another --format") from None
     finally:
         text.detach()
 

@@ -7,16 +7,14 @@ from __future__ import annotations
 import functools
 import json
 import sys
-from typing import IO, TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import IO, Any
 
 import click
 
 from llmbatch._leaves.files import json_text
 from llmbatch._request.rate_headers import seconds_in
 from llmbatch.errors import CheckpointError, LLMBatchError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 BAD_END, MISUSE, NOT_YET, FAILED, INTERRUPTED = 1, 2, 3, 4, 130
 
@@ -95,8 +93,7 @@ def request_options(command: Callable[..., None]) -> Callable[..., None]:
 def _parameter(param: str) -> tuple[str, Any]:
     name, found, text = param.partition("=")
     if not (found and name.isidentifier()):
-        msg = f"-p {param}: write NAME=JSON, as in seed=7"
-        raise ValueError(msg)
+        raise ValueError(f"-p {param}: write NAME=JSON, as in seed=7")
     try:
         return name, json.loads(text)
     except ValueError:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import click
 
@@ -16,9 +16,7 @@ from llmbatch._leaves.lines import line_from_row
 from llmbatch.cli._destination import table_kind, write_table
 from llmbatch.cli._inputs import FORMATS, json_lines, requests_of
 from llmbatch.cli._main import BAD_END, NOT_YET, emit, request_options, written
-
-if TYPE_CHECKING:
-    from llmbatch.jobs import BatchJob
+from llmbatch.jobs import BatchJob
 
 
 def _loaded(_ctx: Any, _param: Any, state: str) -> BatchJob:

@@ -5,20 +5,17 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from llmbatch import Payload
 from llmbatch.cli._arranged import rows_in
 from llmbatch.cli._inputs import json_lines, opened, requests_of
 from llmbatch.cli._main import emit, request_options, seconds, written
 from llmbatch.results import BatchResults
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from llmbatch import Payload
 
 
 @click.command()

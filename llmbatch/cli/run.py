@@ -9,22 +9,18 @@ import time
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
 import click
 
 from llmbatch._leaves.files import from_json
+from llmbatch._leaves.row import Row
 from llmbatch._leaves.sums import Tally, failures_text, latency_text
 from llmbatch.cli._arranged import arrange
-from llmbatch.cli._destination import destination
-from llmbatch.cli._inputs import requests_of
+from llmbatch.cli._destination import Destination, destination
+from llmbatch.cli._inputs import Input, requests_of
 from llmbatch.cli._main import BAD_END, INTERRUPTED, emit, request_options, seconds
 from llmbatch.options import Lane
-
-if TYPE_CHECKING:
-    from llmbatch._leaves.row import Row
-    from llmbatch.cli._destination import Destination
-    from llmbatch.cli._inputs import Input
 
 
 def _count(text: str) -> int | str:
@@ -38,11 +34,9 @@ def _response_format(_ctx: Any, _param: Any, path: Path | None) -> dict[str, Any
     try:
         schema = from_json(path.read_text(encoding="utf-8"))
     except ValueError as exc:
-        msg = f"{path} is not JSON ({exc})"
-        raise ValueError(msg) from None
+        raise ValueError(f"{path} is not JSON ({exc})") from None
     if not isinstance(schema, dict):
-        msg = f"{path} holds no JSON schema object"
-        raise ValueError(msg)  # noqa: TRY004 - a file's fault
+        raise ValueError(f"{path} holds no JSON schema object")  # noqa: TRY004 - a file's fault
     if schema.get("type") in {"json_schema", "json_object", "text"}:
         return schema
     name = str(schema.get("title") or path.stem).replace(" ", "_")
@@ -134,11 +128,9 @@ def run(
       llmbatch run prompts.jsonl -o answers.jsonl --lane cheapest --deadline 6h
     """
     if output is None and not dry_run:
-        msg = "say where the answers go, with -o OUT"
-        raise ValueError(msg)
+        raise ValueError("say where the answers go, with -o OUT")
     if output is not None and output.exists() and source != "-" and output.samefile(source):
-        msg = "IN and OUT are the same file; the answers need one of their own"
-        raise ValueError(msg)
+        raise ValueError("IN and OUT are the same file; the answers need one of their own")
     if (response_format := options.pop("response_format")) is not None:
         arguments = reading["said"] = {**arguments, "response_format": response_format}
     with requests_of(source, all_good=False, **reading) as requests:

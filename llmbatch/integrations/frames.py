@@ -6,16 +6,13 @@ Tables of pandas, polars, pyarrow, and what else narwhals takes. Needs the `fram
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from llmbatch._leaves.extras import extra
 from llmbatch._leaves.sums import failures_line
-from llmbatch._leaves.template import asking
+from llmbatch._leaves.template import RowTemplate, asking
 from llmbatch.completions import create_chat_completions_batch
-
-if TYPE_CHECKING:
-    from llmbatch._leaves.template import RowTemplate
-    from llmbatch.results import BatchResults
+from llmbatch.results import BatchResults
 
 __all__ = ["complete_column", "complete_frame", "conversations"]
 
@@ -80,25 +77,24 @@ def _opened(frame: Any) -> Any:
     try:
         return narwhals.from_native(frame, eager_only=True)
     except TypeError:
-        msg = (
+        raise TypeError(
             f"{type(frame).__module__}.{type(frame).__name__} is no table in memory; give a DataFrame of pandas or "
             "polars or an Arrow table, as in frame.collect(), frame.compute() or dataset.to_polars()"
-        )
-        raise TypeError(msg) from None
+        ) from None
 
 
 def _conversations(table: Any, template: RowTemplate, system: str | None) -> list[Any]:
     columns, request = asking(template, system)
     absent = [name for name in columns if name not in table.columns]
     if absent:
-        msg = f"no column {', '.join(map(repr, absent))}; the frame has {', '.join(map(repr, table.columns))}"
-        raise ValueError(msg)
+        raise ValueError(
+            f"no column {', '.join(map(repr, absent))}; the frame has {', '.join(map(repr, table.columns))}"
+        )
     if where := [found for name in columns if (found := _missing(name, table))]:
-        msg = (
+        raise ValueError(
             f"missing values in {'; '.join(where)}: drop these rows (dropna(subset=[...]) of pandas, drop_nulls of "
             "others) or fill them"
         )
-        raise ValueError(msg)
     rows = table.select(columns or table.columns).iter_rows(named=True)
     return [request(row) for row in rows]
 

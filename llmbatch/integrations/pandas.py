@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from llmbatch.integrations.frames import complete_column, complete_frame, conversations
+from llmbatch.results import BatchResults
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from llmbatch.results import BatchResults
 
 __all__ = ["complete_column", "complete_frame", "conversations", "results_frame"]
 

@@ -29,8 +29,8 @@ from llmbatch._leaves.extras import extra
 from llmbatch._leaves.frame import rows_frame
 from llmbatch._leaves.identity import custom_id_for
 from llmbatch._leaves.lines import row_from_line, written_row
-from llmbatch._leaves.row import error_row
-from llmbatch._leaves.template import asking
+from llmbatch._leaves.row import Row, error_row
+from llmbatch._leaves.template import RowTemplate, asking
 from llmbatch._request.guards import Budget
 from llmbatch._request.plans import ChatPlan, plan_chat
 from llmbatch._request.requests import Plans, read
@@ -39,9 +39,6 @@ if TYPE_CHECKING:
     import os
 
     import pandas as pd
-
-    from llmbatch._leaves.row import Row
-    from llmbatch._leaves.template import RowTemplate
 
 __all__ = ["Completions", "complete_dataset"]
 
@@ -109,11 +106,10 @@ class Completions:
 
     def __getstate__(self) -> dict[str, Any]:
         if self._budget.cap < math.inf:
-            msg = (
+            raise ValueError(
                 "max_cost cannot hold where each partition gets a copy of this object (Spark, Dask's processes): leave "
                 "it out there, or use complete_dataset (Ray) or Dask's threads"
             )
-            raise ValueError(msg)
         return {name: value for name, value in vars(self).items() if name not in {"_lock", "_journal", "_plans"}}
 
     def __dask_tokenize__(self) -> tuple[str, str]:
@@ -142,16 +138,18 @@ class Completions:
         added = rows_frame(rows, self._arguments.get("response_format"), {}).drop(columns="custom_id")
         added.columns = [self._output if name == "text" else f"{self._output}_{name}" for name in added.columns]
         if taken := [name for name in added.columns if name in frame.columns]:
-            msg = f"the table has a column {taken[0]!r} already; choose another output= than {self._output!r}"
-            raise ValueError(msg)
+            raise ValueError(
+                f"the table has a column {taken[0]!r} already; choose another output= than {self._output!r}"
+            )
         return frame.assign(**{name: added[name].set_axis(frame.index) for name in added.columns})
 
     def _rows(self, frame: pd.DataFrame) -> list[Row]:
         """One row for each of the frame's, from the checkpoint, from the model, or refused."""
         columns = [*self._asking.columns, *([self._id_column] if self._id_column else [])]
         if absent := [name for name in columns if name not in frame.columns]:
-            msg = f"no column {', '.join(map(repr, absent))}; the table has {', '.join(map(repr, frame.columns))}"
-            raise ValueError(msg)
+            raise ValueError(
+                f"no column {', '.join(map(repr, absent))}; the table has {', '.join(map(repr, frame.columns))}"
+            )
         rows: dict[int, Row] = {}
         requests: dict[int, Any] = {}
         keys: dict[int, str] = {}

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypedDict
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, TypedDict
 
 from llmbatch._litellm.render import Renderer
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 
 class Payload(TypedDict):
@@ -55,8 +53,7 @@ class Provider:
 
         `request` holds LiteLLM's arguments, with `messages` for a chat and `input` for embeddings.
         """
-        msg = (
+        raise NotImplementedError(
             f"{self._name} does not support batch requests. Provider must implement render_payload_for_batch_request "
             f"(see llmbatch.register_provider); create_chat_completions_batch works with every provider"
         )
-        raise NotImplementedError(msg)

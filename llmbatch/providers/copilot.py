@@ -10,15 +10,13 @@ import asyncio
 import math
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from llmbatch import _litellm
 from llmbatch._request.plans import ChatPlan, default_model, plan_chat
 from llmbatch.errors import CopilotTokenError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 PROVIDER = "github_copilot"
 PREFIX = "copilot/"
@@ -57,8 +55,7 @@ def requests_per_minute() -> float:
     except ValueError:
         limit = 0.0
     if not 0 < limit < math.inf:
-        msg = f"COPILOT_REQUESTS_PER_MINUTE must be a positive number, not {given!r}; unset it for 60"
-        raise ValueError(msg)
+        raise ValueError(f"COPILOT_REQUESTS_PER_MINUTE must be a positive number, not {given!r}; unset it for 60")
     return limit
 
 
@@ -90,12 +87,12 @@ class CopilotToken:
     def __init__(self, token: str | None = None, api_base: str | None = None) -> None:
         self._github = (token or os.environ.get("GITHUB_TOKEN") or "").strip()
         if not self._github:
-            msg = f"no GitHub token for Copilot; {_HOW}, or pass model='gpt-4o-mini' without USE_COPILOT_CHAT"
-            raise CopilotTokenError(msg)
+            raise CopilotTokenError(
+                f"no GitHub token for Copilot; {_HOW}, or pass model='gpt-4o-mini' without USE_COPILOT_CHAT"
+            )
         for prefix, kind in (("github_pat_", "fine-grained"), ("ghp_", "classic")):
             if self._github.startswith(prefix):
-                msg = f"Copilot refuses {kind} personal access tokens ({prefix}...); {_HOW}"
-                raise CopilotTokenError(msg)
+                raise CopilotTokenError(f"Copilot refuses {kind} personal access tokens ({prefix}...); {_HOW}")
         self._chosen_base = api_base or os.environ.get("GITHUB_COPILOT_API_BASE")
         self.api_base = (self._chosen_base or API_BASE).rstrip("/")
         exchanges = self._github.startswith("ghu_") or bool(os.environ.get("GITHUB_COPILOT_API_KEY_URL"))

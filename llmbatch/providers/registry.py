@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from collections.abc import Mapping
+from typing import Any, ClassVar, TypeVar
 
 from llmbatch.providers.base import Payload, Provider
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 T = TypeVar("T", bound=type[Provider])
 
@@ -60,11 +58,11 @@ def register_provider(provider: T) -> T:
     """
     given: Any = provider
     if not (isinstance(given, type) and issubclass(given, Provider)):
-        msg = f"register_provider takes a subclass of llmbatch.Provider itself, not {provider!r}"
-        raise TypeError(msg)
+        raise TypeError(f"register_provider takes a subclass of llmbatch.Provider itself, not {provider!r}")
     if not provider.name:
-        msg = f"{provider.__name__} has no name: set name to what LiteLLM writes before the slash of its models"
-        raise ValueError(msg)
+        raise ValueError(
+            f"{provider.__name__} has no name: set name to what LiteLLM writes before the slash of its models"
+        )
     _providers[provider.name] = provider
     return provider
 
