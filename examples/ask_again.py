@@ -3,7 +3,8 @@
 `reask=2` asks up to twice more, in the same conversation: with pydantic's errors where the answer does not fit
 `response_format`, with what `validate` returned, or with twice the tokens where it was cut off. `row["asks"]` says how
 many asks there were; tokens, cost and attempts are those of all. `max_cost`, `deadline` and `fallbacks` hold for each.
-A batch job takes neither; `job.run_failed_live(reask=2)` asks again for the rows that failed in it.
+With `lane="job"` a further part of the batch job asks again, at its price; with `lane="cheapest"` live requests do.
+What `submit_batch_job` submits is asked once; `job.run_failed_live(reask=2)` asks again for its failed rows.
 """
 
 from llmbatch import Row, create_chat_completions_batch

@@ -85,9 +85,9 @@ def create_chat_completions_batch(
         processes: in how many processes LiteLLM's part of the calls runs, or "auto": as many as there are cores.
         lane: "live"; "job", the provider's own batch job, at batch prices, which is waited for; "flex", OpenAI's flex
             tier, and the standard one where that has no resources; or "cheapest": a job for as long as the `deadline`
-            allows, and the rest live. A job's rows come as its files are done; answers that do not fit are asked for
-            again live. The same call with its `checkpoint` goes on with the job that it left (its state is beside the
-            journal, `….job`).
+            allows, and the rest live. A job's rows come as its files are done; a "job" asks again in further files,
+            the others live. The same call with its `checkpoint` goes on with the job that it left (its state is beside
+            the journal, `….job`).
         batch_job: True is lane="job" as it was called first; there `checkpoint` is the job's state file.
 
     Example:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Self, SupportsIndex, overload
 
@@ -49,6 +49,7 @@ class BatchResults(list[Row], Generic[M]):
         response_format: what `parsed` reads answers by, if JSON was asked for.
         formats: what it reads those of requests with a format of their own by (or None), by `custom_id`.
         limits: what refusals were found to depend on (a rate, a number in flight, chance), in a line; "" for nothing.
+        asked: the requests that it was made of, where they are a list of the caller's; a slice has none.
 
     Example:
         results = create_chat_completions_batch(chats, "gpt-4o-mini")
@@ -63,12 +64,14 @@ class BatchResults(list[Row], Generic[M]):
         response_format: ResponseFormat | None = None,
         formats: Mapping[str, ResponseFormat | None] | None = None,
         limits: str = "",
+        asked: Sequence[Any] | None = None,
     ) -> None:
         super().__init__(rows)
         self.elapsed = elapsed
         self.response_format = response_format
         self.formats = formats or {}
         self.limits = limits
+        self.asked = asked
 
     @overload
     def __getitem__(self, item: SupportsIndex) -> Row: ...
@@ -226,16 +229,20 @@ class BatchResults(list[Row], Generic[M]):
         with replacing(path) as file:
             file.writelines(map(written_row, self))
 
-    def report(self, path: str | os.PathLike[str], *, prompts: Iterable[Any] | None = None) -> None:
+    def report(self, path: str | os.PathLike[str], *, prompts: bool | Iterable[Any] = False) -> None:
         """Write a page about this run, one HTML file that needs no network: rows over time, latency, models, failures.
 
-        It holds answers, and no prompt unless `prompts` gives them: the list that the batch was called with. Needs the
-        `report` extra. Raises ValueError when there are not as many prompts as rows.
+        It holds answers, and no prompts unless `prompts` is True, or the list that the rows answer (rows out of a
+        generator, a file or a slice do not know theirs). Needs the `report` extra. Raises ValueError when there are not
+        as many prompts as rows.
 
         Example:
-            results.report("run.html", prompts=chats)
+            results.report("run.html", prompts=True)
         """
-        page = report_html(self, title=Path(path).stem, elapsed=self.elapsed, limits=self.limits, prompts=prompts)
+        asked = self.asked if prompts is True else prompts or None
+        if prompts is True and asked is None:
+            raise ValueError("these rows do not know what they answer: pass prompts= the list that was asked")
+        page = report_html(self, title=Path(path).stem, elapsed=self.elapsed, limits=self.limits, prompts=asked)
         with replacing(path) as file:
             file.write(page.encode())
 

@@ -210,9 +210,8 @@ def test_a_provider_without_batch_lines_is_asked_live(server: Server, place: dic
         llmbatch.create_chat_completions_batch(asked(3), lane="job", **given)
 
 
-@pytest.mark.parametrize("lane", ["job", "cheapest"])
 def test_job_answers_that_do_not_fit_are_asked_for_again_live(
-    batches: BatchProvider, place: dict[str, Any], server: Server, lane: str
+    batches: BatchProvider, place: dict[str, Any], server: Server
 ) -> None:
     """In the same conversation, with the job's answer in it; a row has the price of both."""
     assert batches
@@ -220,7 +219,7 @@ def test_job_answers_that_do_not_fit_are_asked_for_again_live(
     def validate(row: Any) -> str | None:
         return None if "again" in row["choices"][0]["message"]["content"] else "Say it again."
 
-    results = cheapest(place, reask=1, validate=validate, lane=lane)
+    results = cheapest(place, reask=1, validate=validate)
     assert [row["asks"] for row in results] == [2] * ROWS
     asked_live = [request.json for request in server.requests if request.path.endswith("/chat/completions")]
     said = [body["messages"] for body in asked_live if len(body["messages"]) == 3]

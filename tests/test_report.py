@@ -109,6 +109,9 @@ def test_a_report_shows_the_run_and_no_secret(server: Server, place: dict[str, A
     with_prompts = reported(results, tmp_path / "asked.html", prompts=asked)
     assert with_prompts.rows["Samples"][1][3] == "user: Jane Roe's question 0"
     assert SECRET not in with_prompts.text
+    assert reported(results, tmp_path / "its own.html", prompts=True).rows["Samples"] == with_prompts.rows["Samples"]
+    with pytest.raises(ValueError, match="do not know"):
+        results[:2].report(tmp_path / "no.html", prompts=True)
     with pytest.raises(ValueError, match="2 prompts for 11 rows"):
         results.report(tmp_path / "no.html", prompts=asked[:2])
     assert not (tmp_path / "no.html").exists()

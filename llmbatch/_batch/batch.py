@@ -106,6 +106,7 @@ class Batch:
             response_format=self.plan.response_format if isinstance(self.plan, ChatPlan) else None,
             formats=self.run.formats,
             limits=self.run.limits_found(),
+            asked=self.run.asked,
         )
 
     def _not_done(self, index: int) -> Row:

@@ -101,6 +101,7 @@ class ChatRun(Run):
     ) -> None:
         super().__init__(options, count, calling("chat", options.processes), budget)
         self.requests = self.items = requests
+        self.asked = requests if isinstance(requests, Sequence) else None
         maker = _Maker(call, options.fallbacks)
 
         def way(arguments: dict[str, Any]) -> Way:

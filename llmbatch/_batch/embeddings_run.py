@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -56,7 +56,7 @@ class EmbeddingsRun(Run):
     ) -> None:
         super().__init__(options, count, calling("embed", options.processes), budget)
         self.texts, self.plan, self.target = texts, plan, plan.target
-        self.items = self._chunks()
+        self.items, self.asked = self._chunks(), texts if isinstance(texts, Sequence) else None
         self._sender = self.sender_for(plan)
         self._chunk_texts = CHUNK_TEXTS.get(plan.target.provider, DEFAULT_CHUNK_TEXTS)
         if plan.target.api_base is not None:

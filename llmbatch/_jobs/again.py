@@ -42,7 +42,7 @@ async def bodies(state: JobState, remote: Remote, wanted: Sequence[str], given: 
 
     if given is not None:
         take(read_payloads(given) if isinstance(given, str | os.PathLike) else given)
-    for part in state.parts:
+    for part in reversed(state.parts):  # the last that was asked
         if part.input_file_id and any(state.custom_ids[position] in left for position in part.positions()):
             async with remote.copy(part.input_file_id) as path:
                 await asyncio.to_thread(take, read_payloads(path))

@@ -224,10 +224,12 @@ class BatchJob:
         """The awaitable twin of `run_failed_live`."""
         return await awaited(self._run_failed_live(payloads=payloads, **options))
 
-    async def submit(self, files: Iterable[Path], *, refusable: bool = False) -> None:
+    async def submit(
+        self, files: Iterable[Path], parts: Iterable[Part] | None = None, *, refusable: bool = False
+    ) -> None:
         """Submit its parts, whose input files these are; where `refusable`, the provider's refusal ends a part."""
         async with self.remote() as remote:
-            for part, path in zip(self.state.parts, files, strict=False):
+            for part, path in zip(self.state.parts if parts is None else parts, files, strict=False):
                 try:
                     if not part.ended:
                         await remote.submit(part, path)
@@ -239,9 +241,9 @@ class BatchJob:
                     self.save()
 
     def give_up(self) -> None:
-        """Its parts that have no batch get none any more."""
+        """Its parts that have no batch get none any more, but for what is asked again."""
         for part in self.state.parts:
-            if not part.status:
+            if not part.status and part.asks == 1:
                 part.refused("it was not submitted in time")
         self.save()
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import math
 import tempfile
+from collections import Counter
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from llmbatch._jobs import submit
 from llmbatch._jobs.counts import answer_limit
 from llmbatch._jobs.job import BatchJob, begun
 from llmbatch._jobs.results import JOB
+from llmbatch._jobs.rounds import Ask, Rounds
 from llmbatch._jobs.state import beside
 from llmbatch._jobs.watch import FIRST_POLL, Watch, polled
 from llmbatch._leaves.identity import CustomIds, fingerprints
@@ -92,7 +94,8 @@ class LaneRun(ChatRun):
         self._prompt_tokens = 0.0
         self._from_job: dict[int, Row] = {}
         self._held: dict[int, float] = {}
-        self._copies, self._replied, self._open = set[int](), set[int](), set[int]()
+        self._copies, self._replied, self._open = set[int](), Counter[int](), set[int]()
+        self._rounds: Rounds | None = None
         self._doubtful: dict[int, Row] = {}
         self._late_rows: dict[int, Row] = {}
 
@@ -112,7 +115,10 @@ class LaneRun(ChatRun):
     async def rows(self) -> AsyncGenerator[tuple[int, Row]]:
         """Run it."""
         self._asked = await asyncio.to_thread(list, self.requests)
-        self.count, self.items = len(self._asked), self._in_turn()
+        self.count = count = len(self._asked)
+        self.items = self._in_turn()
+        if not self._cheapest:  # rows wait for the job, and not for each other
+            self.options = replace(self.options, max_workers=max(1, count), warm_prompt_cache=False)
         self._end = _now() + self._seconds
         async with contextlib.aclosing(super().rows()) as finished:
             async for index, row in finished:
@@ -136,6 +142,7 @@ class LaneRun(ChatRun):
                 arrived.put_nowait(wanted[key])
 
             assert self._job is not None  # noqa: S101 - submitted
+            self._rounds = None if self._cheapest else Rounds(len(self._asked) - len(self._copies))
             watch = Watch(self._job, wanted, known, forgiving=self._cheapest)
             watching = asyncio.ensure_future(self._watched(watch, arrived))
             try:
@@ -150,6 +157,8 @@ class LaneRun(ChatRun):
             yield index
         if self._open:
             await self._late_answers(watch)
+        if self._rounds is not None and self._job is not None:
+            await self._rounds.run(self._job, self._followed)
 
     async def _wanted(self) -> dict[str, int]:
         """The inputs that a job may answer, by their ids in it: what can be sent and the checkpoint does not hold."""
@@ -214,7 +223,7 @@ class LaneRun(ChatRun):
         plan = self.ways.first.plans[0]
         access = vars(submit.access_from(plan.params))
         job = BatchJob.load(self._state_path, response_format=plan.response_format, **access)
-        if job.status == "submitting":
+        if not all(part.status for part in job.state.parts if part.asks == 1):
             if all(key in wanted for key in job.state.custom_ids):
                 return None
             job.give_up()
@@ -275,6 +284,12 @@ class LaneRun(ChatRun):
         return self._end - self._live_time(rows) if self._cheapest and self._end < math.inf else None
 
     async def _watched(self, watch: Watch, arrived: asyncio.Queue[int | None]) -> None:
+        try:
+            await self._followed(watch)
+        finally:
+            arrived.put_nowait(None)
+
+    async def _followed(self, watch: Watch) -> None:
         """Look at the job until it has ended, or it is time to go live: then end it."""
 
         async def look() -> bool:
@@ -282,12 +297,9 @@ class LaneRun(ChatRun):
             self.noted()
             return ended
 
-        try:
-            if not await polled(look, self._first_poll, lambda: self._time_left(len(watch.pending))):
-                until = self._live_at(len(watch.pending)) or _now() + self._grace
-                await watch.end(max(until, _now() + self._first_poll), self._first_poll / _LOOKS)
-        finally:
-            arrived.put_nowait(None)
+        if not await polled(look, self._first_poll, lambda: self._time_left(len(watch.pending))):
+            until = self._live_at(len(watch.pending)) or _now() + self._grace
+            await watch.end(max(until, _now() + self._first_poll), self._first_poll / _LOOKS)
 
     async def _late_answers(self, watch: Watch) -> None:
         """What a job that did not end in time has answered after all, while its rows were asked live.
@@ -329,6 +341,8 @@ class LaneRun(ChatRun):
     async def _done(self, at: int, item: int) -> list[tuple[int, Row]]:  # noqa: ARG002 - its place in time
         """The row of an input, in doubt where a job that has not ended may answer it too."""
         row = await self._row(item, self._asked[item])
+        if self._rounds is not None and item not in self._copies:
+            self._rounds.done()
         if item in self._open:
             row["paid_twice"] = None
             self._doubtful[item] = row
@@ -337,22 +351,19 @@ class LaneRun(ChatRun):
     async def _reply(self, plan: ChatPlan, sender: Sender, one: Input, request: dict[str, Any]) -> Row:
         """The job's answer, where it has one; live where it has not and that may help."""
         index = one.index
-        row, again = self._from_job.pop(index, None), index in self._replied
-        self._replied.add(index)
-        if row is None and not (self._cheapest or again):
+        row = self._from_job.pop(index, None)
+        self._replied[index] += 1
+        if self._rounds is not None and (number := self._replied[index]) > 1:
+            key = self._request_ids[index]
+            return await self._rounds.answer(Ask(number, key, one.asked, plan, sender, request))
+        if row is None and not self._cheapest:
             failure = Failure("DeadlineExceeded", f"the batch job had not ended {self._grace:g} s after the deadline")
             return failure_row(failure, plan.target, one.custom_id, cost=None, lane=JOB)
         if row is not None:
             self._settle(index, row)
             if not (self._cheapest and self._helps(row)):
                 return row
-        try:
-            # The deadline of lane "cheapest" is kept around all that is done for a row.
-            async with asyncio.timeout_at(None if self._cheapest or self._end == math.inf else self._end):
-                live = await super()._reply(plan, sender, one, request)
-        except TimeoutError:
-            failure = Failure("DeadlineExceeded", f"not done within deadline={self._seconds:g} s")
-            live = self.cut(failure, index, one.custom_id, plan.target)
+        live = await super()._reply(plan, sender, one, request)
         if row is not None:
             add_spent(live, row)
         return live

@@ -172,11 +172,11 @@ def _shape_problem(payload: Any) -> str | None:
     return None
 
 
-def write_input_files(state: JobState, rows: Iterable[tuple[int, Line]], directory: Path) -> list[Path]:
+def write_input_files(state: JobState, rows: Iterable[tuple[int, Line]], directory: Path, asks: int = 1) -> list[Path]:
     """Write rows, each with its place in the job, to as few files as the limits allow, one model a file, in order.
 
-    The state is told a part for each file, and the rows that cannot be sent. Raises ValueError for what the provider
-    would refuse a whole file for.
+    `asks` is which ask of these rows it is. The state is told a part for each file, and the rows that cannot be sent.
+    Raises ValueError for what the provider would refuse a whole file for.
     """
     check = PayloadChecks(models=True)
     fillings: defaultdict[str, Filling] = defaultdict(lambda: Filling(state.max_rows, state.max_bytes))
@@ -197,7 +197,8 @@ def write_input_files(state: JobState, rows: Iterable[tuple[int, Line]], directo
             if fillings[model].begins_file(len(data)):
                 if model in current:
                     current[model][0].close()
-                part = Part(f"{state.id}-{len(state.parts) + len(parts) + 1}.jsonl", model=model)
+                again = f"-ask{asks}" if asks > 1 else ""
+                part = Part(f"{state.id}-{len(state.parts) + len(parts) + 1}{again}.jsonl", model=model)
                 parts.append(part)
                 current[model] = opened.enter_context((directory / part.name).open("wb")), part
             file, part = current[model]

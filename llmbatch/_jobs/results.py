@@ -41,7 +41,7 @@ JOB = "job"  # the lane
 class Join:
     """Takes the files of a job's parts, in the order of the parts, and gives the rows.
 
-    A later part is a resubmission of rows that failed before: its answers take their place, its failures do not.
+    A later part holds rows that failed before, or are asked again: its answers take their place, its failures do not.
     """
 
     def __init__(self, state: JobState, response_format: ResponseFormat | None = None) -> None:
@@ -92,10 +92,12 @@ class Join:
             custom_id = self._state.custom_ids[position]
             row = found.get(custom_id) or refusals.get(custom_id) or self._missing(custom_id, part.status)
             before = self._rows.get(custom_id)
-            if before is not None and "error" not in before:
-                continue
             if before is not None:
+                if "error" not in before and ("error" in row or part.asks == 1):
+                    continue
                 add_spent(row, before)
+            if part.asks > 1:
+                row["asks"] = part.asks
             self._rows[custom_id] = row
 
     def _take(self, text: bytes, found: dict[str, Row]) -> None:

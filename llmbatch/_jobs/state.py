@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 import uuid
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from llmbatch.errors import BatchJobError
 
 _ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
 _FORMAT = 1
+_AGAIN = re.compile(r"-ask(\d+)\.jsonl$")
 
 
 @dataclass
@@ -60,6 +62,12 @@ class Part:
         """Where its rows are in the job's `custom_ids`."""
         for start, stop in self.spans:
             yield from range(start, stop)
+
+    @property
+    def asks(self) -> int:
+        """Which ask of its rows it holds: 1, or more for what is asked again; its name at the provider says it."""
+        again = _AGAIN.search(self.name)
+        return int(again[1]) if again else 1
 
     @property
     def ended(self) -> bool:

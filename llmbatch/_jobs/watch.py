@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from loguru import logger
 
 from llmbatch._jobs.remote import ProviderFailedError
+from llmbatch._jobs.state import Part
 from llmbatch._leaves.row import Row
 
 if TYPE_CHECKING:
@@ -22,13 +23,20 @@ FIRST_POLL, _SLOWEST_POLL, _SLOWER = 5.0, 60.0, 1.5  # seconds, and how much lon
 class Watch:
     """Looks at a job; `arrived` is called with the id and the row of each of `wanted` once it is known.
 
-    A provider's refusal to tell is raised, unless `forgiving`: then there is no more to be had.
+    Of the job's parts it looks at those of one ask. A provider's refusal to tell is raised, unless `forgiving`: then
+    there is no more to be had.
     """
 
     def __init__(
-        self, job: BatchJob, wanted: Iterable[str], arrived: Callable[[str, Row], None], *, forgiving: bool
+        self,
+        job: BatchJob,
+        wanted: Iterable[str],
+        arrived: Callable[[str, Row], None],
+        *,
+        forgiving: bool,
+        asks: int = 1,
     ) -> None:
-        self.pending = set(wanted)
+        self.pending, self._asks = set(wanted), asks
         self._job, self._arrived, self._forgiving = job, arrived, forgiving
         self._join, self._taken = job.join(), set[str]()
 
@@ -43,7 +51,7 @@ class Watch:
         job = self._job
         try:
             await job.arefresh()
-            ended = [part for part in job.state.parts if part.ended and part.name not in self._taken]
+            ended = [part for part in self._parts() if part.ended and part.name not in self._taken]
             await job.take(self._join, ended)
         except ProviderFailedError as exc:
             if not (exc.failure.retryable or self._forgiving):
@@ -57,7 +65,7 @@ class Watch:
             if key in self.pending:
                 self.pending.remove(key)
                 self._arrived(key, self._join.row(key))
-        return job.ended
+        return all(part.ended for part in self._parts())
 
     async def end(self, until: float, pause: float) -> None:
         """Cancel the job and take what it has answered, up to the loop's time `until`; it may go on after that."""
@@ -69,9 +77,12 @@ class Watch:
         except (TimeoutError, ProviderFailedError) as exc:
             logger.warning("Batch job {} has not ended in time after its cancellation: {}", self._job.id, exc)
 
+    def _parts(self) -> list[Part]:
+        return [part for part in self._job.state.parts if part.asks == self._asks]
+
     def _running(self) -> set[int]:
         """The positions of rows whose parts have not ended."""
-        return {at for part in self._job.state.parts if not part.ended for at in part.positions()}
+        return {at for part in self._parts() if not part.ended for at in part.positions()}
 
 
 async def polled(look: Callable[[], Awaitable[bool]], pause: float, time_left: Callable[[], float]) -> bool:

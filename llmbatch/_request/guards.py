@@ -90,9 +90,13 @@ class Budget:
         self._dearer = 1.0
         self._settled = asyncio.Event()
 
+    def fits(self, worst: float) -> bool:
+        """Whether so much is left now."""
+        return self.spent + (self.reserved + worst) * self._dearer <= self.cap
+
     async def reserve(self, worst: float) -> bool:
         """Take `worst` out of what is left, waiting for requests in flight to settle; False when it never fits."""
-        while self.spent + (self.reserved + worst) * self._dearer > self.cap:
+        while not self.fits(worst):
             if not self.reserved:
                 return False
             self._settled.clear()

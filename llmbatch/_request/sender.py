@@ -202,20 +202,28 @@ class Sender:
 
         Raises NotSentError where the budget has not so much left, or nothing bounds what the attempt may cost.
         """
-        if self.worst_cost is None:
-            return 0.0
+        worst = self.worst(request)
+        if not await self.budget.reserve(worst):
+            raise NotSentError(self.too_dear(worst))
+        return worst
+
+    def worst(self, request: Mapping[str, Any]) -> float:
+        """What one attempt may cost in USD, 0 without a budget. Raises NotSentError where nothing bounds it."""
         try:
-            worst = self.worst_cost(request)
+            return 0.0 if self.worst_cost is None else self.worst_cost(request)
         except ValueError as exc:
             why = str(exc)
         except Exception as exc:  # noqa: BLE001 - whatever the row holds; its words are not shown
             why = f"max_cost cannot hold for what cannot be counted ({type(exc).__name__}): mend the row"
-        else:
-            if await self.budget.reserve(worst):
-                return worst
-            budget = self.budget
-            why = f"its worst case (${worst:.6f}) would pass max_cost=${budget.cap:g} (${budget.spent:.6f} are spent)"
-        raise NotSentError(Failure("BudgetExceeded", f"not sent: {why}", provider=self.target.provider))
+        raise NotSentError(self._over_budget(why))
+
+    def too_dear(self, worst: float) -> Failure:
+        """That of a request whose worst case the budget cannot hold."""
+        spent, cap = self.budget.spent, self.budget.cap
+        return self._over_budget(f"its worst case (${worst:.6f}) would pass max_cost=${cap:g} (${spent:.6f} are spent)")
+
+    def _over_budget(self, why: str) -> Failure:
+        return Failure("BudgetExceeded", f"not sent: {why}", provider=self.target.provider)
 
 
 def prompt_tokens(request: Mapping[str, Any]) -> float:
