@@ -88,7 +88,7 @@ def create_chat_completions_batch(
             allows, and the rest live. A job's rows come as its files are done; a "job" asks again in further files,
             the others live. The same call with its `checkpoint` goes on with the job that it left (its state is beside
             the journal, `….job`).
-        batch_job: True is lane="job" as it was called first; there `checkpoint` is the job's state file.
+        batch_job: True is lane="job" as it was called first.
 
     Example:
         results = create_chat_completions_batch([[{"role": "user", "content": "Capital of France?"}]])

@@ -232,7 +232,7 @@ def test_an_answer_in_hand_outlives_the_deadline(server: Server, place: dict[str
 def test_a_job_refuses_what_only_live_requests_do(batches: BatchProvider, place: dict[str, Any]) -> None:
     """Before anything is sent; after it, `run_failed_live` takes them."""
     with pytest.raises(ValueError, match="reask is for live requests"):
-        batch(place, ["hi"], reask=1, batch_job=True)
+        llmbatch.submit_batch_job(["hi"], MODEL, reask=1, **place)
     with pytest.raises(ValueError, match="dedupe is for live requests"):
         llmbatch.submit_batch_job(["hi"], MODEL, dedupe=True, **place)
     assert not batches.files

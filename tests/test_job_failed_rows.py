@@ -122,7 +122,7 @@ def test_a_batch_can_run_as_a_job(batches: BatchProvider, place: dict[str, Any],
     seen: list[int] = []
     for _ in range(2):
         results = llmbatch.create_chat_completions_batch(
-            asked(3), MODEL, batch_job=True, checkpoint=tmp_path / "job.json", progress=False,
+            asked(3), MODEL, batch_job=True, checkpoint=tmp_path / "run.jsonl", progress=False,
             on_result=lambda index, _: seen.append(index), **place,
         )  # fmt: skip
         assert results.texts == [answer_to(f"Question {i}") for i in range(3)]
@@ -137,11 +137,12 @@ def test_a_rerun_of_a_job_sends_its_failed_rows_again(
 
     def run() -> llmbatch.BatchResults:
         given: dict[str, Any] = {"batch_job": True, "custom_ids": ["a", "b", "c"], "progress": False, **place}
-        return llmbatch.create_chat_completions_batch(asked(3), MODEL, checkpoint=tmp_path / "job.json", **given)
+        return llmbatch.create_chat_completions_batch(asked(3), MODEL, checkpoint=tmp_path / "run.jsonl", **given)
 
-    batches.fates = {"a": "expired", "b": "failed"}
+    a, b, _ = (payload["custom_id"] for payload in llmbatch.render_batch_requests(asked(3), MODEL))
+    batches.fates = {a: "expired", b: "failed"}
     assert run().texts == [None, None, answer_to("Question 2")]
-    batches.fates = {"b": "failed"}
+    batches.fates = {b: "failed"}
     assert run().texts == [answer_to("Question 0"), None, answer_to("Question 2")]
     batches.fault("POST", "/v1/batches", Response(401))
     with pytest.raises(BatchJobError):
@@ -171,14 +172,14 @@ def test_an_interruption_leaves_the_job_and_says_how_to_go_on(
         (note,) = caught.value.__notes__
         return note
 
-    state = tmp_path / "job.json"
-    for options in ({}, {"checkpoint": state}):
+    journal = tmp_path / "run.jsonl"
+    for options in ({}, {"checkpoint": journal}):
         note = asyncio.run(interrupted(**options))
         job = list(batches.jobs.values())[-1]
         assert job["status"] != "cancelling"
         assert job["metadata"]["llmbatch_job"] in note
-    assert repr(str(state)) in note
-    assert f"retrieve_batch_job({str(state)!r})" in note
+    assert repr(str(journal)) in note
+    assert f"retrieve_batch_job({str(tmp_path / 'run.jsonl.job')!r})" in note
 
 
 def test_a_deadline_cancels_the_job(batches: BatchProvider, place: dict[str, Any]) -> None:

@@ -43,51 +43,44 @@ _LEAST_LIVE_SECONDS, _LEAST_LIVE_SHARE = 300.0, 0.15  # that are left for them, 
 _ANSWER_SECONDS, _TOKENS_PER_SECOND = 2.0, 50.0  # of an answer, until one has been seen
 _AUTO_WORKERS = 64
 _AT_ONCE, _MOMENT = 100, 0.05
-_LIVE_ONLY = ("reask", "validate", "dedupe")
+_ROWS_OWN = ("reask", "validate", "dedupe")
 
 
 def job_batch(  # noqa: PLR0917 - the public functions' own order
     messages_list: Any, model: str | None, temperature: float | None, max_tokens: int | None,
     max_workers: Any, given: dict[str, Any],
 ) -> Batch:  # fmt: skip
-    """The batch of a call whose `lane` is a job's, or with `batch_job=True`, as such a lane was called first.
-
-    There `checkpoint` is the job's state file; else it is a journal of rows, and the state file stands beside it.
-    """
-    whole = given.pop("batch_job", False)
-    if whole and given.setdefault("lane", "job") != "job":
+    """The batch of a call whose `lane` is a job's, or with `batch_job=True`, as lane "job" was called first."""
+    if given.pop("batch_job", False) and given.setdefault("lane", "job") != "job":
         raise ValueError(f"batch_job=True is lane='job', not {given['lane']!r}; leave out one of them")
     window = given.pop("completion_window", "24h")
     batch = chat_batch(messages_list, model, temperature, max_tokens, max_workers, kind=LaneRun, **given)
     assert isinstance(batch.run, LaneRun)  # noqa: S101 - as asked for
-    batch.run.begin(window=window, whole=whole)
+    batch.run.begin(window)
     return batch
 
 
 class LaneRun(ChatRun):
     """Chats that a job is to answer; lane "cheapest" sends live what it will not answer in time.
 
-    In the job each request has its id from the checkpoint as `custom_id` (with `batch_job=True` the row's own), so that
-    an answer belongs to what was asked. Rows come as parts of the job end.
+    In the job each request has its id from the checkpoint as `custom_id`, so that an answer belongs to what was asked.
+    Rows come as parts of the job end; its state stands beside the checkpoint until the batch has ended.
     """
 
-    def begin(self, *, window: str, whole: bool) -> None:
+    def begin(self, window: str) -> None:
         """Take the options apart: what is the job's, and what is the rows'."""
         options = self.options
-        self._window, self._whole, self._cheapest = window, whole, options.lane == "cheapest"
+        self._window, self._cheapest = window, options.lane == "cheapest"
         if options.fallbacks and not self._cheapest:
             raise ValueError(
                 "a batch job stays with its provider: leave fallbacks out, take lane='cheapest', or use "
                 "job.run_failed_live(model=...) after it"
             )
-        path, deadline = options.checkpoint, options.deadline
-        self._state_path = path if path is None or whole else beside(path)
-        self._seconds = math.inf if deadline is None else deadline
-        self.options = replace(
-            options, checkpoint=None if whole else path, deadline=deadline if self._cheapest else None
-        )
-        without = () if whole else _LIVE_ONLY
-        self._call = {name: value for name, value in self.ways.call.items() if name not in without}
+        self._state_path = None if options.checkpoint is None else beside(options.checkpoint)
+        self._seconds = math.inf if options.deadline is None else options.deadline
+        if not self._cheapest:
+            self.options = replace(options, deadline=None)
+        self._call = {name: value for name, value in self.ways.call.items() if name not in _ROWS_OWN}
         self._job: BatchJob | None = None
         self._asked: list[Any] = []
         self._request_ids: list[str] = []
@@ -123,8 +116,8 @@ class LaneRun(ChatRun):
         async with contextlib.aclosing(super().rows()) as finished:
             async for index, row in finished:
                 yield index, row
-        if not self._whole and self._state_path is not None and (self._job is None or self._job.ended):
-            await asyncio.to_thread(Path(self._state_path).unlink, missing_ok=True)
+        if self._state_path is not None and (self._job is None or self._job.ended):
+            await asyncio.to_thread(self._state_path.unlink, missing_ok=True)
 
     async def _in_turn(self) -> AsyncGenerator[int]:
         """The inputs in the order in which their rows can be known."""
@@ -166,19 +159,16 @@ class LaneRun(ChatRun):
         for index, item in enumerate(self._asked):
             if not index % _AT_ONCE:
                 await asyncio.sleep(0)
-            own, request_id, same = None, "", None
+            request_id, same = "", None
             with contextlib.suppress(Exception):  # `_row` makes an error row of it
                 asked = self._asked[index] = read(item)
-                own = asked.custom_id
                 plan = self.ways.of(asked).plans[0]
                 request = plan.request(asked.messages)
                 request_id = ids(request)
                 same = self._same(request_id, plan)
                 tokens += prompt_tokens(request)
             self._request_ids.append(request_id)
-            if self._whole:
-                wanted[own or self._row_id(index, request_id)] = index
-            elif request_id and self.options.dedupe and same in seen:
+            if request_id and self.options.dedupe and same in seen:
                 self._copies.add(index)
             elif request_id and (self._checkpoint is None or request_id not in self._checkpoint):
                 wanted[request_id] = index
@@ -188,11 +178,7 @@ class LaneRun(ChatRun):
 
     async def _submitted(self, wanted: Mapping[str, int]) -> bool:
         """Whether a job is under way for some of these inputs: an earlier call's, or a new one."""
-        path, earlier = self._state_path, False
-        if path is not None:
-            earlier = await asyncio.to_thread(Path(path).exists)
-        if earlier and not self._whole:
-            self._job = await asyncio.to_thread(self._earlier, wanted)
+        self._job = await asyncio.to_thread(self._earlier, wanted)
         if self._job is None and self._cheapest and self._time_left(len(wanted)) <= 0:
             logger.warning("deadline={:g} leaves no time for a batch job: the batch goes live", self._seconds)
             return False
@@ -212,14 +198,12 @@ class LaneRun(ChatRun):
                 self._budget.settle(sum(self._held.values()), 0.0)
                 self._held.clear()
                 return False
-        job = self._job
-        if self._whole and earlier and job is not None and (job.ended or job.status == "submitting"):
-            await job.aresubmit_failed()
         return True
 
     def _earlier(self, wanted: Mapping[str, int]) -> BatchJob | None:
         """The job that an earlier call left, where it has been submitted and these inputs are in it."""
-        assert self._state_path is not None  # noqa: S101 - there is a file
+        if self._state_path is None or not self._state_path.exists():
+            return None
         plan = self.ways.first.plans[0]
         access = vars(submit.access_from(plan.params))
         job = BatchJob.load(self._state_path, response_format=plan.response_format, **access)
@@ -234,15 +218,12 @@ class LaneRun(ChatRun):
                 f"{self._state_path} is the state of job {job.id}, which still runs for other requests: choose another "
                 "checkpoint, or cancel that job"
             )
-        Path(self._state_path).unlink()
+        self._state_path.unlink()
         return None
 
     async def _submit(self, wanted: Mapping[str, int]) -> None:
-        requests, ids = self._asked, self.options.custom_ids
-        if not self._whole:
-            requests = [replace(self._asked[index], custom_id=key) for key, index in wanted.items()]
-            ids = None
-        submission = submit.of_call(self._call, requests, ids)
+        requests = [replace(self._asked[index], custom_id=key) for key, index in wanted.items()]
+        submission = submit.of_call(self._call, requests, None)
         with tempfile.TemporaryDirectory(prefix="llmbatch-") as directory:
             how = {"completion_window": self._window}
             self._job, files = await begun(submission, self._state_path, Path(directory), **how)
