@@ -231,6 +231,20 @@ def test_a_models_key_and_address_go_to_no_other(
     ]  # fmt: skip
 
 
+def test_a_requests_own_key_goes_to_the_calls_address(
+    server: Server, place: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A gateway's key for one tenant is nobody else's; an organization needs no key of its own."""
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-of-the-environment")
+    own = [{"prompt": "a", "api_key": "tenant-key-1"}, {"prompt": "b", "organization": "org-1"}, "c"]
+    rows = llmbatch.create_chat_completions_batch(own, MODEL, **place)
+    assert not [row["error"] for row in rows if "error" in row]
+    sent = {request.text: request.headers for request in server.requests}
+    assert [(sent[text]["authorization"], sent[text].get("openai-organization")) for text in "abc"] == [
+        ("Bearer tenant-key-1", None), (f"Bearer {place['api_key']}", "org-1"), (f"Bearer {place['api_key']}", None),
+    ]  # fmt: skip
+
+
 def test_models_share_one_budget_and_have_their_own_breaker(server: Server, place: dict[str, Any]) -> None:
     """The one max_cost holds over all models; a model that does not exist stops its own rows only."""
     server.handler = lambda request: (

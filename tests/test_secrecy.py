@@ -214,6 +214,15 @@ def test_every_key_of_the_environment_is_removed(server: Server, monkeypatch: An
     assert row["error"] == "AuthenticationError: Invalid key: [key]"
 
 
+def test_what_looks_like_somebodys_key_is_removed_and_words_are_not(server: Server) -> None:
+    """A proxy's own key in its error is nobody's here; a word may begin as keys do."""
+    keys = ["sk-proj-Ab12Cd34Ef56", "sk_live_Ab12Cd34Ef", "gsk_Ab12Cd34Ef56", "AIzaSyAb12Cd34Ef", "ghp_Ab12Cd34Ef56"]
+    words = "skateboarding-tricks, skeleton_keys_and_more, pkcs12-certificates, hfs_filesystems"
+    server.handler = lambda request: Response(400, body={"error": {"message": f"no {words} with {' '.join(keys)}"}})
+    (row,) = batch(server.api_base, chats(1))
+    assert row["error"] == f"BadRequestError: no {words} with {' '.join(['[key]'] * len(keys))}"
+
+
 def test_a_password_in_an_address_is_removed(server: Server, log: list[str]) -> None:
     """As its user, its password, or a value of its query."""
     base = server.api_base.replace("http://", "http://me:pass-of-the-proxy@") + "?sig=sig-of-the-proxy-7"

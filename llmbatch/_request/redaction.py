@@ -31,7 +31,7 @@ _KEY_NAME = re.compile(r"(?i)(?:key|key_id|token|secret|passw(?:or)?d|credential
 _SCHEME = re.compile(r"(?i)^(?:bearer|basic|token)\s+")
 _KEY = re.compile(
     r"(?i)\b(bearer|basic)\s+[a-z0-9._~+/=-]{8,}"
-    r"|\b(?:sk|pk|rk|gsk|xai|pplx|hf|ghp|gho|ghu|ghs|ghr|github_pat|AIza|AKIA)[-_]?[A-Za-z0-9*._-]{8,}"
+    r"|\b(?:(?:sk|pk|rk|gsk|xai|pplx|hf|gh[pousr]|github_pat)[-_]|AIza|AKIA)[A-Za-z0-9*._-]{8,}"
 )
 
 

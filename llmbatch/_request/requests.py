@@ -20,6 +20,7 @@ from llmbatch.options import OWN_OPTIONS
 
 E = TypeVar("E")
 
+_ADDRESS = frozenset({"api_base", "base_url", "client", "custom_llm_provider"})
 _MOST_PLANS = 1024  # kept for sets of parameters that come again
 _OWN_OPTIONS = OWN_OPTIONS | {"stream", "completion_window"}
 
@@ -157,9 +158,9 @@ def over(
     """The call's arguments with others on top: a request's, or a fallback's.
 
     The call's address, key and headers go to no other provider than its own, and to no address that the others name;
-    its own prices are of its own model.
+    its own prices are of its own model. A key or an organization of their own goes to the call's address.
     """
-    elsewhere = any(is_connection(name) and not name.endswith("headers") for name in own)
+    elsewhere = not _ADDRESS.isdisjoint(own)
     if not elsewhere and own.get("model") is not None:
         elsewhere = provider_of(own["model"], call) != provider_of(call.get("model"), call)
     other = own.get("model") not in {None, call.get("model")}
