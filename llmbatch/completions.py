@@ -11,6 +11,7 @@ from llmbatch._batch.batch import Batch
 from llmbatch._batch.chat_run import ChatRun
 from llmbatch._batch.prepared import chat_batch
 from llmbatch._batch.streams import Events, StreamEvent
+from llmbatch._jobs.state import beside
 from llmbatch._leaves.background import Stream, awaited, in_background
 from llmbatch._leaves.checks import checked_messages
 from llmbatch._leaves.row import Row
@@ -259,6 +260,11 @@ def _batch(  # noqa: PLR0917 - the public functions' own order
         from llmbatch._jobs.lanes import job_batch  # noqa: PLC0415 - only batch jobs need it
 
         return job_batch(messages_list, model, temperature, max_tokens, max_workers, given)
+    if (path := given.get("checkpoint")) is not None and beside(path).exists():
+        raise ValueError(
+            f"{beside(path)} is the state of a batch job that may go on and be charged for: take its answers with "
+            "lane='job' or lane='cheapest', or cancel it (BatchJob.load(path).cancel()) and delete the file"
+        )
     return chat_batch(messages_list, model, temperature, max_tokens, max_workers, **given)
 
 

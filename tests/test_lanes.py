@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import re
 import signal
@@ -248,6 +249,29 @@ def test_what_the_checkpoint_holds_is_in_no_job(batches: BatchProvider, place: d
     assert whole(results, 5)
     assert [row["lane"] for row in results] == ["live"] * 3 + ["job"] * 2
     assert len(batches.answered) == 2
+
+
+def test_a_job_that_was_left_is_not_forgotten(batches: BatchProvider, place: dict[str, Any], tmp_path: Path) -> None:
+    """Who goes on live would pay for its rows twice: that raises, and says what to do."""
+    never(batches)
+    given: dict[str, Any] = {"checkpoint": tmp_path / "run.jsonl", "progress": False, **place}
+
+    async def interrupted() -> None:
+        task = asyncio.ensure_future(llmbatch.acreate_chat_completions_batch(asked(3), MODEL, lane="cheapest", **given))
+        while not batches.jobs:  # noqa: ASYNC110 - the server is another thread
+            await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(interrupted())
+    with pytest.raises(ValueError, match="may go on and be charged for"):
+        llmbatch.create_chat_completions_batch(asked(3), MODEL, **given)
+    batches.polls = 0
+    results = llmbatch.create_chat_completions_batch(asked(3), MODEL, lane="job", **given)
+    assert whole(results, 3)
+    assert len(batches.jobs) == 1
+    assert whole(llmbatch.create_chat_completions_batch(asked(3), MODEL, **given), 3)
 
 
 @pytest.mark.parametrize(
