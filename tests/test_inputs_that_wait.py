@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -95,7 +96,43 @@ def test_an_input_that_raises_ends_the_batch_after_its_rows(server: Server, tmp_
         llmbatch.create_embeddings_batch(texts, **place(server.api_base, model="openai/e"))
     kept = llmbatch.interrupted_results()
     assert kept is not None
-    assert len(kept.embeddings) == len(kept) == 20, "what was not yet sent is not paid for"
+    assert [bool(vector) for vector in kept.embeddings] == [True] * 25
+
+
+def test_texts_do_not_wait_for_others_to_fill_their_request(server: Server, released: threading.Event) -> None:
+    """Of an input that feeds on its rows, and at the deadline: each text that was taken has its row."""
+    answers: queue.Queue[int] = queue.Queue()
+
+    def texts() -> Iterator[str]:
+        for number in range(4):
+            yield f"text {number}"
+            answers.get(timeout=LONG)
+        yield from ("text 4", "text 5")
+        released.wait(LONG)
+
+    given: dict[str, Any] = {**place(server.api_base, model="openai/e"), "progress": False}
+    llmbatch.create_embeddings_batch(["warm"], **given)
+    rows = llmbatch.create_embeddings_batch(texts(), deadline=5, on_result=lambda at, _: answers.put(at), **given)
+    assert [bool(vector) for vector in rows.embeddings] == [True] * 6
+    assert len(server.requests) == 6
+    assert not released.is_set()
+
+
+def test_the_deadline_loses_no_text_that_was_taken(server: Server) -> None:
+    """What had no time to be sent is an error row."""
+    taken = []
+
+    def texts() -> Iterator[str]:
+        while True:
+            taken.append(f"text {len(taken)}")
+            yield taken[-1]
+            time.sleep(0.01)
+
+    server.set(latency=LONG)
+    given: dict[str, Any] = {**place(server.api_base, model="openai/e"), "progress": False}
+    rows = llmbatch.create_embeddings_batch(texts(), deadline=1, max_workers=100, **given)
+    assert {row["error_details"]["type"] for row in rows} == {"DeadlineExceeded"}
+    assert len(taken) - 1 <= len(rows) <= len(taken)
 
 
 @pytest.mark.parametrize("error", [KeyError, SystemExit])

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 from llmbatch._batch.rows import failure_row
 from llmbatch._batch.run import Run
+from llmbatch._leaves.fan_out import grouped
 from llmbatch._leaves.identity import CustomIds
 from llmbatch._leaves.row import Row, answer_row
 from llmbatch._request.failures import Failure
@@ -56,35 +58,46 @@ class EmbeddingsRun(Run):
     ) -> None:
         super().__init__(options, count, calling("embed", options.processes), budget)
         self.texts, self.plan, self.target = texts, plan, plan.target
+        self._ids = CustomIds()
         self.items, self.asked = self._chunks(), texts if isinstance(texts, Sequence) else None
         self._sender = self.sender_for(plan)
         self._chunk_texts = CHUNK_TEXTS.get(plan.target.provider, DEFAULT_CHUNK_TEXTS)
         if plan.target.api_base is not None:
             self._chunk_texts = min(self._chunk_texts, DEFAULT_CHUNK_TEXTS)
 
-    def _chunks(self) -> Iterator[_Chunk]:
-        chunk, ids = _Chunk(), CustomIds()
-        for index, text in enumerate(self.texts):
-            try:
-                request = self.plan.request(text)
-            except ValueError as exc:
-                failure = Failure("InvalidRow", str(exc))
-                chunk.rows.append((index, failure_row(failure, self.target, self._row_id(index, None))))
-            else:
-                request_id = ids(request)
-                custom_id = self._row_id(index, request_id)
-                row, prints = self._known(request, request_id, custom_id)
-                if row is not None:
-                    chunk.rows.append((index, row))
-                else:
-                    chunk.texts.append(_Text(index, text, custom_id, request_id, prints))
-                    chunk.characters += len(text)
-            most = max(len(chunk.texts), len(chunk.rows))
-            if most >= self._chunk_texts or chunk.characters >= CHUNK_CHARACTERS:
-                yield chunk
-                chunk = _Chunk()
+    async def _chunks(self) -> AsyncGenerator[_Chunk]:
+        """The texts in chunks; what is there of an input that pauses, ends or fails does not wait for the rest."""
+        chunk, index = _Chunk(), itertools.count()
+        until = self._deadline if self.count is None else None
+        async with contextlib.aclosing(grouped(self.texts, self._chunk_texts, until=until)) as groups:
+            async for texts in groups:
+                for text in texts:
+                    self._add(chunk, next(index), text)
+                    most = max(len(chunk.texts), len(chunk.rows))
+                    if most >= self._chunk_texts or chunk.characters >= CHUNK_CHARACTERS:
+                        yield chunk
+                        chunk = _Chunk()
+                if len(texts) < self._chunk_texts and (chunk.texts or chunk.rows):
+                    yield chunk
+                    chunk = _Chunk()
         if chunk.texts or chunk.rows:
             yield chunk
+
+    def _add(self, chunk: _Chunk, index: int, text: Any) -> None:
+        try:
+            request = self.plan.request(text)
+        except ValueError as exc:
+            failure = Failure("InvalidRow", str(exc))
+            chunk.rows.append((index, failure_row(failure, self.target, self._row_id(index, None))))
+            return
+        request_id = self._ids(request)
+        custom_id = self._row_id(index, request_id)
+        row, prints = self._known(request, request_id, custom_id)
+        if row is not None:
+            chunk.rows.append((index, row))
+        else:
+            chunk.texts.append(_Text(index, text, custom_id, request_id, prints))
+            chunk.characters += len(text)
 
     async def _done(self, _: int, chunk: _Chunk) -> list[tuple[int, Row]]:
         for text, row in zip(chunk.texts, await self._sent(chunk.texts), strict=True):

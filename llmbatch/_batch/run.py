@@ -187,11 +187,13 @@ class Run:
         """Fan the work out, with the checkpoint open and the caller's limits in force.
 
         At the deadline nobody waits for the next item of an input of unknown length; of a known one each item is a row.
+        Items of our own making end by themselves.
         """
         options = self.options
         if options.deadline is not None:
             self._deadline = asyncio.get_running_loop().time() + options.deadline
-        until = self._deadline if self.count is None else None
+        ours = isinstance(self.items, AsyncGenerator)
+        until = self._deadline if self.count is None and not ours else None
         slots = Slots(options.max_workers, lambda: sum(limiter.waiting for limiter in self._limiters))
         with contextlib.ExitStack() as stack:
             if options.checkpoint is not None:

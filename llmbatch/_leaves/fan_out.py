@@ -13,6 +13,8 @@ from typing import Any, Generic, TypeVar
 T = TypeVar("T")
 R = TypeVar("R")
 
+_MOMENT = 0.1  # seconds
+
 
 async def fan_out(
     items: Iterable[T] | AsyncGenerator[T],
@@ -63,6 +65,47 @@ async def fan_out(
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
+
+
+async def grouped(items: Iterable[T], most: int, *, until: float | None = None) -> AsyncGenerator[list[T]]:
+    """Yield the items in lists of `most`, and of fewer when one has waited for a moment, at the end or before an error.
+
+    From the loop's time `until` on no more is taken.
+    """
+    loop, there, moved, waited = asyncio.get_running_loop(), list[T](), asyncio.Event(), False
+
+    def start(item: T) -> None:
+        there.append(item)
+        if len(there) == 1:
+            alarms.append(loop.call_later(_MOMENT, go))
+        moved.set()
+
+    def go() -> None:
+        nonlocal waited
+        waited = True
+        moved.set()
+
+    source = _Source(items, start, moved.set)
+    alarms: list[asyncio.Handle] = [] if until is None else [loop.call_at(until, source.close)]
+    try:
+        while source.open or there:
+            while source.open and len(there) + source.asked < most:
+                source.ask()
+            if source.open and len(there) < most and not waited:
+                moved.clear()
+                await moved.wait()
+            elif there:
+                group, waited = there.copy(), False
+                there.clear()
+                alarms.pop().cancel()
+                yield group
+        if source.error is not None:
+            raise source.error
+    finally:
+        for alarm in alarms:
+            alarm.cancel()
+        source.close()
+        await source.ended()
 
 
 class _Source(Generic[T]):
