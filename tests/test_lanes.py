@@ -6,6 +6,7 @@ import asyncio
 import random
 import re
 import signal
+import threading
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from tests.talk import lines
 from tests.wire import Request, Response
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from tests.server import Server
@@ -249,6 +250,25 @@ def test_what_the_checkpoint_holds_is_in_no_job(batches: BatchProvider, place: d
     assert whole(results, 5)
     assert [row["lane"] for row in results] == ["live"] * 3 + ["job"] * 2
     assert len(batches.answered) == 2
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("lane", ["job", "cheapest"])
+def test_an_input_that_blocks_is_read_no_longer_than_there_is_time(
+    batches: BatchProvider, place: dict[str, Any], lane: str
+) -> None:
+    """What it has given by then is answered; of the cheapest lane, in time."""
+    released = threading.Event()
+
+    def blocked() -> Iterator[Any]:
+        yield from asked(3)
+        released.wait(10 * SOON)
+
+    batches.polls = 0
+    results = cheapest(place, blocked(), lane=lane, deadline=5)
+    released.set()
+    assert whole(results, 3)
+    assert results.elapsed < (SOON if lane == "job" else 5)
 
 
 def test_a_job_that_was_left_is_not_forgotten(batches: BatchProvider, place: dict[str, Any], tmp_path: Path) -> None:

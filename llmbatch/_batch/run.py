@@ -190,7 +190,7 @@ class Run:
         Items of our own making end by themselves.
         """
         options = self.options
-        if options.deadline is not None:
+        if options.deadline is not None and self._deadline is None:
             self._deadline = asyncio.get_running_loop().time() + options.deadline
         ours = isinstance(self.items, AsyncGenerator)
         until = self._deadline if self.count is None and not ours else None

@@ -26,6 +26,7 @@ from llmbatch._jobs.results import JOB
 from llmbatch._jobs.rounds import Ask, Rounds
 from llmbatch._jobs.state import beside
 from llmbatch._jobs.watch import FIRST_POLL, Watch, polled
+from llmbatch._leaves.fan_out import grouped
 from llmbatch._leaves.identity import CustomIds, fingerprints
 from llmbatch._leaves.row import Row, add_spent
 from llmbatch._litellm import Target
@@ -107,12 +108,15 @@ class LaneRun(ChatRun):
 
     async def rows(self) -> AsyncGenerator[tuple[int, Row]]:
         """Run it."""
-        self._asked = await asyncio.to_thread(list, self.requests)
+        self._end = _now() + self._seconds
+        self._deadline = self._end if self._cheapest and self._end < math.inf else None
+        until = self._end - self._live_time(0) if self.count is None and self._end < math.inf else None
+        async with contextlib.aclosing(grouped(self.requests, _AT_ONCE, until=until)) as groups:
+            self._asked = [item async for group in groups for item in group]
         self.count = count = len(self._asked)
         self.items = self._in_turn()
         if not self._cheapest:  # rows wait for the job, and not for each other
             self.options = replace(self.options, max_workers=max(1, count), warm_prompt_cache=False)
-        self._end = _now() + self._seconds
         async with contextlib.aclosing(super().rows()) as finished:
             async for index, row in finished:
                 yield index, row
