@@ -44,6 +44,10 @@ def _imported() -> ModuleType:
         if collects:
             gc.enable()
     logging.getLogger("LiteLLM").addFilter(_asked_to_be_heard)
+    # Says for each request that it ignores `max_retries`, which is llmbatch's and not the user's.
+    logging.getLogger("litellm.llms.huggingface.chat.transformation").addFilter(
+        lambda record: "max_retries" not in str(record.msg)
+    )
     litellm.suppress_debug_info = True
     litellm.disable_hf_tokenizer_download = True
     at_end(_ending)
