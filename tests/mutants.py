@@ -48,7 +48,7 @@ TESTS = {
     ),
     "_request/failures": ("failures", "retry", "fail_fast", "hostile_server", "litellm_failures", "secrecy"),
     "_request/limits": ("limits_waits", "limits_learnt", "limiter_lab", "limits"),
-    "_request/refusals": ("limits_learnt", "limiter_lab"),
+    "_request/refusals": ("refusals", "limits_learnt", "limiter_lab"),
     "_request/pace": ("limits_learnt", "limiter_lab"),
     "_request/evidence": ("limits_learnt", "limiter_lab"),
 }

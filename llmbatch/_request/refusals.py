@@ -154,7 +154,7 @@ class Refusals:
             self._not_before = max(self._not_before, now + hint)
         elif self.crowd and (permit.crowd >= self.crowd or permit.crowd >= NARROWEST * self.crowd < self.window - 1):
             permit.limited = permit.crowd >= self.crowd
-            self.window = max(min(self.window, permit.crowd), math.ceil(NARROWEST * self.crowd))
+            self.window = min(self.window, permit.crowd)
             self._doubt(now)
         else:
             if self.crowd:
