@@ -163,6 +163,17 @@ def test_a_refusal_at_about_the_crowd_narrows_the_window(
     assert refusals._decided_at == 0
 
 
+def test_refusals_at_the_crowd_decide_nothing_anew() -> None:
+    """However many come in a row."""
+    refusals = crowded(10, 10)
+    for at in range(40):
+        met(refusals, 5, at=0.01 * at).open = False
+    refusals.settle(10.0, wanted=True)
+    for _ in range(8):
+        refuse(refusals, met(refusals, 10, at=10.0), 10.1)
+    assert (refusals.finding[0], refusals.crowd, refusals._decided_at) == ("crowd", 10, 0)
+
+
 @pytest.mark.parametrize(("window", "met_crowd"), [(10, 9), (11, 8), (12, 3)])
 def test_a_refusal_far_below_the_crowd_has_another_reason(window: int, met_crowd: int) -> None:
     """The window stays, and where the belief in the crowd is too small now, it is given up."""
@@ -277,7 +288,7 @@ def test_a_closed_door_is_tried_by_one_ever_more_seldom() -> None:
     probe = met(refusals, 4, at=9.5)
     refusals.settle(20.0, wanted=True)
     assert (refusals.finding[0], refusals.window) == ("", probe.crowd + 3)
-    assert refusals.wait(20.0, 5) == 0.0
+    assert refusals.wait(20.0, 5) == refusals.wait(0.5, 5) == 0.0
     assert refusals._decided_at == probe.number
 
 

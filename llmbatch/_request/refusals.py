@@ -79,11 +79,7 @@ class Refusals:
             return "crowd", f"requests are refused from {self.crowd} in flight on: no more are sent at once"
         if self.rate < math.inf:
             return "rate", f"refusals depend on the rate: paced at {self.rate:.3g} requests a second"
-        if (
-            self.total >= SOME_REFUSALS
-            and self._sent >= SOME_REQUESTS
-            and (chance := self._chance(self._sent)) > RARE / 10
-        ):
+        if self.total >= SOME_REFUSALS and self._sent >= SOME_REQUESTS and (chance := self._chance()) > RARE / 10:
             mend = "pacing lifted" if self._lifted else "nothing is held back"
             return "chance", f"refusals do not depend on the rate ({chance:.0%} of requests): {mend}"
         return "", ""
