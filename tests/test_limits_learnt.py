@@ -170,6 +170,65 @@ def test_the_moment_from_which_on_refusals_are_frequent() -> None:
     assert evidence.by_time([]) == (-math.inf, 0)
 
 
+def test_the_rate_of_late() -> None:
+    """Of the last second, or of a tenth of it where nothing was sent before."""
+    assert evidence.sent_rate(sent(range(80), 0.1), 8.0) == pytest.approx(10 / 0.95)
+    assert evidence.sent_rate(sent(range(80), 0.1), 7.95) == pytest.approx(10 / 0.9)
+    assert evidence.sent_rate(sent(range(3), 0.01), 0.03) == pytest.approx(3 / 0.1)
+    assert evidence.sent_rate([Permit(1.0, 2.0)], 3.0) == evidence.sent_rate([], 3.0) == 0.0
+
+
+def at_rates(*given: tuple[str, float]) -> list[Permit]:
+    """Requests that were sent at these rates, `x` for those that were refused."""
+    return [Permit(1.0, 0.0, rate=rate, refused=mark == "x") for marks, rate in given for mark in marks]
+
+
+@pytest.mark.parametrize(
+    ("record", "chance"),
+    [
+        (at_rates(("..x.x..x", 60.0), ("x..x....", 20.0), (".x....x.", 10.0)), True),
+        (at_rates(("xx.xx..x", 60.0), ("." * 20, 20.0), ("." * 9 + "x", 22.0)), False),
+        (at_rates(("xx.xx..x", 60.0), ("." * 40, 20.0), ("xx", 20.0), ("x.", 15.0), ("x.....", 10.0)), False),
+        (at_rates(("xxxxxx", 60.0), ("xxxxx.", 20.0)), False),
+        (at_rates(("x", 60.0)), False),
+    ],
+    ids=["the same share everywhere", "a limit", "a limit that fell", "hardly anything is let in", "one"],
+)
+def test_refusals_that_are_the_same_at_all_rates_have_nothing_to_do_with_them(
+    record: list[Permit], chance: bool
+) -> None:
+    """Unless a limit, or one that fell once, explains them as well."""
+    assert (evidence.whatever_rate(record) > 1.0) is chance
+
+
+def limited(record: list[Permit]) -> float:
+    """The log probability under the best limit, request by request; a limit is the less likely the lower it is."""
+    if not record:
+        return 0.0
+    rates = [permit.rate for permit in record]
+    limits = [max(rates) / evidence.STEP**i for i in range(200)]
+    found = []
+    for limit in (one for one in limits if one > evidence.LOWEST * min(rates)):
+        shares = [sorted((evidence.SLIP, 1 - limit / rate, 1 - evidence.SLIP))[1] for rate in rates]
+        each = [math.log(s if p.refused else 1 - s) for p, s in zip(record, shares, strict=True)]
+        found.append(sum(each) - math.log(max(rates) / limit))
+    return max(found)
+
+
+def test_the_limit_is_sought_whatever_the_record() -> None:
+    """Among all of them; it may have fallen after the longest time without refusals, the first of these."""
+    rng = random.Random(5)  # noqa: S311 - reproducible, not secret
+    for _ in range(200):
+        rates = sorted(rng.choices([2.0, 5.0, 13.0, 40.0], k=rng.randrange(1, 40)), reverse=True)
+        record = [Permit(1.0, 0.0, rate=rate, refused=rng.random() < rng.choice([0.1, 0.6])) for rate in rates]
+        refused = [at for at, permit in enumerate(record) if permit.refused]
+        calm = [at - before for before, at in zip([-1, *refused], refused, strict=False)]
+        fell = refused[calm.index(max(calm))] if refused else 0
+        fallen = limited(record[:fell]) + limited(record[fell:]) - math.log(len(record))
+        chance = share(len(refused), len(record), 1, 4)
+        assert evidence.whatever_rate(record) == pytest.approx(chance - max(limited(record), fallen), abs=1e-3)
+
+
 def test_a_run_of_refusals_against_what_was_before() -> None:
     """So many at the end."""
     assert evidence.by_run(outcomes(".x...xxx"), 3) == pytest.approx(evidence.over((1, 5), (3, 3)) - math.log(8))
@@ -258,7 +317,8 @@ def test_cuts_for_what_was_a_closed_door_are_taken_back() -> None:
     """The rate is what it was before the run of refusals that closed it."""
     told = Told()
     told.go("." * 100, 0.02)
-    told.go(".x" * 8, 0.02)
+    while told.found != "rate":
+        told.go(".x", 0.02)
     told.go("." * 40, 0.1)
     assert told.found == "rate"
     before = told.refusals.rate

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from llmbatch._request import evidence
 from llmbatch._request import pace as rates
 from llmbatch._request import refusals as rules
-from llmbatch._request.evidence import HARDLY_ANYTHING, Permit, odds, over
+from llmbatch._request.evidence import HARDLY_ANYTHING, Permit, over
 from llmbatch._request.pace import Pace
 from llmbatch._request.refusals import FIRST_GRACE, RECORD, Refusals
 from tests.test_limits_learnt import Told
@@ -305,16 +306,10 @@ def test_a_door_that_closes_takes_back_the_cuts_since_its_first_refusal() -> Non
 # -- decisions
 
 
-@pytest.mark.parametrize(
-    ("chance", "patience", "enough"), [(0.049, 1.0, 1), (0.05, 1.0, 2), (0.049, 1.5, 1.5), (0.05, 1.5, 3)]
-)
-def test_more_odds_are_asked_for_where_many_are_refused_by_chance(
-    chance: float, patience: float, enough: float
-) -> None:
-    """Twice as many; and more after a lift."""
+def test_more_odds_are_asked_for_where_many_are_refused_by_chance() -> None:
+    """Twice as many."""
     refusals = Refusals(0.0)
-    refusals._patience = patience
-    assert refusals._convinced(chance) == pytest.approx(enough * rules.CONVINCED)
+    assert (refusals._convinced(0.049), refusals._convinced(0.05)) == (rules.CONVINCED, 2 * rules.CONVINCED)
 
 
 @pytest.mark.parametrize(
@@ -394,17 +389,18 @@ def test_the_share_at_the_limit_is_no_worse_than_elsewhere(away: Counts, limited
 
 
 def test_lifting_forgets_what_the_limit_was() -> None:
-    """What was refused at it was chance, too."""
-    refusals = counted((1.0, 30.0), (5.0, 70.0))
-    permits = [met(refusals, 1) for _ in range(3)]
-    permits[1].limited = True
-    refusals.pace.cut(1.0, 30.0, 40, first=True)
-    refusals._interval, refusals._interval_rate, refusals._in_vain = (5, 50), 10.0, 1
-    refusals._lift()
-    assert refusals._past == {False: (6.0, 100.0), True: (0.0, 0.0)}
-    assert not any(permit.limited for permit in permits)
-    assert (refusals._interval, refusals._interval_rate, refusals._in_vain) == (None, math.inf, 0)
-    assert (refusals.rate, refusals._lifted, refusals._decided_at) == (math.inf, True, 3)
+    """What was refused at it was chance, too: at the share of all, or of what was sent since that has risen."""
+    for since, past in ((0, (6.0, 100.0)), (1, (0.0, 0.0))):
+        refusals = counted((1.0, 30.0), (5.0, 70.0))
+        permits = [met(refusals, 1) for _ in range(3)]
+        permits[1].limited = True
+        refusals.pace.cut(1.0, 30.0, 40, first=True)
+        assert not refusals._lifted
+        refusals._lift(since)
+        assert refusals._past == {False: past, True: (0.0, 0.0)}
+        assert list(refusals._record) == permits[since:]
+        assert not any(permit.limited for permit in refusals._record)
+        assert (refusals.rate, refusals._lifted, refusals._decided_at) == (math.inf, True, 3)
 
 
 def paced(count: int, refused: int, each: float = 0.1, rate: float = 8.0) -> Refusals:
@@ -439,44 +435,46 @@ def test_few_requests_since_the_last_cut_show_nothing(count: int, blind: bool) -
     assert (refusals.rate == pytest.approx(8.0 * rates.BLIND_CUT)) is blind
 
 
-@pytest.mark.parametrize(
-    ("count", "refused", "before", "rate_before", "kept", "in_vain"),
-    [
-        (20, 4, None, math.inf, (4, 20), 0),
-        (19, 4, None, math.inf, None, 0),
-        (20, 3, None, math.inf, None, 0),
-        (20, 4, (4, 20), 1.0, (4, 20), 0),
-        (30, 6, (5, 50), 1.0, (5, 50), 0),
-        (30, 6, (6, 30), 80.0, (6, 30), 1),
-        (30, 4, (29, 30), 80.0, (4, 30), 0),
-    ],
-)
-def test_what_cuts_have_done_is_seen_from_one_interval_to_the_next(  # noqa: PLR0917 - the columns
-    count: int, refused: int, before: Any, rate_before: float, kept: Any, in_vain: int
-) -> None:
-    """Long enough ones, at a rate that is clearly lower: the share of refusals is the same, or it is not."""
-    refusals = paced(count, refused)
-    refusals._interval, refusals._interval_rate = before, rate_before
-    refusals._cut(0, 5.0)
-    assert (refusals._interval, refusals._in_vain) == (kept, in_vain)
+def unpaced(count: int, refused: int) -> Refusals:
+    """Ten a second, the last ones refused."""
+    refusals = Refusals(0.0)
+    for number in range(count):
+        permit = met(refusals, 1, at=(number + 0.5) / 10)
+        permit.open, permit.refused, permit.let_in = False, number >= count - refused, number < count - refused
+    return refusals
 
 
-def test_a_share_that_may_be_lower_is_no_cut_in_vain() -> None:
-    """As soon as that is likelier than not."""
-    before = next((k, 30) for k in range(6, 30) if 0.1 < odds((k, 30), (6, 30)) < 0.9)
-    refusals = paced(30, 6)
-    refusals._interval, refusals._interval_rate = before, 80.0
-    refusals._cut(0, 5.0)
-    assert refusals._in_vain == 0
+def test_each_request_is_known_by_the_rate_that_it_was_sent_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of those before the first cut by the rate of late; what was sent before refusals rose does not count."""
+    seen: list[list[tuple[int, float]]] = []
+    monkeypatch.setattr(
+        evidence, "whatever_rate", lambda cuts: seen.append([(p.number, p.rate) for p in cuts]) or -math.inf
+    )
+    refusals = unpaced(30, 5)
+    refusals._lag = 0.0
+    refusals._cut(25, 3.0, first=True)
+    late = evidence.sent_rate(refusals._record, 3.0)
+    assert late > Pace(0.0).accepted(refusals._record, 3.0)
+    assert seen[0] == [(number, late) for number in range(25, 30)]
+    rate = refusals.rate
+    met(refusals, 1, at=3.5)
+    refusals._cut(30, 3.6)
+    assert seen[1] == [*seen[0], (30, rate)]
+    refusals = unpaced(30, 0)
+    refusals._lag = 0.0
+    met(refusals, 1, at=5.5)
+    refusals._cut(30, 6.0, first=True)
+    assert seen[2] == [(30, Pace(0.0).accepted(refusals._record, 6.0))]
 
 
-def test_two_cuts_in_vain_lift_the_pace() -> None:
-    """And more is asked for before it is cut again."""
-    refusals = paced(30, 6)
-    assert (refusals._in_vain, refusals._patience, refusals._lifted) == (0, 1.0, False)
-    refusals._interval, refusals._interval_rate, refusals._in_vain = (6, 30), 80.0, 1
-    refusals._cut(0, 5.0)
-    assert (refusals.rate, refusals._patience, refusals._lifted) == (math.inf, rules.PATIENCE, True)
+@pytest.mark.parametrize(("belief", "lifted"), [(1.0, False), (1.01, True)])
+def test_cuts_in_vain_are_taken_back(monkeypatch: pytest.MonkeyPatch, belief: float, lifted: bool) -> None:
+    """As soon as it is clearly likelier that the rate has nothing to do with it."""
+    monkeypatch.setattr(evidence, "whatever_rate", lambda _: belief)
+    refusals = unpaced(30, 5)
+    refusals._cut(25, 3.1, first=True)
+    assert (refusals.rate == math.inf, refusals._lifted) == (lifted, lifted)
+    assert len(refusals._record) == (5 if lifted else 30)
 
 
 def asked(monkeypatch: pytest.MonkeyPatch, refusals: Refusals, *answers: int | None) -> list[tuple[Any, ...]]:

@@ -6,17 +6,14 @@ refusals for all), less the log of the number of models that were tried: above 0
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-__all__ = ["HARDLY_ANYTHING", "Permit", "by_crowd", "by_run", "by_time", "odds", "over", "since_excess"]
-
-
+SLIP = 0.03  # the share that is refused below a limit, or let in above it
 HARDLY_ANYTHING = 8  # is let in: the share of refusals is most likely above 0.8
+STEP, LOWEST = 1.25, 0.3  # between the limits that are tried; of the lowest rate that was sent at
 
 
 @dataclass(slots=True, eq=False)
@@ -27,6 +24,7 @@ class Permit:
         tokens: the estimate that it was admitted with.
         sent_at: in seconds.
         number: counts the limiter's requests.
+        rate: requests a second at which it was sent.
         crowd: how many were in flight before it; those that were refused later are taken out again.
         open: whether nothing has come back.
         let_in: whether it has not been refused for so long that it will not be.
@@ -38,6 +36,7 @@ class Permit:
     tokens: float
     sent_at: float
     number: int = 0
+    rate: float = math.inf
     crowd: int = 0
     open: bool = True
     let_in: bool = False
@@ -57,6 +56,21 @@ def over(below: tuple[float, float], above: tuple[float, float], most: int = 2) 
     (k, n), (m, o) = below, above
     limit = _beta(m + most, o - m + 1) - _beta(most, 1)
     return _by_chance(k, n) + limit - _by_chance(k + m, n + o)
+
+
+def sent_rate(record: Iterable[Permit], until: float) -> float:
+    """Requests a second that were sent in the last second before a moment."""
+    late = [permit.sent_at for permit in record if until - 1 < permit.sent_at <= until]
+    return len(late) / max(0.1, until - late[0]) if late else 0.0
+
+
+def whatever_rate(record: Sequence[Permit]) -> float:
+    """That refusals have one share at all rates, against that there is a limit, which may have fallen once."""
+    refused = [at for at, permit in enumerate(record) if permit.refused]
+    calm = [after - before for before, after in itertools.pairwise([-1, *refused])]
+    fell = refused[calm.index(max(calm))] if refused else 0  # after the longest time without refusals
+    twice = _by_limit(record[:fell]) + _by_limit(record[fell:]) - math.log(len(record))
+    return _by_chance(len(refused), len(record)) - max(_by_limit(record), twice)
 
 
 def by_time(record: Sequence[Permit]) -> tuple[float, int]:
@@ -113,3 +127,20 @@ def _by_chance(refused: float, sent: float) -> float:
 
 def _beta(a: float, b: float) -> float:
     return math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b)
+
+
+def _by_limit(record: Sequence[Permit]) -> float:
+    """Log probability of an outcome under the limit that explains it best; those far below the rates are rare."""
+    sent: dict[float, tuple[int, int]] = {}
+    for permit in record:
+        refused, number = sent.get(permit.rate, (0, 0))
+        sent[permit.rate] = refused + permit.refused, number + 1
+    best, most = -math.inf if sent else 0.0, max(sent, default=0.0)
+    limit = most
+    while limit > LOWEST * min(sent, default=math.inf):
+        given = math.log(limit / most)
+        for rate, (k, n) in sent.items():
+            share = min(max(1 - limit / rate, SLIP), 1 - SLIP)
+            given += k * math.log(share) + (n - k) * math.log(1 - share)
+        best, limit = max(best, given), limit / STEP
+    return best

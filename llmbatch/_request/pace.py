@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from llmbatch._request.evidence import Permit
-
-__all__ = ["Pace"]
+from llmbatch._request.evidence import Permit
 
 RECENT_SECONDS, RECENT_REQUESTS = 4.0, 16  # over which the accepted rate is measured, whichever is longer
 FIRST_CUT, CUT = 0.33, 0.87  # of the accepted rate; the first one also counts what had been saved up

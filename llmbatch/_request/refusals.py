@@ -10,7 +10,7 @@ The rules, each of which can be checked in `tests/benchmarks/limiter_lab.py`:
    in of late. Once paced, a refusal at about the last limit, or more of them than chance explains, cuts
    it to somewhat less than what is let in. Growth follows, slow at first and then ever faster.
 4. **Chance.** The share of refusals away from any limit is not held against the rate. Where it is the same at the
-   limit, or two cuts have not lowered it, pacing is lifted.
+   limit, or at all the rates that were tried since it rose, pacing is lifted.
 5. **Crowd.** Where hardly anything is let in from some number in flight on, that is the window; one more is tried now
    and then, the more seldom the surer that is, and when that has become unlikely the window grows again.
 6. **Closed door.** A run of refusals that nothing else explains holds everything back: one request at a time is tried,
@@ -25,10 +25,9 @@ import math
 from collections import deque
 from itertools import takewhile
 
+from llmbatch._request import evidence
 from llmbatch._request.evidence import HARDLY_ANYTHING, Permit, by_crowd, by_run, by_time, odds, over, since_excess
 from llmbatch._request.pace import RECENT_SECONDS, Pace
-
-__all__ = ["FIRST_WINDOW", "Refusals"]
 
 RECORD = 128  # requests that are remembered one by one
 FIRST_WINDOW = 8  # requests in flight before the provider has shown anything
@@ -40,8 +39,8 @@ RUN, FEW = 5, 3  # refusals that may be a closed door or a crowd; that may be a 
 RARE, UNHEARD_OF = 0.05, 1e-4  # shares of refusals by chance: below which one is news; of a run that holds all back
 SOME_REFUSALS, SOME_REQUESTS = 5, 50  # before chance is called a finding
 PRIOR = 0.5, 20  # refused and sent by chance, before anything is known
-INTERVAL = 4, 20  # refusals and requests between two cuts that say what the cut has done
-LOWER, IN_VAIN, PATIENCE = 0.75, 2, 1.5  # of the rate, for the share to be compared; such cuts; more odds after a lift
+FEW_AWAY, MANY_AT = 4, 40  # refused away from a limit, and sent at it, before the shares are compared
+IN_VAIN = 1.0  # log odds that cuts are
 FIRST_PROBE, PROBE_GROWTH, LONGEST_PROBE, LONGEST_HINT, TENDER = 0.3, 1.25, 30.0, 120.0, 8
 WIDEN_SECONDS, SUREST, NARROWEST = 0.5, 10.5, 0.9  # one more is tried; log odds; of the crowd found
 
@@ -60,9 +59,8 @@ class Refusals:
         self._sent = self._decided_at = 0  # how many; before the last decision
         self._lag = FIRST_GRACE / 2
         self._not_before = 0.0
-        self._interval: tuple[int, int] | None = None  # refused and sent before a cut, and at which rate
-        self._interval_rate = math.inf
-        self._in_vain, self._patience, self._lifted = 0, 1.0, False
+        self._cuts_since = 0  # the request from which on the rate was too high, or so it seems
+        self._lifted = False
         self._widen_at = 0.0
         self._closed_at = now
         self._closed = 0.0  # seconds until the next probe; 0 when it is open
@@ -103,7 +101,7 @@ class Refusals:
 
     def sent(self, permit: Permit, in_flight: int) -> None:
         """One more is sent."""
-        permit.number, permit.crowd = self._sent, in_flight
+        permit.number, permit.crowd, permit.rate = self._sent, in_flight, self.rate
         permit.limited = not self.crowd and self.pace.near
         self._sent += 1
         self._undecided.append(permit)
@@ -210,7 +208,7 @@ class Refusals:
 
     def _convinced(self, chance: float) -> float:
         """Log odds that are enough; where many are refused by chance, runs of them come by chance too."""
-        return CONVINCED * (self._patience if chance < RARE else 2 * self._patience)
+        return CONVINCED if chance < RARE else 2 * CONVINCED
 
     def _decide(self, permit: Permit, known: list[Permit], run: int, now: float) -> None:
         """What a refusal that may be news means."""
@@ -259,35 +257,36 @@ class Refusals:
     def _no_worse(self) -> bool:
         """Whether the share of refusals at the limit is that away from it."""
         away, limited = (self._counts(limited=limited, before=self._sent) for limited in (False, True))
-        return away[0] >= INTERVAL[0] and limited[1] > 2 * INTERVAL[1] and odds(away, limited) < NO_WORSE_ODDS
+        return away[0] >= FEW_AWAY and limited[1] > MANY_AT and odds(away, limited) < NO_WORSE_ODDS
 
     def _cut(self, since: int, now: float, *, first: bool = False) -> None:
-        """Cut the rate, which was too high for the requests from that number on, unless that has been in vain."""
-        found = [p.refused for p in self._record if p.number >= self._decided_at]
-        accepted = self.pace.accepted(self._record, now - self._lag)
-        interval, rate = (sum(found), len(found)), min(self.rate, accepted)
-        lower = rate < LOWER * self._interval_rate
-        if lower and interval[0] >= INTERVAL[0] and interval[1] >= INTERVAL[1]:
-            same = self._interval is not None and odds(self._interval, interval) < 0
-            self._in_vain = self._in_vain + 1 if same else 0
-            self._interval, self._interval_rate = interval, rate
-            if self._in_vain >= IN_VAIN:
-                self._patience = PATIENCE
-                self._lift()
-                return
+        """Cut the rate, which was too high for the requests from that number on, unless cuts are in vain."""
+        if self.rate == math.inf:
+            self._cuts_since = since
+        until = now - self._lag
+        accepted = self.pace.accepted(self._record, until)
+        cuts = [permit for permit in self._record if permit.number >= self._cuts_since]
+        for permit in cuts:
+            if permit.rate == math.inf:
+                permit.rate = max(accepted, evidence.sent_rate(self._record, until))
+        if evidence.whatever_rate(cuts) > IN_VAIN:
+            self._lift(self._cuts_since)
+            return
         for permit in self._record:
             permit.limited |= permit.number >= since
-        self.pace.cut(now, accepted / (1 - self._chance()), len(found), first=first)
+        shown = sum(permit.number >= self._decided_at for permit in self._record)
+        self.pace.cut(now, accepted / (1 - self._chance()), shown, first=first)
         self._decided_at = self._sent
 
-    def _lift(self) -> None:
-        """Pace no more: refusals at the limit were chance, too."""
+    def _lift(self, since: int = 0) -> None:
+        """Pace no more: refusals at the limit were chance, too, whose share is what it has been since a request."""
         self.pace.lift()
-        self._interval, self._interval_rate, self._in_vain, self._lifted = None, math.inf, 0, True
+        self._lifted = True
+        (k, n), (m, o) = self._past[False], self._past[True]
+        self._past = {False: (0.0, 0.0) if since else (k + m, n + o), True: (0.0, 0.0)}
+        self._record = deque(permit for permit in self._record if permit.number >= since)
         for permit in self._record:
             permit.limited = False
-        (k, n), (m, o) = self._past[False], self._past[True]
-        self._past = {False: (k + m, n + o), True: (0.0, 0.0)}
         self._decided_at = self._sent
 
     # -- crowd

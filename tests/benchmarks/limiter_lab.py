@@ -50,6 +50,7 @@ class Scenario:
     slots: int = 0  # refused above so many in flight
     queue: int = 0  # so many are worked on, the others wait: no refusals
     chance: float = 0.0  # refused whatever the rate
+    chance_from: float = 0.0  # seconds
     headers: bool = False  # what the bucket holds
     hint: bool = False  # Retry-After
     step: tuple[float, float] | None = None  # from this second on, this rpm
@@ -95,6 +96,11 @@ SCENARIOS = [
     Scenario("chance 5 % and rpm 1200", 0.93, rows=1500, chance=0.05, rpm=1200),
     Scenario("chance 20 % and rpm 1200", 0.80, 300, chance=0.2, rpm=1200),
     Scenario("chance 20 %, rpm 6000 in headers", 0.85, chance=0.2, rpm=6000, headers=True),
+    Scenario("chance 20 % from 8 s on", 0.80, rows=1500, chance=0.2, chance_from=8),
+    Scenario("chance 50 % from 8 s on", 0.65, rows=1500, chance=0.5, chance_from=8),
+    Scenario("chance 30 % from 5 s on, 100 workers", 0.80, rows=3000, workers=100, chance=0.3, chance_from=5),
+    Scenario("chance 25 % from 10 s on, 8 workers", 0.80, rows=800, workers=8, chance=0.25, chance_from=10),
+    Scenario("chance 25 % from 8 s on, rpm 2400", 0.60, rows=1500, chance=0.25, chance_from=8, rpm=2400),
     Scenario("crowd 10", 0.85, 60, slots=10),
     Scenario("crowd 3", 0.85, 40, rows=150, slots=3),
     Scenario("crowd 100, 256 workers", 0.85, 150, rows=3000, workers=256, slots=100),
@@ -177,7 +183,7 @@ class Provider:
             return True, None
         if s.slots and self.in_flight >= s.slots:
             return True, s.latency
-        if s.chance and self.rng.random() < s.chance:
+        if s.chance and now - self.began >= s.chance_from and self.rng.random() < s.chance:
             return True, 1.0
         if s.window:
             if now - self.window_began >= s.window:
