@@ -325,6 +325,26 @@ def test_a_door_that_has_just_opened_takes_the_first_refusal_for_the_rate(marks:
     assert (told.refusals.rate < math.inf) is cut
 
 
+@pytest.mark.parametrize(("let_in", "cut"), [(7, True), (8, False)])
+def test_a_door_is_believed_to_be_open_after_eight(let_in: int, cut: bool) -> None:
+    """From then on a refusal is one like any other."""
+    told = Told()
+    told.refusals._tender = rules.TENDER
+    told.go("." * let_in + "x", 0.02)
+    assert (told.refusals.rate < math.inf) is cut
+
+
+def test_what_was_sent_before_a_decision_is_no_news(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first request after it is."""
+    seen: list[list[int]] = []
+    monkeypatch.setattr(rules, "by_crowd", lambda recent: (seen.append([p.number for p in recent]), (-math.inf, 0))[1])
+    told = Told()
+    told.go("....", 0.02)
+    told.refusals._decided_at = 4
+    told.go("..x", 0.02)
+    assert seen == [[4, 5, 6]]
+
+
 def decided(
     monkeypatch: pytest.MonkeyPatch, marks: str, crowd: tuple[float, int], timed: tuple[float, int] = (-math.inf, 0)
 ) -> str:

@@ -292,11 +292,12 @@ def test_what_no_budget_can_hold_is_not_sent(told: Told) -> None:
 
         return worst
 
-    for error, said in (
-        (ValueError("nothing bounds it"), "not sent: nothing bounds it"),
-        (KeyError("x"), "(KeyError)"),
+    for worst, said in (
+        (raising(ValueError("nothing bounds it")), "not sent: nothing bounds it"),
+        (raising(KeyError("x")), "(KeyError)"),
+        (lambda _: 1.5, "not sent: its worst case ($1.500000) would pass max_cost=$1 ($0.000000 are spent)"),
     ):
-        failure = sent(told, worst_cost=raising(error), budget=Budget(1.0)).failure
+        failure = sent(told, worst_cost=worst, budget=Budget(1.0)).failure
         assert failure is not None
         assert (failure.type, failure.provider) == ("BudgetExceeded", "openai")
         assert said in failure.message

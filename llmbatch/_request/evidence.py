@@ -131,13 +131,14 @@ def _beta(a: float, b: float) -> float:
 
 def _by_limit(record: Sequence[Permit]) -> float:
     """Log probability of an outcome under the limit that explains it best; those far below the rates are rare."""
+    if not record:
+        return -math.inf
     sent: dict[float, tuple[int, int]] = {}
     for permit in record:
         refused, number = sent.get(permit.rate, (0, 0))
         sent[permit.rate] = refused + permit.refused, number + 1
-    best, most = -math.inf if sent else 0.0, max(sent, default=0.0)
-    limit = most
-    while limit > LOWEST * min(sent, default=math.inf):
+    best, limit, most = -math.inf, max(sent), max(sent)
+    while limit > LOWEST * min(sent):
         given = math.log(limit / most)
         for rate, (k, n) in sent.items():
             share = min(max(1 - limit / rate, SLIP), 1 - SLIP)
