@@ -37,6 +37,9 @@ __all__ = [
     "warm_up",
 ]
 
+_Settings = tuple[str | None, float | None, int | None]
+_Arguments = tuple[Iterable[Request], *_Settings, int | Literal["auto"]]
+
 
 def create_chat_completions_batch(
     messages_list: Iterable[Request],
@@ -95,7 +98,7 @@ def create_chat_completions_batch(
         results = create_chat_completions_batch([[{"role": "user", "content": "Capital of France?"}]])
         print(results.texts, results.summary())
     """
-    return in_background(_collected(messages_list, model, temperature, max_tokens, max_workers, options))
+    return in_background(_collected(options, messages_list, model, temperature, max_tokens, max_workers))
 
 
 async def acreate_chat_completions_batch(
@@ -111,7 +114,7 @@ async def acreate_chat_completions_batch(
     Example:
         results = await acreate_chat_completions_batch([[{"role": "user", "content": "Capital of France?"}]])
     """
-    return await awaited(_collected(messages_list, model, temperature, max_tokens, max_workers, options))
+    return await awaited(_collected(options, messages_list, model, temperature, max_tokens, max_workers))
 
 
 def as_completed(
@@ -132,7 +135,7 @@ def as_completed(
         for index, row in as_completed(chats, "gpt-4o-mini", checkpoint="run.jsonl"):
             print(index, row["cost"])
     """
-    return Stream(_batch(messages_list, model, temperature, max_tokens, max_workers, options).as_completed())
+    return Stream(_batch(options, messages_list, model, temperature, max_tokens, max_workers).as_completed())
 
 
 def stream_chat_completions_batch(
@@ -154,7 +157,7 @@ def stream_chat_completions_batch(
         for event in stream_chat_completions_batch(chats, "gpt-4o-mini"):
             print(event["index"], event.get("delta", "\n"))
     """
-    return Stream(aiter(Events(_batch(messages_list, model, temperature, max_tokens, max_workers, options))))
+    return Stream(aiter(Events(_batch(options, messages_list, model, temperature, max_tokens, max_workers))))
 
 
 def create_chat_completions_batch_copilot(
@@ -173,7 +176,7 @@ def create_chat_completions_batch_copilot(
     Example:
         results = create_chat_completions_batch_copilot(chats, "gpt-4o")
     """
-    return in_background(_collected(messages_list, copilot.named(model), temperature, max_tokens, max_workers, options))
+    return in_background(_collected(options, messages_list, copilot.named(model), temperature, max_tokens, max_workers))
 
 
 async def acreate_chat_completions_batch_copilot(
@@ -189,7 +192,7 @@ async def acreate_chat_completions_batch_copilot(
     Example:
         results = await acreate_chat_completions_batch_copilot(chats)
     """
-    return await awaited(_collected(messages_list, copilot.named(model), temperature, max_tokens, max_workers, options))
+    return await awaited(_collected(options, messages_list, copilot.named(model), temperature, max_tokens, max_workers))
 
 
 def create_chat_completion(
@@ -207,7 +210,7 @@ def create_chat_completion(
         row = create_chat_completion([{"role": "user", "content": "Capital of France?"}], "gpt-4o-mini")
         print(row["choices"][0]["message"]["content"], row["usage"], row["cost"])
     """
-    return in_background(_answered(messages, model, temperature, max_tokens, options))
+    return in_background(_answered(options, messages, model, temperature, max_tokens))
 
 
 async def acreate_chat_completion(
@@ -222,7 +225,7 @@ async def acreate_chat_completion(
     Example:
         row = await acreate_chat_completion([{"role": "user", "content": "Capital of France?"}])
     """
-    return await awaited(_answered(messages, model, temperature, max_tokens, options))
+    return await awaited(_answered(options, messages, model, temperature, max_tokens))
 
 
 def warm_up(model: str | None = None, **options: Unpack[ChatOptions[M]]) -> None:
@@ -246,39 +249,25 @@ async def awarm_up(model: str | None = None, **options: Unpack[ChatOptions[M]]) 
     await awaited(_warmed(model, options))
 
 
-def _batch(  # noqa: PLR0917 - the public functions' own order
-    messages_list: Iterable[Request],
-    model: str | None,
-    temperature: float | None,
-    max_tokens: int | None,
-    max_workers: int | Literal["auto"],
-    options: ChatOptions,
-) -> Batch:
-    """What Jedi does not follow: it would show this call's parameters as the public function's."""
+def _batch(options: ChatOptions, *arguments: *_Arguments) -> Batch:
+    """The batch of a public function's arguments, in their order."""
     given: dict[str, Any] = dict(options)
     if given.get("batch_job") or given.get("lane") in JOB_LANES:
         from llmbatch._jobs.lanes import job_batch  # noqa: PLC0415 - only batch jobs need it
 
-        return job_batch(messages_list, model, temperature, max_tokens, max_workers, given)
+        return job_batch(*arguments, given)
     if (path := given.get("checkpoint")) is not None and beside(path).exists():
         raise ValueError(
             f"{beside(path)} is the state of a batch job that may go on and be charged for: take its answers with "
             "lane='job' or lane='cheapest', or cancel it (BatchJob.load(path).cancel()) and delete the file"
         )
-    return chat_batch(messages_list, model, temperature, max_tokens, max_workers, **given)
+    return chat_batch(*arguments, **given)
 
 
-async def _collected(  # noqa: PLR0917 - the public functions' own order
-    messages_list: Iterable[Request],
-    model: str | None,
-    temperature: float | None,
-    max_tokens: int | None,
-    max_workers: int | Literal["auto"],
-    options: ChatOptions[M],
-) -> BatchResults[M]:
+async def _collected(options: ChatOptions[M], *arguments: *_Arguments) -> BatchResults[M]:
     """All rows. The slow import of litellm does not hold up other batches."""
     await asyncio.to_thread(_litellm.load)
-    return await _batch(messages_list, model, temperature, max_tokens, max_workers, options).collect()
+    return await _batch(options, *arguments).collect()
 
 
 async def _warmed(model: str | None, options: ChatOptions[M]) -> None:
@@ -288,18 +277,11 @@ async def _warmed(model: str | None, options: ChatOptions[M]) -> None:
     await rehearse(run.ways.first.plans[0].request([{"role": "user", "content": "Hi"}]))
 
 
-async def _answered(
-    messages: Sequence[Any],
-    model: str | None,
-    temperature: float | None,
-    max_tokens: int | None,
-    options: ChatOptions,
-) -> Row:
+async def _answered(options: ChatOptions, messages: Sequence[Any], *arguments: *_Settings) -> Row:
     checked_messages(messages)
     await asyncio.to_thread(_litellm.load)
     given: dict[str, Any] = {"progress": False, **options}
-    batch = chat_batch([messages], model, temperature, max_tokens, 1, **given)
-    (row,) = await batch.collect()
+    (row,) = await chat_batch([messages], *arguments, 1, **given).collect()
     if "error" in row:
         raise RequestFailedError(row)
     return row

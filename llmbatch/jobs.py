@@ -12,8 +12,7 @@ from __future__ import annotations
 import asyncio
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -74,7 +73,7 @@ def submit_batch_job(
         job.wait().results().texts
     """
     how = {"metadata": metadata or {}, "max_rows": max_rows, "max_bytes": max_bytes}
-    return in_background(_prepared_and_submitted(requests, model, temperature, max_tokens, state, how, dict(options)))
+    return in_background(_submitted(options, how, state, requests, model, temperature, max_tokens))
 
 
 async def asubmit_batch_job(
@@ -95,7 +94,7 @@ async def asubmit_batch_job(
         job = await asubmit_batch_job(chats, model="gpt-4o-mini", state="chats.json")
     """
     how = {"metadata": metadata or {}, "max_rows": max_rows, "max_bytes": max_bytes}
-    return await awaited(_prepared_and_submitted(requests, model, temperature, max_tokens, state, how, dict(options)))
+    return await awaited(_submitted(options, how, state, requests, model, temperature, max_tokens))
 
 
 def retrieve_batch_job(
@@ -132,37 +131,24 @@ async def aretrieve_batch_job(
     return await awaited(_found(job, model, response_format, kwargs))
 
 
-async def _prepared_and_submitted(  # noqa: PLR0917 - the public functions' own order
-    requests: Any,
-    model: str | None,
-    temperature: float | None,
-    max_tokens: int | None,
-    state: PathLike | None,
+async def _submitted(
+    options: ChatOptions,
     how: dict[str, Any],
-    given: dict[str, Any],
+    state: PathLike | None,
+    *arguments: *tuple[Any, str | None, float | None, int | None],
 ) -> BatchJob:
-    how["completion_window"] = given.pop("completion_window", "24h")
-    custom_ids = given.pop("custom_ids", None)
-    submission = await asyncio.to_thread(submit.prepare, requests, model, temperature, max_tokens, custom_ids, given)
-    return await _submitted(submission, state, **how)
-
-
-async def _submitted(submission: submit.Submission, state: PathLike | None, **how: Any) -> BatchJob:
+    """The job of a public function's arguments; an interruption says how to find it again, since it goes on."""
+    given: dict[str, Any] = dict(options)
+    window, custom_ids = given.pop("completion_window", "24h"), given.pop("custom_ids", None)
+    submission = await asyncio.to_thread(submit.prepare, *arguments, custom_ids, given)
     with tempfile.TemporaryDirectory(prefix="llmbatch-") as directory:
-        job, files = await begun(submission, state, Path(directory), **how)
-        with _left_running(job):
+        job, files = await begun(submission, state, Path(directory), completion_window=window, **how)
+        try:
             await job.submit(files)
+        except asyncio.CancelledError as exc:
+            exc.add_note(job.left())
+            raise
     return job
-
-
-@contextmanager
-def _left_running(job: BatchJob) -> Iterator[None]:
-    """An interruption says which job goes on at the provider, and how to find it again."""
-    try:
-        yield
-    except asyncio.CancelledError as exc:
-        exc.add_note(job.left())
-        raise
 
 
 async def _found(

@@ -39,7 +39,9 @@ def chat_batch(
     options = Options.among(given, max_workers=max_workers, count=count)
     call = {"model": model, "temperature": temperature, "max_tokens": max_tokens, **given}
     if options.lane == "flex":
-        call["service_tier"] = _checked_tier(given.get("service_tier"))
+        if (tier := given.get("service_tier")) not in {None, FLEX}:
+            raise ValueError(f"lane='flex' sends service_tier='flex', not {tier!r}; leave out one of them")
+        call["service_tier"] = FLEX
     run = kind(requests, count, call, options, shared_budget)
     first = run.ways.first.plans[0]
     if options.lane == "flex" and not takes_flex(first.target):
@@ -62,9 +64,3 @@ def embeddings_batch(
     options = Options.among(given, max_workers=max_workers, count=count)
     plan = plan_embeddings(model, **given)
     return Batch(EmbeddingsRun(items, count, plan, options, shared_budget), "Embedding", plan)
-
-
-def _checked_tier(given: str | None) -> str:
-    if given not in {None, FLEX}:
-        raise ValueError(f"lane='flex' sends service_tier='flex', not {given!r}; leave out one of them")
-    return FLEX

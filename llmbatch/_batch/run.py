@@ -264,7 +264,7 @@ class Run:
     def _begun(self, *indices: int) -> Outcome:
         """The outcome, to be filled, of a request for these inputs."""
         before = self.under_way.get(indices[0])
-        outcome = Outcome(None, None, 0, 0.0, rows=len(indices))
+        outcome = Outcome(rows=len(indices))
         if before:
             outcome.begun = before[0].begun
         for index in indices:
@@ -273,7 +273,7 @@ class Run:
 
     def cut(self, failure: Failure, index: int, custom_id: str | None = None, target: Target | None = None) -> Row:
         """The error row of an input that was not done in time, with what was sent for it and may have been charged."""
-        outcomes = self.under_way.get(index) or [Outcome(None, None, 0, 0.0)]
+        outcomes = self.under_way.get(index) or [Outcome()]
         lost = any(outcome.uncertain for outcome in outcomes)
         spent = {
             **outcomes[-1].spent,

@@ -6,13 +6,13 @@ import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import AsyncGenerator
+from functools import partial
 from typing import Any, Required, TypedDict
 
 from llmbatch._batch.batch import Batch
 from llmbatch._leaves.row import Row
 from llmbatch._litellm import Answer
 from llmbatch._litellm.calls import chat_stream
-from llmbatch._request.sender import Call
 from llmbatch.options import JOB_LANES
 
 MOST_WAITING = 256  # events; beyond it no further row is taken until the consumer has caught up
@@ -37,35 +37,30 @@ class Events:
                 "a batch job gives no pieces of answers: leave out lane= and batch_job=, or take as_completed"
             )
         self._batch = batch
-        batch.run.call_for = self._call_for
+        batch.run.call_for = lambda index: partial(self._call, index)
         self._queue: asyncio.Queue[StreamEvent | None] = asyncio.Queue()
-        self._taken = asyncio.Event()
         self._attempts: Counter[int] = Counter()
 
-    def _call_for(self, index: int) -> Call:
-        """The function that sends row `index` once, and passes its pieces on."""
-
-        async def call(request: dict[str, Any]) -> Answer:
-            self._attempts[index] += 1
-            attempt = self._attempts[index]
-            async for piece in chat_stream(request):
-                if isinstance(piece, Answer):
-                    return piece
-                if piece.get("content"):
-                    event: StreamEvent = {"index": index, "attempt": attempt, "delta": piece["content"]}
-                    if piece["choice"]:
-                        event["choice"] = piece["choice"]
-                    self._queue.put_nowait(event)
-            raise AssertionError  # unreachable: a stream ends with its answer or raises
-
-        return call
+    async def _call(self, index: int, request: dict[str, Any]) -> Answer:
+        """Send row `index` once, and pass its pieces on."""
+        self._attempts[index] += 1
+        attempt = self._attempts[index]
+        async for piece in chat_stream(request):
+            if isinstance(piece, Answer):
+                return piece
+            if piece.get("content"):
+                event: StreamEvent = {"index": index, "attempt": attempt, "delta": piece["content"]}
+                if piece["choice"]:
+                    event["choice"] = piece["choice"]
+                self._queue.put_nowait(event)
+        raise AssertionError  # unreachable: a stream ends with its answer or raises
 
     async def __aiter__(self) -> AsyncGenerator[StreamEvent]:
         """Run the batch and yield its events."""
         pump = asyncio.ensure_future(self._pump())
         try:
             while (event := await self._queue.get()) is not None:
-                self._taken.set()
+                self._queue.task_done()
                 yield event
             await pump  # raises what has ended it
         finally:
@@ -78,8 +73,7 @@ class Events:
                 async for index, row in rows:
                     del self._attempts[index]
                     self._queue.put_nowait({"index": index, "row": row})
-                    while self._queue.qsize() > MOST_WAITING:
-                        self._taken.clear()
-                        await self._taken.wait()
+                    if self._queue.qsize() > MOST_WAITING:
+                        await self._queue.join()
         finally:
             self._queue.put_nowait(None)

@@ -45,10 +45,10 @@ class Outcome:
     went by before it, since `begun`. `rows` is how many rows the request was for.
     """
 
-    answer: Answer | None
-    failure: Failure | None
-    attempts: int
-    cost: float | None
+    answer: Answer | None = None
+    failure: Failure | None = None
+    attempts: int = 0
+    cost: float | None = 0.0
     renewed: Failure | None = None
     uncertain: bool = False
     elapsed: float | None = None
@@ -97,7 +97,7 @@ class Sender:
         `call` sends one request once. `order` decides who goes first where requests wait for a limit. An `outcome` that
         is given is filled on the way, for whoever cancels it.
         """
-        outcome = outcome or Outcome(None, None, 0, 0.0)
+        outcome = outcome or Outcome()
         retried = retrying(self.retries, paced=True, sleep=self._pause)
         try:
             answer: Answer = await retried(self._attempt, request, order, call, outcome)
