@@ -99,6 +99,7 @@ def test_an_input_that_raises_ends_the_batch_after_its_rows(server: Server, tmp_
     assert [bool(vector) for vector in kept.embeddings] == [True] * 25
 
 
+@pytest.mark.processes
 def test_texts_do_not_wait_for_others_to_fill_their_request(server: Server, released: threading.Event) -> None:
     """Of an input that feeds on its rows, and at the deadline: each text that was taken has its row."""
     answers: queue.Queue[int] = queue.Queue()
@@ -112,12 +113,13 @@ def test_texts_do_not_wait_for_others_to_fill_their_request(server: Server, rele
 
     given: dict[str, Any] = {**place(server.api_base, model="openai/e"), "progress": False}
     llmbatch.create_embeddings_batch(["warm"], **given)
-    rows = llmbatch.create_embeddings_batch(texts(), deadline=5, on_result=lambda at, _: answers.put(at), **given)
+    rows = llmbatch.create_embeddings_batch(texts(), deadline=3, on_result=lambda at, _: answers.put(at), **given)
     assert [bool(vector) for vector in rows.embeddings] == [True] * 6
     assert len(server.requests) == 6
     assert not released.is_set()
 
 
+@pytest.mark.processes
 def test_the_deadline_loses_no_text_that_was_taken(server: Server) -> None:
     """What had no time to be sent is an error row."""
     taken = []

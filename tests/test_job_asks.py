@@ -127,6 +127,7 @@ def test_what_a_further_part_refuses_keeps_the_answer_before(
     assert len(batches.answered) == ROWS
 
 
+@pytest.mark.processes
 def test_a_deadline_ends_a_round_too(
     server: Server, batches: BatchProvider, place: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -191,7 +192,7 @@ def test_kills_at_any_moment_ask_nothing_twice(
     """Kill -9 in each round: the same call goes on with the parts that were submitted."""
     batches.polls = 3
     path, moments = tmp_path / "run.jsonl", random.Random()  # noqa: S311 - whenever
-    for _ in range(6):
+    for _ in range(4):
         with warm.script(RUN, server.api_base, str(path)) as process:
             time.sleep(moments.uniform(0.2, 2.0))
             process.send_signal(signal.SIGKILL)
