@@ -212,15 +212,18 @@ def test_a_job_that_is_found_again_knows_what_was_asked_again(
     warm: Warm, server: Server, batches: BatchProvider, place: dict[str, Any], tmp_path: Path
 ) -> None:
     """By its state file or by its id: `results()` gives the later answers, with all that was spent."""
-    path = tmp_path / "run.jsonl"
+    path, state = tmp_path / "run.jsonl", tmp_path / "run.jsonl.job"
     batches.polls = 3
     with warm.script(RUN, server.api_base, str(path)) as process:
         until = time.monotonic() + 60
-        while len(batches.jobs) < 2 and time.monotonic() < until:
+        while time.monotonic() < until:
+            parts = json.loads(state.read_bytes())["parts"] if state.exists() else []
+            if len(parts) == 2 and parts[1]["batch_id"]:
+                break
             time.sleep(0.02)
         process.send_signal(signal.SIGKILL)
     batches.polls = 0
-    job = llmbatch.retrieve_batch_job(tmp_path / "run.jsonl.job", **place).wait()
+    job = llmbatch.retrieve_batch_job(state, **place).wait()
     by_id = llmbatch.retrieve_batch_job(job.id, model=MODEL, **place).wait()
     for found in (job, by_id):
         results = found.results()

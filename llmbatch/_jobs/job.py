@@ -295,7 +295,8 @@ class BatchJob:
             bar.reach(counts["completed"] + counts["failed"], f"{self.status}, {counts['failed']} failed")
             if self.status == "submitting":
                 raise BatchJobError(
-                    f"job {self.id} was not submitted to its end; call submit_batch_job again with its state file"
+                    f"job {self.id} was not submitted to its end; make the call again that submits it, with its state "
+                    "file or checkpoint"
                 )
             return self.ended
 
