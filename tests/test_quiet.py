@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -134,9 +135,10 @@ def test_a_filter_for_everything_does_not_come_before_ours(server: Server, warne
 def test_no_provider_is_heard_on_what_only_llmbatch_sends(caplog: pytest.LogCaptureFixture) -> None:
     """LiteLLM's Hugging Face route says for each request that it takes no `max_retries`."""
     load()
-    route = "litellm.llms.huggingface.chat.transformation"
+    route = importlib.import_module("litellm.llms.huggingface.chat.transformation")
+    (lookup,) = (name for name in vars(route) if name.endswith("fetch_inference_provider_mapping"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(f"{route}.fetch_inference_provider_mapping", lambda _: 1 // 0)
+        patch.setattr(route, lookup, lambda _: 1 // 0)
         rows = llmbatch.create_chat_completions_batch(chats(2), "huggingface/some/model", api_key="k", retries=0)
     assert all("error" in row for row in rows)
     assert not [line for line in caplog.messages if "max_retries" in line]

@@ -295,8 +295,8 @@ class BatchJob:
             bar.reach(counts["completed"] + counts["failed"], f"{self.status}, {counts['failed']} failed")
             if self.status == "submitting":
                 raise BatchJobError(
-                    f"job {self.id} was not submitted to its end; make the call again that submits it, with its state "
-                    "file or checkpoint"
+                    f"job {self.id} was not submitted to its end; call submit_batch_job again with its state file, or "
+                    "the batch with its checkpoint"
                 )
             return self.ended
 
