@@ -99,6 +99,18 @@ def test_an_input_that_raises_ends_the_batch_after_its_rows(server: Server, tmp_
     assert [bool(vector) for vector in kept.embeddings] == [True] * 25
 
 
+def test_texts_beside_known_ones_outlive_an_input_that_raises(server: Server, tmp_path: Path) -> None:
+    """Whose request would have been filled by later ones."""
+    given: dict[str, Any] = {**place(server.api_base, model="openai/e"), "checkpoint": tmp_path / "run.jsonl"}
+    llmbatch.create_embeddings_batch([f"text {number}" for number in range(0, 20, 2)], **given)
+    texts = (f"text {number}" if number < 20 else 1 // 0 for number in range(21))
+    with pytest.raises(ZeroDivisionError):
+        llmbatch.create_embeddings_batch(texts, **given)
+    kept = llmbatch.interrupted_results()
+    assert kept is not None
+    assert [bool(vector) for vector in kept.embeddings] == [True] * 20
+
+
 @pytest.mark.processes
 def test_texts_do_not_wait_for_others_to_fill_their_request(server: Server, released: threading.Event) -> None:
     """Of an input that feeds on its rows, and at the deadline: each text that was taken has its row."""

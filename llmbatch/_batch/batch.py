@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 
 from loguru import logger
@@ -106,7 +106,7 @@ class Batch:
             response_format=self.plan.response_format if isinstance(self.plan, ChatPlan) else None,
             formats=self.run.formats,
             limits=self.run.limits_found(),
-            asked=self.run.asked,
+            asked=self.run.inputs if isinstance(self.run.inputs, Sequence) else None,
         )
 
     def _not_done(self, index: int) -> Row:

@@ -88,7 +88,7 @@ class ChatRun(Run):
     """One batch of chat completions.
 
     Attributes:
-        ways: for each request of `requests`.
+        ways: for each request of `inputs`.
     """
 
     def __init__(
@@ -99,9 +99,8 @@ class ChatRun(Run):
         options: Options,
         budget: Budget | None,
     ) -> None:
-        super().__init__(options, count, calling("chat", options.processes), budget)
-        self.requests = self.items = requests
-        self.asked = requests if isinstance(requests, Sequence) else None
+        super().__init__(requests, count, options, calling("chat", options.processes), budget)
+        self.items = requests
         maker = _Maker(call, options.fallbacks)
 
         def way(arguments: dict[str, Any]) -> Way:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -56,10 +56,9 @@ class EmbeddingsRun(Run):
     def __init__(
         self, texts: Iterable[Any], count: int | None, plan: EmbeddingsPlan, options: Options, budget: Budget | None
     ) -> None:
-        super().__init__(options, count, calling("embed", options.processes), budget)
-        self.texts, self.plan, self.target = texts, plan, plan.target
+        super().__init__(texts, count, options, calling("embed", options.processes), budget)
+        self.plan, self.target, self.items = plan, plan.target, self._chunks()
         self._ids = CustomIds()
-        self.items, self.asked = self._chunks(), texts if isinstance(texts, Sequence) else None
         self._sender = self.sender_for(plan)
         self._chunk_texts = CHUNK_TEXTS.get(plan.target.provider, DEFAULT_CHUNK_TEXTS)
         if plan.target.api_base is not None:
@@ -69,7 +68,7 @@ class EmbeddingsRun(Run):
         """The texts in chunks; what is there of an input that pauses, ends or fails does not wait for the rest."""
         chunk, index = _Chunk(), itertools.count()
         until = self._deadline if self.count is None else None
-        async with contextlib.aclosing(grouped(self.texts, self._chunk_texts, until=until)) as groups:
+        async with contextlib.aclosing(grouped(self.inputs, self._chunk_texts, until=until)) as groups:
             async for texts in groups:
                 for text in texts:
                     self._add(chunk, next(index), text)
@@ -80,8 +79,6 @@ class EmbeddingsRun(Run):
                 if len(texts) < self._chunk_texts and (chunk.texts or chunk.rows):
                     yield chunk
                     chunk = _Chunk()
-        if chunk.texts or chunk.rows:
-            yield chunk
 
     def _add(self, chunk: _Chunk, index: int, text: Any) -> None:
         try:

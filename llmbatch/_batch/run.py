@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import hashlib
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from operator import attrgetter
 from typing import Any, TypeVar
 
@@ -103,7 +103,7 @@ class Run:
     Attributes:
         target: what was asked for by the call as a whole.
         items: the units of work.
-        asked: the caller's own list of inputs, None where it is none.
+        inputs: the caller's.
         call_for: gives, for an input's index, the function that sends one request once.
         under_way: what has become so far of the inputs whose rows have not been taken yet, one outcome a model.
         count: how many inputs there are, None where nobody knows.
@@ -113,9 +113,11 @@ class Run:
 
     target: Target
     items: Iterable[Any] | AsyncGenerator[Any]
-    asked: Sequence[Any] | None = None
 
-    def __init__(self, options: Options, count: int | None, call: Call, budget: Budget | None) -> None:
+    def __init__(
+        self, inputs: Iterable[Any], count: int | None, options: Options, call: Call, budget: Budget | None
+    ) -> None:
+        self.inputs = inputs
         self.options, self.count = options, count
         self.call_for: Callable[[int], Call] = lambda _: call
         self.noted: Callable[[], None] = lambda: None

@@ -13,9 +13,8 @@ from typing import Any
 
 from llmbatch._batch.prepared import chat_batch, embeddings_batch
 from llmbatch._jobs.remote import PART_TAG, Remote
-from llmbatch._jobs.rendering import Line, read_payloads, write_input_files
+from llmbatch._jobs.rendering import Line, read_payloads, rewrite_input_file, write_input_files
 from llmbatch._jobs.state import JobState, Part
-from llmbatch._leaves.files import json_line
 from llmbatch._leaves.row import Row
 from llmbatch._litellm.files import Access
 from llmbatch._request.guards import Budget
@@ -62,10 +61,7 @@ async def resubmit(
     payloads = await bodies(state, remote, left or failed, given)
     with tempfile.TemporaryDirectory(prefix="llmbatch-") as directory:
         place = Path(directory)
-        paths = [place / part.name for part in parts]
-        for part, path in zip(parts, paths, strict=True):
-            lines = (json_line(payloads[state.custom_ids[position]]) for position in part.positions())
-            await asyncio.to_thread(path.write_bytes, b"".join(lines))
+        paths = [await asyncio.to_thread(rewrite_input_file, state, part, payloads, place) for part in parts]
         if not parts:
             at, before = {custom_id: at for at, custom_id in enumerate(state.custom_ids)}, len(state.parts)
             anew = ((at[custom_id], Line(custom_id, payload)) for custom_id, payload in payloads.items())

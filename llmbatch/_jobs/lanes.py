@@ -111,7 +111,7 @@ class LaneRun(ChatRun):
         self._end = _now() + self._seconds
         self._deadline = self._end if self._cheapest and self._end < math.inf else None
         until = self._end - self._live_time(0) if self.count is None and self._end < math.inf else None
-        async with contextlib.aclosing(grouped(self.requests, _AT_ONCE, until=until)) as groups:
+        async with contextlib.aclosing(grouped(self.inputs, _AT_ONCE, until=until)) as groups:
             self._asked = [item async for group in groups for item in group]
         self.count = count = len(self._asked)
         self.items = self._in_turn()

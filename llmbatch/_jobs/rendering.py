@@ -210,3 +210,10 @@ def write_input_files(state: JobState, rows: Iterable[tuple[int, Line]], directo
             part.sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     state.parts += parts
     return paths
+
+
+def rewrite_input_file(state: JobState, part: Part, payloads: Mapping[str, Payload], directory: Path) -> Path:
+    """A part's input file once more, of those of its rows whose payloads are there, by id."""
+    path, custom_ids = directory / part.name, (state.custom_ids[position] for position in part.positions())
+    path.write_bytes(b"".join(json_line(payloads[custom_id]) for custom_id in custom_ids if custom_id in payloads))
+    return path

@@ -11,15 +11,16 @@ from typing import Any
 
 from llmbatch._batch.rows import failure_row
 from llmbatch._jobs.job import BatchJob
-from llmbatch._jobs.rendering import Line, payload_of, write_input_files
+from llmbatch._jobs.rendering import Line, payload_of, rewrite_input_file, write_input_files
+from llmbatch._jobs.results import JOB
 from llmbatch._jobs.watch import Watch
-from llmbatch._leaves.files import json_line
 from llmbatch._leaves.row import Row
 from llmbatch._request.failures import Failure
 from llmbatch._request.plans import ChatPlan
 from llmbatch._request.requests import Asked
 from llmbatch._request.retry import NotSentError
 from llmbatch._request.sender import Sender
+from llmbatch.providers.base import Payload
 from llmbatch.providers.registry import provider_for
 
 _NOT_ANSWERED = Failure("DeadlineExceeded", "the batch job had not answered this further ask by the deadline")
@@ -38,10 +39,9 @@ class Ask:
     held: float = 0.0  # USD of the budget
     row: asyncio.Future[Row] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
-    def line(self) -> Line:
+    def payload(self) -> Payload:
         """It as a line of an input file. Raises ValueError where it cannot be one."""
-        provider = provider_for(self.plan.target.provider)
-        return Line(self.key, payload_of(self.asked, provider, self.request, self.key))
+        return payload_of(self.asked, provider_for(self.plan.target.provider), self.request, self.key)
 
     def answered(self, row: Row) -> None:
         """It is over; the row says what it has cost."""
@@ -50,7 +50,7 @@ class Ask:
 
     def failed(self, failure: Failure, **spent: Any) -> None:
         """It gets no answer."""
-        self.answered(failure_row(failure, self.plan.target, self.key, lane="job", **spent))
+        self.answered(failure_row(failure, self.plan.target, self.key, lane=JOB, **spent))
 
 
 class Rounds:
@@ -90,7 +90,7 @@ class Rounds:
 
     async def _affordable(self, asks: list[Ask]) -> dict[str, Ask]:
         """Those whose worst case the budget holds from now on; those that it may hold later wait on."""
-        affordable, later = dict[str, Ask](), list[Ask]()
+        affordable, later = dict[str, Ask](), list[tuple[Ask, float]]()
         for ask in asks:
             try:
                 worst = ask.sender.worst(ask.request)
@@ -98,39 +98,36 @@ class Rounds:
                 ask.failed(exc.failure)
                 continue
             if not ask.sender.budget.fits(worst):
-                later.append(ask)
+                later.append((ask, worst))
             elif await ask.sender.budget.reserve(worst):
                 ask.held, affordable[ask.key] = worst, ask
         if affordable:
-            self._waiting += later
+            self._waiting += [ask for ask, _ in later]
         else:
-            for ask in later:
-                ask.failed(ask.sender.too_dear(ask.sender.worst(ask.request)))
+            for ask, worst in later:
+                ask.failed(ask.sender.too_dear(worst))
         return affordable
 
 
 async def _submitted(job: BatchJob, number: int, asks: dict[str, Ask]) -> None:
     """Submit a round as further parts, but for what an earlier call has submitted of it."""
-    state, lines = job.state, dict[str, Line]()
+    state, payloads = job.state, dict[str, Payload]()
     for key, ask in asks.items():
         try:
-            lines[key] = ask.line()
+            payloads[key] = ask.payload()
         except ValueError as exc:
             ask.failed(Failure("InvalidRow", str(exc)))
+    earlier = [part for part in state.parts if part.asks == number]
+    there = {state.custom_ids[at] for part in earlier for at in part.positions()}
+    new = {key: payload for key, payload in payloads.items() if key not in there}
+    anew = ((at, Line(key, new[key])) for at, key in enumerate(state.custom_ids) if key in new)
+    parts, before = [part for part in earlier if not part.status], len(state.parts)
     with tempfile.TemporaryDirectory(prefix="llmbatch-") as directory:
         place = Path(directory)
-        earlier = [part for part in state.parts if part.asks == number]
-        there = {state.custom_ids[at] for part in earlier for at in part.positions()}
-        anew = ((at, lines[key]) for at, key in enumerate(state.custom_ids) if key in lines and key not in there)
-        before = len(state.parts)
-        paths = await asyncio.to_thread(write_input_files, state, anew, place, number)
-        for part in earlier:
-            paths.append(place / part.name)
-            mine = (state.custom_ids[at] for at in part.positions())
-            text = b"".join(json_line(lines[key].payload) for key in mine if key in lines)
-            await asyncio.to_thread(paths[-1].write_bytes, text)
+        paths = [await asyncio.to_thread(rewrite_input_file, state, part, payloads, place) for part in parts]
+        paths += await asyncio.to_thread(write_input_files, state, anew, place, number)
         job.save()
-        await job.submit(paths, [*state.parts[before:], *earlier], refusable=True)
+        await job.submit(paths, [*parts, *state.parts[before:]], refusable=True)
 
 
 async def _followed(

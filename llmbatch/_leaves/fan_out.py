@@ -68,9 +68,9 @@ async def fan_out(
 
 
 async def grouped(items: Iterable[T], most: int, *, until: float | None = None) -> AsyncGenerator[list[T]]:
-    """Yield the items in lists of `most`, and of fewer when one has waited for a moment, at the end or before an error.
+    """Yield the items in lists of `most`, and of fewer when one has waited for a moment; an empty one is the end.
 
-    From the loop's time `until` on no more is taken.
+    So it is before an error of `items` is raised. From the loop's time `until` on no more is taken.
     """
     loop, there, moved, waited = asyncio.get_running_loop(), list[T](), asyncio.Event(), False
 
@@ -99,6 +99,7 @@ async def grouped(items: Iterable[T], most: int, *, until: float | None = None) 
                 there.clear()
                 alarms.pop().cancel()
                 yield group
+        yield []
         if source.error is not None:
             raise source.error
     finally:
