@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import llmbatch
-from llmbatch._request.refusals import FIRST_WINDOW
+from llmbatch._request.refusals import FIRST_WINDOW, RECORD
 from tests.replies import said
 from tests.server import Response
 from tests.talk import answered, batch, chats, place
@@ -125,6 +125,16 @@ def test_a_retry_after_holds_everybody_back(server: Server) -> None:
         assert not second.result().failed
     refused, *others = [request.at for request in server.requests]
     assert min(others) - refused >= 1.5 * 0.99
+
+
+def test_a_refusal_that_comes_late_is_its_rows_alone(server: Server) -> None:
+    """When hundreds were sent and answered after it, its Retry-After included."""
+    server.enqueue(Response(429, {"retry-after-ms": "500"}, delay=2.0))
+    rows = batch(server.api_base, chats(400), max_workers=32, model="openai/late")
+    assert all(answered(row, i) for i, row in enumerate(rows))
+    before = [request.at for request in server.requests if request.at < server.requests[0].at + 2.0]
+    assert len(before) > RECORD
+    assert len(server.requests) == 401
 
 
 @pytest.mark.usefixtures("quick_backoff")

@@ -49,6 +49,14 @@ def test_what_was_accepted_before_the_last_cut_does_not_count() -> None:
     assert pace.accepted(record, 8.0) == pytest.approx(10)
 
 
+def test_what_is_known_since_the_last_cut() -> None:
+    """Only what was let in counts, from that moment on, and as far as refusals could have come back."""
+    pace = Pace(0.0)
+    pace.measure_since(2.5)
+    record = sent(range(6), 1.0, range(3, 4))
+    assert [pace.known(record, until) for until in (2.4, 2.5, 4.4, 4.5, 9.0)] == [0, 1, 1, 2, 3]
+
+
 def test_a_cut_is_below_what_was_accepted() -> None:
     """Far below the first time; never above the last rate; a share of it where little has been shown since."""
     pace = Pace(0.0)

@@ -306,6 +306,26 @@ def test_a_door_that_closes_takes_back_the_cuts_since_its_first_refusal() -> Non
 # -- decisions
 
 
+def test_a_refusal_that_comes_late_counts_where_its_request_was_counted() -> None:
+    """Which is no longer remembered by itself: not among those sent at a limit, say, and never more than were sent."""
+    for limited, past in (
+        (False, {False: (5.0, 100.0), True: (6.0, 70.0)}),
+        (True, {False: (4.0, 100.0), True: (7.0, 70.0)}),
+    ):
+        refusals = counted((4.0, 100.0), (6.0, 70.0))
+        refusals._sent = 10
+        met(refusals, 1)
+        refuse(refusals, Permit(1.0, 0.0, number=9, limited=limited), 9.0, hint=3.0)
+        assert refusals._past == past
+        assert (refusals.rate, refusals.wait(9.0, 0)) == (math.inf, 0.0)
+    refusals = counted()
+    refusals._sent = 10
+    met(refusals, 1)
+    refuse(refusals, Permit(1.0, 0.0, number=9))
+    refuse(refusals, met(refusals, 1))
+    assert refusals._past == {False: (0.0, 0.0), True: (0.0, 0.0)}
+
+
 def test_more_odds_are_asked_for_where_many_are_refused_by_chance() -> None:
     """Twice as many."""
     refusals = Refusals(0.0)
@@ -466,6 +486,7 @@ def unpaced(count: int, refused: int) -> Refusals:
 
 def test_each_request_is_known_by_the_rate_that_it_was_sent_at(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of those before the first cut by the rate of late; what was sent before refusals rose does not count."""
+    monkeypatch.setattr(rules, "TRIED", 0)
     seen: list[list[tuple[int, float]]] = []
     monkeypatch.setattr(
         evidence, "whatever_rate", lambda cuts: seen.append([(p.number, p.rate) for p in cuts]) or -math.inf
@@ -477,24 +498,70 @@ def test_each_request_is_known_by_the_rate_that_it_was_sent_at(monkeypatch: pyte
     assert late > Pace(0.0).accepted(refusals._record, 3.0)
     assert seen[0] == [(number, late) for number in range(25, 30)]
     rate = refusals.rate
-    met(refusals, 1, at=3.5)
+    for outcome in ("refused", "let_in", "open"):
+        setattr(met(refusals, 1, at=3.5), outcome, True)
     refusals._cut(30, 3.6)
-    assert seen[1] == [*seen[0], (30, rate)]
+    assert seen[1] == [*seen[0], (30, rate), (31, rate)]
     refusals = unpaced(30, 0)
     refusals._lag = 0.0
-    met(refusals, 1, at=5.5)
+    met(refusals, 1, at=5.5).refused = True
     refusals._cut(30, 6.0, first=True)
     assert seen[2] == [(30, Pace(0.0).accepted(refusals._record, 6.0))]
 
 
+@pytest.mark.parametrize(
+    ("let_in", "until"), [(rates.RECENT_REQUESTS - 1, 3.9), (rates.RECENT_REQUESTS, 3.0)], ids=["fewer", "enough"]
+)
+def test_a_first_cut_where_little_is_known_yet_trusts_what_was_sent_before_a_refusal(let_in: int, until: float) -> None:
+    """It came back, and they did not: a door that has just opened would else be all but closed again."""
+    refusals = Refusals(0.0)
+    refusals._lag = 1.0
+    for at in [*(3.0 - 0.1 * number for number in range(let_in))][::-1]:
+        met(refusals, 1, at=at).let_in = True
+    for at in (3.8, 3.9):
+        met(refusals, 1, at=at).refused = True
+    met(refusals, 1, at=3.95).let_in = True
+    refusals._cut(let_in, 4.0, first=True)
+    accepted = Pace(0.0).accepted(refusals._record, until) / (1 - refusals._chance())
+    assert refusals.rate == pytest.approx(accepted * rates.FIRST_CUT)
+
+
+@pytest.mark.parametrize(("refused_at", "until"), [(2.9, 3.0), (3.5, 3.5)])
+def test_a_first_cut_is_measured_at_least_as_far_as_refusals_have_come_back(refused_at: float, until: float) -> None:
+    """Whatever was refused last."""
+    refusals = Refusals(0.0)
+    refusals._lag = 1.0
+    for at in (2.0, 2.2, refused_at):
+        met(refusals, 1, at=at).let_in = True
+    refusals._record[-1].refused, refusals._record[-1].let_in = True, False
+    refusals._cut(2, 4.0, first=True)
+    accepted = Pace(0.0).accepted(refusals._record, until) / (1 - refusals._chance())
+    assert refusals.rate == pytest.approx(accepted * rates.FIRST_CUT)
+
+
+def test_later_cuts_are_measured_as_far_as_refusals_have_come_back() -> None:
+    """However little is known."""
+    refusals = paced(10, 2)
+    refusals._lag = 0.4
+    accepted = Pace(0.0).accepted(refusals._record, 0.6) / (1 - refusals._chance())
+    refusals.pace.rate = 1000.0
+    refusals._cut(8, 1.0)
+    assert refusals.rate == pytest.approx(accepted * rates.CUT)
+
+
 @pytest.mark.parametrize(("belief", "lifted"), [(1.0, False), (1.01, True)])
 def test_cuts_in_vain_are_taken_back(monkeypatch: pytest.MonkeyPatch, belief: float, lifted: bool) -> None:
-    """As soon as it is clearly likelier that the rate has nothing to do with it."""
+    """As soon as it is clearly likelier that the rate has nothing to do with it, and enough was sent at a lower one."""
     monkeypatch.setattr(evidence, "whatever_rate", lambda _: belief)
     refusals = unpaced(30, 5)
     refusals._cut(25, 3.1, first=True)
+    for number in range(rules.TRIED):
+        assert refusals.rate < math.inf
+        refusals._cut(25, 3.2 + 0.1 * number)
+        met(refusals, 1, at=3.2 + 0.1 * number).let_in = True
+    refusals._cut(25, 5.0)
     assert (refusals.rate == math.inf, refusals._lifted) == (lifted, lifted)
-    assert len(refusals._record) == (5 if lifted else 30)
+    assert len(refusals._record) == rules.TRIED + (5 if lifted else 30)
 
 
 def asked(monkeypatch: pytest.MonkeyPatch, refusals: Refusals, *answers: int | None) -> list[tuple[Any, ...]]:

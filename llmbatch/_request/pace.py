@@ -44,6 +44,10 @@ class Pace:
         """Grow slowly again, as after a cut."""
         self._calm_since = now
 
+    def known(self, record: Iterable[Permit], until: float) -> int:
+        """How many were let in of what was sent since the last cut, up to `until`."""
+        return sum(self._cut_at <= permit.sent_at <= until and not permit.refused for permit in record)
+
     def accepted(self, record: Iterable[Permit], until: float) -> float:
         """Requests a second that were let in of late; nothing is known of those sent after `until`."""
         shown = [permit for permit in record if permit.sent_at <= until]

@@ -27,7 +27,7 @@ from itertools import takewhile
 
 from llmbatch._request import evidence
 from llmbatch._request.evidence import HARDLY_ANYTHING, Permit, by_crowd, by_run, by_time, odds, over, since_excess
-from llmbatch._request.pace import RECENT_SECONDS, Pace
+from llmbatch._request.pace import RECENT_REQUESTS, RECENT_SECONDS, Pace
 
 RECORD = 128  # requests that are remembered one by one
 FIRST_WINDOW = 8  # requests in flight before the provider has shown anything
@@ -40,7 +40,7 @@ RARE, UNHEARD_OF = 0.05, 1e-4  # shares of refusals by chance: below which one i
 SOME_REFUSALS, SOME_REQUESTS = 5, 50  # before chance is called a finding
 PRIOR = 0.5, 20  # refused and sent by chance, before anything is known
 FEW_AWAY, MANY_AT = 4, 40  # refused away from a limit, and sent at it, before the shares are compared
-IN_VAIN = 1.0  # log odds that cuts are
+TRIED, IN_VAIN = 16, 1.0  # requests after a cut, and log odds, that say that cuts are in vain
 FIRST_PROBE, PROBE_GROWTH, LONGEST_PROBE, LONGEST_HINT, TENDER = 0.3, 1.25, 30.0, 120.0, 8
 WIDEN_SECONDS, SUREST, NARROWEST = 0.5, 10.5, 0.9  # one more is tried; log odds; of the crowd found
 
@@ -59,7 +59,7 @@ class Refusals:
         self._sent = self._decided_at = 0  # how many; before the last decision
         self._lag = FIRST_GRACE / 2
         self._not_before = 0.0
-        self._cuts_since = 0  # the request from which on the rate was too high, or so it seems
+        self._cuts_since = self._paced_from = 0  # where the rate was too high, or so it seems; the first paced request
         self._lifted = False
         self._widen_at = 0.0
         self._closed_at = now
@@ -133,6 +133,9 @@ class Refusals:
         """The request was refused for a limit; it is closed already."""
         self.total += 1
         permit.refused = True
+        if self._record and permit.number < self._record[0].number:
+            refused, sent = self._past[permit.limited]
+            self._past[permit.limited] = min(refused + 1, sent), sent
         self._lag = max(now - permit.sent_at, 0.9 * self._lag)
         for later in reversed(self._record):
             if later.number <= permit.number:
@@ -153,12 +156,7 @@ class Refusals:
         else:
             if self.crowd:
                 self._doubt(now)
-            known = self._known()
-            run = sum(1 for _ in takewhile(lambda p: p.refused, reversed(known)))
-            if permit.number >= self._decided_at:
-                self._decide(permit, known, run, now)
-            if hint and (run == len(self._record) or self._chance(known[-run].number) ** run < UNHEARD_OF):
-                self._not_before, self._held_by = max(self._not_before, now + hint), permit.number
+            self._weigh(permit, now, hint)
 
     @property
     def undecided(self) -> int:
@@ -209,6 +207,17 @@ class Refusals:
     def _convinced(self, chance: float) -> float:
         """Log odds that are enough; where many are refused by chance, runs of them come by chance too."""
         return CONVINCED if chance < RARE else 2 * CONVINCED
+
+    def _weigh(self, permit: Permit, now: float, hint: float) -> None:
+        """What a refusal means for the others: nothing, where its request was sent so long ago."""
+        known = self._known()
+        if not known:
+            return
+        run = sum(1 for _ in takewhile(lambda p: p.refused, reversed(known)))
+        if permit.number >= self._decided_at:
+            self._decide(permit, known, run, now)
+        if hint and (run == len(self._record) or self._chance(known[-run].number) ** run < UNHEARD_OF):
+            self._not_before, self._held_by = max(self._not_before, now + hint), permit.number
 
     def _decide(self, permit: Permit, known: list[Permit], run: int, now: float) -> None:
         """What a refusal that may be news means."""
@@ -261,15 +270,20 @@ class Refusals:
 
     def _cut(self, since: int, now: float, *, first: bool = False) -> None:
         """Cut the rate, which was too high for the requests from that number on, unless cuts are in vain."""
-        if self.rate == math.inf:
-            self._cuts_since = since
         until = now - self._lag
+        if self.rate == math.inf:
+            if self.pace.known(self._record, until) < RECENT_REQUESTS:  # a door was opened just now
+                until = max([until, *(permit.sent_at for permit in self._record if permit.refused)])
+            self._cuts_since, self._paced_from = since, self._sent
         accepted = self.pace.accepted(self._record, until)
-        cuts = [permit for permit in self._record if permit.number >= self._cuts_since]
+        unpaced = max(accepted, evidence.sent_rate(self._record, until))
+        cuts = [p for p in self._record if p.number >= self._cuts_since and (p.refused or p.let_in)]
         for permit in cuts:
             if permit.rate == math.inf:
-                permit.rate = max(accepted, evidence.sent_rate(self._record, until))
-        if evidence.whatever_rate(cuts) > IN_VAIN:
+                permit.rate = unpaced
+        # What is refused just after a cut may still be due to what was sent before it.
+        tried = sum(permit.number >= self._paced_from for permit in cuts)
+        if tried >= TRIED and evidence.whatever_rate(cuts) > IN_VAIN:
             self._lift(self._cuts_since)
             return
         for permit in self._record:

@@ -112,6 +112,9 @@ SCENARIOS = [
     Scenario("rpm, late refusals", 0.90, 20, rpm=1200, late=(0.05, 0.25)),
     Scenario("chance 5 %, late refusals", 0.80, chance=0.05, late=(0.05, 0.25)),
     Scenario("chance 20 %, late refusals", 0.60, chance=0.2, late=(0.05, 0.25)),
+    Scenario(
+        "chance 10 %, late by seconds, 256 workers", 0.35, rows=3000, workers=256, chance=0.1, hint=True, late=(1, 3)
+    ),
     Scenario("crowd 10, late refusals", 0.80, 60, slots=10, late=(0.05, 0.25)),
     Scenario("chance 10 % and crowd 20", 0.75, 250, rows=900, workers=48, chance=0.1, slots=20),
     Scenario("queue of 8, 64 workers", 0.97, 0, rows=400, queue=8, workers=64),
