@@ -63,10 +63,11 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 
 def idle(server: Server) -> bool:
-    """Whether the server comes to have nothing in flight."""
-    end = time.monotonic() + 20
-    while server.stats.in_flight and time.monotonic() < end:
-        time.sleep(0.01)
+    """Whether the server comes to have nothing in flight, and nothing on its way to it."""
+    end, seen = time.monotonic() + 20, -1
+    while (server.stats.in_flight or seen < len(server.requests)) and time.monotonic() < end:
+        seen = len(server.requests)
+        time.sleep(0.1)
     return not server.stats.in_flight
 
 
