@@ -320,10 +320,12 @@ def test_a_refusal_that_comes_late_counts_where_its_request_was_counted() -> Non
         assert (refusals.rate, refusals.wait(9.0, 0)) == (math.inf, 0.0)
     refusals = counted()
     refusals._sent = 10
-    met(refusals, 1)
+    first = met(refusals, 1)
     refuse(refusals, Permit(1.0, 0.0, number=9))
-    refuse(refusals, met(refusals, 1))
     assert refusals._past == {False: (0.0, 0.0), True: (0.0, 0.0)}
+    refusals._past[False] = (4.0, 100.0)
+    refuse(refusals, first)
+    assert refusals._past[False] == (4.0, 100.0)
 
 
 def test_more_odds_are_asked_for_where_many_are_refused_by_chance() -> None:
