@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import signal
+import sys
 import threading
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tests.server import Server
+    from tests.warm import Warm
 
 
 class Terminal(io.StringIO):
@@ -67,6 +69,30 @@ def test_an_awaited_call_draws_no_bar(server: Server, monkeypatch: pytest.Monkey
     monkeypatch.setattr("sys.stderr", screen := Terminal())
     asyncio.run(llmbatch.acreate_chat_completions_batch(chats(3), **place(server.api_base)))
     assert screen.getvalue() == ""
+
+
+_FEW_FILES = """
+import resource, sys
+import llmbatch
+from tests.talk import batch, chats
+most = int(sys.argv[2])
+resource.setrlimit(resource.RLIMIT_NOFILE, (200, most))
+rows = batch(sys.argv[1], chats(400), max_workers=most, retries=0, deadline=30)
+print(len(rows.failed), resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+"""
+
+
+@pytest.mark.processes
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows limits no files")
+@pytest.mark.parametrize("allowed", [200, 500])
+def test_workers_beyond_the_files_that_may_be_open_lose_no_row(
+    provider: Callable[..., Server], warm: Warm, allowed: int
+) -> None:
+    """The process's own limit is raised as far as it may be, and no more are in flight than that."""
+    server = provider(latency=0.5)
+    with warm.script(_FEW_FILES, server.api_base, str(allowed)) as process:
+        assert process.communicate() == (f"0 {allowed}\n", "")
+    assert (server.stats.peak_in_flight > 200) is (allowed > 200)
 
 
 @pytest.mark.processes

@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,9 +122,10 @@ class Forked:
     def communicate(self) -> tuple[str, str]:
         """What it prints until it has ended, to stdout and to stderr."""
         self.stdin.close()
-        said = self.stdout.read(), self.stderr.read()
+        with ThreadPoolExecutor(2) as pool:  # at once: it must not wait for one while we wait for the other
+            said, complained = pool.map(lambda end: end.read(), (self.stdout, self.stderr))
         self.wait()
-        return said
+        return said, complained
 
 
 @dataclass(frozen=True)

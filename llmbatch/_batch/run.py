@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from operator import attrgetter
 from typing import Any, TypeVar
@@ -18,6 +17,7 @@ from loguru import logger
 from llmbatch import _litellm
 from llmbatch._batch.checkpoint import Checkpoint
 from llmbatch._batch.rows import failure_row, labelled
+from llmbatch._batch.slots import Slots
 from llmbatch._leaves.fan_out import fan_out
 from llmbatch._leaves.identity import fingerprints
 from llmbatch._leaves.row import Row, add_usage
@@ -36,12 +36,6 @@ from llmbatch.providers import copilot
 
 GUESSED_ANSWER_TOKENS = 4096  # that an answer may have, where neither the call nor LiteLLM's map bounds it
 
-# Of max_workers="auto".
-FIRST, MOST = 16, 512
-BETTER = 1.1  # a larger number must finish at least this much more rows a second to be kept
-DOUBTS = 2  # epochs in a row without gain, before the number is settled
-SETTLED_EPOCHS = 8  # before a larger number is tried again
-
 T = TypeVar("T")
 
 
@@ -50,51 +44,6 @@ def _price(target: Target) -> Callable[[Answer], float | None]:
     if target.prices:
         return lambda answer: standard_cost(target, answer.body.get("usage"))
     return (lambda _: None) if target.provider == copilot.PROVIDER else attrgetter("cost")
-
-
-class Slots:
-    """How many requests may be in flight: a number, or "auto" for as many as make the run faster.
-
-    "auto" doubles it for as long as that pays: an epoch is as many finished rows as there are slots, and its rate is
-    compared with the best one before; the first, in which connections are made, says nothing. While rows wait for a
-    limit, more slots would only make more of them wait.
-    """
-
-    def __init__(self, max_workers: int | str, waiting: Callable[[], int]) -> None:
-        self._auto = max_workers == "auto"
-        self._slots = FIRST if isinstance(max_workers, str) else max_workers
-        self._waiting = waiting
-        self._settled = self._doubts = self._count = self._epochs = 0
-        self._best = 0.0
-        self._since = time.monotonic()
-
-    def __call__(self) -> int:
-        return self._slots
-
-    def finished(self) -> None:
-        """One more row is done."""
-        if not self._auto:
-            return
-        self._count += 1
-        if self._count < self._slots:
-            return
-        now = time.monotonic()
-        rate = self._count / max(now - self._since, 1e-6)
-        self._count, self._since = 0, now
-        self._epochs += 1
-        if self._epochs == 1 or self._waiting():
-            return
-        if self._settled:
-            self._settled -= 1
-            self._best = rate
-        elif rate > self._best * BETTER:
-            self._best, self._doubts = rate, 0
-            self._slots = min(MOST, self._slots * 2)
-        else:
-            self._doubts += 1
-            if self._doubts >= DOUBTS:
-                self._slots = max(FIRST, self._slots // 2)
-                self._settled, self._doubts = SETTLED_EPOCHS, 0
 
 
 class Run:
@@ -196,7 +145,11 @@ class Run:
             self._deadline = asyncio.get_running_loop().time() + options.deadline
         ours = isinstance(self.items, AsyncGenerator)
         until = self._deadline if self.count is None and not ours else None
-        slots = Slots(options.max_workers, lambda: sum(limiter.waiting for limiter in self._limiters))
+        slots = Slots(
+            options.max_workers,
+            lambda: sum(limiter.waiting for limiter in self._limiters),
+            connections=options.lane != "job",
+        )
         with contextlib.ExitStack() as stack:
             if options.checkpoint is not None:
                 self._checkpoint = Checkpoint(options.checkpoint)
