@@ -432,6 +432,17 @@ def test_answers_on_stdout_are_alone_there(shell: Shell, server: Server) -> None
     assert [path.name for path in shell.directory.iterdir()] == ["in.jsonl"]
 
 
+def test_what_is_piped_is_utf8_whatever_the_locale(shell: Shell) -> None:
+    """As JSON is: payloads, and a summary of a file whose name is in no Latin letters."""
+    source = write(shell.directory / "вход.jsonl", ["好 ñ"])
+    rendered = CliRunner(charset="ascii").invoke(main, ["render", str(source)])
+    assert json.loads(rendered.stdout_bytes)["body"]["messages"][0]["content"] == "好 ñ"
+    shell.out = shell.directory / "выход.jsonl"
+    done = CliRunner(charset="ascii").invoke(main, shell.arguments(source))
+    assert done.exit_code == 0
+    assert json.loads(done.stdout_bytes)["output"] == str(shell.out)
+
+
 @pytest.mark.parametrize("name", ["in.jsonl/out.jsonl", "in.jsonl/out.csv"])
 def test_a_path_that_cannot_be_written_is_refused_first(shell: Shell, server: Server, name: str) -> None:
     """Before anything is sent, with the mend."""

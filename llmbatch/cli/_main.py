@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import json
 import sys
 from collections.abc import Callable
@@ -50,6 +51,9 @@ def main(verbose: bool) -> None:
     Exit codes: 0 done; 1 rows failed or the job ended badly; 2 misuse;
                 3 not done yet; 4 the provider or the network failed; 130 interrupted.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):  # what goes into a file or a pipe is JSON, whatever the locale
+        encoding = sys.stdout.encoding if sys.stdout.isatty() else "utf-8"
+        sys.stdout.reconfigure(encoding=encoding, errors="backslashreplace")
     if verbose:
         import llmbatch  # noqa: PLC0415
 
