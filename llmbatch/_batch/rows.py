@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from llmbatch._leaves.row import CUT_OFF, Row, answer_row, error_row, plain, refusal_text, row_text
+from llmbatch._leaves.row import CUT_OFF, Row, answer_row, error_row, refusal_text, row_text
 from llmbatch._leaves.structured import ResponseFormat, parsed
 from llmbatch._litellm import Target
 from llmbatch._litellm.prices import standard_cost
@@ -53,7 +53,7 @@ def chat_row(outcome: Outcome, plan: ChatPlan, custom_id: str) -> Row:
     if outcome.failure is not None:
         return failure_row(outcome.failure, plan.target, custom_id, **outcome.spent)
     assert outcome.answer is not None  # noqa: S101 - either is there
-    row = answer_row(plain(outcome.answer.body), custom_id=custom_id, **outcome.spent)
+    row = answer_row(outcome.answer.body, custom_id=custom_id, **outcome.spent)
     row["request_model"] = plan.target.model
     misfit = _misfit(row, plan.response_format)
     return row if misfit is None else refused_answer(row, misfit, plan)

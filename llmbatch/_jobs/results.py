@@ -137,7 +137,7 @@ class Join:
         except Exception:  # noqa: BLE001 - whatever LiteLLM makes of a body that is no answer
             failure = Failure(_UNREAD, "the provider's answer has no known shape", 200, retryable=True)
             return self._error(custom_id, failure, cost=None)
-        cost = batch_cost(self._plan.target, response["body"].get("usage"), response["body"].get("model"))
+        cost = batch_cost(self._plan.target, body.get("usage"), body.get("model"))
         if "choices" not in body:
             row = answer_row(body, custom_id=custom_id, cost=cost)
         else:

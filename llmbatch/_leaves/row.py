@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from typing import Any, Required, TypedDict
@@ -115,16 +114,6 @@ def well_formed(text: str) -> str:
     except UnicodeEncodeError:
         return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     return text
-
-
-def plain(body: dict[str, Any]) -> dict[str, Any]:
-    """The answer as strict JSON in UTF-8: well-formed texts, None for NaN and infinity."""
-    try:
-        json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
-    except (ValueError, TypeError):
-        text = well_formed(json.dumps(body, ensure_ascii=False, skipkeys=True, default=str))
-        return dict(json.loads(text, parse_constant=lambda _: None))
-    return body
 
 
 def add_spent(row: Row, before: Row) -> None:

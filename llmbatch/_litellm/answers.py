@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 import copy
 import json
-import struct
 from collections.abc import Mapping
 from typing import Any
 
+from llmbatch._leaves.answer import sound, sound_usage
 from llmbatch._litellm.holds import CONVERTER
 from llmbatch._litellm.loading import internal, load
 
@@ -24,9 +23,8 @@ def answer_body(body: Mapping[str, Any]) -> dict[str, Any]:
             model_response_object=litellm.EmbeddingResponse(),
             response_type="embedding",
             hidden_params={},
-        ).model_dump()
-        decode_vectors(made["data"])
-        return dict(made)
+        ).model_dump(warnings=False)
+        return sound(made)
     if not body.get("choices"):
         raise ValueError("the answer has no choices")
     # LiteLLM's message takes text only; some models answer with a list of parts.
@@ -40,7 +38,7 @@ def answer_body(body: Mapping[str, Any]) -> dict[str, Any]:
     whole = dict(made.model_dump())
     for at, content in parts.items():
         whole["choices"][at]["message"]["content"] = content
-    return whole
+    return sound(whole)
 
 
 def mended(logging: Any) -> dict[str, Any] | None:
@@ -53,19 +51,9 @@ def mended(logging: Any) -> dict[str, Any] | None:
         if _UNDECODED in received:
             return None
         body = json.loads(received)
-        if isinstance(usage := body.get("usage"), dict):
-            body["usage"] = {
-                k: round(v) if isinstance(v, float) else v for k, v in usage.items() if not isinstance(v, str)
-            }
+        told = {k: v for k, v in sound_usage(body.pop("usage", None)).items() if not isinstance(v, str)}
+        body |= {"usage": told} if told else {}
         good = body.get("choices") and not body.get("error")
         return answer_body(body) if good else None
     except Exception:  # noqa: BLE001 - no logging object, no answer, or none that can be mended: the first fault stands
         return None
-
-
-def decode_vectors(items: list[Any]) -> None:
-    """Turn base64 vectors into lists of floats, in place."""
-    for item in items:
-        if isinstance(item["embedding"], str):
-            raw = base64.b64decode(item["embedding"])
-            item["embedding"] = [value for (value,) in struct.iter_unpack("<f", raw)]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import socket
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
+from llmbatch._leaves.answer import has_tokens, sound
 from llmbatch._litellm import Answer, answers, load, quiet, transport
 
 # The attempt's own timeout is kept by asyncio around the whole call: LiteLLM's is per socket read, and each distinct
@@ -26,7 +28,7 @@ async def chat(request: Mapping[str, Any]) -> Answer:
         if body is None:
             raise
         return Answer(body, {}, None)
-    return Answer(response.model_dump(), _headers(response), _hidden(response).get("response_cost"))
+    return _answer(response, response, _hidden(response).get("response_cost"))
 
 
 async def chat_stream(request: Mapping[str, Any]) -> AsyncIterator[dict[str, Any] | Answer]:
@@ -59,7 +61,7 @@ async def chat_stream(request: Mapping[str, Any]) -> AsyncIterator[dict[str, Any
         cost = litellm.completion_cost(whole, model=request["model"])
     except Exception:  # noqa: BLE001 - LiteLLM raises for a model that it has no price for
         cost = None
-    yield Answer(whole.model_dump(), _headers(stream), cost)
+    yield _answer(whole, stream, cost)
 
 
 async def rehearse(request: Mapping[str, Any]) -> None:
@@ -84,9 +86,14 @@ async def embed(request: Mapping[str, Any]) -> Answer:
     response = await load().aembedding(**{"encoding_format": "float", **request, **_one_send(request)})
     if not isinstance(getattr(response, "data", None), list):
         raise TypeError("empty or invalid response: no list of embeddings")
-    answers.decode_vectors(response.data)
-    # The OpenAI SDK types vectors as floats, and pydantic warns of those that were asked for in base64.
-    return Answer(response.model_dump(), _headers(response), _hidden(response).get("response_cost"))
+    return _answer(response, response, _hidden(response).get("response_cost"))
+
+
+def _answer(whole: Any, received: Any, cost: float | None) -> Answer:
+    """What LiteLLM has made of what it received, with its price where tokens were counted."""
+    body = sound(whole.model_dump(warnings=False))  # of vectors in base64, which the OpenAI SDK types as floats
+    priced = cost is not None and 0 <= cost < math.inf and has_tokens(body.get("usage"))
+    return Answer(body, _headers(received), cost if priced else None)
 
 
 def _one_send(request: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from llmbatch._leaves.answer import has_tokens
 from llmbatch._litellm import Target, load
 
 _CHARACTERS_PER_TOKEN = 4
@@ -16,7 +17,7 @@ _CHARACTERS_PER_TOKEN = 4
 def batch_cost(target: Target, usage: Mapping[str, Any] | None, answered_by: str | None = None) -> float | None:
     """USD of one answered request of a batch job; `answered_by` is the answer's own model, for names that are not."""
     info = _prices(target) or (answered_by and _prices(replace(target, name=answered_by)))
-    if not info or not usage:
+    if not info or usage is None or not has_tokens(usage):
         return None
     calculate = load().cost_calculator.batch_cost_calculator
     try:
@@ -33,14 +34,17 @@ def standard_cost(target: Target, usage: Mapping[str, Any] | None) -> float | No
 
     LiteLLM never sees those with a request: it would keep them for every call.
     """
-    if not usage or not _prices(target):
+    if usage is None or not has_tokens(usage) or not _prices(target):
         return None
     prompt, completion = usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0
-    parts = load().cost_per_token(
-        model=target.name, custom_llm_provider=target.provider, prompt_tokens=prompt, completion_tokens=completion,
-        usage_object=load().Usage(**usage),
-        custom_cost_per_token={"output_cost_per_token": 0.0, **dict(target.prices)} if target.prices else None,
-    )  # fmt: skip
+    own = {"output_cost_per_token": 0.0, **dict(target.prices)} if target.prices else None
+    try:
+        parts = load().cost_per_token(
+            model=target.name, custom_llm_provider=target.provider, prompt_tokens=prompt, completion_tokens=completion,
+            usage_object=load().Usage(**usage), custom_cost_per_token=own,
+        )  # fmt: skip
+    except Exception:  # noqa: BLE001 - a usage or a price of a shape that it does not expect
+        return None
     return float(sum(parts))
 
 

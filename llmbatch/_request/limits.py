@@ -28,6 +28,7 @@ TOLD_BURST_SECONDS = 0.1  # that may be caught up with after a late moment; well
 TOLD_MARGIN = 0.995  # of a limit never to exceed: requests sent evenly may arrive a little closer
 FORGOTTEN_SECONDS = 60.0  # without a request, after which what was found out about refusals is doubted altogether
 SAID_AGAIN_SECONDS = 30.0
+MOST_TOKENS = 10**7  # that one answer is believed to have used
 PACE_BURST = 0.05  # seconds of a learnt rate that may be caught up with
 
 
@@ -147,7 +148,7 @@ class Limiter:
         """The request was answered: learn what the headers state, how long it took, and what it really used."""
         seconds = self._clock() - permit.sent_at
         self.latency = seconds if self.latency is None else 0.7 * self.latency + 0.3 * seconds
-        self._back(permit, permit.tokens if used_tokens is None else used_tokens)
+        self._back(permit, used_tokens if used_tokens is not None and used_tokens < MOST_TOKENS else permit.tokens)
         self._read(headers, permit)
         self._pump()
 
@@ -171,7 +172,8 @@ class Limiter:
     def used(self, completion_tokens: float) -> None:
         """Learn how many tokens an answer takes."""
         last = self._tokens_per_answer
-        self._tokens_per_answer = completion_tokens if not last else 0.9 * last + 0.1 * completion_tokens
+        if completion_tokens < MOST_TOKENS:
+            self._tokens_per_answer = completion_tokens if not last else 0.9 * last + 0.1 * completion_tokens
 
     def _back(self, permit: Permit, used_tokens: float) -> None:
         """The request is not in flight any more; what it was expected to use and has not used is free again."""
