@@ -13,7 +13,7 @@ from llmbatch import BatchJob, BatchJobError, retrieve_batch_job
 from tests.batch_server import MODEL, asked, submitted
 from tests.replies import answer_to
 from tests.talk import until
-from tests.wire import Response
+from tests.wire import Request, Response
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,6 +54,58 @@ def test_a_lost_answer_creates_nothing_twice(
     job = submitted(place)
     assert (len(batches.files), len(batches.jobs)) == (1, 1)
     assert job.batch_ids == ["batch_1"]
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"created_at": "2026-11-25T12:00:00Z", "completed_at": "now"},
+        {"request_counts": [1, 2], "errors": 5, "metadata": "none"},
+        {"request_counts": {"total": "3", "completed": None, "failed": [0]}, "errors": {"data": 7}},
+        {"id": ["batch"], "input_file_id": 12},
+    ],
+    ids=["times", "lists", "counts", "ids"],
+)
+def test_a_job_of_odd_shape_is_followed_to_its_end(
+    batches: BatchProvider, place: dict[str, Any], server: Server, told: dict[str, Any]
+) -> None:
+    """What it says that is not what its name says is not believed, and nothing that is known is forgotten."""
+    usual = batches.handle
+
+    def handler(request: Request) -> Response | None:
+        made = usual(request)
+        if request.method == "GET" and request.path.startswith("/v1/batches/") and made is not None:
+            return Response(body={**made.body, **told})
+        return made
+
+    server.handler = handler
+    job = submitted(place).wait(0.01)
+    assert (job.status, job.batch_ids) == ("completed", ["batch_1"])
+    assert job.results().texts == [answer_to(f"Question {i}") for i in range(3)]
+
+
+def test_an_upload_without_an_id_ends_the_submission(batches: BatchProvider, place: dict[str, Any]) -> None:
+    """With what to do."""
+    batches.fault("POST", "/v1/files", Response(body={"object": "file", "id": None}))
+    with pytest.raises(BatchJobError, match=r"gave no id for the uploaded file .*; submit again"):
+        submitted(place)
+    assert not batches.jobs
+
+
+@pytest.mark.parametrize("status", [float("nan"), "400", [400]], ids=["NaN", "text", "list"])
+def test_a_status_that_is_none_is_its_rows_alone(batches: BatchProvider, place: dict[str, Any], status: Any) -> None:
+    """The row is strict JSON."""
+    job = submitted(place).wait(0.01)
+    batches.files["file-2"].content = b"".join(
+        json.dumps({**line, "response": {**line["response"], "status_code": status}}).encode() + b"\n"
+        if not at
+        else json.dumps(line).encode() + b"\n"
+        for at, line in enumerate(map(json.loads, batches.files["file-2"].content.splitlines()))
+    )
+    results = job.results()
+    json.dumps(results, allow_nan=False)
+    assert len(results.failed) == 1
+    assert results.failed[0]["error_details"]["status_code"] is None
 
 
 def test_a_creation_that_nobody_can_look_up_is_not_tried_again(batches: BatchProvider, place: dict[str, Any]) -> None:

@@ -63,6 +63,8 @@ class Remote:
         if part.input_file_id is None:
             send, lost = partial(self._files.upload, path, part.name), partial(self._lost_upload, part)
             uploaded = await self._once(part, "upload", f"upload {part.name}", send, lost, path)
+            if not uploaded.get("id"):
+                raise BatchJobError(f"the provider gave no id for the uploaded file {part.name}; submit again")
             part.input_file_id = uploaded["id"]
             self._save()
             logger.info("Batch job {}: {} is file {}", self._state.id, part.name, part.input_file_id)
@@ -158,7 +160,7 @@ class Remote:
             return [job async for job in self._files.jobs() if (job.get("metadata") or {}).get(JOB_TAG) == job_id]
 
         found = await self._again(look, "list the batches")
-        return sorted(found, key=lambda job: (job.get("created_at") or 0, job["metadata"].get(PART_TAG, "")))
+        return sorted(found, key=lambda job: (job.get("created_at") or 0, str(job["metadata"].get(PART_TAG, ""))))
 
     async def _read_by_provider(self, uploaded: dict[str, Any]) -> None:
         """Azure refuses a batch of a file that it has not finished reading."""

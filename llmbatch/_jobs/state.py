@@ -80,7 +80,7 @@ class Part:
 
     def update(self, batch: dict[str, Any]) -> None:
         """Take over what the provider says of its batch."""
-        self.batch_id = batch["id"]
+        self.batch_id = batch.get("id") or self.batch_id
         self.input_file_id = batch.get("input_file_id") or self.input_file_id
         self.status = str(batch.get("status") or "validating").lower()
         self.output_file_id = batch.get("output_file_id") or None
@@ -88,10 +88,15 @@ class Part:
         ends = (batch.get(f"{status}_at") for status in ("completed", "failed", "expired", "cancelled"))
         self.ended_at = next((int(at) for at in ends if at), None)
         counts = batch.get("request_counts") or {}
-        self.request_counts = {name: int(counts.get(name) or 0) for name in ("total", "completed", "failed")}
+        self.request_counts = {name: _count(counts.get(name)) for name in ("total", "completed", "failed")}
         problems = batch.get("errors") or {}
-        problems = problems.get("data") or [] if isinstance(problems, dict) else problems
-        self.errors = [{k: e.get(k) for k in ("code", "message", "line")} for e in problems if isinstance(e, dict)]
+        problems = problems.get("data") if isinstance(problems, dict) else problems
+        problems = [error for error in problems if isinstance(error, dict)] if isinstance(problems, list) else []
+        self.errors = [{name: error.get(name) for name in ("code", "message", "line")} for error in problems]
+
+
+def _count(told: Any) -> int:
+    return told if isinstance(told, int) else 0
 
 
 @dataclass

@@ -55,7 +55,7 @@ def row_from_line(line: Mapping[str, Any]) -> Row:
                 message=" ".join(str(problem.get("message") or "the request failed without a message").split())[:500],
                 model=None,
                 custom_id=custom_id,
-                status_code=status or None,
+                status_code=status if isinstance(status, int) and status else None,
             )
         row.update({k: body[k] for k in _KEPT_OF_FAILED if k in body})  # type: ignore[typeddict-item]
     row.update({k: own[k] for k in _OWN_KEYS if k in own})  # type: ignore[typeddict-item]

@@ -7,6 +7,7 @@ when a clone words a status its own way. LiteLLM speaks to those whose API it tr
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
@@ -17,6 +18,11 @@ from llmbatch._litellm import Target, load
 
 _SECONDS = 600.0
 _AZURE_VERSION = "2024-10-21"
+# What programs rely on in a batch or a file, besides times.
+_KINDS: dict[str, type] = {
+    **dict.fromkeys(("id", "status", "filename", "endpoint", "input_file_id", "output_file_id", "error_file_id"), str),
+    **dict.fromkeys(("metadata", "request_counts"), dict),
+}
 
 
 @dataclass(frozen=True)
@@ -189,4 +195,12 @@ class _Translated(Files):
 
 
 def _plain(made: Any) -> dict[str, Any]:
-    return dict(made.model_dump(mode="json", warnings=False))
+    """As a dict, with None for what is not what its name says."""
+    told = made.model_dump(mode="json", warnings=False)
+    return {name: value if _is_meant(name, value) else None for name, value in told.items()}
+
+
+def _is_meant(name: str, value: Any) -> bool:
+    if name.endswith("_at"):
+        return isinstance(value, int | float) and math.isfinite(value)
+    return isinstance(value, _KINDS.get(name, object))
