@@ -161,3 +161,33 @@ def test_a_cap_on_money_counts_an_answer_without_usage_as_its_worst_case(server:
     assert [row["cost"] for row in rows if "error" not in row] == [None] * 3
     assert {row["error_details"]["type"] for row in rows.failed} == {"BudgetExceeded"}
     assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"x-model": "\u901a\u4e49", "x-note": "caf\u00e9"},
+        {"x-ratelimit-limit-requests": "nan", "x-ratelimit-remaining-requests": "nan"},
+        {"x-ratelimit-limit-requests": "inf", "x-ratelimit-remaining-requests": "1e999"},
+        {
+            "x-ratelimit-limit-requests": "100",
+            "x-ratelimit-remaining-requests": "90",
+            "x-ratelimit-reset-requests": "inf",
+        },
+        {"ratelimit": f"r={'9' * 5000}", "ratelimit-policy": f"q={'9' * 5000};w=1"},
+        {"ratelimit": "limit; r=7", "ratelimit-policy": f"q=5;w={'9' * 5000}"},
+    ],
+    ids=["not ASCII", "nan", "inf", "reset", "too long", "a long window"],
+)
+def test_odd_headers_hold_nobody_up(server: Server, headers: dict[str, str]) -> None:
+    """Each answer is taken, once."""
+
+    def handler(request: Request) -> Response:
+        made = reply(request)
+        made.headers |= headers
+        return made
+
+    server.handler = handler
+    rows = batch(server.api_base, chats(20), deadline=20, model=f"openai/{id(headers)}")
+    assert all(answered(row, number) for number, row in enumerate(rows))
+    assert len(server.requests) == 20

@@ -72,6 +72,9 @@ SOON = {
     "zero": ({"retry-after": "0"}, 0.0),
     "nonsense": ({"retry-after": "soon"}, 0.0),
     "negative": ({"retry-after": "-5"}, 0.0),
+    "endless": ({"retry-after": "inf", "retry-after-ms": "1e999"}, 0.0),
+    "no number": ({"retry-after": "nan"}, 0.0),
+    "the first day": ({"retry-after": "0001-01-01T00:00:00"}, 0.0),
 }
 
 

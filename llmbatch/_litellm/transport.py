@@ -16,6 +16,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
+from multidict import CIMultiDict, CIMultiDictProxy
 
 from llmbatch._litellm import provider_of
 from llmbatch._litellm.loading import internal, load
@@ -62,6 +63,14 @@ class _Bounded:
 
 
 class _Response(aiohttp.ClientResponse):
+    @functools.cached_property
+    def headers(self) -> CIMultiDictProxy[str]:
+        """In ASCII: httpx, which LiteLLM puts them into, takes no other, and a paid answer would be lost."""
+        told = super().headers
+        if all(value.isascii() for value in told.values()):
+            return told
+        return CIMultiDictProxy(CIMultiDict((k, v.encode("ascii", "replace").decode()) for k, v in told.items()))
+
     async def start(self, connection: Connection) -> aiohttp.ClientResponse:
         await super().start(connection)
         plain = "content-encoding" not in self.headers

@@ -9,6 +9,7 @@ Forms seen in real traffic: `x-ratelimit-{limit,remaining,reset}-{requests,token
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 import time
 from collections.abc import Mapping
@@ -76,8 +77,8 @@ def _window(limit: float, remaining: float, reset: float | None) -> float:
 
 def _ietf(headers: Mapping[str, str]) -> Stated | None:
     now, policy = headers.get("ratelimit", ""), headers.get("ratelimit-policy", "")
-    remaining = re.search(r"\br=(\d+)", now)
-    quota, window = re.search(r"\bq=(\d+)", policy), re.search(r"\bw=(\d+)", policy)
+    remaining = re.search(r"\br=(\d{1,15})", now)
+    quota, window = re.search(r"\bq=(\d{1,15})", policy), re.search(r"\bw=(\d{1,15})", policy)
     if not (remaining and quota and window and int(window[1])):
         return None
     return Stated(int(quota[1]) / int(window[1]), float(remaining[1]))
@@ -96,7 +97,7 @@ def seconds_from_now(value: str | None) -> float | None:
     if re.fullmatch(DURATION, value):
         return seconds_in(value)
     for parse in (datetime.fromisoformat, parsedate_to_datetime):
-        with contextlib.suppress(ValueError, TypeError):
+        with contextlib.suppress(ValueError, TypeError, OverflowError):
             return max(0.0, parse(value).timestamp() - time.time())
     return None
 
@@ -109,5 +110,6 @@ def seconds_in(duration: str) -> float:
 
 def _number(value: str | None) -> float | None:
     with contextlib.suppress(TypeError, ValueError):
-        return float(value)  # type: ignore[arg-type]
+        number = float(value)  # type: ignore[arg-type]
+        return number if math.isfinite(number) else None
     return None
