@@ -34,6 +34,8 @@ NUMBERS = ("max_cost", "timeout", "deadline", "requests_per_minute", "tokens_per
         ({"model": 3}, TypeError, "gpt-4o-mini"),
         ({"temperature": 3}, ValueError, "between 0 and 2"),
         ({"max_tokens": 0}, ValueError, "at least 1"),
+        ({"n": "3"}, TypeError, "n must be a whole number"),
+        ({"max_completion_tokens": [5]}, TypeError, "max_completion_tokens must be a whole number"),
         ({"max_worker": 3}, ValueError, "did you mean max_workers"),
         ({"request_per_minute": 3}, ValueError, "did you mean requests_per_minute"),
         ({"num_retries": 3}, ValueError, "use retries="),
