@@ -12,7 +12,7 @@ from llmbatch._litellm import load
 from llmbatch._request.plans import plan_chat, plan_embeddings
 from llmbatch._request.worst import worst_cost
 from tests.server import Response
-from tests.talk import KEY, batch, chats, place
+from tests.talk import KEY, answered, batch, chats, place
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -231,6 +231,26 @@ def test_all_that_goes_along_counts(server: Server, given: dict[str, Any]) -> No
     rows = batch(server.api_base, chats(1), max_cost=0.009, max_tokens=100, **given)
     assert rows[0]["error_details"]["type"] == "BudgetExceeded"
     assert not server.requests
+
+
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        ({"n": -5}, "with n="), ({"n": 0.5}, "with n="), ({"n": "3"}, "with n="),
+        ({"max_tokens": True}, "with max_tokens="),
+        ({"max_completion_tokens": [1]}, "with max_completion_tokens="), ({"model": "gpt-4"}, "a model in extra_body"),
+        ({"modalities": 5}, "cannot be counted"), ({"messages": [5]}, "cannot be counted"), (5, "cannot be counted"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_an_extra_body_that_cannot_be_counted_is_refused(server: Server, body: Any, why: str) -> None:
+    """As an argument of the call, and in a request, beside which others are answered."""
+    with pytest.raises(ValueError, match=f"max_cost cannot hold .*{why}"):
+        batch(server.api_base, chats(1), max_cost=1.0, extra_body=body)
+    requests = [{"prompt": "a", "extra_body": body}, *chats(1)]
+    rows = batch(server.api_base, requests, max_cost=1.0)
+    assert why in rows[0]["error"]
+    assert answered(rows[1], 0)
 
 
 def test_an_answer_that_was_dearer_than_its_worst_case_makes_the_next_ones_dearer(server: Server) -> None:

@@ -98,7 +98,7 @@ def worst_cost(plan: Any, *, job: bool = False) -> Callable[[Mapping[str, Any]],
 
     def worst(request: Mapping[str, Any]) -> float:
         asked = {**request, **(request.get("extra_body") or {})}
-        _check_bounded(asked)
+        _check_bounded(asked, request.get("model"))
         size, images, others = _prompt(asked)
         if others and (length or not window):
             raise ValueError(
@@ -116,8 +116,20 @@ def worst_cost(plan: Any, *, job: bool = False) -> Callable[[Mapping[str, Any]],
         answers = most * (asked.get("n") or 1) + _size(asked.get("prediction") or "")
         return cost + once + answer * answers
 
-    worst({**plan.params, **({"messages": []} if hasattr(plan, "response_format") else {"input": []})})
+    _try(worst, {**plan.params, **({"messages": []} if hasattr(plan, "response_format") else {"input": []})})
     return worst
+
+
+def _try(worst: Callable[[Mapping[str, Any]], float], request: Mapping[str, Any]) -> None:
+    """Raise ValueError, with the mend, for what all requests share and nobody can count."""
+    try:
+        worst(request)
+    except ValueError:
+        raise
+    except Exception as exc:
+        raise ValueError(
+            f"max_cost cannot hold for what cannot be counted ({type(exc).__name__}): mend extra_body= and its like"
+        ) from exc
 
 
 def _flat(entry: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
@@ -136,9 +148,17 @@ def _keeps_limits(model: str, provider: str) -> bool:
     return known is None or bool({"max_tokens", "max_completion_tokens"} & set(known))
 
 
-def _check_bounded(asked: Mapping[str, Any]) -> None:
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _check_bounded(asked: Mapping[str, Any], model: str | None) -> None:
     """Raise ValueError, with the mend, for arguments that may cost more than the tokens counted here."""
+    if asked.get("model") != model:
+        raise ValueError("max_cost cannot hold with a model in extra_body=: pass it as model=")
     strange = [name for name in asked if name not in _BOUNDED and not is_connection(name)]
+    counts = ((name, asked.get(name)) for name in ("n", "max_tokens", "max_completion_tokens"))
+    strange += [name for name, count in counts if count is not None and not _is_count(count)]
     strange += ["modalities"] if set(asked.get("modalities") or ()) - {"text", "audio"} else []
     strange += ["tools"] if not all(_is_function(tool) for tool in asked.get("tools") or ()) else []
     if strange:
