@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import importlib.util
 import os
+import signal
 import socket
 import sys
 from contextlib import ExitStack
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 # Each of the processes that tests start finds compiled what an earlier one has compiled.
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what runs in the background: Ctrl-C is tested
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _SETTINGS = ("OPENAI_", "AZURE_", "ANTHROPIC_", "COPILOT_", "GITHUB_", "LITELLM_", "LLMBATCH_", "MODEL_", "USE_COPILOT")
 _SECRETS = ("_API_KEY", "_API_BASE", "_TOKEN", "_BASE_URL", "_PROXY", "_proxy")
