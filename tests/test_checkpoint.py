@@ -15,7 +15,7 @@ import pytest
 import llmbatch
 from llmbatch._batch import checkpoint
 from llmbatch._batch.checkpoint import Checkpoint
-from tests.server import Response, vector_for
+from tests.server import Response, answer_to, vector_for
 from tests.talk import KEY, answered, batch, chats, lines, place, question, until
 
 if TYPE_CHECKING:
@@ -394,3 +394,48 @@ def test_a_last_line_without_its_newline_joins_no_other(server: Server, path: Pa
     path.write_text(line % "a" + "\n" + line % "bb")
     batch(server.api_base, chats(1), checkpoint=path)
     assert len(lines(path)) == 3
+
+
+@pytest.mark.parametrize(
+    ("part", "odd"),
+    [
+        (("custom_id",), 5),
+        (("response",), [1]),
+        (("response", "body"), "text"),
+        (("llmbatch",), "x"),
+        (("llmbatch", "cost"), "free"),
+        (("llmbatch", "attempts"), None),
+        (("llmbatch", "fingerprints"), {"messages": [1]}),
+    ],
+    ids=lambda value: ".".join(value) if isinstance(value, tuple) else "",
+)
+def test_a_line_of_odd_shape_is_refused_before_anything_is_sent(
+    server: Server, path: Path, part: tuple[str, ...], odd: Any
+) -> None:
+    """It is not of ours, or was edited; the error says which."""
+    batch(server.api_base, chats(2), checkpoint=path)
+    made = lines(path)
+    *above, last = part
+    holder = made[1]
+    for name in above:
+        holder = holder[name]
+    holder[last] = odd
+    path.write_text("".join(json.dumps(line) + "\n" for line in made))
+    server.reset()
+    with pytest.raises(llmbatch.CheckpointError, match=f"line 2 of {path} is not a batch output line"):
+        batch(server.api_base, chats(2), checkpoint=path)
+    assert not server.requests
+
+
+def test_an_answer_in_a_checkpoint_that_cannot_be_read_is_asked_for_again(server: Server, path: Path) -> None:
+    """And one whose usage is none has none."""
+    batch(server.api_base, chats(3), checkpoint=path)
+    made = {line["response"]["body"]["choices"][0]["message"]["content"]: line for line in lines(path)}
+    made[answer_to(question(0))]["response"]["body"]["choices"] = ["hello"]
+    made[answer_to(question(1))]["response"]["body"]["usage"] = {"total_tokens": "many"}
+    path.write_text("".join(json.dumps(line) + "\n" for line in made.values()))
+    server.reset()
+    rows = batch(server.api_base, chats(3), checkpoint=path)
+    assert all(answered(row, number) for number, row in enumerate(rows))
+    assert [request.text for request in server.requests] == [question(0)]
+    assert rows[1]["usage"]["total_tokens"] == 0

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from llmbatch._leaves.files import from_json, replaceable, replacing
-from llmbatch._leaves.lines import row_from_line, written_row
+from llmbatch._leaves.lines import is_line, row_from_line, written_row
 from llmbatch.errors import CheckpointError
 
 if sys.platform != "win32":  # where nothing is locked
@@ -196,11 +196,12 @@ def output_lines(file: IO[bytes], path: Path) -> Iterator[tuple[int, int, dict[s
 def _parsed(data: bytes, number: int, path: Path) -> dict[str, Any] | None:
     try:
         line = from_json(data)
-        if "custom_id" in line and ("response" in line or "error" in line):
-            return line  # type: ignore[no-any-return]
-    except (ValueError, TypeError):
+    except ValueError:
         if not data.endswith(b"\n"):
             return None
+    else:
+        if is_line(line):
+            return line  # type: ignore[no-any-return]
     raise CheckpointError(
         f"line {number} of {path} is not a batch output line; a checkpoint is a file of its own: "
         "give another path, or remove the line"

@@ -5,12 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from llmbatch._leaves.answer import sound
 from llmbatch._leaves.files import json_text
 from llmbatch._leaves.row import OWN_KEYS, Row, answer_row, error_row
 
 # All but the custom_id.
 _OWN_KEYS = (*OWN_KEYS[1:], "fallback", "request_model", "metadata", "asks", "same_as", "saved", "paid_twice")
 SUCCESS = range(200, 300)  # HTTP's
+# What is relied on of our own.
+_KINDS = {
+    **dict.fromkeys(("cost", "elapsed", "waited", "paid_twice"), int | float | None),
+    **dict.fromkeys(("request", "model", "request_model"), str | None),
+    **dict.fromkeys(("attempts", "asks", "same_as"), int),
+    **dict.fromkeys(("error_details", "fingerprints", "fallback"), dict),
+    "saved": int | float,
+    "lane": str,
+}
 _KEPT_OF_FAILED = ("id", "choices", "usage", "created")
 
 
@@ -35,12 +45,32 @@ def line_from_row(row: Row, **extra: Any) -> dict[str, Any]:
     return {"custom_id": row["custom_id"], "response": response, "error": error, "llmbatch": {**own, **extra}}
 
 
+def is_line(value: Any) -> bool:
+    """Whether it has the shape of such a line, ours or a provider's."""
+    if not (isinstance(value, dict) and isinstance(value.get("custom_id"), str)):
+        return False
+    response, error, own = value.get("response"), value.get("error"), value.get("llmbatch")
+    if not (
+        {"response", "error"} & value.keys() and all(isinstance(part, dict | None) for part in (response, error, own))
+    ):
+        return False
+    own, body = own or {}, (response or {}).get("body")
+    known = all(isinstance(own[name], kind) for name, kind in _KINDS.items() if name in own)
+    prints = known and all(isinstance(digest, str) for digest in own.get("fingerprints", {}).values())
+    return prints and isinstance(body, dict | None)
+
+
 def row_from_line(line: Mapping[str, Any]) -> Row:
     """The row that `line_from_row` wrote; also reads plain OpenAI output lines without an `llmbatch` key."""
     own = line.get("llmbatch") or {}
     response = line.get("response") or {}
     body = response.get("body") or {}
     error, status, custom_id = line.get("error"), response.get("status_code"), line["custom_id"]
+    if {"choices", "data"} & body.keys():
+        try:
+            body = sound(body)
+        except ValueError as exc:
+            body, error = {}, error or {"code": "UnparsableAnswer", "message": str(exc)}
     if not error and status in SUCCESS:
         row = answer_row(body, custom_id=custom_id, cost=None)
     else:
