@@ -146,12 +146,14 @@ def test_a_vector_that_is_none_fails_its_text_alone(server: Server) -> None:
         for item, vector in zip(made.body["data"], [[1.0, None], [float("nan")], "&", 5, {"a": 1}], strict=False):
             item["embedding"] = vector
         made.body["data"][5] = None
+        made.body["data"][8]["embedding"], made.body["data"][9]["embedding"] = [[1.0, 2], [3]], [[1.0], 2.0]
         return made
 
     server.handler = handler
-    rows = llmbatch.create_embeddings_batch([f"t{number}" for number in range(8)], **place(server.api_base))
-    assert [row["error_details"]["type"] for row in rows.failed] == ["EmptyAnswer"] * 6
-    assert rows.embeddings[6:] == [pytest.approx(vector_for("t6")), pytest.approx(vector_for("t7"))]
+    rows = llmbatch.create_embeddings_batch([f"t{number}" for number in range(10)], **place(server.api_base))
+    assert [row["error_details"]["type"] for row in rows.failed] == ["EmptyAnswer"] * 7
+    assert rows.embeddings[6:8] == [pytest.approx(vector_for("t6")), pytest.approx(vector_for("t7"))]
+    assert rows.embeddings[8:] == [[[1.0, 2], [3]], None], "many vectors for one text are an answer"
 
 
 def test_a_cap_on_money_counts_an_answer_without_usage_as_its_worst_case(server: Server) -> None:

@@ -83,12 +83,17 @@ def _item(given: Any) -> dict[str, Any]:
     return {**item, "embedding": _vector(given.get("embedding"))}
 
 
-def _vector(given: Any) -> list[float] | None:
-    """A list of numbers, whatever the wire form."""
+def _vector(given: Any) -> list[Any] | None:
+    """A list of numbers, or of such lists, whatever the wire form."""
     with contextlib.suppress(TypeError, ValueError, OverflowError, struct.error):
         found = given
         if isinstance(given, str):
             found = [value for (value,) in struct.iter_unpack("<f", base64.b64decode(given))]
-        if isinstance(found, list) and math.isfinite(sum(found)):
-            return found
+        return found if _is_vector(found) else None
     return None
+
+
+def _is_vector(value: Any) -> bool:
+    if isinstance(value, list) and value and isinstance(value[0], list):
+        return all(map(_is_vector, value))
+    return isinstance(value, list) and math.isfinite(sum(value))
