@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import pydantic
@@ -236,16 +237,17 @@ def test_all_that_goes_along_counts(server: Server, given: dict[str, Any]) -> No
 @pytest.mark.parametrize(
     ("body", "why"),
     [
-        ({"n": -5}, "with n="), ({"n": 0.5}, "with n="), ({"n": "3"}, "with n="),
+        ({"n": -5}, "with n="), ({"n": 0}, "with n="), ({"n": 0.5}, "with n="), ({"n": "3"}, "with n="),
         ({"max_tokens": True}, "with max_tokens="),
         ({"max_completion_tokens": [1]}, "with max_completion_tokens="), ({"model": "gpt-4"}, "a model in extra_body"),
-        ({"modalities": 5}, "cannot be counted"), ({"messages": [5]}, "cannot be counted"), (5, "cannot be counted"),
+        ({"modalities": 5}, "cannot be counted (TypeError)"), ({"messages": [5]}, "cannot be counted (AttributeError)"),
+        (5, "cannot be counted (TypeError)"),
     ],
     ids=str,
 )  # fmt: skip
 def test_an_extra_body_that_cannot_be_counted_is_refused(server: Server, body: Any, why: str) -> None:
     """As an argument of the call, and in a request, beside which others are answered."""
-    with pytest.raises(ValueError, match=f"max_cost cannot hold .*{why}"):
+    with pytest.raises(ValueError, match=f"max_cost cannot hold .*{re.escape(why)}"):
         batch(server.api_base, chats(1), max_cost=1.0, extra_body=body)
     requests = [{"prompt": "a", "extra_body": body}, *chats(1)]
     rows = batch(server.api_base, requests, max_cost=1.0)
