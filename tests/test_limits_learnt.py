@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import random
 
@@ -10,7 +11,7 @@ import pytest
 from llmbatch._request import evidence
 from llmbatch._request import pace as rules
 from llmbatch._request.evidence import Permit
-from llmbatch._request.limits import Limiter
+from llmbatch._request.limits import MOST_TOKENS, Limiter
 from llmbatch._request.pace import Pace
 from llmbatch._request.refusals import FIRST_WINDOW, Refusals
 from tests.benchmarks.limiter_lab import VirtualLoop
@@ -379,3 +380,21 @@ def test_the_window_grows_by_one_for_each_request_let_in() -> None:
     told.refusals.settle(told.now, wanted=True)
     assert told.refusals.window == FIRST_WINDOW + 5
     assert told.refusals.wait(told.now, FIRST_WINDOW) == 0
+
+
+@pytest.mark.parametrize(("tokens", "believed"), [(MOST_TOKENS - 1, True), (MOST_TOKENS, False)])
+def test_tokens_that_no_answer_has_are_not_believed(tokens: int, believed: bool) -> None:
+    """Neither for what the next answers may use, nor as a debt that others would wait for."""
+
+    async def debt() -> tuple[float, float]:
+        limiter = Limiter()
+        with limiter.told(None, 60.0):
+            permit = await limiter.admit(0, 1.0)
+            before = limiter.account.tokens.level
+            limiter.answered(permit, {}, tokens)
+            limiter.used(tokens)
+            return limiter.estimate(0.0, 5.0), before - limiter.account.tokens.level
+
+    estimate, owed = asyncio.run(debt())
+    assert estimate == (tokens if believed else 5.0)
+    assert owed == pytest.approx(tokens - 1.0 if believed else 0.0, abs=1.0)
