@@ -157,7 +157,7 @@ def test_a_limit_in_the_headers_is_learnt_and_kept(provider: Callable[..., Serve
 
 def test_a_limit_without_headers_is_learnt_from_refusals(provider: Callable[..., Server]) -> None:
     """No headers, no Retry-After: what is in flight is refused once, little more, and less in the second batch."""
-    server = provider(rpm=2400, burst=1.0, limit_headers=False, retry_after=False)
+    server = provider(rpm=2400, burst=1.0, latency=0.1, limit_headers=False, retry_after=False)
     refused = []
     for start in (0, 120):
         before = server.stats.limited

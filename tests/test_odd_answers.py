@@ -93,7 +93,7 @@ def use(rows: llmbatch.BatchResults) -> None:
     assert len(rows.to_pandas()) == rows.to_arrow().num_rows == len(rows)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(changes=CHANGES, embeds=st.booleans())
 def test_whatever_an_answer_holds_each_row_is_a_row(odd: Server, changes: Any, embeds: bool) -> None:
     """And the rows beside it are good."""

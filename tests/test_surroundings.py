@@ -77,14 +77,14 @@ import llmbatch
 from tests.talk import batch, chats
 most = int(sys.argv[2])
 resource.setrlimit(resource.RLIMIT_NOFILE, (200, most))
-rows = batch(sys.argv[1], chats(400), max_workers=most, retries=0, deadline=30)
+rows = batch(sys.argv[1], chats(300), max_workers=most, retries=0, deadline=30)
 print(len(rows.failed), resource.getrlimit(resource.RLIMIT_NOFILE)[1])
 """
 
 
 @pytest.mark.processes
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows limits no files")
-@pytest.mark.parametrize("allowed", [200, 500])
+@pytest.mark.parametrize("allowed", [200, 400])
 def test_workers_beyond_the_files_that_may_be_open_lose_no_row(
     provider: Callable[..., Server], warm: Warm, allowed: int
 ) -> None:
