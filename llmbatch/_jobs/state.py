@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -96,7 +97,9 @@ class Part:
 
 
 def _count(told: Any) -> int:
-    return told if isinstance(told, int) else 0
+    with contextlib.suppress(TypeError, ValueError, OverflowError):
+        return int(told or 0)
+    return 0
 
 
 @dataclass

@@ -17,7 +17,7 @@ from llmbatch._leaves.structured import ResponseFormat
 from llmbatch._litellm.files import Access
 from llmbatch._request.plans import ChatPlan, plan_chat
 from llmbatch._request.requests import Plans, read
-from llmbatch._request.worst import worst_cost
+from llmbatch._request.worst import counted, worst_cost
 from llmbatch.options import OWN_OPTIONS
 from llmbatch.providers.registry import provider_for
 
@@ -103,7 +103,7 @@ def check_cost(call: Mapping[str, Any], requests: Iterable[Any], max_cost: float
         except ValueError:  # it is not sent, and will be an error row
             costs.append(0.0)
             continue
-        costs.append(worst_of(plan)(request))
+        costs.append(counted(worst_of(plan), request))
     if (most := sum(costs)) > max_cost:
         raise ValueError(
             f"the job may cost ${most:.4f}, more than max_cost=${max_cost:.4f}; raise it, or lower max_tokens"

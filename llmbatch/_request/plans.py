@@ -60,9 +60,6 @@ def default_model(model: str | None) -> str:
     return model or os.environ.get("MODEL_CHOICE") or DEFAULT_MODEL
 
 
-_COUNTS = ("n", "max_completion_tokens")  # which caps and estimates rely on
-
-
 @dataclass(frozen=True, eq=False)
 class _Plan:
     """What every request of a batch shares.
@@ -113,7 +110,11 @@ def plan_chat(
     kwargs = _checked_kwargs(kwargs)
     if temperature is not None:
         check_number("temperature", temperature, "None leaves it to the model", least=0, most=_HOTTEST)
-    for name, value in {"max_tokens": max_tokens, **{name: kwargs.get(name) for name in _COUNTS}}.items():
+    # Caps and estimates rely on all three.
+    for name, value in (
+        ("max_tokens", max_tokens),
+        *((name, kwargs.get(name)) for name in ("n", "max_completion_tokens")),
+    ):
         if value is not None:
             check_number(name, value, "None leaves it to the model", whole=True, least=1)
     target = _target(default_model(_checked_model(model)), kwargs)

@@ -17,6 +17,7 @@ from llmbatch._request.failures import Failure
 from llmbatch._request.guards import Breaker, Budget
 from llmbatch._request.limits import Limiter
 from llmbatch._request.retry import AttemptFailedError, NotSentError, retrying
+from llmbatch._request.worst import counted
 
 _CHARACTERS_PER_TOKEN = 4
 _SCARCE_ATTEMPTS = 2  # at a tier without resources for a request, before it is given up
@@ -210,12 +211,9 @@ class Sender:
     def worst(self, request: Mapping[str, Any]) -> float:
         """What one attempt may cost in USD, 0 without a budget. Raises NotSentError where nothing bounds it."""
         try:
-            return 0.0 if self.worst_cost is None else self.worst_cost(request)
+            return 0.0 if self.worst_cost is None else counted(self.worst_cost, request)
         except ValueError as exc:
-            why = str(exc)
-        except Exception as exc:  # noqa: BLE001 - whatever the row holds; its words are not shown
-            why = f"max_cost cannot hold for what cannot be counted ({type(exc).__name__}): mend the row"
-        raise NotSentError(self._over_budget(why))
+            raise NotSentError(self._over_budget(str(exc))) from None
 
     def too_dear(self, worst: float) -> Failure:
         """That of a request whose worst case the budget cannot hold."""

@@ -116,20 +116,19 @@ def worst_cost(plan: Any, *, job: bool = False) -> Callable[[Mapping[str, Any]],
         answers = most * (asked.get("n") or 1) + _size(asked.get("prediction") or "")
         return cost + once + answer * answers
 
-    _try(worst, {**plan.params, **({"messages": []} if hasattr(plan, "response_format") else {"input": []})})
+    counted(worst, {**plan.params, **({"messages": []} if hasattr(plan, "response_format") else {"input": []})})
     return worst
 
 
-def _try(worst: Callable[[Mapping[str, Any]], float], request: Mapping[str, Any]) -> None:
-    """Raise ValueError, with the mend, for what all requests share and nobody can count."""
+def counted(worst: Callable[[Mapping[str, Any]], float], request: Mapping[str, Any]) -> float:
+    """What the function says of a request. Raises ValueError, which shows nothing of the row, where it cannot count."""
     try:
-        worst(request)
+        return worst(request)
     except ValueError:
         raise
     except Exception as exc:
-        raise ValueError(
-            f"max_cost cannot hold for what cannot be counted ({type(exc).__name__}): mend extra_body= and its like"
-        ) from exc
+        why = f"max_cost cannot hold for what cannot be counted ({type(exc).__name__})"
+        raise ValueError(f"{why}: mend the row, or extra_body= and its like") from exc
 
 
 def _flat(entry: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
