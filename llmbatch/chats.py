@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Self
 
 from llmbatch import completions
-from llmbatch._jobs.rendering import chat_plans
-from llmbatch._leaves.identity import CustomIds, custom_id_for
-from llmbatch._leaves.row import Row
+from llmbatch._jobs.input_files import chat_plans
 from llmbatch._request.plans import default_model
+from llmbatch._rows.row import Row
+from llmbatch._util.identity import CustomIds, custom_id_for
 from llmbatch.errors import RequestFailedError
 from llmbatch.providers.base import Payload
 

@@ -9,16 +9,16 @@ from typing import Any, Literal, Unpack, cast
 from llmbatch import _litellm
 from llmbatch._batch.batch import Batch
 from llmbatch._batch.chat_run import ChatRun
-from llmbatch._batch.prepared import chat_batch
+from llmbatch._batch.prepare import chat_batch
 from llmbatch._batch.streams import Events, StreamEvent
-from llmbatch._jobs.state import beside
-from llmbatch._leaves.background import Stream, awaited, in_background
-from llmbatch._leaves.checks import checked_messages
-from llmbatch._leaves.row import Row
-from llmbatch._leaves.structured import M
+from llmbatch._jobs.job_state import job_state_path
 from llmbatch._litellm.calls import rehearse
+from llmbatch._request.parsed_request import Request
 from llmbatch._request.plans import DEFAULT_MAX_TOKENS, DEFAULT_TEMPERATURE
-from llmbatch._request.requests import Request
+from llmbatch._rows.row import Row
+from llmbatch._rows.structured_output import M
+from llmbatch._util.background_loop import Stream, awaited, in_background
+from llmbatch._util.checks import checked_messages
 from llmbatch.errors import RequestFailedError
 from llmbatch.options import JOB_LANES, ChatOptions
 from llmbatch.providers import copilot
@@ -253,13 +253,13 @@ def _batch(options: ChatOptions, *arguments: *_Arguments) -> Batch:
     """The batch of a public function's arguments, in their order."""
     given: dict[str, Any] = dict(options)
     if given.get("batch_job") or given.get("lane") in JOB_LANES:
-        from llmbatch._jobs.lanes import job_batch  # noqa: PLC0415 - only batch jobs need it
+        from llmbatch._jobs.hybrid_run import job_batch  # noqa: PLC0415 - only batch jobs need it
 
         return job_batch(*arguments, given)
-    if (path := given.get("checkpoint")) is not None and beside(path).exists():
+    if (path := given.get("checkpoint")) is not None and (state := job_state_path(path)).exists():
         raise ValueError(
-            f"{beside(path)} is the state of a batch job that may go on and be charged for: take its answers with "
-            "lane='job' or lane='cheapest', or cancel it (BatchJob.load(path).cancel()) and delete the file"
+            f"{state} belongs to a batch job that may still run and be charged. Collect its answers with lane='job' or "
+            "lane='cheapest', or cancel it (BatchJob.load(path).cancel()) and delete the file."
         )
     return chat_batch(*arguments, **given)
 

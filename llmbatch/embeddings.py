@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from typing import Literal, Unpack
 
 from llmbatch import _litellm
-from llmbatch._batch.prepared import embeddings_batch
-from llmbatch._leaves.background import awaited, in_background
+from llmbatch._batch.prepare import embeddings_batch
+from llmbatch._util.background_loop import awaited, in_background
 from llmbatch.options import EmbeddingsOptions
 from llmbatch.results import BatchResults
 

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from llmbatch._leaves.row import Row
-from llmbatch._leaves.sums import failures_line
+from llmbatch._output.stats import failures_line
+from llmbatch._rows.row import Row
 
 __all__ = [
     "BatchFailedError",

@@ -8,13 +8,13 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from llmbatch import _litellm
-from llmbatch._jobs.counts import Counts, answer_limit
-from llmbatch._jobs.rendering import payload_of
-from llmbatch._leaves.checks import check_messages_list, check_number
-from llmbatch._leaves.identity import SeenIds, custom_id_for
+from llmbatch._jobs.input_files import payload_of
+from llmbatch._jobs.model_costs import Counts, answer_limit
 from llmbatch._litellm.prices import has_batch_price, live_cost
+from llmbatch._request.parsed_request import Plans, read
 from llmbatch._request.plans import DEFAULT_MAX_TOKENS, DEFAULT_TEMPERATURE, ChatPlan, plan_chat
-from llmbatch._request.requests import Plans, read
+from llmbatch._util.checks import check_messages_list, check_number
+from llmbatch._util.identity import SeenIds, custom_id_for
 from llmbatch.options import Options
 from llmbatch.providers.base import Provider
 from llmbatch.providers.registry import provider_for

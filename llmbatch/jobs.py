@@ -16,11 +16,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
-from llmbatch._jobs import again, submit
-from llmbatch._jobs.job import BatchJob, PathLike, begun
-from llmbatch._leaves.background import awaited, in_background
-from llmbatch._leaves.structured import ResponseFormat
+from llmbatch._jobs import resubmit, submit
+from llmbatch._jobs.batch_job import BatchJob, PathLike, begun
 from llmbatch._request.plans import DEFAULT_MAX_TOKENS, DEFAULT_TEMPERATURE
+from llmbatch._rows.structured_output import ResponseFormat
+from llmbatch._util.background_loop import awaited, in_background
 from llmbatch.options import ChatOptions
 
 __all__ = [
@@ -160,5 +160,5 @@ async def _found(
     state, access = await asyncio.to_thread(submit.unknown_state, model, given)
     found = BatchJob(state, access=access, response_format=response_format)
     async with found.remote() as remote:
-        await again.recover(state, remote, [job] if isinstance(job, str) else list(job))
+        await resubmit.recover(state, remote, [job] if isinstance(job, str) else list(job))
     return found

@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Any, Self
 
-from llmbatch._leaves.checks import check_number
+from llmbatch._util.checks import check_number
 
 __all__ = ["LocalServer", "local_server"]
 

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypedDict, get_args
 
-from llmbatch._leaves.checks import check_number, checked_ids
-from llmbatch._leaves.row import Row
-from llmbatch._leaves.structured import M
+from llmbatch._rows.row import Row
+from llmbatch._rows.structured_output import M
+from llmbatch._util.checks import check_number, checked_ids
 
 if TYPE_CHECKING:
     import os

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from llmbatch._jobs.rendering import Line, PayloadChecks, chat_plans, read_payloads, rendered
-from llmbatch._leaves.checks import check_messages_list, check_texts
-from llmbatch._leaves.files import json_line, replacing
+from llmbatch._jobs.input_files import Line, PayloadChecks, chat_plans, read_payloads, rendered
+from llmbatch._request.parsed_request import ParsedRequest
 from llmbatch._request.plans import DEFAULT_MAX_TOKENS, DEFAULT_TEMPERATURE, plan_embeddings
-from llmbatch._request.requests import Asked
+from llmbatch._util.checks import check_messages_list, check_texts
+from llmbatch._util.files import json_line, replacing
 from llmbatch.providers.base import Payload
 from llmbatch.providers.registry import provider_for
 
@@ -92,7 +92,7 @@ def stream_embeddings_requests(
     plan = plan_embeddings(model, **kwargs)
     provider = provider_for(plan.target.provider)
     items, _ = check_texts(texts)
-    return _raising(rendered(lambda _: (plan, provider), map(Asked, items), custom_ids))
+    return _raising(rendered(lambda _: (plan, provider), map(ParsedRequest, items), custom_ids))
 
 
 def _raising(lines: Iterable[Line]) -> Iterator[Payload]:

@@ -1,4 +1,4 @@
-"""The progress bar: tqdm's, with failures, tokens and cost. A leaf."""
+"""The progress bar: tqdm's, with failures, tokens and cost."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from llmbatch._leaves.background import in_front
-from llmbatch._leaves.row import Row
-from llmbatch._leaves.sums import Tally
+from llmbatch._output.stats import RunStats
+from llmbatch._rows.row import Row
+from llmbatch._util.background_loop import in_front
 
 __all__ = ["ProgressBar"]
 
@@ -25,7 +25,7 @@ class ProgressBar:
     """
 
     def __init__(self, total: int | None, show: bool | None, note: Callable[[], str] = str) -> None:
-        self.tally = Tally()
+        self.tally = RunStats()
         self._note = note
         self._bar: Any = None
         if show if show is not None else _watched():

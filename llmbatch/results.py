@@ -7,15 +7,15 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Self, SupportsIndex, overload
 
-from llmbatch._leaves.extras import extra
-from llmbatch._leaves.files import replacing
-from llmbatch._leaves.frame import rows_csv, rows_frame, rows_table
-from llmbatch._leaves.lines import written_row
-from llmbatch._leaves.report import report_html
-from llmbatch._leaves.row import CUT_OFF, Row, finish_reasons, row_metadata, row_text, row_vector
-from llmbatch._leaves.structured import M, parsed_row
-from llmbatch._leaves.sums import Tally, failures_text, latency_text
-from llmbatch._leaves.table import table
+from llmbatch._output.dataframe import rows_csv, rows_frame, rows_table
+from llmbatch._output.html_table import table
+from llmbatch._output.jsonl import written_row
+from llmbatch._output.report import report_html
+from llmbatch._output.stats import RunStats, failures_text, latency_text
+from llmbatch._rows.row import CUT_OFF, Row, finish_reasons, row_metadata, row_text, row_vector
+from llmbatch._rows.structured_output import M, parsed_row
+from llmbatch._util.extras import extra
+from llmbatch._util.files import replacing
 from llmbatch.errors import BatchFailedError
 
 if TYPE_CHECKING:
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     import polars as pl
     import pyarrow as pa
 
-from llmbatch._leaves.structured import ResponseFormat
+from llmbatch._rows.structured_output import ResponseFormat
 
 __all__ = ["BatchResults", "Row", "totals"]
 
 
-def totals(tally: Tally, elapsed: float) -> str:
+def totals(tally: RunStats, elapsed: float) -> str:
     """A line on so many rows in so many seconds: their number, speed, latency, tokens and cost."""
     usage, took = tally.usage, latency_text(tally.latency)
     speed = f"{tally.answered / elapsed:.1f} rows/s" if elapsed > 0 else "-"
@@ -87,17 +87,17 @@ class BatchResults(list[Row], Generic[M]):
     @property
     def usage(self) -> dict[str, Any]:
         """Tokens summed over all rows, with `prompt_tokens_details` and `completion_tokens_details` where given."""
-        return Tally(self).usage
+        return RunStats(self).usage
 
     @property
     def cost(self) -> float | None:
         """USD over all rows with a known price; None when no answered row has one (see `unpriced`)."""
-        return Tally(self).cost
+        return RunStats(self).cost
 
     @property
     def unpriced(self) -> int:
         """How many rows may have cost money but have no known price; `cost` does not include them."""
-        return Tally(self).unpriced
+        return RunStats(self).unpriced
 
     @property
     def failed(self) -> list[Row]:
@@ -122,7 +122,7 @@ class BatchResults(list[Row], Generic[M]):
     @property
     def latency(self) -> dict[str, float] | None:
         """Seconds that answers took, `p50`, `p95`, `p99` and `max`; None when no answered row knows (batch jobs)."""
-        return Tally(self).latency
+        return RunStats(self).latency
 
     @property
     def texts(self) -> list[str | None]:
@@ -186,10 +186,10 @@ class BatchResults(list[Row], Generic[M]):
 
         The speed is that of the rows that this run answered, those found in the checkpoint left out.
         """
-        return failures_text(Tally(self)) + self._totals()
+        return failures_text(RunStats(self)) + self._totals()
 
     def _totals(self) -> str:
-        return totals(Tally(self), self.elapsed)
+        return totals(RunStats(self), self.elapsed)
 
     def to_pandas(self) -> pd.DataFrame:
         """A DataFrame with one row a request: text, parsed fields, error, finish_reason, model, tokens, cost, times.

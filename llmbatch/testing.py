@@ -71,6 +71,6 @@ def make_vcr(**options: Any) -> Any:
         import vcr  # noqa: F401, PLC0415 - an optional dependency
     except ImportError as error:
         raise ImportError('cassettes need vcrpy 9.4 or newer: pip install "vcrpy>=9.4"') from error
-    from llmbatch._leaves.vcr import BatchVCR  # noqa: PLC0415 - needs vcrpy
+    from llmbatch._util.cassettes import BatchVCR  # noqa: PLC0415 - needs vcrpy
 
     return BatchVCR(**options)

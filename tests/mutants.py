@@ -1,6 +1,6 @@
 """Small wrong changes to what decides about money, rows and waiting, and whether a test notices each.
 
-    uv run --with mutmut==3.8.1 python -m tests.mutants guards retry  # all modules of `TESTS` without arguments
+    uv run --with mutmut==3.8.1 python -m tests.mutants budget retry  # all modules of `TESTS` without arguments
     uv run --with mutmut==3.8.1 python -m tests.mutants sender --minutes 6 --function Sender._once
 
 mutmut and `removed` think of them. One process collects the tests and runs them once, to know which statements each
@@ -30,10 +30,11 @@ if TYPE_CHECKING:
 
 # Each module, and the tests that concern it.
 TESTS = {
-    "_request/guards": ("budget", "fail_fast", "worst_case"),
+    "_request/budget": ("budget", "worst_case"),
+    "_request/circuit_breaker": ("fail_fast",),
     "_request/retry": ("retry", "copilot", "fail_fast"),
-    "_request/worst": ("worst_sums", "worst_case"),
-    "_batch/rows": ("structured", "asks", "rows", "request_forms", "job_failed_rows", "jobs", "lanes"),
+    "_request/max_cost": ("worst_sums", "worst_case"),
+    "_batch/row_builder": ("structured", "asks", "rows", "request_forms", "job_failed_rows", "jobs", "lanes"),
     "_batch/checkpoint": ("checkpoint", "lanes"),
     "_request/sender": (
         "sender",
@@ -47,10 +48,10 @@ TESTS = {
         "lanes",
     ),
     "_request/failures": ("failures", "retry", "fail_fast", "hostile_server", "litellm_failures", "secrecy"),
-    "_request/limits": ("limits_waits", "limits_learnt", "limiter_lab", "limits"),
-    "_request/refusals": ("refusals", "limits_learnt", "limiter_lab"),
-    "_request/pace": ("limits_learnt", "limiter_lab"),
-    "_request/evidence": ("limits_learnt", "limiter_lab"),
+    "_limits/limiter": ("limits_waits", "limits_learnt", "limiter_lab", "limits"),
+    "_limits/throttling": ("refusals", "limits_learnt", "limiter_lab"),
+    "_limits/learned_rate": ("limits_learnt", "limiter_lab"),
+    "_limits/observations": ("limits_learnt", "limiter_lab"),
 }
 QUICK_SECONDS = 4.0  # of tests for each change, before the others run for what is left
 # Changes that nobody can tell from the right code, each as a pattern of its diff.
@@ -64,7 +65,7 @@ REASONS = {
     r"^-\s+dropped [+]= ": "only whether it is 0 counts",
     r"^[+].*ensure_ascii=None": "None is false",
     r"^--- Credentials": "a protocol has no body",
-    r"^[+].*return 1.0 if self.worst_cost is None": "a budget without a cap holds anything",
+    r"^[+].*return 1.0 if self.cost_upper_bound is None": "a budget without a cap holds anything",
     r"^[+].*if refused else 1": "there is no cut without a refusal",
     r"^[+].*_Bucket[(]None[)]|^[+].*_Told[(]None[)]|^[+].*math.inf, 2.0$": "what is set anew before it counts",
     r"^--- _Bucket.wait.*\n.*\n.*\n-        if self.rate == math.inf": "what is divided by infinity is 0",
@@ -81,7 +82,7 @@ REASONS = {
     r"^[+].*permit.number >= self._held_by": "that request was refused",
     r"^[+].*window or 1": "there is a window, or an error",
     r"^--- _chain.*\n.*\n.*\n.*(id[(]exc|seen.add)": "Python makes no circle of causes",
-    r"^--- Breaker.trip.*\n(.*\n)+[+].*status_code, None": "the row knows its provider",
+    r"^--- CircuitBreaker.trip.*\n(.*\n)+[+].*status_code, None": "the row knows its provider",
     r"^[+].*failure.status_code or 1, ": "no status either",
     r"^--- refused_answer.*\n(.*\n)+[+].*plan.target, None, ": "only its words are taken",
     r"^--- chat_row.*\n(.*\n)+[+].*plan.target, None, ": "who asked gives the row its name",

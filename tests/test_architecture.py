@@ -15,7 +15,7 @@ import jedi
 import pytest
 
 import llmbatch
-from llmbatch.cli import run
+from llmbatch.cli.run_command import run
 from llmbatch.options import CHATS_ONLY, ChatOptions, EmbeddingsOptions, Options
 
 ROOT = Path(llmbatch.__file__).parent
@@ -24,9 +24,10 @@ MODULES = {
     for path in sorted(ROOT.rglob("*.py"))
 }
 
-TABLE = (ROOT.parent / "README.md").read_text().partition("## Inside")[2].partition("## Contributing")[0]
-# The README's map of folders and root modules, from the ground up.
-FLOORS = [
+MODULE_NAMES = {module.removeprefix("llmbatch.") for module in MODULES}
+TABLE = (ROOT.parent / "CONTRIBUTING.md").read_text().partition("## Layers")[2].partition("##")[0]
+# The layers of CONTRIBUTING.md, from the bottom up.
+LAYERS = [
     {name.rstrip("/") for name in re.findall(r"`(\w+/?)`", row.split("|")[2])}
     for row in reversed(TABLE.splitlines())
     if row.startswith("|") and "`" in row
@@ -60,29 +61,31 @@ def imported_packages(path: Path) -> set[str]:
     return found
 
 
-def rooms_imported(*, types: bool) -> dict[str, set[str]]:
+def packages_imported(*, types: bool) -> dict[str, set[str]]:
     """For each module or package directly in `llmbatch`, the others that it imports."""
     imports: dict[str, set[str]] = {}
     for module, path in MODULES.items():
-        room = module.removeprefix("llmbatch.").partition(".")[0]
-        if room != "llmbatch":
+        package = module.removeprefix("llmbatch.").partition(".")[0]
+        if package != "llmbatch":
             others = {name.partition(".")[0] for name in imports_of(path, types=types)}
-            imports.setdefault(room, set()).update(others - {room})
+            imports.setdefault(package, set()).update(others - {package})
     return imports
 
 
 def test_imports_go_down() -> None:
-    """A module imports from its own floor and those below; every module has a floor."""
-    floor_of = {name: number for number, names in enumerate(FLOORS) for name in names}
-    imports = rooms_imported(types=True)
-    assert imports.keys() == floor_of.keys()
-    named = {(room, other) for room, others in imports.items() for other in others if other in floor_of}
-    assert {(room, other) for room, other in named if floor_of[other] > floor_of[room]} == set()
+    """A module imports from its own layer and those below; every module has a layer."""
+    layer_of = {name: number for number, names in enumerate(LAYERS) for name in names}
+    imports = packages_imported(types=True)
+    assert imports.keys() == layer_of.keys()
+    named = {(package, other) for package, others in imports.items() for other in others if other in layer_of}
+    assert {(package, other) for package, other in named if layer_of[other] > layer_of[package]} == set()
 
 
-def test_there_are_no_circles() -> None:
-    """The rooms can be read one after the other."""
-    TopologicalSorter(rooms_imported(types=True)).prepare()  # raises for a circle
+def test_imports_have_no_cycles() -> None:
+    """No package and no module imports itself through others, not even for annotations or inside a function."""
+    TopologicalSorter(packages_imported(types=True)).prepare()  # raises for a cycle
+    modules = {module.removeprefix("llmbatch."): imports_of(path) & MODULE_NAMES for module, path in MODULES.items()}
+    TopologicalSorter({module: imports - {module} for module, imports in modules.items()}).prepare()
 
 
 def test_folders_say_what_lives_in_them() -> None:

@@ -9,9 +9,9 @@ import pytest
 
 import llmbatch
 from llmbatch._litellm import load
-from llmbatch._request.guards import Budget
+from llmbatch._request.budget import Budget
+from llmbatch._request.max_cost import cost_upper_bound
 from llmbatch._request.plans import plan_chat
-from llmbatch._request.worst import worst_cost
 from tests.replies import said
 from tests.server import Response
 from tests.talk import batch, chats, place
@@ -85,7 +85,7 @@ def test_the_rerun_with_more_money_sends_the_rest(server: Server, tmp_path: Path
 def its_worst_case(request: Any, **options: Any) -> float:
     """USD that a request of the tests' model may cost."""
     plan = plan_chat("openai/gpt-4o-mini", **options)
-    return worst_cost(plan)(plan.request(request))
+    return cost_upper_bound(plan)(plan.request(request))
 
 
 def test_a_request_that_just_fits_is_sent(server: Server) -> None:
@@ -140,7 +140,7 @@ def test_the_dearest_of_all_prices_is_reserved() -> None:
         if not plain:
             continue
         try:
-            reserved = worst_cost(plan)(request)
+            reserved = cost_upper_bound(plan)(request)
         except ValueError:  # nothing bounds what it searches by itself
             continue
         for tier in (None, "priority", "flex", "ultrafast"):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from llmbatch._leaves.vcr import KEY_SHAPE
+from llmbatch._util.cassettes import KEY_SHAPE
 from llmbatch.testing import cassette
 from tests.record_cassettes import CASSETTES, SCENARIOS, Place
 

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import llmbatch
-from llmbatch._leaves.fan_out import fan_out
+from llmbatch._util.fan_out import fan_out
 from tests.server import Response, Server
 from tests.talk import answered, batch, chats, idle, place, question
 

@@ -13,7 +13,7 @@ import pytest
 from pydantic import BaseModel
 
 from llmbatch import create_chat_completions_batch, create_embeddings_batch
-from llmbatch._leaves.lines import row_from_line
+from llmbatch._output.jsonl import row_from_line
 from llmbatch.integrations.frames import complete_column, complete_frame
 from llmbatch.results import BatchResults
 from tests.replies import said

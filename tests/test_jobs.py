@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 import llmbatch
 from llmbatch import submit_batch_job
-from llmbatch._leaves.row import row_text
+from llmbatch._rows.row import row_text
 from tests.batch_server import MODEL, asked, submitted
 from tests.replies import answer_to, said, vector_for
 

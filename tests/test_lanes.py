@@ -34,8 +34,8 @@ HALF = 0.5  # of the live price
 @pytest.fixture(autouse=True)
 def early_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """A job is ended long before the deadline."""
-    monkeypatch.setattr("llmbatch._jobs.lanes._LEAST_LIVE_SHARE", 0.8)
-    monkeypatch.setattr("llmbatch._jobs.lanes._CANCEL_SHARE", 0.1)
+    monkeypatch.setattr("llmbatch._jobs.hybrid_run._LEAST_LIVE_SHARE", 0.8)
+    monkeypatch.setattr("llmbatch._jobs.hybrid_run._CANCEL_SHARE", 0.1)
 
 
 def cheapest(place: dict[str, Any], rows: Any = None, **options: Any) -> llmbatch.BatchResults:
@@ -385,9 +385,9 @@ def test_a_tier_without_resources_is_given_up_by_its_lane_alone(
 RUN = """
 import sys
 import llmbatch
-from llmbatch._jobs import lanes
+from llmbatch._jobs import hybrid_run
 from tests.batch_server import MODEL, asked
-lanes._LEAST_LIVE_SHARE, lanes._CANCEL_SHARE = 0.8, 0.1
+hybrid_run._LEAST_LIVE_SHARE, hybrid_run._CANCEL_SHARE = 0.8, 0.1
 place = {"api_base": sys.argv[1], "api_key": "k", "progress": False}
 llmbatch.create_chat_completions_batch(asked(30), MODEL, **place)
 given = {"lane": "cheapest", "deadline": 30, "max_tokens": 10, "checkpoint": sys.argv[2], "max_workers": 4}

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from llmbatch._request.limits import Limiter
-from llmbatch._request.refusals import FIRST_WINDOW
+from llmbatch._limits.limiter import Limiter
+from llmbatch._limits.throttling import FIRST_WINDOW
 from tests.benchmarks.limiter_lab import SCENARIOS, Scenario, VirtualLoop, measure
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import llmbatch
-from llmbatch._request.refusals import FIRST_WINDOW, RECORD
+from llmbatch._limits.throttling import FIRST_WINDOW, RECORD
 from tests.replies import said
 from tests.server import Response
 from tests.talk import answered, batch, chats, place

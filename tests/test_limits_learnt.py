@@ -8,12 +8,12 @@ import random
 
 import pytest
 
-from llmbatch._request import evidence
-from llmbatch._request import pace as rules
-from llmbatch._request.evidence import Permit
-from llmbatch._request.limits import MOST_TOKENS, Limiter
-from llmbatch._request.pace import Pace
-from llmbatch._request.refusals import FIRST_WINDOW, Refusals
+from llmbatch._limits import learned_rate as rules
+from llmbatch._limits import observations
+from llmbatch._limits.learned_rate import Pace
+from llmbatch._limits.limiter import MOST_TOKENS, Limiter
+from llmbatch._limits.observations import Permit
+from llmbatch._limits.throttling import FIRST_WINDOW, Refusals
 from tests.benchmarks.limiter_lab import VirtualLoop
 
 
@@ -153,11 +153,11 @@ def test_odds_are_what_counting_says(away: tuple[int, int], limited: tuple[int, 
     """Two shares against one, each mostly small; the share above a limit is large."""
     one = share(away[0] + limited[0], away[1] + limited[1], 1, 4)
     two = share(*away, 1, 4) + share(*limited, 1, 4)
-    assert evidence.odds(away, limited) == pytest.approx(two - one, abs=1e-4)
+    assert observations.odds(away, limited) == pytest.approx(two - one, abs=1e-4)
     for most in (2, 8):
         large = share(*away, 1, 4) + share(*limited, most, 1)
-        assert evidence.over(away, limited, most) == pytest.approx(large - one, abs=1e-4)
-    assert evidence.over(away, limited) == evidence.over(away, limited, 2)
+        assert observations.over(away, limited, most) == pytest.approx(large - one, abs=1e-4)
+    assert observations.over(away, limited) == observations.over(away, limited, 2)
 
 
 def outcomes(text: str, crowds: str = "") -> list[Permit]:
@@ -171,20 +171,20 @@ def outcomes(text: str, crowds: str = "") -> list[Permit]:
 
 def test_the_moment_from_which_on_refusals_are_frequent() -> None:
     """The most likely one, and its odds against chance, less what the choice of it costs."""
-    found, place = evidence.by_time(outcomes("...x............x.xxxx"))
+    found, place = observations.by_time(outcomes("...x............x.xxxx"))
     assert place == 16
-    assert found == pytest.approx(evidence.over((1, 16), (5, 6)) - math.log(22))
-    assert evidence.by_time(outcomes("x")) == (evidence.over((0, 0), (1, 1)), 0)
-    assert evidence.by_time(outcomes("....")) == (-math.inf, 0)
-    assert evidence.by_time([]) == (-math.inf, 0)
+    assert found == pytest.approx(observations.over((1, 16), (5, 6)) - math.log(22))
+    assert observations.by_time(outcomes("x")) == (observations.over((0, 0), (1, 1)), 0)
+    assert observations.by_time(outcomes("....")) == (-math.inf, 0)
+    assert observations.by_time([]) == (-math.inf, 0)
 
 
 def test_the_rate_of_late() -> None:
     """Of the last second, or of a tenth of it where nothing was sent before."""
-    assert evidence.sent_rate(sent(range(80), 0.1), 8.0) == pytest.approx(10 / 0.95)
-    assert evidence.sent_rate(sent(range(80), 0.1), 7.95) == pytest.approx(10 / 0.9)
-    assert evidence.sent_rate(sent(range(3), 0.01), 0.03) == pytest.approx(3 / 0.1)
-    assert evidence.sent_rate([Permit(1.0, 2.0)], 3.0) == evidence.sent_rate([], 3.0) == 0.0
+    assert observations.sent_rate(sent(range(80), 0.1), 8.0) == pytest.approx(10 / 0.95)
+    assert observations.sent_rate(sent(range(80), 0.1), 7.95) == pytest.approx(10 / 0.9)
+    assert observations.sent_rate(sent(range(3), 0.01), 0.03) == pytest.approx(3 / 0.1)
+    assert observations.sent_rate([Permit(1.0, 2.0)], 3.0) == observations.sent_rate([], 3.0) == 0.0
 
 
 def at_rates(*given: tuple[str, float]) -> list[Permit]:
@@ -207,7 +207,7 @@ def test_refusals_that_are_the_same_at_all_rates_have_nothing_to_do_with_them(
     record: list[Permit], chance: bool
 ) -> None:
     """Unless a limit, or one that fell once, explains them as well."""
-    assert (evidence.whatever_rate(record) > 1.0) is chance
+    assert (observations.whatever_rate(record) > 1.0) is chance
 
 
 def limited(record: list[Permit]) -> float:
@@ -215,10 +215,10 @@ def limited(record: list[Permit]) -> float:
     if not record:
         return -math.inf
     rates = [permit.rate for permit in record]
-    limits = [max(rates) / evidence.STEP**i for i in range(200)]
+    limits = [max(rates) / observations.STEP**i for i in range(200)]
     found = []
-    for limit in (one for one in limits if one > evidence.LOWEST * min(rates)):
-        shares = [sorted((evidence.SLIP, 1 - limit / rate, 1 - evidence.SLIP))[1] for rate in rates]
+    for limit in (one for one in limits if one > observations.LOWEST * min(rates)):
+        shares = [sorted((observations.SLIP, 1 - limit / rate, 1 - observations.SLIP))[1] for rate in rates]
         each = [math.log(s if p.refused else 1 - s) for p, s in zip(record, shares, strict=True)]
         found.append(sum(each) - math.log(max(rates) / limit))
     return max(found)
@@ -235,21 +235,23 @@ def test_the_limit_is_sought_whatever_the_record() -> None:
         fell = refused[calm.index(max(calm))] if refused else 0
         fallen = limited(record[:fell]) + limited(record[fell:]) - math.log(len(record))
         chance = share(len(refused), len(record), 1, 4)
-        assert evidence.whatever_rate(record) == pytest.approx(chance - max(limited(record), fallen), abs=1e-3)
+        assert observations.whatever_rate(record) == pytest.approx(chance - max(limited(record), fallen), abs=1e-3)
 
 
 def test_a_run_of_refusals_against_what_was_before() -> None:
     """So many at the end."""
-    assert evidence.by_run(outcomes(".x...xxx"), 3) == pytest.approx(evidence.over((1, 5), (3, 3)) - math.log(8))
-    assert evidence.by_run(outcomes("x"), 1) == evidence.over((0, 0), (1, 1))
+    assert observations.by_run(outcomes(".x...xxx"), 3) == pytest.approx(
+        observations.over((1, 5), (3, 3)) - math.log(8)
+    )
+    assert observations.by_run(outcomes("x"), 1) == observations.over((0, 0), (1, 1))
 
 
 def test_the_crowd_from_which_on_hardly_anything_is_let_in() -> None:
     """Where four of five are refused; what is undecided there says nothing."""
-    found, crowd = evidence.by_crowd(outcomes("..........xxxx?x", "0123401234567675"))
+    found, crowd = observations.by_crowd(outcomes("..........xxxx?x", "0123401234567675"))
     assert crowd == 5
-    assert found == pytest.approx(evidence.over((0, 10), (5, 5), evidence.HARDLY_ANYTHING) - math.log(8))
-    assert evidence.by_crowd([]) == (-math.inf, 0)
+    assert found == pytest.approx(observations.over((0, 10), (5, 5), observations.HARDLY_ANYTHING) - math.log(8))
+    assert observations.by_crowd([]) == (-math.inf, 0)
 
 
 def test_the_crowd_is_found_whatever_the_record() -> None:
@@ -267,10 +269,10 @@ def test_the_crowd_is_found_whatever_the_record() -> None:
             refused = sum(p.refused for p in above)
             if refused >= 0.8 * len(above):
                 counts = (sum(p.refused for p in below), len(below)), (refused, len(above))
-                given = evidence.over(*counts, evidence.HARDLY_ANYTHING)
+                given = observations.over(*counts, observations.HARDLY_ANYTHING)
                 if given > best - 0.5:
                     best, found = max(best, given), crowd
-        assert evidence.by_crowd(record) == (pytest.approx(best - math.log(len(set(crowds)))), found)
+        assert observations.by_crowd(record) == (pytest.approx(best - math.log(len(set(crowds)))), found)
 
 
 def test_the_place_from_which_on_refusals_exceed_a_share() -> None:
@@ -279,11 +281,11 @@ def test_the_place_from_which_on_refusals_exceed_a_share() -> None:
     up, down = math.log(more / usual), math.log((1 - more) / (1 - usual))
     record = outcomes("x" + "." * 40 + "xx.x")
     score = 3 * up + down
-    assert evidence.since_excess(record, usual, score - 1e-6) == 41
-    assert evidence.since_excess(record, usual, score + 1e-6) is None
-    assert evidence.since_excess(outcomes("xx"), usual, 2 * up - 1e-6) == 0
-    assert evidence.since_excess(outcomes("xx"), usual, 2 * up + 1e-6) is None
-    assert evidence.since_excess([], usual, 1.0) is None
+    assert observations.since_excess(record, usual, score - 1e-6) == 41
+    assert observations.since_excess(record, usual, score + 1e-6) is None
+    assert observations.since_excess(outcomes("xx"), usual, 2 * up - 1e-6) == 0
+    assert observations.since_excess(outcomes("xx"), usual, 2 * up + 1e-6) is None
+    assert observations.since_excess([], usual, 1.0) is None
 
 
 class Told:

@@ -1,4 +1,4 @@
-"""Each hold on LiteLLM's internals (`llmbatch/_litellm/holds.py`) is there, and holds what it is for.
+"""Each hold on LiteLLM's internals (`llmbatch/_litellm/private_api.py`) is there, and holds what it is for.
 
 The first red line tells what moved: tests are named after their hold. Those of some are in other files: `render` in
 `test_render.py`, `session` and `stream` in `test_hostile_server.py`, `unheard` in `test_quiet.py`, and what is known
@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pytest
 
 import llmbatch
-from llmbatch._leaves.background import in_background
-from llmbatch._litellm import linear, load, quiet, resolve
+from llmbatch._litellm import fast_prices, load, quiet_logging, resolve
 from llmbatch._litellm.calls import chat
-from llmbatch._litellm.holds import HOLDS, stands
 from llmbatch._litellm.loading import internal
 from llmbatch._litellm.prices import batch_cost, live_cost
+from llmbatch._litellm.private_api import PRIVATE_APIS, is_available
+from llmbatch._util.background_loop import in_background
 from tests.record_cassettes import TOOL
 from tests.replies import reply
 from tests.server import Request, Response
@@ -80,16 +80,16 @@ def alone(calls: Coroutine[Any, Any, T]) -> T:
     return in_background(closing())
 
 
-@pytest.mark.parametrize("name", HOLDS)
+@pytest.mark.parametrize("name", PRIVATE_APIS)
 def test_the_hold_stands(name: str) -> None:
     """What it leans on is where it was."""
-    assert stands(name), f"the hold {name!r} is gone: `llmbatch/_litellm/holds.py` says what that means"
+    assert is_available(name), f"the hold {name!r} is gone: `llmbatch/_litellm/private_api.py` says what that means"
 
 
 def test_every_hold_is_in_the_table() -> None:
     """LiteLLM's modules are imported by `loading` alone; the places asked for by name are the table's."""
-    told = {place for needs in HOLDS.values() for place in needs}
-    for path in Path(quiet.__file__).parent.glob("*.py"):
+    told = {place for needs in PRIVATE_APIS.values() for place in needs}
+    for path in Path(quiet_logging.__file__).parent.glob("*.py"):
         text = path.read_text()
         assert path.stem == "loading" or not re.search(r"^\s*(from litellm|import litellm)", text, re.MULTILINE), path
         asked = set(re.findall(r'internal\(\s*f?"(?:\{LOGGING\}|(litellm[^"{]*))', text)) - {""}
@@ -101,13 +101,13 @@ def test_quiet_no_payloads_are_built_for_callbacks_that_nobody_registered(
 ) -> None:
     """Each row's call gets the quiet logging object."""
     silent: list[Any] = []
-    logging = quiet.logging_arguments
+    logging = quiet_logging.logging_arguments
 
     def seen_logging(request: Any) -> Any:
         silent.append(logging(request))
         return silent[-1]
 
-    monkeypatch.setattr(quiet, "logging_arguments", seen_logging)
+    monkeypatch.setattr(quiet_logging, "logging_arguments", seen_logging)
     assert not batch(server.api_base, chats(4)).failed
     assert [list(given) for given in silent] == [["litellm_logging_obj"]] * 4
 
@@ -185,14 +185,14 @@ def test_linear_prices_of_the_callers_own_count(server: Server) -> None:
 
 def test_another_litellm_is_left_to_itself(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without what the short cuts build on, rows are answered and priced all the same."""
-    monkeypatch.setitem(HOLDS, "quiet", ("litellm:no_such_name",))
-    quiet._quiet_logging.cache_clear()
-    monkeypatch.setattr(linear.LinearPrices, "_key", lambda *_: None)
+    monkeypatch.setitem(PRIVATE_APIS, "quiet", ("litellm:no_such_name",))
+    quiet_logging._quiet_logging.cache_clear()
+    monkeypatch.setattr(fast_prices.LinearPrices, "_key", lambda *_: None)
     try:
         results = batch(server.api_base, chats(3))
-        assert quiet.logging_arguments({"model": "m", "messages": []}) == {}
+        assert quiet_logging.logging_arguments({"model": "m", "messages": []}) == {}
     finally:
-        quiet._quiet_logging.cache_clear()
+        quiet_logging._quiet_logging.cache_clear()
     assert not results.failed
     assert results.cost
 
@@ -257,4 +257,4 @@ def test_closing_the_clients_of_a_loop_are_known() -> None:
     litellm = load()
     assert inspect.iscoroutinefunction(litellm.close_litellm_async_clients)
     assert callable(litellm.in_memory_llm_clients_cache.flush_cache)
-    assert inspect.iscoroutinefunction(internal(HOLDS["closing"][0]).flush)
+    assert inspect.iscoroutinefunction(internal(PRIVATE_APIS["closing"][0]).flush)

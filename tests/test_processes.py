@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 import llmbatch
 from llmbatch._litellm import load
-from llmbatch._request import processes
+from llmbatch._request import process_pool
 from tests.server import Response
 from tests.talk import answered, batch, chats, lines, place, until
 
@@ -59,7 +59,7 @@ def gone(pids: list[int]) -> bool:
 def ready(server: Server) -> list[int]:
     """Two children that serve; what is asked from here on goes to them."""
     batch(server.api_base, chats(1), processes=2)
-    pool = processes._pools[2]
+    pool = process_pool._pools[2]
     end = time.monotonic() + 90
     while not all(child.ready for child in pool.children):
         assert time.monotonic() < end
@@ -71,15 +71,15 @@ def ready(server: Server) -> list[int]:
 @pytest.fixture(autouse=True)
 def kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """Children of one test serve the next ones, though pytest tells each test's name in the environment."""
-    known = processes._circumstances
+    known = process_pool._circumstances
 
     def known_but_for_the_test() -> Any:
         environment, *others = known()
         environment.pop("PYTEST_CURRENT_TEST", None)
         return environment, *others
 
-    monkeypatch.setattr(processes, "_circumstances", known_but_for_the_test)
-    monkeypatch.setattr(processes, "INTERRUPTED_SECONDS", 60.0)
+    monkeypatch.setattr(process_pool, "_circumstances", known_but_for_the_test)
+    monkeypatch.setattr(process_pool, "INTERRUPTED_SECONDS", 60.0)
 
 
 def test_rows_are_the_same_with_one_process_and_with_two(server: Server, tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_a_killed_child_loses_no_row(server: Server) -> None:
     def kill() -> None:
         killed = 0
         while not stop.wait(1.0) and killed < 3:
-            for child in list(processes._pools[2].children)[:1]:
+            for child in list(process_pool._pools[2].children)[:1]:
                 if child.ready and child.process is not None:
                     os.kill(child.process.pid, signal.SIGKILL)
                     killed += 1
@@ -197,10 +197,10 @@ def test_no_child_outlives_its_parent(warm: Warm, server: Server, how: signal.Si
 def test_idle_children_end(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """Kept for the next batch, not for ever."""
     pids = ready(server)
-    monkeypatch.setattr(processes, "IDLE_SECONDS", 0.2)
+    monkeypatch.setattr(process_pool, "IDLE_SECONDS", 0.2)
     assert not batch(server.api_base, chats(1), processes=2).failed
     assert gone(pids)
-    assert not processes._pools
+    assert not process_pool._pools
 
 
 def test_children_follow_the_parents_environment_settings_and_prices(
@@ -215,7 +215,7 @@ def test_children_follow_the_parents_environment_settings_and_prices(
                                                         "litellm_provider": "openai", "mode": "chat"})  # fmt: skip
     given: dict[str, Any] = {"model": "openai/our-own", "api_base": server.api_base, "progress": False}
     first = llmbatch.create_chat_completions_batch(chats(1), processes=2, **given)
-    pool = processes._pools[2]
+    pool = process_pool._pools[2]
     while not all(child.ready for child in pool.children):
         time.sleep(0.05)
     (second,) = llmbatch.create_chat_completions_batch(chats(1), processes=2, **given)

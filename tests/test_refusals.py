@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from llmbatch._request import evidence
-from llmbatch._request import pace as rates
-from llmbatch._request import refusals as rules
-from llmbatch._request.evidence import HARDLY_ANYTHING, Permit, over
-from llmbatch._request.pace import Pace
-from llmbatch._request.refusals import FIRST_GRACE, RECORD, Refusals
+from llmbatch._limits import learned_rate as rates
+from llmbatch._limits import observations
+from llmbatch._limits import throttling as rules
+from llmbatch._limits.learned_rate import Pace
+from llmbatch._limits.observations import HARDLY_ANYTHING, Permit, over
+from llmbatch._limits.throttling import FIRST_GRACE, RECORD, Refusals
 from tests.test_limits_learnt import Told
 
 Counts = tuple[float, float]
@@ -491,12 +491,12 @@ def test_each_request_is_known_by_the_rate_that_it_was_sent_at(monkeypatch: pyte
     monkeypatch.setattr(rules, "TRIED", 0)
     seen: list[list[tuple[int, float]]] = []
     monkeypatch.setattr(
-        evidence, "whatever_rate", lambda cuts: seen.append([(p.number, p.rate) for p in cuts]) or -math.inf
+        observations, "whatever_rate", lambda cuts: seen.append([(p.number, p.rate) for p in cuts]) or -math.inf
     )
     refusals = unpaced(30, 5)
     refusals._lag = 0.0
     refusals._cut(25, 3.0, first=True)
-    late = evidence.sent_rate(refusals._record, 3.0)
+    late = observations.sent_rate(refusals._record, 3.0)
     assert late > Pace(0.0).accepted(refusals._record, 3.0)
     assert seen[0] == [(number, late) for number in range(25, 30)]
     rate = refusals.rate
@@ -554,7 +554,7 @@ def test_later_cuts_are_measured_as_far_as_refusals_have_come_back() -> None:
 @pytest.mark.parametrize(("belief", "lifted"), [(1.0, False), (1.01, True)])
 def test_cuts_in_vain_are_taken_back(monkeypatch: pytest.MonkeyPatch, belief: float, lifted: bool) -> None:
     """As soon as it is clearly likelier that the rate has nothing to do with it, and enough was sent at a lower one."""
-    monkeypatch.setattr(evidence, "whatever_rate", lambda _: belief)
+    monkeypatch.setattr(observations, "whatever_rate", lambda _: belief)
     refusals = unpaced(30, 5)
     refusals._cut(25, 3.1, first=True)
     for number in range(rules.TRIED):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 import llmbatch
-from llmbatch._litellm.render import Renderer, render
+from llmbatch._litellm.render_body import Renderer, render
 from llmbatch._request.plans import DEFAULT_MAX_TOKENS, DEFAULT_TEMPERATURE, ChatPlan, plan_chat, plan_embeddings
 from tests.record_cassettes import TOOL
 from tests.server import Server

@@ -270,7 +270,7 @@ def test_more_sets_of_parameters_than_are_kept_are_sent_and_known_again(
     server: Server, place: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each row with its own; a rerun finds all in the checkpoint, with the metadata that it now has."""
-    monkeypatch.setattr("llmbatch._request.requests._MOST_PLANS", 50)
+    monkeypatch.setattr("llmbatch._request.parsed_request._MOST_PLANS", 50)
     path, count = tmp_path / "run.jsonl", 120
 
     def asked(run: int) -> list[Any]:

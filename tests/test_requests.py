@@ -10,9 +10,9 @@ import pytest
 from pydantic import BaseModel
 
 import llmbatch
-from llmbatch._leaves.checks import check_messages_list, checked_messages
-from llmbatch._leaves.identity import CustomIds, custom_id_for, fingerprints
 from llmbatch._request.plans import DEFAULT_MAX_TOKENS, DEFAULT_TEMPERATURE, plan_chat
+from llmbatch._util.checks import check_messages_list, checked_messages
+from llmbatch._util.identity import CustomIds, custom_id_for, fingerprints
 from tests.talk import script
 
 HELLO = [{"role": "user", "content": "hello"}]
@@ -153,7 +153,7 @@ def test_ids_are_the_same_in_another_process() -> None:
     """They do not hang on hash seeds, not even with a pydantic class among the parameters."""
     code = (
         "from pydantic import BaseModel\n"
-        "from llmbatch._leaves.identity import custom_id_for\n"
+        "from llmbatch._util.identity import custom_id_for\n"
         "class Model(BaseModel):\n    role: str\n    content: str | None\n"
         "print(custom_id_for({'model': 'x', 'messages': [], 'response_format': Model, 'tools': [{'a': {'x', 'y'}}]}))"
     )

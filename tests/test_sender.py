@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from llmbatch._limits.observations import Permit
 from llmbatch._litellm import Answer, Target
 from llmbatch._request import retry
-from llmbatch._request.evidence import Permit
+from llmbatch._request.budget import Budget
+from llmbatch._request.circuit_breaker import CircuitBreaker
 from llmbatch._request.failures import Failure
-from llmbatch._request.guards import Breaker, Budget
 from llmbatch._request.retry import AttemptFailedError
 from llmbatch._request.sender import Outcome, Sender
 
@@ -96,7 +97,14 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 def sender(limiter: Any, **given: Any) -> Sender:
     """One to OpenAI, without a budget or retries unless given."""
-    how = {"target": OPENAI, "breaker": Breaker(), "budget": Budget(None), "retries": 0, "timeout": 60.0, **given}
+    how = {
+        "target": OPENAI,
+        "breaker": CircuitBreaker(),
+        "budget": Budget(None),
+        "retries": 0,
+        "timeout": 60.0,
+        **given,
+    }
     return Sender(limiter=limiter, **how)
 
 
@@ -236,7 +244,7 @@ def test_an_exception_is_classified_with_what_was_sent(told: Told) -> None:
 
 def test_a_permit_that_comes_with_the_stop_goes_back(told: Told) -> None:
     """Whoever is let in at the very moment in which the sending stops sends nothing, and holds no place."""
-    breaker = Breaker()
+    breaker = CircuitBreaker()
 
     class Stopping(Told):
         async def admit(self, order: int, tokens: float) -> Permit:
@@ -297,7 +305,7 @@ def test_what_no_budget_can_hold_is_not_sent(told: Told) -> None:
         (raising(KeyError("x")), "(KeyError)"),
         (lambda _: 1.5, "not sent: its worst case ($1.500000) would pass max_cost=$1 ($0.000000 are spent)"),
     ):
-        failure = sent(told, worst_cost=worst, budget=Budget(1.0)).failure
+        failure = sent(told, cost_upper_bound=worst, budget=Budget(1.0)).failure
         assert failure is not None
         assert (failure.type, failure.provider) == ("BudgetExceeded", "openai")
         assert said in failure.message
@@ -318,13 +326,13 @@ def test_its_budget_is_settled_whatever_comes(told: Told, pauses: list[float]) -
     """What an answer cost is spent, nothing for a refusal, and the worst for what was lost."""
     for reply, spent in ((GOOD, 0.25), (BAD, 0.0), (LOST, 0.5)):
         budget = Budget(1.0)
-        sent(told, reply, worst_cost=lambda request: 0.5, budget=budget)
+        sent(told, reply, cost_upper_bound=lambda request: 0.5, budget=budget)
         assert (budget.spent, budget.reserved) == (spent, 0.0)
 
 
 def test_its_breaker_hears_of_both(told: Told) -> None:
     """An answer starts the count of shared faults anew."""
-    breaker = Breaker()
+    breaker = CircuitBreaker()
     shared = Failure("AuthenticationError", "no", 401, "openai", shared=True)
     for reply in (*[shared] * 4, GOOD, *[shared] * 14):
         sent(told, reply, breaker=breaker)

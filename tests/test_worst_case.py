@@ -10,8 +10,8 @@ import pytest
 
 import llmbatch
 from llmbatch._litellm import load
+from llmbatch._request.max_cost import cost_upper_bound
 from llmbatch._request.plans import plan_chat, plan_embeddings
-from llmbatch._request.worst import worst_cost
 from tests.server import Response
 from tests.talk import KEY, answered, batch, chats, place
 
@@ -89,7 +89,7 @@ def test_no_price_of_the_map_passes_the_worst_case() -> None:
         embeds, window = entry["mode"] == "embedding", entry.get("max_input_tokens")
         try:
             plan: Any = plan_embeddings(name) if embeds else plan_chat(name, None, MOST)
-            worst = worst_cost(plan)
+            worst = cost_upper_bound(plan)
         except ValueError:
             refused.append(name)
             continue
@@ -180,7 +180,7 @@ def test_the_worst_case_is_what_can_be_and_little_more() -> None:
     plan = plan_chat("openai/nobody-knows-it", None, 10, **own)
 
     def most(messages: Any, **more: Any) -> float:
-        return worst_cost(plan)({**plan.params, "messages": messages, **more}) - 10_000
+        return cost_upper_bound(plan)({**plan.params, "messages": messages, **more}) - 10_000
 
     def said(text: Any) -> dict[str, Any]:
         return {"role": "user", "content": text}

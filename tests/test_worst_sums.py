@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from llmbatch._litellm import Target
-from llmbatch._request import worst
+from llmbatch._request import max_cost
 
 TEXT, MEDIUM, ANSWER, ONCE, PICTURE = 1.0, 3.0, 10.0, 1e6, 1e9
 WINDOW, LONGEST = 10_000_000, 50
@@ -33,12 +33,12 @@ def bound(monkeypatch: pytest.MonkeyPatch) -> Any:
     """`bound(job=…, **prices)` is the worst case of requests to a model of these prices."""
 
     def with_prices(*, job: bool = False, chat: bool = True, keeps: bool = True, **prices: Any) -> Any:
-        monkeypatch.setattr(worst, "price_entry", lambda target: {**PRICES, **prices})
-        monkeypatch.setattr(worst, "_keeps_limits", lambda *whose: keeps and whose == ("m", "p"))
+        monkeypatch.setattr(max_cost, "price_entry", lambda target: {**PRICES, **prices})
+        monkeypatch.setattr(max_cost, "_keeps_limits", lambda *whose: keeps and whose == ("m", "p"))
         plan = SimpleNamespace(target=Target("p/m", "m", "p"), params={"max_tokens": 1})
         if chat:
             plan.response_format = None
-        return worst.worst_cost(plan, job=job)
+        return max_cost.cost_upper_bound(plan, job=job)
 
     return with_prices
 
@@ -170,5 +170,5 @@ def test_whether_a_models_limits_are_kept(monkeypatch: pytest.MonkeyPatch) -> No
         assert custom_llm_provider == "p"
         return known[model]
 
-    monkeypatch.setattr(worst, "load", lambda: SimpleNamespace(get_supported_openai_params=supported))
-    assert [worst._keeps_limits(model, "p") for model in known] == [True, True, False, True]
+    monkeypatch.setattr(max_cost, "load", lambda: SimpleNamespace(get_supported_openai_params=supported))
+    assert [max_cost._keeps_limits(model, "p") for model in known] == [True, True, False, True]

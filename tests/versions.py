@@ -39,8 +39,8 @@ if __name__ == "__main__":
     print(sum("error" not in row for row in rows), "of", len(rows))
 """
 SHORT_CUTS = """
-from llmbatch._litellm.holds import stands
-print(*filter(stands, ["quiet", "linear"]))
+from llmbatch._litellm.private_api import is_available
+print(*filter(is_available, ["quiet", "linear"]))
 """
 
 

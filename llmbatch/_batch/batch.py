@@ -14,10 +14,10 @@ from dataclasses import dataclass
 
 from loguru import logger
 
-from llmbatch._batch.run import Run
-from llmbatch._leaves.row import Row, numbered
+from llmbatch._batch.base_run import Run
 from llmbatch._request.failures import Failure
 from llmbatch._request.plans import ChatPlan, EmbeddingsPlan
+from llmbatch._rows.row import Row, numbered
 from llmbatch.progress import ProgressBar
 from llmbatch.results import BatchResults, totals
 

@@ -12,18 +12,18 @@ from typing import Any
 
 from loguru import logger
 
-from llmbatch._batch.asks import asked_again, judged
-from llmbatch._batch.rows import chat_row, failure_row, in_lane, labelled
-from llmbatch._batch.run import Run
-from llmbatch._leaves.checks import UnsendableError, copied
-from llmbatch._leaves.identity import CustomIds, SeenIds, first_id
-from llmbatch._leaves.row import NO_USAGE, Row, add_spent
+from llmbatch._batch.base_run import Run
+from llmbatch._batch.reask import asked_again, judged
+from llmbatch._batch.row_builder import chat_row, failure_row, in_lane, labelled
+from llmbatch._request.budget import Budget
 from llmbatch._request.failures import Failure, clean
-from llmbatch._request.guards import Budget
+from llmbatch._request.parsed_request import ParsedRequest, Plans, over, provider_in, read
 from llmbatch._request.plans import ChatPlan, default_model, plan_chat
-from llmbatch._request.processes import calling
-from llmbatch._request.requests import Asked, Plans, over, provider_in, read
+from llmbatch._request.process_pool import calling
 from llmbatch._request.sender import Sender
+from llmbatch._rows.row import NO_USAGE, Row, add_spent
+from llmbatch._util.checks import UnsendableError, copied
+from llmbatch._util.identity import CustomIds, SeenIds, first_id
 from llmbatch.options import Options
 from llmbatch.providers import copilot
 
@@ -34,7 +34,7 @@ _LONE_MESSAGE_BEGINNING = 4096  # characters; providers cache from some 1,024 to
 
 
 @dataclass(slots=True)
-class Way:
+class Route:
     """How a request goes: by the model asked for, and then by its fallbacks."""
 
     plans: list[ChatPlan]
@@ -47,8 +47,8 @@ class Input:
 
     index: int
     custom_id: str
-    asked: Asked
-    way: Way
+    asked: ParsedRequest
+    way: Route
     request: dict[str, Any]
     row: Row | None = None
 
@@ -57,7 +57,7 @@ def _provider_in(model: str | None, call: Mapping[str, Any]) -> str | None:
     return copilot.PROVIDER if copilot.asked_for(model, call) else provider_in(model, call)
 
 
-class _Maker:
+class _RouteBuilder:
     """Makes plans for a call's requests: the one asked for, and those of the fallbacks."""
 
     def __init__(self, call: dict[str, Any], fallbacks: Sequence[str | dict[str, Any]]) -> None:
@@ -101,11 +101,11 @@ class ChatRun(Run):
     ) -> None:
         super().__init__(requests, count, options, calling("chat", options.processes), budget)
         self.items = requests
-        maker = _Maker(call, options.fallbacks)
+        maker = _RouteBuilder(call, options.fallbacks)
 
-        def way(arguments: dict[str, Any]) -> Way:
+        def way(arguments: dict[str, Any]) -> Route:
             plans = maker.plans(arguments)
-            return Way(plans, [self.sender_for(plan) for plan in plans])
+            return Route(plans, [self.sender_for(plan) for plan in plans])
 
         self.ways = Plans(call, way, maker.provider_of)
         self.target = self.ways.first.plans[0].target
@@ -120,7 +120,7 @@ class ChatRun(Run):
 
     async def _row(self, index: int, item: Any) -> Row:
         """One input's row, whatever happens."""
-        asked, target = Asked(), self.target
+        asked, target = ParsedRequest(), self.target
         try:
             asked = read(item)
             way = self.ways.of(asked)
@@ -175,7 +175,7 @@ class ChatRun(Run):
             row["error_details"]["attempts"] = row["attempts"]
         return row
 
-    def _check_id(self, index: int, asked: Asked) -> None:
+    def _check_id(self, index: int, asked: ParsedRequest) -> None:
         """Raise ValueError for a request whose own id is another's already, and take it from it."""
         if asked.custom_id is None or (self.options.custom_ids and asked.custom_id == self._row_id(index, None)):
             return
@@ -250,7 +250,7 @@ class ChatRun(Run):
                 self._warming.pop(beginning).set()
 
 
-def _why(exc: Exception, asked: Asked) -> str:
+def _why(exc: Exception, asked: ParsedRequest) -> str:
     """What keeps a request from being sent, in words that hold nothing of it."""
     if isinstance(exc, UnsendableError):
         return str(exc)

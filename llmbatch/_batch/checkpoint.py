@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from llmbatch._leaves.files import from_json, replaceable, replacing
-from llmbatch._leaves.lines import is_line, row_from_line, written_row
+from llmbatch._output.jsonl import is_line, row_from_line, written_row
+from llmbatch._util.files import from_json, replaceable, replacing
 from llmbatch.errors import CheckpointError
 
 if sys.platform != "win32":  # where nothing is locked
@@ -24,7 +24,7 @@ if sys.platform != "win32":  # where nothing is locked
 
 from collections.abc import Iterator, Mapping
 
-from llmbatch._leaves.row import Row
+from llmbatch._rows.row import Row
 
 _Fields = frozenset[tuple[str, str]]
 _locked: weakref.WeakSet[IO[bytes]] = weakref.WeakSet()

@@ -10,16 +10,16 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from llmbatch._batch.rows import failure_row
-from llmbatch._batch.run import Run
-from llmbatch._leaves.fan_out import grouped
-from llmbatch._leaves.identity import CustomIds
-from llmbatch._leaves.row import Row, answer_row
+from llmbatch._batch.base_run import Run
+from llmbatch._batch.row_builder import failure_row
+from llmbatch._request.budget import Budget
 from llmbatch._request.failures import Failure
-from llmbatch._request.guards import Budget
 from llmbatch._request.plans import EmbeddingsPlan
-from llmbatch._request.processes import calling
+from llmbatch._request.process_pool import calling
 from llmbatch._request.sender import Outcome
+from llmbatch._rows.row import Row, answer_row
+from llmbatch._util.fan_out import grouped
+from llmbatch._util.identity import CustomIds
 from llmbatch.options import Options
 
 # Texts in one request, where the provider's own limit is known; the seed's 20 elsewhere.

@@ -10,9 +10,9 @@ from functools import partial
 from typing import Any, Required, TypedDict
 
 from llmbatch._batch.batch import Batch
-from llmbatch._leaves.row import Row
 from llmbatch._litellm import Answer
 from llmbatch._litellm.calls import chat_stream
+from llmbatch._rows.row import Row
 from llmbatch.options import JOB_LANES
 
 MOST_WAITING = 256  # events; beyond it no further row is taken until the consumer has caught up

@@ -12,8 +12,8 @@ from typing import Any, Self, TypeVar
 
 from loguru import logger
 
-from llmbatch._jobs.state import JobState, Part
-from llmbatch._litellm.files import Access, Files, open_files
+from llmbatch._jobs.job_state import JobState, Part
+from llmbatch._litellm.provider_files import Access, Files, open_files
 from llmbatch._request.failures import Failure, classify, clean
 from llmbatch._request.retry import AttemptFailedError, retrying
 from llmbatch.errors import BatchJobError

@@ -10,14 +10,14 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from llmbatch._jobs.rendering import Line, PayloadChecks, chat_plans, read_payloads, rendered, write_input_files
-from llmbatch._jobs.state import JobState
-from llmbatch._leaves.checks import check_messages_list, check_number
-from llmbatch._leaves.structured import ResponseFormat
-from llmbatch._litellm.files import Access
+from llmbatch._jobs.input_files import Line, PayloadChecks, chat_plans, read_payloads, rendered, write_input_files
+from llmbatch._jobs.job_state import JobState
+from llmbatch._litellm.provider_files import Access
+from llmbatch._request.max_cost import cost_upper_bound, counted
+from llmbatch._request.parsed_request import Plans, read
 from llmbatch._request.plans import ChatPlan, plan_chat
-from llmbatch._request.requests import Plans, read
-from llmbatch._request.worst import counted, worst_cost
+from llmbatch._rows.structured_output import ResponseFormat
+from llmbatch._util.checks import check_messages_list, check_number
 from llmbatch.options import OWN_OPTIONS
 from llmbatch.providers.registry import provider_for
 
@@ -95,7 +95,7 @@ def check_cost(call: Mapping[str, Any], requests: Iterable[Any], max_cost: float
     Raises ValueError when they may cost more than `max_cost` together, or nothing bounds what they cost.
     """
     plans, costs = Plans(call, lambda arguments: plan_chat(**arguments)), list[float]()
-    worst_of = cache(partial(worst_cost, job=True))
+    worst_of = cache(partial(cost_upper_bound, job=True))
     for asked in map(read, requests):
         try:
             plan = plans.of(asked)

@@ -9,8 +9,8 @@ import socket
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
-from llmbatch._leaves.answer import has_tokens, sound
-from llmbatch._litellm import Answer, answers, load, quiet, transport
+from llmbatch._litellm import Answer, convert_response, http_session, load, quiet_logging
+from llmbatch._rows.answer_body import has_tokens, sound
 
 # The attempt's own timeout is kept by asyncio around the whole call: LiteLLM's is per socket read, and each distinct
 # value would make a new client with a pool of its own.
@@ -20,11 +20,11 @@ _ONE_SEND = {"num_retries": 0, "max_retries": 0, "timeout": 86_400.0}
 
 async def chat(request: Mapping[str, Any]) -> Answer:
     """Send one chat completion, once."""
-    logging = quiet.logging_arguments(request)
+    logging = quiet_logging.logging_arguments(request)
     try:
         response = await load().acompletion(**request, **_one_send(request), **logging)
     except Exception:
-        body = answers.mended(logging.get("litellm_logging_obj"))
+        body = convert_response.mended(logging.get("litellm_logging_obj"))
         if body is None:
             raise
         return Answer(body, {}, None)
@@ -66,7 +66,7 @@ async def chat_stream(request: Mapping[str, Any]) -> AsyncIterator[dict[str, Any
 
 async def rehearse(request: Mapping[str, Any]) -> None:
     """Send a request to a port where nobody listens: what the first one imports and builds is then there."""
-    logging = quiet.logging_arguments(request)
+    logging = quiet_logging.logging_arguments(request)
     if not logging:
         return  # callbacks would hear of it
     with socket.socket() as nobody, contextlib.suppress(Exception):
@@ -97,7 +97,7 @@ def _answer(whole: Any, received: Any, cost: float | None) -> Answer:
 
 
 def _one_send(request: Mapping[str, Any]) -> dict[str, Any]:
-    return {**_ONE_SEND, "shared_session": transport.hand_over(request)}
+    return {**_ONE_SEND, "shared_session": http_session.hand_over(request)}
 
 
 def _hidden(response: Any) -> dict[str, Any]:

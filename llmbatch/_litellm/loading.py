@@ -16,7 +16,7 @@ from functools import cache
 from types import ModuleType
 from typing import Any
 
-from llmbatch._leaves.background import at_end, within_call
+from llmbatch._util.background_loop import at_end, within_call
 
 _CALLBACK_SECONDS = 3.0
 
@@ -69,9 +69,6 @@ async def _ending() -> AsyncIterator[None]:
     yield
     litellm = load()
     await litellm.close_litellm_async_clients()
-    from llmbatch._litellm import transport  # noqa: PLC0415 - imports aiohttp
-
-    await transport.close()
     litellm.in_memory_llm_clients_cache.flush_cache()
 
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from llmbatch._leaves.answer import has_tokens
 from llmbatch._litellm import Target, load
+from llmbatch._rows.answer_body import has_tokens
 
 _CHARACTERS_PER_TOKEN = 4
 

@@ -15,7 +15,7 @@ from functools import partial
 from http import HTTPStatus
 from typing import Any
 
-from llmbatch._request.rate_headers import DURATION, seconds_from_now, seconds_in
+from llmbatch._limits.rate_headers import DURATION, seconds_from_now, seconds_in
 from llmbatch._request.redaction import redacted
 
 RETRYABLE_STATUS = {408, 409, 425, 429, 498, 500, 502, 503, 504, *range(520, 530)}

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from llmbatch import _litellm
-from llmbatch._leaves.checks import check_number, checked_messages, checked_text, copied
-from llmbatch._leaves.identity import is_price
-from llmbatch._leaves.structured import ResponseFormat, checked_format
 from llmbatch._request.sender import Credentials
+from llmbatch._rows.structured_output import ResponseFormat, checked_format
+from llmbatch._util.checks import check_number, checked_messages, checked_text, copied
+from llmbatch._util.identity import is_price
 from llmbatch.options import OWN_OPTIONS
 
 
@@ -129,7 +129,7 @@ def plan_chat(
         if max_tokens is DEFAULT_MAX_TOKENS:
             max_tokens = None if "max_completion_tokens" in kwargs else accepted.get("max_tokens")
     if kwargs.get("tools"):
-        from llmbatch._leaves.tools import tool_schema  # noqa: PLC0415 - needs pydantic, which few batches do
+        from llmbatch._request.tool_schema import tool_schema  # noqa: PLC0415 - needs pydantic, which few batches do
 
         kwargs["tools"] = [tool_schema(tool) for tool in kwargs["tools"]]
     given = {"temperature": temperature, "max_tokens": max_tokens}

@@ -10,14 +10,15 @@ from http import HTTPStatus
 from operator import attrgetter
 from typing import Any, Protocol
 
+from llmbatch._limits.limiter import Limiter
+from llmbatch._limits.observations import Permit
 from llmbatch._litellm import Answer, Target, unset_keys
 from llmbatch._request import failures
-from llmbatch._request.evidence import Permit
+from llmbatch._request.budget import Budget
+from llmbatch._request.circuit_breaker import CircuitBreaker
 from llmbatch._request.failures import Failure
-from llmbatch._request.guards import Breaker, Budget
-from llmbatch._request.limits import Limiter
+from llmbatch._request.max_cost import counted
 from llmbatch._request.retry import AttemptFailedError, NotSentError, retrying
-from llmbatch._request.worst import counted
 
 _CHARACTERS_PER_TOKEN = 4
 _SCARCE_ATTEMPTS = 2  # at a tier without resources for a request, before it is given up
@@ -75,18 +76,18 @@ class Outcome:
 class Sender:
     """Sends requests to one target.
 
-    `price` gives an answer's cost in USD, and `worst_cost` bounds a request's, where there is a budget.
+    `price` gives an answer's cost in USD, and `cost_upper_bound` bounds a request's, where there is a budget.
     `longest_answer`, in tokens, is what a request that names no bound counts as until answers have come. `gives_up`
     says that a tier without resources for a request is given up after a few attempts, and teaches nothing about limits.
     """
 
     target: Target
     limiter: Limiter
-    breaker: Breaker
+    breaker: CircuitBreaker
     budget: Budget
     retries: int
     timeout: float | None
-    worst_cost: Callable[[Mapping[str, Any]], float] | None = None
+    cost_upper_bound: Callable[[Mapping[str, Any]], float] | None = None
     longest_answer: float = 0.0
     credentials: Credentials | None = None
     gives_up: bool = False
@@ -211,7 +212,7 @@ class Sender:
     def worst(self, request: Mapping[str, Any]) -> float:
         """What one attempt may cost in USD, 0 without a budget. Raises NotSentError where nothing bounds it."""
         try:
-            return 0.0 if self.worst_cost is None else counted(self.worst_cost, request)
+            return 0.0 if self.cost_upper_bound is None else counted(self.cost_upper_bound, request)
         except ValueError as exc:
             raise NotSentError(self._over_budget(str(exc))) from None
 

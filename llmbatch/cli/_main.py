@@ -13,8 +13,8 @@ from typing import IO, Any
 
 import click
 
-from llmbatch._leaves.files import json_text
-from llmbatch._request.rate_headers import seconds_in
+from llmbatch._limits.rate_headers import seconds_in
+from llmbatch._util.files import json_text
 from llmbatch.errors import CheckpointError, LLMBatchError
 
 BAD_END, MISUSE, NOT_YET, FAILED, INTERRUPTED = 1, 2, 3, 4, 130

@@ -8,9 +8,9 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
-from llmbatch._leaves.extras import extra
-from llmbatch._leaves.sums import failures_line
-from llmbatch._leaves.template import RowTemplate, asking
+from llmbatch._output.stats import failures_line
+from llmbatch._util.extras import extra
+from llmbatch._util.template import RowTemplate, asking
 from llmbatch.completions import create_chat_completions_batch
 from llmbatch.results import BatchResults
 

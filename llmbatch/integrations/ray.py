@@ -22,18 +22,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmbatch._batch.checkpoint import output_lines
-from llmbatch._batch.prepared import chat_batch
-from llmbatch._leaves.background import in_background
-from llmbatch._leaves.checks import check_number
-from llmbatch._leaves.extras import extra
-from llmbatch._leaves.frame import rows_frame
-from llmbatch._leaves.identity import custom_id_for
-from llmbatch._leaves.lines import row_from_line, written_row
-from llmbatch._leaves.row import Row, error_row
-from llmbatch._leaves.template import RowTemplate, asking
-from llmbatch._request.guards import Budget
+from llmbatch._batch.prepare import chat_batch
+from llmbatch._output.dataframe import rows_frame
+from llmbatch._output.jsonl import row_from_line, written_row
+from llmbatch._request.budget import Budget
+from llmbatch._request.parsed_request import Plans, read
 from llmbatch._request.plans import ChatPlan, plan_chat
-from llmbatch._request.requests import Plans, read
+from llmbatch._rows.row import Row, error_row
+from llmbatch._util.background_loop import in_background
+from llmbatch._util.checks import check_number
+from llmbatch._util.extras import extra
+from llmbatch._util.identity import custom_id_for
+from llmbatch._util.template import RowTemplate, asking
 
 if TYPE_CHECKING:
     import os

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, TypedDict
 
-from llmbatch._litellm.render import Renderer
+from llmbatch._litellm.render_body import Renderer
 
 
 class Payload(TypedDict):

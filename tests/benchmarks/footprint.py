@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
 
 import llmbatch
-from llmbatch._leaves.fan_out import fan_out
+from llmbatch._util.fan_out import fan_out
 from tests.server import server_process
 
 if TYPE_CHECKING:

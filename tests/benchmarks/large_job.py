@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from llmbatch import BatchJob, submit_batch_job
-from llmbatch._leaves.row import row_text
+from llmbatch._rows.row import row_text
 from tests.batch_server import MODEL, BatchProvider
 from tests.replies import answer_to
 from tests.server import Server

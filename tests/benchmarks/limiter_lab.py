@@ -21,7 +21,7 @@ import statistics
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from llmbatch._request.limits import Limiter
+from llmbatch._limits.limiter import Limiter
 from llmbatch._request.retry import rest
 
 if TYPE_CHECKING:

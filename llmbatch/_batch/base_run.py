@@ -1,0 +1,242 @@
+"""What every run of a batch does around its requests: slots, limits, deadline and checkpoint.
+
+`ChatRun` (`chat_run`) and `EmbeddingsRun` (`embeddings_run`) say what one unit of work is and how its rows are made.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
+from operator import attrgetter
+from typing import Any, TypeVar
+
+from loguru import logger
+
+from llmbatch import _litellm
+from llmbatch._batch.checkpoint import Checkpoint
+from llmbatch._batch.max_workers import Slots
+from llmbatch._batch.row_builder import failure_row, labelled
+from llmbatch._limits.limiter import Limiter, limiter_for
+from llmbatch._litellm import Answer, Target
+from llmbatch._litellm.prices import model_info, standard_cost
+from llmbatch._request.budget import Budget
+from llmbatch._request.circuit_breaker import CircuitBreaker
+from llmbatch._request.failures import Failure
+from llmbatch._request.max_cost import cost_upper_bound
+from llmbatch._request.plans import ChatPlan, EmbeddingsPlan
+from llmbatch._request.sender import Call, Outcome, Sender
+from llmbatch._rows.row import Row, add_usage
+from llmbatch._rows.structured_output import ResponseFormat
+from llmbatch._util.fan_out import fan_out
+from llmbatch._util.identity import fingerprints
+from llmbatch.errors import CheckpointError
+from llmbatch.options import Options
+from llmbatch.providers import copilot
+
+GUESSED_ANSWER_TOKENS = 4096  # that an answer may have, where neither the call nor LiteLLM's map bounds it
+
+T = TypeVar("T")
+
+
+def _price(target: Target) -> Callable[[Answer], float | None]:
+    """What gives an answer's cost: the caller's own prices, nothing (Copilot is a subscription), or LiteLLM."""
+    if target.prices:
+        return lambda answer: standard_cost(target, answer.body.get("usage"))
+    return (lambda _: None) if target.provider == copilot.PROVIDER else attrgetter("cost")
+
+
+class Run:
+    """One batch on its way. `rows()` yields `(index, row)` as they finish, exactly one for each input.
+
+    Attributes:
+        target: what was asked for by the call as a whole.
+        items: the units of work.
+        inputs: the caller's.
+        call_for: gives, for an input's index, the function that sends one request once.
+        under_way: what has become so far of the inputs whose rows have not been taken yet, one outcome a model.
+        count: how many inputs there are, None where nobody knows.
+        noted: is called when `note` has something new.
+        formats: of requests with a `response_format` of their own, by id, where somebody wants them.
+    """
+
+    target: Target
+    items: Iterable[Any] | AsyncGenerator[Any]
+
+    def __init__(
+        self, inputs: Iterable[Any], count: int | None, options: Options, call: Call, budget: Budget | None
+    ) -> None:
+        self.inputs = inputs
+        self.options, self.count = options, count
+        self.call_for: Callable[[int], Call] = lambda _: call
+        self.noted: Callable[[], None] = lambda: None
+        self.formats: dict[str, ResponseFormat | None] | None = None
+        self._budget = budget or Budget(options.max_cost)
+        self._breakers: dict[Any, CircuitBreaker] = {}
+        self._limiters: dict[Limiter, float | None] = {}
+        self._told: contextlib.ExitStack | None = None
+        self._unkept: Failure | None = None
+        self._checkpoint: Checkpoint | None = None
+        self._deadline: float | None = None
+        self.under_way: dict[int, list[Outcome]] = {}
+
+    def sender_for(self, plan: ChatPlan | EmbeddingsPlan) -> Sender:
+        """The sender for a plan's target, on the limiter that the process keeps for that account."""
+        target, key = plan.target, plan.params.get("api_key")
+        digest = hashlib.blake2b(key.encode(), digest_size=8).hexdigest() if isinstance(key, str) else None
+        account = (target.provider, target.api_base, digest, target.name)
+        limiter = limiter_for(*account)
+        if account not in self._breakers:
+            _litellm.warm_up(target)
+            self._breakers[account] = CircuitBreaker()
+            self._limiters[limiter] = copilot.requests_per_minute() if target.provider == copilot.PROVIDER else None
+            if self._told is not None:
+                self._tell(limiter, self._told)
+        if self._unkept is not None:
+            self._breakers[account].trip(self._unkept, self._unkept.message)
+        longest = 0.0
+        if self.options.tokens_per_minute:
+            longest = model_info(target.name, target.provider).get("max_output_tokens") or GUESSED_ANSWER_TOKENS
+        return Sender(
+            target=target,
+            limiter=limiter,
+            breaker=self._breakers[account],
+            budget=self._budget,
+            retries=self.options.retries,
+            timeout=self.options.timeout,
+            cost_upper_bound=None if self.options.max_cost is None else cost_upper_bound(plan),
+            credentials=plan.credentials,
+            longest_answer=longest,
+            price=_price(target),
+            gives_up=self.options.lane == "flex",
+        )
+
+    def _tell(self, limiter: Limiter, told: contextlib.ExitStack) -> None:
+        """Put the caller's limits in force for one more limiter."""
+        requests_per_minute = self.options.requests_per_minute or self._limiters[limiter]
+        told.enter_context(limiter.told(requests_per_minute, self.options.tokens_per_minute))
+
+    def limits_found(self) -> str:
+        """What refusals were found to depend on, in a line; empty before that."""
+        return "; ".join(line for limiter in self._limiters if (line := limiter.refusals.finding[1]))
+
+    def note(self) -> str:
+        """What the bar's tail says of the run."""
+        return self.limits_found()
+
+    def left(self, done: int) -> str:
+        """How to go on after an interruption, with so many rows done."""
+        path = self.options.checkpoint
+        rest = f"with checkpoint={'' if path is None else repr(str(path))} a rerun sends only the rest"
+        return f"{done} rows were done: llmbatch.interrupted_results() has them; {rest}"
+
+    async def _done(self, at: int, item: Any) -> list[tuple[int, Row]]:
+        """Do one unit, the `at`th: its rows, each with the index of its input."""
+        raise NotImplementedError
+
+    async def rows(self) -> AsyncGenerator[tuple[int, Row]]:
+        """Fan the work out, with the checkpoint open and the caller's limits in force.
+
+        At the deadline nobody waits for the next item of an input of unknown length; of a known one each item is a row.
+        Items of our own making end by themselves.
+        """
+        options = self.options
+        if options.deadline is not None and self._deadline is None:
+            self._deadline = asyncio.get_running_loop().time() + options.deadline
+        ours = isinstance(self.items, AsyncGenerator)
+        until = self._deadline if self.count is None and not ours else None
+        slots = Slots(
+            options.max_workers,
+            lambda: sum(limiter.waiting for limiter in self._limiters),
+            connections=options.lane != "job",
+        )
+        with contextlib.ExitStack() as stack:
+            if options.checkpoint is not None:
+                self._checkpoint = Checkpoint(options.checkpoint)
+                stack.callback(self._checkpoint.close)
+            self._told = stack.enter_context(contextlib.ExitStack())
+            for limiter in self._limiters:
+                self._tell(limiter, self._told)
+            fanned_out = fan_out(self.items, self._done, slots=slots, until=until)
+            async with contextlib.aclosing(fanned_out) as finished:
+                async for _, rows in finished:
+                    slots.finished()
+                    for index, row in rows:
+                        yield index, row
+            if self._checkpoint is not None and self._checkpoint.changes:
+                logger.info("Sent again, since these fields changed: {}", dict(self._checkpoint.changes))
+
+    async def _in_time(self, work: Callable[[], Awaitable[T]]) -> T | None:
+        """What the work comes to, None at the deadline; what has not begun by then is not begun."""
+        if self._deadline is None or asyncio.get_running_loop().time() < self._deadline:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(self._deadline):
+                    return await work()
+        return None
+
+    def _known(
+        self, request: Mapping[str, Any], request_id: str, custom_id: str, metadata: Any = None
+    ) -> tuple[Row | None, dict[str, str]]:
+        """The row that the checkpoint holds for a request, as this run calls it, and the digests to write it with."""
+        if self._checkpoint is None:
+            return None, {}
+        prints = fingerprints(request)
+        row = self._checkpoint.found(request_id)
+        if row is None:
+            self._checkpoint.note_change(prints)
+            return None, prints
+        row.pop("same_as", None)  # a place in another run's input
+        if (row["custom_id"], row.get("metadata")) != (custom_id, metadata):
+            labelled(row, custom_id, metadata)
+            self._record(request_id, prints, row)
+        row["resumed"] = True
+        return row, prints
+
+    def _record(self, request_id: str, prints: dict[str, str], row: Row) -> None:
+        """Write a finished row; when that fails, nothing more is sent, since it could not be kept."""
+        if self._checkpoint is None:
+            return
+        try:
+            self._checkpoint.append(request_id, prints, row)
+        except CheckpointError as exc:
+            self._unkept = Failure("CheckpointError", str(exc))
+            for breaker in self._breakers.values():
+                breaker.trip(self._unkept, str(exc))
+
+    def _row_id(self, index: int, request_id: str | None) -> str:
+        """The row's id: the caller's, else its request's, else its place."""
+        ids = self.options.custom_ids
+        if ids is not None:
+            if index >= len(ids):
+                raise ValueError(f"custom_ids holds {len(ids)} ids, fewer than there are rows; give one each")
+            return ids[index]
+        return request_id or f"row-{index}"
+
+    def _late(self, index: int, custom_id: str, target: Target | None = None) -> Row:
+        failure = Failure("DeadlineExceeded", f"not done within deadline={self.options.deadline} s")
+        return self.cut(failure, index, custom_id, target)
+
+    def _begun(self, *indices: int) -> Outcome:
+        """The outcome, to be filled, of a request for these inputs."""
+        before = self.under_way.get(indices[0])
+        outcome = Outcome(rows=len(indices))
+        if before:
+            outcome.begun = before[0].begun
+        for index in indices:
+            self.under_way.setdefault(index, []).append(outcome)
+        return outcome
+
+    def cut(self, failure: Failure, index: int, custom_id: str | None = None, target: Target | None = None) -> Row:
+        """The error row of an input that was not done in time, with what was sent for it and may have been charged."""
+        outcomes = self.under_way.get(index) or [Outcome()]
+        lost = any(outcome.uncertain for outcome in outcomes)
+        spent = {
+            **outcomes[-1].spent,
+            "attempts": sum(outcome.attempts for outcome in outcomes),
+            "cost": None if lost else sum((outcome.cost or 0.0) / outcome.rows for outcome in outcomes),
+        }
+        row = failure_row(failure, target or self.target, custom_id or self._row_id(index, None), **spent)
+        for outcome in outcomes:
+            add_usage(row["usage"], outcome.answer.body.get("usage") if outcome.answer else None)
+        return row

@@ -1,0 +1,66 @@
+"""From a caller's arguments to a batch that has been checked whole and not yet run: misuse raises here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Literal
+
+from llmbatch._batch.batch import Batch
+from llmbatch._batch.chat_run import FLEX, ChatRun
+from llmbatch._batch.embeddings_run import EmbeddingsRun
+from llmbatch._litellm.prices import takes_flex
+from llmbatch._request.budget import Budget
+from llmbatch._request.plans import DEFAULT_MAX_TOKENS, DEFAULT_TEMPERATURE, plan_embeddings
+from llmbatch._util.checks import check_messages_list, check_texts
+from llmbatch.options import CHATS_ONLY, JOB_LANES, Options
+
+
+def chat_batch(
+    messages_list: Iterable[Any],
+    model: str | None = None,
+    temperature: float | None = DEFAULT_TEMPERATURE,
+    max_tokens: int | None = DEFAULT_MAX_TOKENS,
+    max_workers: int | Literal["auto"] = 10,
+    *,
+    shared_budget: Budget | None = None,
+    kind: type[ChatRun] = ChatRun,
+    **given: Any,
+) -> Batch:
+    """A batch of chats; `given` holds llmbatch's own options and LiteLLM's arguments.
+
+    `shared_budget` is spent by other runs too.
+    """
+    if kind is ChatRun and (given.pop("batch_job", False) or given.get("lane") in JOB_LANES):
+        raise ValueError(
+            "batch jobs are for create_chat_completions_batch and as_completed; leave out lane= and batch_job="
+        )
+    requests, count = check_messages_list(messages_list)
+    given.pop("stream", None)  # whole rows need none; `stream_chat_completions_batch` streams by itself
+    options = Options.among(given, max_workers=max_workers, count=count)
+    call = {"model": model, "temperature": temperature, "max_tokens": max_tokens, **given}
+    if options.lane == "flex":
+        if (tier := given.get("service_tier")) not in {None, FLEX}:
+            raise ValueError(f"lane='flex' sends service_tier='flex', not {tier!r}; leave out one of them")
+        call["service_tier"] = FLEX
+    run = kind(requests, count, call, options, shared_budget)
+    first = run.ways.first.plans[0]
+    if options.lane == "flex" and not takes_flex(first.target):
+        raise ValueError(f"{first.target.model} has no flex tier that LiteLLM knows a price of; leave out lane='flex'")
+    return Batch(run, "Chat completion", first)
+
+
+def embeddings_batch(
+    texts: Iterable[Any],
+    model: str | None = None,
+    max_workers: int | Literal["auto"] = 10,
+    *,
+    shared_budget: Budget | None = None,
+    **given: Any,
+) -> Batch:
+    """A batch of embeddings."""
+    if chats_only := sorted(CHATS_ONLY & given.keys()):
+        raise ValueError(f"{chats_only[0]}= is for chat completions; leave it out")
+    items, count = check_texts(texts)
+    options = Options.among(given, max_workers=max_workers, count=count)
+    plan = plan_embeddings(model, **given)
+    return Batch(EmbeddingsRun(items, count, plan, options, shared_budget), "Embedding", plan)

@@ -1,0 +1,123 @@
+"""The HTTP session of the running loop, handed to LiteLLM for each call: no answer may fill the memory, or lose a part.
+
+An error's body is read to `MOST_ERROR_BYTES` only (LiteLLM's search for keys in it takes 2 s for each MB, on the loop),
+an answer's to `MOST_ANSWER_BYTES`. Where LiteLLM's code for a provider takes no session, it reads by its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import time
+import weakref
+from collections.abc import AsyncIterator, Mapping
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+from multidict import CIMultiDict, CIMultiDictProxy
+
+from llmbatch._litellm import provider_of
+from llmbatch._litellm.loading import internal, load
+from llmbatch._litellm.sse import StreamWatch
+from llmbatch._util.background_loop import at_end
+
+if TYPE_CHECKING:
+    from aiohttp.connector import Connection
+
+
+MOST_ERROR_BYTES = 64 * 1024
+MOST_ANSWER_BYTES = 64 * 1024 * 1024
+_KEEP_ALIVE_SECONDS = 60.0
+
+_sessions: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, aiohttp.ClientSession] = weakref.WeakKeyDictionary()
+
+
+class AnswerTooLargeError(aiohttp.ClientPayloadError):
+    """An answer without end, or one that no model gives."""
+
+
+class _Bounded:
+    """A response's content that ends early when it is too long, and watched when it is a stream of events."""
+
+    def __init__(self, content: Any, status: int, watch: StreamWatch | None) -> None:
+        self._content, self._status, self._watch = content, status, watch
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._content, name)
+
+    async def iter_chunked(self, size: int) -> AsyncIterator[bytes]:
+        failed = self._status >= HTTPStatus.BAD_REQUEST
+        left = MOST_ERROR_BYTES if failed else MOST_ANSWER_BYTES
+        async for piece in self._content.iter_chunked(size):
+            left -= len(piece)
+            if left < 0 and not failed:
+                raise AnswerTooLargeError(f"the answer is longer than {MOST_ANSWER_BYTES >> 20} MB")
+            if self._watch is not None:
+                self._watch.feed(piece)
+            yield piece
+            if left <= 0:
+                return
+        if self._watch is not None:
+            self._watch.end()
+
+
+class _Response(aiohttp.ClientResponse):
+    @functools.cached_property
+    def headers(self) -> CIMultiDictProxy[str]:
+        """In ASCII: httpx, which LiteLLM puts them into, takes no other, and a paid answer would be lost."""
+        told = super().headers
+        if all(value.isascii() for value in told.values()):
+            return told
+        return CIMultiDictProxy(CIMultiDict((k, v.encode("ascii", "replace").decode()) for k, v in told.items()))
+
+    async def start(self, connection: Connection) -> aiohttp.ClientResponse:
+        await super().start(connection)
+        plain = "content-encoding" not in self.headers
+        streams = self.status == HTTPStatus.OK and plain and self.content_type == "text/event-stream"
+        self.content = _Bounded(self.content, self.status, StreamWatch() if streams else None)  # type: ignore[assignment]  # what LiteLLM reads by
+        return self
+
+
+def session() -> aiohttp.ClientSession:
+    """The running loop's session. How many connections it has is for the number of requests in flight to say."""
+    loop = asyncio.get_running_loop()
+    found = _sessions.get(loop)
+    if found is None or found.closed:
+        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE_SECONDS)
+        at_end(_closed_at_exit)
+        found = _sessions[loop] = aiohttp.ClientSession(
+            connector=connector, cookie_jar=aiohttp.DummyCookieJar(), response_class=_Response
+        )
+    return found
+
+
+def hand_over(request: Mapping[str, Any]) -> aiohttp.ClientSession:
+    """The session, given also to the clients that LiteLLM keeps for this request's provider."""
+    mine = session()
+    # Anew each minute, since LiteLLM's clients expire.
+    _hand_over(mine, provider_of(request), request.get("ssl_verify"), int(time.monotonic() // 60))
+    return mine
+
+
+@functools.lru_cache(maxsize=32)
+def _hand_over(mine: aiohttp.ClientSession, name: str, ssl_verify: Any, minute: int) -> None:  # noqa: ARG001 - the cache's key
+    client = internal("litellm.llms.custom_httpx.http_handler:get_async_httpx_client")
+    with contextlib.suppress(ValueError, TypeError):  # a provider of the user's own, another LiteLLM
+        provider = load().LlmProviders("vertex_ai" if name == "gemini" else name)
+        for params in (None, {"ssl_verify": ssl_verify}):
+            client(llm_provider=provider, params=params, shared_session=mine)
+
+
+@contextlib.asynccontextmanager
+async def _closed_at_exit() -> AsyncIterator[None]:
+    yield
+    await close()
+
+
+async def close() -> None:
+    """Close the running loop's session."""
+    found = _sessions.pop(asyncio.get_running_loop(), None)
+    if found is not None:
+        await found.close()

@@ -1,0 +1,129 @@
+"""A list of rows as columns, and as the tables of pandas and Arrow, for which it imports these packages when called."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from llmbatch._rows.row import Row, choice_text, finish_reasons, row_metadata, row_vector, well_formed
+from llmbatch._rows.structured_output import ResponseFormat, parsed_row
+from llmbatch._util.extras import extra
+from llmbatch._util.files import json_text
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+Formats: TypeAlias = "Mapping[str, ResponseFormat | None]"
+
+_USAGE = ("prompt_tokens", "completion_tokens", "total_tokens")
+# The columns besides the parsed fields and the vectors, in their order, with their types as pandas and Arrow name them.
+_KINDS = {
+    **dict.fromkeys(("custom_id", "text", "error", "finish_reason", "model"), "string"),
+    **dict.fromkeys(_USAGE, "int64"),
+    "cost": "float64",
+    "attempts": "int64",
+    **dict.fromkeys(("elapsed", "waited"), "float64"),
+}
+_LARGEST = 2**63 - 1
+
+
+def rows_columns(rows: Sequence[Row], model: ResponseFormat | None, formats: Formats) -> dict[str, list[Any]]:
+    """Lists with a value a row: what every form of a table is made of. None is what is missing.
+
+    Columns: `custom_id`, `text` (of a failed row only an answer that did not fit), `error` (missing where it did not),
+    `finish_reason` (of the first choice), `model`, `prompt_tokens`, `completion_tokens`, `total_tokens`, `cost` (USD,
+    missing where unknown), `attempts`, `elapsed` and `waited` (seconds, missing where unknown). With a pydantic `model`
+    its fields come after `text`, as `parsed_NAME` where a name is taken; `formats` are those of single rows, by
+    `custom_id`. Embeddings have a column `embedding` with the vectors instead of `text`, and no `finish_reason`. The
+    keys of the requests' metadata are the last columns, as `metadata_NAME` where a name is taken.
+    """
+    vectors = [row_vector(row) for row in rows]
+    columns: dict[str, list[Any]] = {"custom_id": [well_formed(row["custom_id"]) for row in rows]}
+    if embeds := any(vector is not None for vector in vectors):
+        columns["embedding"] = vectors
+    else:
+        columns["text"] = [_sound(choice_text(row)) for row in rows]
+    columns |= _parsed_columns(rows, model, formats)
+    columns["error"] = [_sound(row.get("error")) for row in rows]
+    if not embeds:
+        columns["finish_reason"] = [_sound(next(iter(finish_reasons(row)), None)) for row in rows]
+    columns["model"] = [_sound(row.get("model")) for row in rows]
+    columns |= {name: [_tokens(row, name) for row in rows] for name in _USAGE}
+    columns |= {name: [row.get(name) for row in rows] for name in ("cost", "attempts", "elapsed", "waited")}
+    metadata = dict.fromkeys(name for row in rows for name in row_metadata(row))
+    labels = {name: f"metadata_{name}" if name in columns else name for name in metadata}
+    return columns | {label: [row_metadata(row).get(name) for row in rows] for name, label in labels.items()}
+
+
+def rows_frame(rows: Sequence[Row], model: ResponseFormat | None, formats: Formats) -> pd.DataFrame:
+    """What `results.to_pandas()` returns. Raises ImportError without pandas."""
+    pandas = extra("pandas", "DataFrames", "pandas")
+    columns = rows_columns(rows, model, formats)
+    frame = pandas.DataFrame(columns).astype({name: kind for name, kind in _KINDS.items() if name in columns})
+    numpy = extra("numpy", "DataFrames", "pandas")
+    for name in columns.keys() - _KINDS.keys() - {"embedding"}:
+        # A number that fits no column of numbers stays as it is.
+        with contextlib.suppress(OverflowError), numpy.errstate(invalid="ignore"):
+            # Whole numbers stay whole next to failed rows.
+            frame[name] = frame[name].convert_dtypes()
+    return frame
+
+
+def rows_table(rows: Sequence[Row], model: ResponseFormat | None, formats: Formats) -> pa.Table:
+    """What `results.to_arrow()` returns. Raises ImportError without pyarrow."""
+    arrow = extra("pyarrow", "Arrow tables", "frames")
+
+    def array(name: str, values: list[Any]) -> pa.Array:
+        if name in _KINDS:
+            return arrow.array(values, arrow.type_for_alias(_KINDS[name]))
+        try:
+            return arrow.array(values)
+        except (arrow.ArrowException, OverflowError):  # of several types, or of one that Arrow has none for
+            return arrow.array([_cell(value) for value in values])
+
+    return arrow.table({name: array(name, values) for name, values in rows_columns(rows, model, formats).items()})
+
+
+def rows_csv(rows: Sequence[Row], model: ResponseFormat | None, formats: Formats) -> bytes:
+    """What `results.to_csv()` writes: a header, and a line a row with lists and objects as JSON."""
+    columns = rows_columns(rows, model, formats)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([_cell(value) for value in values] for values in zip(*columns.values(), strict=True))
+    return text.getvalue().encode()
+
+
+def _cell(value: Any) -> str | None:
+    """As text: JSON of what is neither text nor missing."""
+    from pydantic_core import to_jsonable_python  # noqa: PLC0415 - `import llmbatch` needs none of it
+
+    plain = to_jsonable_python(value)
+    return plain if plain is None or isinstance(plain, str) else json_text(plain)
+
+
+def _parsed_columns(rows: Sequence[Row], model: ResponseFormat | None, formats: Formats) -> dict[str, list[Any]]:
+    models = [found for found in (model, *formats.values()) if isinstance(found, type)]
+    dumped = [_parsed(row, formats.get(row["custom_id"], model)) for row in rows]
+    return {
+        f"parsed_{name}" if name in _KINDS else name: [values.get(name) for values in dumped]
+        for name in dict.fromkeys(name for model in models for name in model.model_fields)
+    }
+
+
+def _parsed(row: Row, model: ResponseFormat | None) -> dict[str, Any]:
+    instance = parsed_row(row, model) if isinstance(model, type) else None
+    return {} if instance is None else instance.model_dump()
+
+
+def _sound(text: str | None) -> str | None:
+    return text and well_formed(text)
+
+
+def _tokens(row: Row, name: str) -> int:
+    """As a column of whole numbers can hold it."""
+    return min(int((row.get("usage") or {}).get(name) or 0), _LARGEST)

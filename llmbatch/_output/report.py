@@ -1,0 +1,171 @@
+"""A batch's report: one HTML file without network, with its plots inside. Needs the `report` extra."""
+
+from __future__ import annotations
+
+import io
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from heapq import nlargest
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from llmbatch._output.html_table import asked_model, chosen, record, short
+from llmbatch._output.stats import RunStats
+from llmbatch._rows.row import CUT_OFF, Row, finish_reasons
+from llmbatch._util.extras import extra
+
+_SAMPLES, _FAILED, _NAMED, _EXAMPLES, _LONGEST = 500, 150, 10, 3, 600
+_BARS = 60
+# What plots are drawn with, and what the page puts in its place: its own text and colours, in light and dark.
+_COLOURS = {"#010101": "currentColor", "#020202": "var(--good)", "#030303": "var(--bad)", "#040404": "var(--again)",
+            "#050505": "var(--calm)"}  # fmt: skip
+_INK, _GOOD, _BAD, _AGAIN, _CALM = _COLOURS
+
+
+def report_html(rows: Sequence[Row], *, title: str, elapsed: float, limits: str, prompts: Iterable[Any] | None) -> str:
+    """The page. `elapsed` in seconds, 0 where unknown; `limits`: what was learnt of them; `prompts`: one a row.
+
+    Raises ImportError without matplotlib or jinja2, and ValueError when there are not as many prompts as rows.
+    """
+    jinja2 = extra("jinja2", "reports", "report")
+    asked = [""] * len(rows) if prompts is None else [_prompt(item) for item in prompts]
+    if len(asked) != len(rows):
+        raise ValueError(f"{len(asked)} prompts for {len(rows)} rows; pass the list that the rows are the answers to")
+
+    def shown(places: Iterable[int]) -> list[dict[str, Any]]:
+        return [record(at, rows[at], _LONGEST) | {"prompt": short(asked[at], _LONGEST)} for at in places]
+
+    def most(name: str) -> list[dict[str, Any]]:
+        known = [at for at, row in enumerate(rows) if row.get(name)]
+        return shown(nlargest(_NAMED, known, key=lambda at: rows[at][name]))  # type: ignore[literal-required]
+
+    tally = RunStats(rows)
+    page = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    return str(page.from_string(Path(__file__).with_name("report.html").read_text(encoding="utf-8")).render(
+        title=title,
+        tally=tally,
+        elapsed=elapsed,
+        limits=limits,
+        with_prompts=prompts is not None,
+        over_time=_over_time(rows),
+        histogram=_histogram(tally),
+        models=_models(rows),
+        examples=_failure_examples(rows),
+        cut=shown(islice((at for at, row in enumerate(rows) if CUT_OFF in finish_reasons(row)), _NAMED)),
+        slowest=most("elapsed"),
+        dearest=most("cost"),
+        samples=shown(chosen(rows, _FAILED, _SAMPLES, max(1, len(rows) // (_SAMPLES - _FAILED)))),
+    ))  # fmt: skip
+
+
+def _prompt(item: Any) -> str:
+    """A request as it is read: its prompt, or what its messages say."""
+    if isinstance(item, str):
+        return item
+    if isinstance(item, Mapping):
+        item = item.get("prompt") or item.get("messages") or (item.get("body") or {}).get("messages")
+        return _prompt(item or "")
+    said = ((message.get("role"), message.get("content")) for message in item if isinstance(message, Mapping))
+    return "\n".join(f"{role}: {content}" for role, content in said)
+
+
+def _models(rows: Iterable[Row]) -> dict[str, RunStats]:
+    """Sums for each model."""
+    sums: defaultdict[str, RunStats] = defaultdict(RunStats)
+    for row in rows:
+        sums[asked_model(row)].add(row)
+    return sums
+
+
+def _failure_examples(rows: Iterable[Row]) -> dict[str, dict[str, int]]:
+    """The first few messages of each type of failure, with the place of the first row that has it."""
+    found: dict[str, dict[str, int]] = {}
+    for at, row in enumerate(rows):
+        if "error" in row:
+            messages = found.setdefault(row["error_details"]["type"], {})
+            if len(messages) < _EXAMPLES:
+                messages.setdefault(short(row["error"], _LONGEST), at)
+    return found
+
+
+def _over_time(rows: Sequence[Row]) -> str:
+    """Rows and requests a second, and rows in flight and waiting; `""` where no answer says when it was made.
+
+    An answer's time is its `created`; before it come its `elapsed` in flight, and its `waited`. A row without an answer
+    is put beside the last row before it that has one.
+    """
+    numpy = extra("numpy", "reports", "report")
+    known = [row["created"] for row in rows if row.get("created")]
+    if not known:
+        return ""
+    at, times = known[0], []
+    for row in rows:
+        at = row.get("created") or at
+        again = max(0, row.get("attempts", 1) - row.get("asks", 1))
+        times.append((at, row.get("elapsed") or 0.0, row.get("waited") or 0.0, "error" in row, again))
+    ends, took, waited, failed, again = map(numpy.array, zip(*times, strict=True))
+    begun = ends - took
+    zero = numpy.floor((begun - waited).min())
+    begun, ends = begun - zero, ends - zero
+    width = max(1.0, numpy.ceil(ends.max() / _BARS))
+    edges = numpy.arange(0, ends.max() + 2 * width, width)
+    figure, (above, below) = _figure(2)
+    kinds = [
+        (ends, ~failed / width, _GOOD, "answered"),
+        (ends, failed / width, _BAD, "failed"),
+        (begun, again / width, _AGAIN, "refused or faulted, sent again"),
+    ]
+    when, weights, colours, labels = zip(*(kind for kind in kinds if kind[1].any()), strict=True)
+    above.hist(when, edges, weights=weights, stacked=True, color=colours, label=labels)
+    above.set_ylabel("a second")
+    middles = edges[:-1] + width / 2
+    for starts, stops, colour, label in ((begun, ends, _GOOD, "in flight"), (begun - waited, begun, _CALM, "waiting")):
+        there = numpy.searchsorted(numpy.sort(starts), middles) - numpy.searchsorted(numpy.sort(stops), middles)
+        below.plot(middles, there, color=colour, label=label)
+    below.set_ylabel("rows")
+    below.set_xlabel("seconds")
+    return _svg(figure)
+
+
+def _histogram(tally: RunStats) -> str:
+    """How long answers took, with percentiles; what took longer than almost all is in the last bar."""
+    found = tally.latency
+    if found is None:
+        return ""
+    figure, (axes,) = _figure(1)
+    longest = min(found["max"], 2 * found["p99"])
+    axes.hist([min(value, longest) for value in tally.seconds], _BARS, range=(0, longest), color=_GOOD)
+    for name, style in (("p50", "-"), ("p95", "--"), ("p99", ":")):
+        axes.axvline(found[name], color=_INK, linestyle=style, linewidth=1, label=f"{name} {found[name]:.2f} s")
+    axes.set_xlabel("seconds" if longest == found["max"] else f"seconds (the last bar: up to {found['max']:.1f})")
+    axes.set_ylabel("answers")
+    return _svg(figure)
+
+
+def _figure(plots: int) -> tuple[Any, Any]:
+    figures = extra("matplotlib.figure", "reports", "report")
+    figure = figures.Figure((9, 1 + 1.9 * plots), layout="constrained")
+    return figure, figure.subplots(plots, sharex=True, squeeze=False)[:, 0]
+
+
+def _svg(figure: Any) -> str:
+    """The figure as part of a page, in the page's colours and type."""
+    matplotlib = extra("matplotlib", "reports", "report")
+    above = {"loc": "lower right", "bbox_to_anchor": (1, 0.97), "ncols": 4}
+    for axes in figure.axes:
+        axes.legend(**above, frameon=False, labelcolor=_INK, fontsize="small")
+        axes.tick_params(colors=_INK, labelsize="small")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.spines[["left", "bottom"]].set_color(_INK)
+        axes.yaxis.label.set_color(_INK)
+        axes.xaxis.label.set_color(_INK)
+        axes.set_ylim(bottom=0)
+        axes.margins(x=0.01)
+    file = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "llmbatch"}):
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+    _, tag, drawn = file.getvalue().partition("<svg")
+    for colour, put in _COLOURS.items():
+        drawn = drawn.replace(colour, put)
+    return tag + drawn

@@ -1,0 +1,157 @@
+"""Sums over many rows, and what is said of them: failures by kind, times, tokens and cost."""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from llmbatch._rows.row import CUT_OFF, NO_USAGE, Row, add_usage, finish_reasons
+
+_NAMED = 5
+# What befalls rows because others failed, or the caller's own limit was reached: never the root cause.
+_AFTERWARDS = {"NotSent", "Cancelled", "DeadlineExceeded", "BudgetExceeded"}
+
+
+@dataclass(slots=True)
+class Failures:
+    """The failed rows of one type: how many, the first one's message, the numbers of the first few."""
+
+    type: str
+    message: str
+    count: int = 0
+    rows: list[int] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        named = ", ".join(map(str, self.rows)) + (", …" if self.count > len(self.rows) else "")
+        where = f" (row{'' if self.count == 1 else 's'} {named})" if self.rows else ""
+        return f"{self.count:,} {self.type}{where}: {self.message}"
+
+
+class RunStats:
+    """Sums over rows as they come, in 8 bytes for each.
+
+    Attributes:
+        rows: how many there were.
+        usage: tokens, with `prompt_tokens_details` and `completion_tokens_details` where given.
+        unpriced: rows that may have cost money but have no known price.
+        truncated: rows with an answer cut off at max_tokens.
+        resumed: rows found in the checkpoint.
+        sent: rows that this run has sent.
+        spent: USD of the rows with a known price that were not found in the checkpoint.
+        lanes: rows by lane.
+        saved: USD that rows of a job or of the flex tier cost less than live ones.
+        seconds: what each answer took, where that is known.
+    """
+
+    def __init__(self, rows: Iterable[Row] = ()) -> None:
+        self.rows = self.unpriced = self.truncated = self.resumed = self.sent = 0
+        self.usage: dict[str, Any] = dict(NO_USAGE)
+        self.spent = self.saved = 0.0
+        self.lanes: Counter[str] = Counter()
+        self.seconds = array("d")
+        self._cost, self._any_price = 0.0, False
+        self._failures: dict[str, Failures] = {}
+        for row in rows:
+            self.add(row)
+
+    def add(self, row: Row) -> None:
+        """One more row."""
+        self.rows += 1
+        add_usage(self.usage, row.get("usage"))
+        resumed = row.get("resumed", False)
+        self.resumed += resumed
+        self.sent += not resumed and row.get("attempts", 0) > 0
+        self.lanes[row.get("lane", "live")] += 1
+        self.saved += row.get("saved") or 0.0
+        self.truncated += CUT_OFF in finish_reasons(row)
+        if "error" in row:
+            self._add_failure(row)
+        elif (elapsed := row.get("elapsed")) is not None:
+            self.seconds.append(elapsed)
+        cost = row.get("cost")
+        if cost is None:
+            self.unpriced += 1
+        else:
+            self._cost += cost
+            self.spent += 0.0 if resumed else cost
+            self._any_price |= "error" not in row
+
+    def _add_failure(self, row: Row) -> None:
+        kind = row["error_details"]["type"]
+        message = row["error"].removeprefix(f"{kind}: ")
+        found = self._failures.setdefault(kind, Failures(kind, message))
+        found.count += 1
+        if (index := row["error_details"].get("index")) is not None:
+            found.rows = sorted([*found.rows, index])[:_NAMED]
+
+    @property
+    def failures(self) -> list[Failures]:
+        """The failed rows by type, the root cause first, and what it led to last."""
+        return sorted(self._failures.values(), key=lambda found: (found.type in _AFTERWARDS, -found.count))
+
+    @property
+    def errors(self) -> dict[str, int]:
+        """How many rows failed, by type."""
+        return {found.type: found.count for found in self.failures}
+
+    @property
+    def failed(self) -> int:
+        """How many rows failed."""
+        return sum(found.count for found in self._failures.values())
+
+    @property
+    def answered(self) -> int:
+        """How many rows were answered in this run."""
+        return self.rows - self.failed - self.resumed
+
+    @property
+    def cost(self) -> float | None:
+        """USD of the rows with a known price; None when no answered row has one and some row may have cost money."""
+        return None if self.unpriced and not self._any_price else self._cost
+
+    @property
+    def latency(self) -> dict[str, float] | None:
+        """`p50`, `p95`, `p99` and `max` of what answers took, by the nearest rank; None for nothing."""
+        ordered = sorted(self.seconds)
+        if not ordered:
+            return None
+        ranks = {f"p{percent}": math.ceil(percent / 100 * len(ordered)) for percent in (50, 95, 99)}
+        return {name: ordered[rank - 1] for name, rank in ranks.items()} | {"max": ordered[-1]}
+
+    def cost_text(self, digits: int) -> str:
+        """The cost in words, for people."""
+        if self.cost is None:
+            return "unknown (no known price)"
+        return f"${self.cost:.{digits}f}" + (f" ({self.unpriced} rows without a known price)" if self.unpriced else "")
+
+    def notes(self, digits: int) -> str:
+        """What else there is to say, `""` for nothing: savings, answers cut off, this run's share of a resumed one."""
+        cut = f"; {self.truncated:,} cut off at max_tokens" if self.truncated else ""
+        if cheaper := [f"{self.lanes[lane]:,} {lane}" for lane in ("job", "flex") if self.lanes[lane]]:
+            cut = f"; {', '.join(cheaper)} rows saved ${self.saved:.{digits}f} against live prices{cut}"
+        if not self.resumed:
+            return cut
+        spent = "" if self.cost is None else f" for ${self.spent:.{digits}f}"
+        return f"{cut}; {self.resumed:,} rows were in the checkpoint, this run sent {self.sent:,}{spent}"
+
+
+def failures_text(tally: RunStats) -> str:
+    """A line for each kind of failure, `""` where there is none."""
+    if not tally.failed:
+        return ""
+    lines = "".join(f"  {failures}\n" for failures in tally.failures)
+    return f"{tally.failed:,} of {tally.rows:,} rows failed:\n{lines}"
+
+
+def failures_line(rows: Iterable[Row]) -> str:
+    """The kinds of failures among these rows in one line."""
+    return "; ".join(map(str, RunStats(rows).failures))
+
+
+def latency_text(found: Mapping[str, float] | None) -> str:
+    """The latency in words, `""` where there is none."""
+    return "" if found is None else "; latency: " + ", ".join(f"{name} {value:.2f}s" for name, value in found.items())

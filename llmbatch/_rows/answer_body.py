@@ -1,0 +1,99 @@
+"""A provider's answer as programs may rely on it, whatever has been sent."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import math
+import struct
+from collections.abc import Mapping
+from typing import Any
+
+from llmbatch._rows.row import NO_USAGE, well_formed
+
+
+def sound(body: Mapping[str, Any]) -> dict[str, Any]:
+    """The body of a chat's answer, or of embeddings, as strict JSON in UTF-8.
+
+    A `usage` that is none is empty, a `model` that is no text is None, and a vector that is not all numbers too. Raises
+    ValueError for an answer without choices or data that can be read.
+    """
+    data, choices = body.get("data"), body.get("choices") or []
+    items = [_item(one) for one in data] if isinstance(data, list) and not choices else None
+    if items is None and not (isinstance(choices, list) and all(map(_is_choice, choices))):
+        raise ValueError("empty or invalid response: its choices have no known shape")
+    left_out = {"data"} if items is None else {"data", "choices"}
+    made = _plain({name: value for name, value in body.items() if name not in left_out})
+    if "usage" in made:
+        made["usage"] = sound_usage(made["usage"])
+    if not isinstance(made.get("model"), str | None):
+        made["model"] = None
+    return made if items is None else {**made, "data": items}
+
+
+def _is_choice(choice: Any) -> bool:
+    return isinstance(choice, Mapping) and isinstance(choice.get("message") or {}, Mapping)
+
+
+def _plain(body: dict[str, Any]) -> dict[str, Any]:
+    """As strict JSON: well-formed texts, None for NaN and infinity."""
+    try:
+        json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
+    except (ValueError, TypeError):
+        text = well_formed(json.dumps(body, ensure_ascii=False, skipkeys=True, default=str))
+        return dict(json.loads(text, parse_constant=lambda _: None))
+    return body
+
+
+def sound_usage(given: Any) -> dict[str, Any]:
+    """Token counts, with all else that is said of them; empty where one of the sums is no number of tokens."""
+    if not isinstance(given, Mapping):
+        return {}
+    if not all(_is_count(given[name]) for name in NO_USAGE if given.get(name) is not None):
+        return {}
+    return {
+        name: round(value) if name in NO_USAGE and value is not None else _details(value)
+        for name, value in given.items()
+    }
+
+
+def has_tokens(usage: Mapping[str, Any] | None) -> bool:
+    """Whether a usage says anything, so that a price can be made of it."""
+    return any((usage or {}).get(name) for name in NO_USAGE)
+
+
+def _details(value: Any) -> Any:
+    """Without what is no number of tokens."""
+    if isinstance(value, Mapping):
+        return {name: _details(one) for name, one in value.items()}
+    return value if _is_count(value) or not isinstance(value, int | float) or isinstance(value, bool) else None
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
+
+
+def _item(given: Any) -> dict[str, Any]:
+    """One of the data of embeddings: its vector, and its index where that is one."""
+    given = given if isinstance(given, Mapping) else {}
+    item = _plain({name: value for name, value in given.items() if name != "embedding"})
+    if not isinstance(item.get("index", 0), int):
+        del item["index"]
+    return {**item, "embedding": _vector(given.get("embedding"))}
+
+
+def _vector(given: Any) -> list[Any] | None:
+    """A list of numbers, or of such lists, whatever the wire form."""
+    with contextlib.suppress(TypeError, ValueError, OverflowError, struct.error):
+        found = given
+        if isinstance(given, str):
+            found = [value for (value,) in struct.iter_unpack("<f", base64.b64decode(given))]
+        return found if _is_vector(found) else None
+    return None
+
+
+def _is_vector(value: Any) -> bool:
+    if isinstance(value, list) and value and isinstance(value[0], list):
+        return all(map(_is_vector, value))
+    return isinstance(value, list) and math.isfinite(sum(value))

@@ -1,0 +1,219 @@
+"""What the commands read: JSONL, CSV or Parquet, as requests.
+
+The input is read twice: once to check it whole before anything is sent, then, row by row, to send it. Only ids are kept
+in memory, and only while it is checked.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import math
+import shutil
+import sys
+import tempfile
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from llmbatch._request.parsed_request import ParsedRequest, read
+from llmbatch._util.extras import extra
+from llmbatch._util.files import from_json
+from llmbatch._util.template import Asking, asking
+
+Records = Generator[tuple[int, Any], None, None]
+
+FORMATS = {".csv": "csv", ".parquet": "parquet", ".pq": "parquet"}
+_LONGEST_CELL = 2**31 - 1
+# A line's fields that say what is asked. A batch line's others go to the server as they are, and never to llmbatch or
+# LiteLLM, whose own arguments (keys, addresses, callbacks) no data file may set.
+_ASKED = frozenset({
+    "audio", "frequency_penalty", "function_call", "functions", "logit_bias", "logprobs", "max_completion_tokens",
+    "max_tokens", "modalities", "model", "n", "parallel_tool_calls", "prediction", "presence_penalty",
+    "reasoning_effort", "response_format", "seed", "service_tier", "stop", "temperature", "tool_choice", "tools",
+    "top_logprobs", "top_p", "user", "verbosity", "web_search_options",
+})  # fmt: skip
+
+
+@contextmanager
+def opened(source: str) -> Iterator[IO[bytes]]:
+    """The file, or standard input ("-") as a file that can be read twice."""
+    if source != "-":
+        with Path(source).open("rb") as file:
+            yield file
+        return
+    with tempfile.TemporaryFile() as file:
+        shutil.copyfileobj(sys.stdin.buffer, file)
+        file.seek(0)
+        yield file
+
+
+@contextmanager
+def requests_of(
+    source: str, kind: str | None, template: str | None, column: str | None, *, all_good: bool = True, **how: Any
+) -> Iterator[Input]:
+    """The requests of a file, read once to check them.
+
+    Raises ValueError, with the line's number, for misuse, and for a row without a request unless some may be bad.
+    """
+    if template is not None and column is not None:
+        raise ValueError("--template and --column exclude each other; a template of one column is '{column}'")
+    by_column = None if column is None else Asking([column], lambda row: str(row[column]))
+    by = by_column if template is None else asking(template)
+    with opened(source) as file:
+        requests = Input(file, kind or FORMATS.get(Path(source).suffix.lower(), "jsonl"), by, **how)
+        requests.check()
+        if all_good and requests.refused:
+            raise ValueError(requests.refused[0])
+        yield requests
+
+
+@dataclass
+class Input:
+    """The requests of an open file; iterating reads it from its beginning.
+
+    `check()` reads it once and counts. Raises ValueError, with the line's number, for misuse.
+
+    Attributes:
+        asking: what asks for a row of a table.
+        said: what the command line says itself.
+        refused: what the file itself has no request for, as `row N: why`.
+    """
+
+    file: IO[bytes]
+    kind: str
+    asking: Asking | None
+    id_column: str | None
+    system: str | None
+    said: Mapping[str, Any]
+    count: int = 0
+    refused: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def check(self) -> None:
+        """Read everything once."""
+        seen: set[str] = set()
+        for place, asked in self._read():
+            if asked.custom_id in seen:
+                raise ValueError(f"{place}: the id {asked.custom_id!r} is there already; give each row its own")
+            if asked.custom_id is not None:
+                seen.add(asked.custom_id)
+            if len(seen) not in {0, self.count + 1}:
+                raise ValueError(f"{place} has {'an' if asked.custom_id else 'no'} id; give one to each row or none")
+            if asked.problem is not None:
+                self.refused.append(f"row {self.count}: {asked.problem}")
+            self.count += 1
+
+    def __iter__(self) -> Generator[ParsedRequest]:
+        for _, asked in self._read():
+            yield asked
+
+    def _read(self) -> Iterator[tuple[str, ParsedRequest]]:
+        """Where each request stands, in words, and what it is."""
+        self.file.seek(0)
+        with closing({"csv": _csv, "parquet": _parquet, "jsonl": json_lines}[self.kind](self.file)) as records:
+            for number, record in records:
+                place = f"{'row' if self.kind == 'parquet' else 'line'} {number}"
+                try:
+                    asked = self._asked(record)
+                except ValueError as exc:
+                    raise ValueError(f"{place} {exc}") from None
+                if self.system is not None and isinstance(asked.messages, list) and not _has_system(asked.messages):
+                    asked.messages = [{"role": "system", "content": self.system}, *asked.messages]
+                yield place, asked
+
+    def _asked(self, record: Any) -> ParsedRequest:
+        """The request that a record is. Raises ValueError, in words that follow its place."""
+        if isinstance(record, str | list):
+            return read(record)
+        if isinstance(record, Mapping):
+            about = {"custom_id": self._id(record), "metadata": record.get("metadata")}
+            if isinstance(record.get("body"), Mapping):
+                return read({"body": self._body(record), **about})
+            if self.asking is not None:
+                return self._of_columns(self.asking, record, about["custom_id"])
+            if asked := {name: record[name] for name in ("messages", "prompt") if record.get(name) is not None}:
+                # A table's cells are data, whatever their columns are called.
+                names = () if self.kind == "csv" else _ASKED & record.keys()
+                return read({name: record[name] for name in names if not _is_missing(record[name])} | asked | about)
+        raise ValueError(
+            'holds no conversation; give {"messages": [...]}, {"prompt": "..."} or a batch line, or say with '
+            "--template or --column which columns to ask with"
+        )
+
+    def _of_columns(self, by: Asking, record: Mapping[str, Any], custom_id: str | None) -> ParsedRequest:
+        for name in by.columns:
+            if name not in record:
+                raise ValueError(f"has no column {name!r}; it has {', '.join(map(str, record))}")
+            if _is_missing(record[name]):
+                return ParsedRequest(custom_id=custom_id, problem=f"column {name!r} has no value")
+        asked = read(by.request(record))
+        asked.custom_id = custom_id
+        return asked
+
+    def _id(self, record: Mapping[str, Any]) -> str | None:
+        custom_id = record.get("custom_id", record.get("id"))
+        if self.id_column is not None:
+            if self.id_column not in record:
+                raise ValueError(f"has no column {self.id_column!r} for its id")
+            custom_id = record[self.id_column]
+        return None if _is_missing(custom_id) else str(custom_id)
+
+    def _body(self, line: Mapping[str, Any]) -> dict[str, Any]:
+        """A batch line's request, sent as it is: only what the command line says itself wins over it."""
+        if self.asking is not None:
+            raise ValueError("is a batch line, which has its messages; leave out --template and --column")
+        body = line["body"]
+        if not isinstance(body.get("messages"), list):
+            raise ValueError(f"is a batch line for {line.get('url') or 'no chat'}; chats have messages in their body")  # noqa: TRY004 - a file's fault
+        own = {name: value for name, value in body.items() if name in _ASKED and value is not None}
+        rest = {name: body[name] for name in body.keys() - _ASKED - {"messages", "stream", "stream_options"}}
+        return {**own, "messages": body["messages"], **({"extra_body": rest} if rest else {}), **self.said}
+
+
+def _has_system(messages: list[Any]) -> bool:
+    return any(isinstance(m, Mapping) and m.get("role") in {"system", "developer"} for m in messages)
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and not value) or (isinstance(value, float) and math.isnan(value))
+
+
+def json_lines(file: IO[bytes]) -> Records:
+    """Each line's number and value. Raises ValueError, with the number, for a line that is not JSON."""
+    for number, line in enumerate(file, 1):
+        text = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
+        if text.strip():
+            try:
+                yield number, from_json(text)
+            except ValueError as exc:
+                raise ValueError(f"line {number} is not JSON ({exc}); for a table, say --format csv") from None
+
+
+def _csv(file: IO[bytes]) -> Records:
+    csv.field_size_limit(_LONGEST_CELL)
+    text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
+    try:
+        reader = csv.DictReader(text, strict=True)
+        for record in reader:
+            if None in record.values() or None in record:
+                columns = len(reader.fieldnames or ())
+                raise ValueError(
+                    f"line {reader.line_num} has not as many cells as the header ({columns}); quote cells with commas"
+                )
+            yield reader.line_num, record
+    except (csv.Error, UnicodeDecodeError) as exc:
+        raise ValueError(f"this is no CSV in UTF-8: {exc}; save it as that, or say another --format") from None
+    finally:
+        text.detach()
+
+
+def _parquet(file: IO[bytes]) -> Records:
+    parquet = extra("pyarrow.parquet", "Parquet files", "frames")
+    with parquet.ParquetFile(file) as table:
+        yield from enumerate((record for batch in table.iter_batches(1024) for record in batch.to_pylist()), 1)

@@ -1,0 +1,226 @@
+"""`llmbatch run`: a file of prompts in, a file of answers out, now."""
+
+# ruff: noqa: D301 - click takes \b for "keep these lines as they are"
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import closing
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, get_args
+
+import click
+
+from llmbatch._output.stats import RunStats, failures_text, latency_text
+from llmbatch._rows.row import Row
+from llmbatch._util.files import from_json
+from llmbatch.cli._main import BAD_END, INTERRUPTED, emit, request_options, seconds
+from llmbatch.cli._ordered_output import arrange
+from llmbatch.cli._output_path import Destination, destination
+from llmbatch.cli._read_input import Input, requests_of
+from llmbatch.options import Lane
+
+
+def _count(text: str) -> int | str:
+    return int(text) if text.isdecimal() else text
+
+
+def _response_format(_ctx: Any, _param: Any, path: Path | None) -> dict[str, Any] | None:
+    """A JSON schema, or a whole response_format, out of a file."""
+    if path is None:
+        return None
+    try:
+        schema = from_json(path.read_text(encoding="utf-8"))
+    except ValueError as exc:
+        raise ValueError(f"{path} is not JSON ({exc})") from None
+    if not isinstance(schema, dict):
+        raise ValueError(f"{path} holds no JSON schema object")  # noqa: TRY004 - a file's fault
+    if schema.get("type") in {"json_schema", "json_object", "text"}:
+        return schema
+    name = str(schema.get("title") or path.stem).replace(" ", "_")
+    return {"type": "json_schema", "json_schema": {"name": name, "schema": schema, "strict": True}}
+
+
+@click.command()
+@click.argument("source", metavar="IN", type=click.Path(exists=True, dir_okay=False, allow_dash=True))
+@click.option(
+    "-o",
+    "--output",
+    metavar="OUT",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Where the answers go; needed unless --dry-run.",
+)
+@request_options
+@click.option(
+    "--schema",
+    "response_format",
+    callback=_response_format,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="JSON schema file that answers must match.",
+)
+@click.option(
+    "-w",
+    "--max-workers",
+    type=_count,
+    metavar="N",
+    default="10",
+    show_default=True,
+    help='Requests in flight at most, or "auto".',
+)
+@click.option(
+    "--processes",
+    type=_count,
+    metavar="N",
+    default="1",
+    show_default=True,
+    help='Processes that make the calls, or "auto".',
+)
+@click.option("--rpm", "requests_per_minute", type=float, help="Requests a minute never to exceed; else learnt.")
+@click.option("--tpm", "tokens_per_minute", type=float, help="Tokens a minute never to exceed; else learnt.")
+@click.option("--retries", type=int, default=6, show_default=True, help="Faults that a row survives.")
+@click.option("--timeout", type=float, default=600.0, show_default=True, help="Seconds for one attempt.")
+@click.option(
+    "--deadline",
+    type=seconds,
+    metavar="TIME",
+    help="For everything, as in 90, 45m or 6h (seconds); rows not done by then fail.",
+)
+@click.option(
+    "--lane",
+    type=click.Choice(get_args(Lane)),
+    default="live",
+    show_default=True,
+    help="Live; the provider's batch job; its flex tier; or a job as long as the deadline allows, and the rest live.",
+)
+@click.option("--max-cost", type=float, help="USD never to exceed in this run.")
+@click.option(
+    "--fallback", "fallbacks", multiple=True, metavar="MODEL", help="Model to try when a row fails; repeatable."
+)
+@click.option(
+    "--reask", type=int, default=0, show_default=True, help="Times to ask again for an answer that was cut off."
+)
+@click.option("--dedupe", is_flag=True, help="Send lines that ask the very same once.")
+@click.option("-q", "--quiet", "progress", flag_value=False, type=bool, default=None, help="No progress bar.")
+@click.option("--dry-run", is_flag=True, help="Show the first payload and an estimate; send nothing.")
+def run(
+    source: str, output: Path | None, dry_run: bool, reading: dict[str, Any], arguments: dict[str, Any], **options: Any
+) -> None:
+    """Answer the rows of IN ("-" is standard input) and write them to OUT, one batch output line a row.
+
+    IN is JSONL with lines {"messages": [...]}, {"prompt": "..."} or OpenAI's batch lines, or CSV or Parquet with
+    --template or --column. While it runs, OUT is its checkpoint (OUT.jsonl beside a table, none for stdout):
+    the same command goes on where a killed one stopped, and sends again only what failed. In the end OUT has the order
+    of IN. What a line says beside its prompt or messages (model, temperature, ..., metadata to keep) stands before the
+    command line. A batch line is sent as it is; only what the command line says itself wins over it.
+
+    \b
+    Prints a summary, as JSON on a pipe. Exit codes: 0 all rows answered; 1 some failed (OUT has their errors);
+    2 misuse, nothing was sent; 130 interrupted, the same command goes on.
+
+    \b
+    Examples:
+      llmbatch run prompts.jsonl -o answers.jsonl -m gpt-4o-mini
+      llmbatch run reviews.csv --template "Sentiment of: {review}" -o answers.jsonl --max-cost 5
+      cat prompts.jsonl | llmbatch run - -o answers.jsonl | jq .cost
+      llmbatch run reviews.csv --column review -o answers.parquet
+      llmbatch run prompts.jsonl -o answers.jsonl --lane cheapest --deadline 6h
+    """
+    if output is None and not dry_run:
+        raise ValueError("say where the answers go, with -o OUT")
+    if output is not None and output.exists() and source != "-" and output.samefile(source):
+        raise ValueError("IN and OUT are the same file; the answers need one of their own")
+    if (response_format := options.pop("response_format")) is not None:
+        arguments = reading["said"] = {**arguments, "response_format": response_format}
+    with requests_of(source, all_good=False, **reading) as requests:
+        if output is None or dry_run:
+            emit(_preview(requests, arguments, options))
+        else:
+            with destination(output) as to:
+                code = _answer(requests, arguments | options, to)
+            sys.exit(code)
+
+
+def _preview(requests: Input, arguments: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+    """The first payload, None where the provider has no batch lines, and an estimate."""
+    from llmbatch.estimate import estimate_batch  # noqa: PLC0415 - `--help` needs none of it
+    from llmbatch.payloads import stream_batch_requests  # noqa: PLC0415 - `--help` needs none of it
+
+    payload = None
+    with closing(iter(requests)) as read:
+        first = next((asked for asked in read if asked.problem is None), None)
+    if first is not None:
+        try:
+            payload = next(stream_batch_requests([first], **arguments))
+        except NotImplementedError as exc:
+            click.echo(f"No payload to show: {exc}", err=True)
+    estimate = estimate_batch(requests, **(options | arguments)).to_dict()
+    return {"payload": payload, "estimates": [estimate], "refused": requests.refused}
+
+
+def _answer(requests: Input, arguments: dict[str, Any], to: Destination) -> int:
+    """Send everything, and return the exit code."""
+    from llmbatch.completions import as_completed  # noqa: PLC0415 - `--help` needs none of it
+
+    started, tally, path = time.perf_counter(), RunStats(), to.journal
+    custom_ids = [""] * len(requests)
+    unsent: list[Row] = []
+    try:
+        before = arrange(path).answers if path.exists() else 0
+        with closing(as_completed(requests, **arguments, checkpoint=path)) as finished:
+            for index, row in finished:
+                tally.add(row)
+                custom_ids[index] = row["custom_id"]
+                if "error" in row and row["error_details"]["type"] == "InvalidRow":
+                    unsent.append(row)
+        arranged = arrange(path, custom_ids, unsent)
+        to.finish()
+    except KeyboardInterrupt:
+        from llmbatch._jobs.job_state import job_state_path  # noqa: PLC0415 - `--help` needs none of it
+
+        if (state := job_state_path(path)).exists():
+            click.echo(f"The batch job goes on at the provider: `llmbatch cancel {state}` would end it.", err=True)
+        where = f"are in {to.name}; the same command goes on" if to.resumable else "have been written"
+        click.echo(f"{failures_text(tally)}Interrupted: {tally.rows} of {len(requests)} rows {where}.", err=True)
+        return INTERRUPTED
+    if arranged.moved:
+        click.echo(
+            f"{arranged.moved} answers to rows that IN no longer has, or asks anew, went to {to.name}.old", err=True
+        )
+    if arranged.kept:
+        click.echo(f"{arranged.kept} rows failed now and keep the answers of an earlier run in {to.name}", err=True)
+    _report(tally, time.perf_counter() - started, to.name, before)
+    return BAD_END if tally.failed else 0
+
+
+def _report(tally: RunStats, elapsed: float, name: str, before: int) -> None:
+    """Print the summary: JSON on a pipe, lines on a terminal, what failed first."""
+    succeeded = tally.rows - tally.failed
+    if sys.stdout.isatty():
+        click.echo(
+            f"{failures_text(tally)}{succeeded:,} of {tally.rows:,} rows answered in {elapsed:.1f} s"
+            f"{latency_text(tally.latency)}; {tally.usage['total_tokens']:,} tokens; "
+            f"cost: {tally.cost_text(4)}{tally.notes(4)}; {name}"
+        )
+        return
+    emit({
+        "output": name,
+        "rows": tally.rows,
+        "succeeded": succeeded,
+        "failed": tally.failed,
+        "errors": tally.errors,
+        "failures": list(map(asdict, tally.failures)),
+        "truncated": tally.truncated,
+        "answered_before": before,
+        "resumed": tally.resumed,
+        "sent": tally.sent,
+        **{name: tally.usage[name] for name in ("prompt_tokens", "completion_tokens", "total_tokens")},
+        "cost": tally.cost,
+        "lanes": dict(tally.lanes),
+        "saved": tally.saved,
+        "spent": None if tally.cost is None else tally.spent,
+        "unpriced": tally.unpriced,
+        "seconds": round(elapsed, 3),
+        "latency": tally.latency,
+    })  # fmt: skip
