@@ -1,8 +1,8 @@
-"""Rows as they finish, for any number of them, and answers piece by piece.
+"""Any number of rows, as they finish, and streamed answers.
 
-`as_completed` takes a generator and keeps nothing: memory does not grow with the number of rows, and a slow consumer
-slows the sending. Rows come out as they finish, however long the generator takes for the next: it may wait for them.
-Leaving the loop cancels what is in flight. `async for` works as well.
+`as_completed` takes a list or a generator and yields `(index, row)` as rows finish. It keeps no rows, so memory stays
+flat, and a slow consumer slows down the sending. The generator may block for as long as it likes. Leaving the loop
+cancels the requests in flight. `async for` works as well.
 """
 
 from llmbatch import as_completed, stream_chat_completions_batch
@@ -13,4 +13,4 @@ for index, row in as_completed(generated):
 
 chats = [[{"role": "user", "content": f"Count to {number}."}] for number in (3, 4)]
 for event in stream_chat_completions_batch(chats):
-    print(event.get("delta", ""), end="")  # and at each row's end event["row"]
+    print(event.get("delta", ""), end="")  # the last event of each row has event["row"]

@@ -1,11 +1,13 @@
-"""Tables past one machine: the same engine inside each worker of Ray Data, Dask or Spark.
+"""Tables larger than one machine: llmbatch inside each worker of Ray Data, Dask or Spark.
 
-Limits and budget are the account's: each worker gets an equal share. `max_cost` is for Ray's actors or one process:
-Spark and Dask's processes copy the object for each partition, and are refused it. A function of a row that gives its
-request may stand in the place of the template. Errors, tokens and cost are columns. One process sends some 100 to 300
-requests a second, more than most accounts allow, so take Ray when the *table* is already there or too large for one
-machine, or for your own GPU servers; take a batch job when the answer may take hours and half the price matters; else
-`create_chat_completions_batch`, with `processes=` where one core is too few.
+Each worker gets an equal share of the account's limits. `max_cost` works with Ray's actors or in one process; Spark and
+Dask copy the object for each partition, so there it raises. Instead of a template you can pass a function of a row that
+returns its request. Errors, tokens and cost are columns. Pass `checkpoint=`: without one, the rows of a killed worker
+are sent and paid again.
+
+When to use what: one process sends 100 to 300 requests a second, more than most accounts allow. Use Ray or Spark when
+the table is already there, or for your own GPU servers. Use a batch job when the answers may take hours. Otherwise use
+`create_chat_completions_batch`, with `processes=` if one core is not enough.
 
     python clusters.py reviews/ answers/        # Parquet in, Parquet out, on Ray: pip install "llmbatch[ray]"
 """
@@ -17,7 +19,7 @@ from llmbatch.integrations.ray import Completions, complete_dataset
 
 
 def on_ray(source: str, target: str) -> None:
-    """Answer a dataset with four actors that share the account's limits."""
+    """Complete a dataset with four actors that share the account's limits."""
     import ray
 
     answers = complete_dataset(
@@ -33,13 +35,13 @@ def on_ray(source: str, target: str) -> None:
 
 
 def on_dask(frame: Any) -> Any:
-    """A Dask DataFrame with a column of answers, lazily."""
+    """Add a column of answers to a Dask DataFrame, lazily."""
     add_answers = Completions("Sentiment of: {text}", "gpt-4o-mini", workers=4, requests_per_minute=6000)
     return frame.map_partitions(add_answers, meta=add_answers.meta(frame._meta))
 
 
 def on_spark(frame: Any, schema: Any) -> Any:
-    """A Spark DataFrame with a column of answers, lazily; `schema` names all its columns."""
+    """Add a column of answers to a Spark DataFrame, lazily; `schema` names all its columns."""
     add_answers = Completions("Sentiment of: {text}", "gpt-4o-mini", workers=4, requests_per_minute=6000)
     return frame.mapInPandas(lambda frames: map(add_answers, frames), schema)
 

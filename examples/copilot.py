@@ -1,9 +1,9 @@
-"""GitHub Copilot, with the token of GITHUB_TOKEN: `gho_` tokens work directly, `ghu_` ones are exchanged and refreshed.
+"""GitHub Copilot, with the token in GITHUB_TOKEN (`gho_` tokens are used directly, `ghu_` tokens are exchanged).
 
-`model="copilot/gpt-4o"` does the same in any function, and `USE_COPILOT_CHAT=true` routes the plain ones there.
-Requests are paced evenly at `COPILOT_REQUESTS_PER_MINUTE` (60). `GITHUB_COPILOT_API_BASE` and
-`GITHUB_COPILOT_API_KEY_URL` override the endpoints, `extra_headers` the editor's headers. Costs are None: Copilot is
-paid by subscription. Nothing ever moves to another vendor by itself.
+`model="copilot/gpt-4o"` does the same in any function, and `USE_COPILOT_CHAT=true` sends plain model names there.
+Requests are spread evenly at `COPILOT_REQUESTS_PER_MINUTE` (60). `GITHUB_COPILOT_API_BASE` and
+`GITHUB_COPILOT_API_KEY_URL` override the endpoints, `extra_headers` the editor's headers. Costs are None, because
+Copilot is a subscription. Requests never move to another vendor unless `fallbacks` names one.
 """
 
 from llmbatch import create_chat_completions_batch_copilot

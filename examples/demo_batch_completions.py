@@ -2,8 +2,8 @@
 
     uv run --extra local examples/demo_batch_completions.py
 
-Without a key a small model (135 million parameters, so don't believe what it says) answers inside this process.
-With OPENAI_API_KEY set OpenAI answers, with GITHUB_TOKEN and USE_COPILOT_CHAT=true GitHub Copilot.
+Without a key a small model (135 million parameters, so do not trust its answers) runs inside this process.
+With OPENAI_API_KEY set the requests go to OpenAI, with GITHUB_TOKEN and USE_COPILOT_CHAT=true to GitHub Copilot.
 """
 
 import os
@@ -31,12 +31,12 @@ CHUNKS = REPORT.split(". ")[1:]
 
 
 def chat(user: str, system: str | None = None) -> list[dict[str, str]]:
-    """One conversation of a batch."""
+    """Build one conversation."""
     return [*([{"role": "system", "content": system}] if system else []), {"role": "user", "content": user}]
 
 
 BATCHES = {
-    # The last conversation is empty: a bad row is an error in its place and harms no other.
+    # The last conversation is empty: a bad request becomes an error row and does not affect the others.
     "Bulk questions": ([*map(chat, QUESTIONS), []], {"max_tokens": 40}),
     "Code": ([chat(task, "You are a Python expert.") for task in TASKS], {"max_tokens": 60, "temperature": 0.2}),
     "Summaries": ([chat(text, "Summarize the following text.") for text in DOCUMENTS], {"max_tokens": 40}),
@@ -48,7 +48,7 @@ BATCHES = {
 
 
 def show(title: str, conversations: list[list[dict[str, str]]], results: BatchResults) -> None:
-    """Print each request's last line with its answer, or why it failed, and the batch's totals."""
+    """Print each request's last line with its answer or its error, and the batch's summary."""
     print(f"\n=== {title} " + "=" * (76 - len(title)))
     for conversation, row, text in zip(conversations, results, results.texts, strict=True):
         print(f"> {conversation[-1]['content'].splitlines()[-1]}" if conversation else "> (no messages)")
@@ -59,7 +59,7 @@ def show(title: str, conversations: list[list[dict[str, str]]], results: BatchRe
 
 
 def main() -> int:
-    """Run the four batches; 1 if any real request failed."""
+    """Run the four batches; return 1 if any real request failed."""
     enable_logging()
     failed = 0
     with ExitStack() as running:

@@ -1,4 +1,4 @@
-"""Embeddings: texts are sent many in a request; a text that the provider refuses fails alone; no vector is made up."""
+"""Embeddings: many texts travel in one request. A text that the provider rejects fails alone."""
 
 from llmbatch import create_embeddings_batch
 

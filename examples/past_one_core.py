@@ -1,12 +1,12 @@
-"""Past one core: LiteLLM's part of the calls in child processes.
+"""More than one core: LiteLLM calls in worker processes.
 
-LiteLLM costs some 3 ms of CPU a call, so one process sends 100 to 300 rows a second. With `processes=4` the calls
-are built, sent, parsed and priced in four children; order, limits, budget, retries, checkpoint, callbacks and
-Ctrl-C stay in one place, and rows are the same. A child that dies loses no row.
+LiteLLM needs about 3 ms of CPU per call, so one process sends 100 to 300 rows a second. With `processes=4` four worker
+processes build, send, parse and price the calls. Order, limits, budget, retries, checkpoint, callbacks and Ctrl-C stay
+in one place, and the rows are the same. If a worker process dies, its requests are sent again.
 
-Children begin beside the first rows (5 s each to import LiteLLM), are kept for the next batch, and end after a
-minute without work or with the process; the script that starts them needs no main guard. Streams, and calls with
-LiteLLM callbacks, a `client=`, a LiteLLM cache or an open cassette, stay in one process; the log says so.
+The workers start while the first rows are sent from this process (importing LiteLLM takes them 5 s). They are kept for
+the next batch and end after a minute without work. Your script needs no `if __name__ == "__main__"`. Streams, and calls
+with LiteLLM callbacks, `client=`, a LiteLLM cache or an open cassette, stay in one process; the log says so.
 """
 
 from llmbatch import create_chat_completions_batch

@@ -1,10 +1,10 @@
 """Rate limits: there is nothing to set.
 
-Where the provider states its limits (OpenAI, Azure, Anthropic, Groq, Mistral, …) requests are paced to them;
-elsewhere it is found out from refusals whether they depend on the rate, on the number in flight or on neither, and
-the log and the progress bar say so ("refusals do not depend on the rate (5% of requests): nothing is held back").
-With `max_workers="auto"` the number of requests in flight is found too. To stay below a share of an account's
-limit, say so: those numbers are never exceeded, fallbacks and concurrent calls included.
+Where the provider sends rate-limit headers (OpenAI, Azure, Anthropic, Groq, Mistral, …), requests are throttled to
+them. Elsewhere llmbatch learns from 429s whether they depend on the rate, on the requests in flight, or on neither. The
+log and the progress bar say what it found. With `max_workers="auto"` it also finds how many requests in flight pay off.
+To stay below a share of your account's limit, set it: those limits are never exceeded, including fallbacks and
+concurrent calls.
 """
 
 from llmbatch import create_chat_completions_batch

@@ -1,8 +1,8 @@
-"""Answers recorded once, for your own tests: what is asked in the block is answered from the file.
+"""Cassettes for your own tests: requests inside the block are answered from a file.
 
-`LLMBATCH_RECORD=1` sends the requests and records anew; without it nothing is ever sent. Requests are matched on
-method, URI and body, so that concurrent rows get their own answers. A request that is not in the cassette is a
-failed row of type `CassetteMiss`. Keys are not recorded; prompts and answers are. Needs `pip install "vcrpy>=9.4"`.
+`LLMBATCH_RECORD=1` sends the requests and records the answers; without it nothing is ever sent. Requests are matched on
+method, URI and body, so that concurrent rows get their own answers. A request that is not in the cassette is a failed
+row of type `CassetteMiss`. Keys are not recorded; prompts and answers are. Needs `pip install "vcrpy>=9.4"`.
 """
 
 from llmbatch import create_chat_completions_batch

@@ -1,19 +1,18 @@
-"""Tables in and out, and a report that people look at.
+"""Tables in and out, and an HTML report.
 
-Tables of pandas, polars, Arrow, and what else narwhals takes; what comes back is of the same make (`pip install
-"llmbatch[pandas]"`, `[polars]`, or `[frames]` for the others). The index is kept, failed rows are missing, and
-columns or values that are not there are refused before anything is sent. In the place of a template may stand a
-function of a row that gives its request.
+`complete_column` and `complete_frame` take pandas, polars and Arrow tables, and others that narwhals supports (`pip
+install "llmbatch[pandas]"`, `[polars]`, or `[frames]`), and return the same kind. The index is kept. Failed rows have
+missing values. Missing columns or values raise before anything is sent. Instead of a template you can pass a function
+of a row that returns its request.
 
-`results.to_pandas()`, `.to_polars()`, `.to_arrow()`, `.to_parquet(path)` and `.to_csv(path)` give the same columns
-for any batch, with the fields of a pydantic `response_format`; an answer that does not fit it is in `text` beside
-its `error`. `.to_jsonl(path)` keeps the whole rows, as `llmbatch run` does. A dataset of Hugging Face goes in as it
-is, when its rows are requests (`dataset.select_columns(["messages"])`), and comes out as
-`datasets.Dataset(results.to_arrow())`.
+`results.to_pandas()`, `.to_polars()`, `.to_arrow()`, `.to_parquet(path)` and `.to_csv(path)` have the same columns for
+any batch, including the fields of a pydantic `response_format`. An answer that does not match is in `text`, next to its
+`error`. `.to_jsonl(path)` keeps whole rows, as `llmbatch run` does. A Hugging Face dataset whose rows are requests can
+be passed as it is (`dataset.select_columns(["messages"])`); `datasets.Dataset(results.to_arrow())` is the way back.
 
-The report (`pip install "llmbatch[report]"`) is one HTML file, without network, light and dark: rows over time,
-latency, tokens and cost by model, failures with examples, cut-off answers, the slowest and the dearest rows, and up
-to 500 rows to search. It has no prompts unless they are given.
+The report (`pip install "llmbatch[report]"`) is one HTML file that needs no network: rows over time, latency, tokens
+and cost by model, failures with examples, cut-off answers, the slowest and the most expensive rows, and a search over
+up to 500 rows. It contains prompts only if you pass `prompts=`.
 """
 
 import pandas as pd

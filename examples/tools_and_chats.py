@@ -1,8 +1,8 @@
 """Tools, and chats built step by step.
 
-A typed Python function or a pydantic model becomes the tool's schema. Calls come back in the row; running them is
-yours. A chat is configured in any order; `ask` gives the answer's row and keeps the history (less a question that
-failed). After `for_batch_request` nothing is sent: the payload comes back.
+A typed Python function or a pydantic model becomes the tool's schema. Tool calls are in the row; you run them yourself.
+A chat can be configured in any order. `ask` returns the answer's row and keeps the history (without a question that
+failed). After `for_batch_request` nothing is sent and the payload is returned.
 """
 
 from llmbatch import chat, create_chat_completions_batch
