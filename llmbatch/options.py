@@ -27,10 +27,12 @@ __all__ = [
     "EmbeddingsOptions",
     "Lane",
     "Options",
+    "Transport",
 ]
 
 
 Lane = Literal["live", "job", "flex", "cheapest"]
+Transport = Literal["litellm", "direct"]
 JOB_LANES = frozenset({"job", "cheapest"})
 
 
@@ -63,6 +65,7 @@ class BatchOptions(TypedDict, total=False):
     on_result: Callable[[int, Row], object] | None
     custom_ids: Sequence[str] | None
     processes: int | Literal["auto"]
+    transport: Transport
 
 
 class EmbeddingsOptions(BatchOptions, _Connection, total=False):
@@ -137,6 +140,7 @@ class Options:
     custom_ids: Sequence[str] | None = None
     processes: int | Literal["auto"] = 1
     lane: Lane = "live"
+    transport: Transport = "litellm"
 
     @classmethod
     def among(cls, given: Mapping[str, Any], *, max_workers: int | Literal["auto"], count: int | None) -> Self:
@@ -160,8 +164,9 @@ class Options:
                 check_number(name, value, "leave it out (None) for no limit")
         check_number("retries", self.retries, "0 sends each row once", whole=True, least=0)
         check_number("reask", self.reask, "0 takes the first answer as it is", whole=True, least=0)
-        if self.lane not in get_args(Lane):
-            raise ValueError(f"lane must be one of {', '.join(get_args(Lane))}, not {self.lane!r}")
+        for name, kinds in (("lane", Lane), ("transport", Transport)):
+            if getattr(self, name) not in get_args(kinds):
+                raise ValueError(f"{name} must be one of {', '.join(get_args(kinds))}, not {getattr(self, name)!r}")
         entries: list[Any] = list(self.fallbacks)
         if wrong := next((type(entry).__name__ for entry in entries if not isinstance(entry, str | dict)), None):
             raise TypeError(

@@ -15,11 +15,11 @@ from loguru import logger
 from llmbatch._batch.base_run import Run
 from llmbatch._batch.reask import asked_again, judged
 from llmbatch._batch.row_builder import chat_row, failure_row, in_lane, labelled
+from llmbatch._batch.transport import sending
 from llmbatch._request.budget import Budget
 from llmbatch._request.failures import Failure, clean
 from llmbatch._request.parsed_request import ParsedRequest, Plans, over, provider_in, read
 from llmbatch._request.plans import ChatPlan, default_model, plan_chat
-from llmbatch._request.process_pool import calling
 from llmbatch._request.sender import Sender
 from llmbatch._rows.row import NO_USAGE, Row, add_spent
 from llmbatch._util.checks import UnsendableError, copied
@@ -99,7 +99,7 @@ class ChatRun(Run):
         options: Options,
         budget: Budget | None,
     ) -> None:
-        super().__init__(requests, count, options, calling("chat", options.processes), budget)
+        super().__init__(requests, count, options, sending("chat", options), budget)
         self.items = requests
         maker = _RouteBuilder(call, options.fallbacks)
 

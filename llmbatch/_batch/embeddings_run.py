@@ -12,10 +12,10 @@ from typing import Any
 
 from llmbatch._batch.base_run import Run
 from llmbatch._batch.row_builder import failure_row
+from llmbatch._batch.transport import sending
 from llmbatch._request.budget import Budget
 from llmbatch._request.failures import Failure
 from llmbatch._request.plans import EmbeddingsPlan
-from llmbatch._request.process_pool import calling
 from llmbatch._request.sender import Outcome
 from llmbatch._rows.row import Row, answer_row
 from llmbatch._util.fan_out import grouped
@@ -56,7 +56,7 @@ class EmbeddingsRun(Run):
     def __init__(
         self, texts: Iterable[Any], count: int | None, plan: EmbeddingsPlan, options: Options, budget: Budget | None
     ) -> None:
-        super().__init__(texts, count, options, calling("embed", options.processes), budget)
+        super().__init__(texts, count, options, sending("embed", options), budget)
         self.plan, self.target, self.items = plan, plan.target, self._chunks()
         self._ids = CustomIds()
         self._sender = self.sender_for(plan)

@@ -39,9 +39,9 @@ class LinearPrices:
         entries = [len(prices), *(prices.get(name) for name in (result.model, logging.model, f"{key[1]}/{key[0]}"))]
         before, per_token = self._known.get(key, (None, None))
         if per_token is not None and before == entries:
-            return _cost(per_token, result.usage)
+            return linear_cost(per_token, result.usage)
         cost = whole()
-        self._known[key] = (copy.deepcopy(entries), _agreeing(entries[1:], result.usage, cost))
+        self._known[key] = (copy.deepcopy(entries), agreeing_prices(entries[1:], result.usage, cost))
         return cost
 
     @staticmethod
@@ -59,12 +59,12 @@ class LinearPrices:
         return (logging.model, told.get("custom_llm_provider"), result.model, tier, getattr(usage, "cost", None))
 
 
-def _cost(per_token: _PerToken, usage: Any) -> float | None:
+def linear_cost(per_token: _PerToken, usage: Any) -> float | None:
     prompt, completion = per_token
     return None if prompt is None else float(prompt * usage.prompt_tokens + completion * usage.completion_tokens)
 
 
-def _agreeing(entries: list[Any], usage: Any, cost: float | None) -> _PerToken | None:
+def agreeing_prices(entries: list[Any], usage: Any, cost: float | None) -> _PerToken | None:
     """Prices by the token that give this cost; None where no entry has them, or prices that depend on more."""
     if not cost:
         return (cost, 0.0)
@@ -72,6 +72,6 @@ def _agreeing(entries: list[Any], usage: Any, cost: float | None) -> _PerToken |
         if any(word in name for name, value in entry.items() if value for word in _OTHER_PRICES):
             continue
         per_token = (entry.get("input_cost_per_token") or 0.0, entry.get("output_cost_per_token") or 0.0)
-        if abs((_cost(per_token, usage) or 0.0) - cost) <= 1e-9 * cost:
+        if abs((linear_cost(per_token, usage) or 0.0) - cost) <= 1e-9 * cost:
             return per_token
     return None

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -23,7 +23,7 @@ from llmbatch._litellm.quiet_logging import new_logging
 # The key is no part of a body, but LiteLLM asks for one before it builds one.
 _UNUSED = {"api_key": "unused", "num_retries": 0, "max_retries": 0}
 _UNUSED_AZURE = {"api_base": "https://unused.invalid", "api_version": "2024-10-21"}
-_SDK_ROUTES = {"litellm.llms.openai.openai", "litellm.llms.azure.azure"}
+SDK_ROUTES = {"litellm.llms.openai.openai", "litellm.llms.azure.azure"}
 _PLAIN_ROLES = {"system", "developer", "user", "assistant"}
 
 
@@ -66,7 +66,7 @@ def _stopping_logging() -> Any:
         def pre_call(self, input: Any, api_key: Any, model: Any = None, additional_args: Any = None) -> None:  # noqa: A002, ARG002 - LiteLLM's signature
             told = additional_args or {}
             # Embeddings carry no "openai_sdk" mark; who reports them tells.
-            by_sdk = told.get("openai_sdk") or sys._getframe(1).f_globals["__name__"] in _SDK_ROUTES  # noqa: SLF001
+            by_sdk = told.get("openai_sdk") or sys._getframe(1).f_globals["__name__"] in SDK_ROUTES  # noqa: SLF001
             if not by_sdk:
                 raise _Stopped(told.get("complete_input_dict"), str(told.get("api_base") or ""))
 
@@ -102,8 +102,18 @@ def _stopping_client() -> Any:
 class Renderer:
     """Bodies for the rows of one batch, whose requests differ in `messages` (or `input`) only."""
 
-    def __init__(self) -> None:
+    def __init__(self, render: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None) -> None:
+        self._render = render or globals()["render"]
         self._templates: dict[Any, tuple[dict[str, Any], bool] | None] = {}
+
+    def known(self, request: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The body of a request whose shape has been rendered before; None for another one."""
+        field = "messages" if "messages" in request else "input"
+        template = self._templates.get(_shape(request[field]))
+        if template is None:
+            return None
+        body, wrapped = template
+        return {**body, field: [request[field]] if wrapped else request[field]}
 
     def __call__(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """The body of the next request; as `render` does, it raises."""
@@ -111,15 +121,15 @@ class Renderer:
         given = request[field]
         shape = _shape(given)
         if shape is None:
-            return render(request)
+            return self._render(request)
         if shape not in self._templates:
-            body = render(request)
+            body = self._render(request)
             alone, wrapped = body[field] == given, body[field] == [given]
             self._templates[shape] = (body, wrapped) if alone or wrapped else None
             return body
         known = self._templates[shape]
         if known is None:
-            return render(request)
+            return self._render(request)
         template, wrapped = known
         return {**template, field: [given] if wrapped else given}
 

@@ -36,7 +36,7 @@ _PLAIN = (bool, int, float, str, type(None))
 _OBJECTS = ("cache", "client_session", "aclient_session", "secret_manager_client")
 
 
-def calling(kind: Literal["chat", "embed"], processes: int | Literal["auto"]) -> Call:
+def calling(kind: str, processes: int | Literal["auto"]) -> Call:
     """The function that sends one request once: here, or in one of so many children while they are there."""
     if processes == 1:
         return CALLS[kind]

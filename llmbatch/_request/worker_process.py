@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, NoReturn, TextIO
 
-from llmbatch._litellm import Target, load, provider_of, warm_up
+from llmbatch._litellm import Target, direct, load, provider_of, warm_up
 from llmbatch._litellm.calls import chat, embed
 from llmbatch._request.failures import classify
 
-CALLS = {"chat": chat, "embed": embed}
+CALLS = {"chat": chat, "embed": embed, "chat-direct": direct.send, "embed-direct": direct.send}
 
 
 def main() -> None:

@@ -67,6 +67,12 @@ def register_provider(provider: T) -> T:
     return provider
 
 
+def has_batch_lines(name: str) -> bool:
+    """Whether a provider's class implements `render_payload_for_batch_request`."""
+    known = _providers.get(name, Provider).render_payload_for_batch_request
+    return known is not Provider.render_payload_for_batch_request
+
+
 def provider_for(name: str) -> Provider:
     """A new instance for a provider's name. Raises NotImplementedError when its class takes no batch requests."""
     provider = _providers.get(name, Provider)(name)

@@ -1,0 +1,43 @@
+"""How a batch sends one request once: through LiteLLM or directly, in this process or in worker processes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from loguru import logger
+
+from llmbatch._litellm import Answer, provider_of
+from llmbatch._litellm.direct import why_not
+from llmbatch._request.process_pool import calling
+from llmbatch._request.sender import Call
+from llmbatch.options import Options
+from llmbatch.providers.registry import has_batch_lines
+
+
+def sending(kind: Literal["chat", "embed"], options: Options) -> Call:
+    """The function that sends one request once."""
+    through_litellm = calling(kind, options.processes)
+    if options.transport == "litellm":
+        return through_litellm
+    directly = calling(f"{kind}-direct", options.processes)
+    reported: set[str] = set()
+
+    async def call(request: dict[str, Any]) -> Answer:
+        reason = _why_not(request)
+        if reason is None:
+            return await directly(request)
+        if reason not in reported:
+            reported.add(reason)
+            logger.info("transport='direct': {} requests go through LiteLLM: {}", provider_of(request), reason)
+        return await through_litellm(request)
+
+    return call
+
+
+def _why_not(request: Mapping[str, Any]) -> str | None:
+    """Say why a request cannot be sent directly; None if it can."""
+    provider = provider_of(request)
+    if not has_batch_lines(provider):
+        return f"llmbatch knows no OpenAI-style requests of {provider}"
+    return why_not(request)
