@@ -29,7 +29,7 @@ from llmbatch._litellm.loading import internal
 from llmbatch._litellm.quiet_logging import anybody_listens
 from llmbatch._litellm.render_body import Renderer
 from llmbatch._litellm.wire import NotOnTheWireError, WireRequest, wire_request
-from llmbatch._rows.answer_body import has_tokens
+from llmbatch._rows.answer_body import has_tokens, sound_usage
 
 _ERRORS_FROM = 300  # HTTP status; redirects are not followed
 _LONG_PROMPT = 100_000  # tokens; prices for long prompts begin at 128,000
@@ -73,13 +73,16 @@ class DirectTarget:
         self._wire = wire_request(request)
         return self._wire.body
 
+    async def _body(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        body = self._renderer.known(request)
+        if body is not None:
+            return body
+        async with self._lock:  # requests of one shape come together; the first one finds it out
+            return self._renderer.known(request) or await asyncio.to_thread(self._renderer, request)
+
     async def send(self, request: Mapping[str, Any]) -> Answer:
         """Send one request once. Raises LiteLLM's errors, and aiohttp's."""
-        body = self._renderer.known(request)
-        if body is None:
-            async with self._lock:
-                body = self._renderer.known(request) or await asyncio.to_thread(self._renderer, request)
-        wire = self._wire
+        body, wire = await self._body(request), self._wire
         assert wire is not None  # noqa: S101 - a body has been rendered
         async with http_session.session().post(
             wire.url,
@@ -107,7 +110,10 @@ class DirectTarget:
             raise TypeError(f"empty or invalid response: no choices, but {sorted(map(str, given))!r:.200}")
         if not choices:  # the row says so
             return {**answer_body({**given, "choices": [_ANY_CHOICE]}), "choices": []}
-        return self._patterns(given)
+        try:
+            return self._patterns(given)
+        except Exception:  # noqa: BLE001 - a usage that LiteLLM cannot read must not lose a paid answer
+            return self._patterns({**given, "usage": sound_usage(given.get("usage"))})
 
     def _cost(self, request: Mapping[str, Any], whole: Mapping[str, Any]) -> float | None:
         """USD of an answer, as LiteLLM calculates it; by two multiplications where that comes to the same."""
@@ -183,21 +189,18 @@ def _raise(request: Mapping[str, Any], status: int, headers: Mapping[str, str], 
     import httpx  # noqa: PLC0415 - comes with litellm
 
     text = raw.decode("utf-8", "replace")
-    try:
-        words = f"Error code: {status} - {json.loads(text)}" if text else f"Error code: {status}"
-    except ValueError:
-        words = text
+    words = f"Error code: {status} - {text}" if text else f"Error code: {status}"
     provider = provider_of(request)
     kept = {name: value for name, value in headers.items() if name not in _ENCODING_HEADERS}
     response = httpx.Response(status, headers=kept, text=text, request=httpx.Request("POST", "http://provider/"))
     error = internal("litellm.llms.openai.common_utils:OpenAIError")(status_code=status, message=words, headers=kept)
     error.response = response
     try:
-        raise httpx.HTTPStatusError(words, request=response.request, response=response)
+        response.raise_for_status()
     except httpx.HTTPStatusError:
         name = str(request["model"]).removeprefix(f"{provider}/")
         load().exception_type(model=name, original_exception=error, custom_llm_provider=provider)
-        raise
+    raise error
 
 
 @functools.lru_cache(maxsize=64)
