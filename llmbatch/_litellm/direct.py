@@ -33,6 +33,7 @@ from llmbatch._rows.answer_body import has_tokens, sound_usage
 
 _ERRORS_FROM = 300  # HTTP status; redirects are not followed
 _LONG_PROMPT = 100_000  # tokens; prices for long prompts begin at 128,000
+_PRICED = ("model", "usage", "service_tier")  # fields of an answer that a plain price depends on
 _PLAIN_DETAILS = {"text_tokens", "reasoning_tokens"}
 # Arguments that only LiteLLM's own pipeline understands.
 _PIPELINE_ARGUMENTS = ("client", "mock_response", "mock_tool_calls", "mock_timeout", "caching", "cache", "fallbacks",
@@ -78,7 +79,8 @@ class DirectTarget:
         if body is not None:
             return body
         async with self._lock:  # requests of one shape come together; the first one finds it out
-            return self._renderer.known(request) or await asyncio.to_thread(self._renderer, request)
+            known = self._renderer.known(request)
+            return known if known is not None else await asyncio.to_thread(self._renderer, request)
 
     async def send(self, request: Mapping[str, Any]) -> Answer:
         """Send one request once. Raises LiteLLM's errors, and aiohttp's."""
@@ -130,7 +132,7 @@ class DirectTarget:
         before, per_token = self._prices.get(key, (None, None))
         if per_token is not None and before == entries:
             return linear_cost(per_token, counts)
-        cost = _litellm_cost(request, whole)
+        cost = _litellm_cost(request, {name: whole[name] for name in _PRICED if whole.get(name) is not None})
         self._prices[key] = (copy.deepcopy(entries), agreeing_prices(entries[1:], counts, cost))
         return cost
 
@@ -189,7 +191,7 @@ def _raise(request: Mapping[str, Any], status: int, headers: Mapping[str, str], 
     import httpx  # noqa: PLC0415 - comes with litellm
 
     text = raw.decode("utf-8", "replace")
-    words = f"Error code: {status} - {text}" if text else f"Error code: {status}"
+    words = f"Error code: {status} - {text}" if text[:1] in {"{", "["} else text or f"Error code: {status}"
     provider = provider_of(request)
     kept = {name: value for name, value in headers.items() if name not in _ENCODING_HEADERS}
     response = httpx.Response(status, headers=kept, text=text, request=httpx.Request("POST", "http://provider/"))

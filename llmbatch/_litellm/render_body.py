@@ -134,10 +134,12 @@ class Renderer:
         return {**template, field: [given] if wrapped else given}
 
 
-def _shape(given: str | list[dict[str, Any]]) -> Any:
+def _shape(given: str | list[Any]) -> Any:
     """What LiteLLM may look at in messages: everything but their texts. None: it may look at more."""
     if isinstance(given, str):
         return str
+    if all(isinstance(text, str) for text in given):  # texts to embed
+        return list
     shape = []
     for message in given:
         content = message.get("content")
