@@ -141,14 +141,13 @@ def test_rendering_sends_nothing_and_needs_no_key(wire: Server) -> None:
 def test_rendering_makes_no_event_loop_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """LiteLLM makes one in a main thread that has none, and leaves it open."""
     makers: list[threading.Thread] = []
-    policy = type(asyncio.get_event_loop_policy())
-    make = policy.new_event_loop
+    make = asyncio.BaseEventLoop.__init__
 
-    def seen(self: Any) -> Any:
+    def seen(self: Any) -> None:
         makers.append(threading.current_thread())
-        return make(self)
+        make(self)
 
-    monkeypatch.setattr(policy, "new_event_loop", seen)
+    monkeypatch.setattr(asyncio.BaseEventLoop, "__init__", seen)
     for model in ("gpt-4o-mini", "hosted_vllm/llama"):
         assert render({"model": model, "messages": MESSAGES})["messages"] == MESSAGES
     assert threading.current_thread() not in makers
