@@ -22,6 +22,7 @@ from llmbatch._litellm import provider_of
 from llmbatch._litellm.loading import internal, load
 from llmbatch._litellm.sse import StreamWatch
 from llmbatch._util.background_loop import at_end
+from llmbatch._util.send_times import note_sent
 
 if TYPE_CHECKING:
     from aiohttp.connector import Connection
@@ -63,6 +64,12 @@ class _Bounded:
             self._watch.end()
 
 
+class _Request(aiohttp.ClientRequest):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        note_sent()
+        super().__init__(*args, **kwargs)
+
+
 class _Response(aiohttp.ClientResponse):
     @functools.cached_property
     def headers(self) -> CIMultiDictProxy[str]:
@@ -88,7 +95,10 @@ def session() -> aiohttp.ClientSession:
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE_SECONDS)
         at_end(_closed_at_exit)
         found = _sessions[loop] = aiohttp.ClientSession(
-            connector=connector, cookie_jar=aiohttp.DummyCookieJar(), response_class=_Response
+            connector=connector,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            request_class=_Request,
+            response_class=_Response,
         )
     return found
 

@@ -19,6 +19,7 @@ from llmbatch._request.circuit_breaker import CircuitBreaker
 from llmbatch._request.failures import Failure
 from llmbatch._request.max_cost import counted
 from llmbatch._request.retry import AttemptFailedError, NotSentError, retrying
+from llmbatch._util.send_times import record_send_times
 
 _CHARACTERS_PER_TOKEN = 4
 _SCARCE_ATTEMPTS = 2  # at a tier without resources for a request, before it is given up
@@ -43,8 +44,9 @@ class Outcome:
     """What became of one request: an answer or a failure, after how many attempts, for how many USD (None: unknown).
 
     `renewed` is the refusal after which the credentials were renewed, once. `uncertain` says that the provider may also
-    have charged for an attempt whose answer was lost. `elapsed` is the last attempt's time in seconds and `waited` what
-    went by before it, since `begun`. `rows` is how many rows the request was for.
+    have charged for an attempt whose answer was lost. `elapsed` is the last attempt's time in seconds, from its HTTP
+    request on where that is known, and `waited` what went by before it, since `begun`. `rows` is how many rows the
+    request was for.
     """
 
     answer: Answer | None = None
@@ -122,6 +124,7 @@ class Sender:
         worst = await self._reserved(request)
         cost: float | None = 0.0
         sent_at = None
+        sent_times: list[float] = []
         try:
             arguments = await self.breaker.unless_stopped(self._arguments(outcome))
             permit = await self.breaker.unless_stopped(self.limiter.admit(order, self._tokens(request)))
@@ -130,13 +133,13 @@ class Sender:
                 raise NotSentError(self.breaker.stopped)
             outcome.attempts += 1
             cost = None  # unknown, should it be cancelled from here on
-            sent_at = time.monotonic()
+            sent_at, sent_times = time.monotonic(), record_send_times()
             result = await self._once({**request, **arguments}, permit, call)
             cost = result.cost if isinstance(result, Answer) else (None if result.billed is None else 0.0)
         finally:
             self.budget.settle(worst, cost)
             outcome.uncertain |= cost is None
-            outcome.timed(sent_at)
+            outcome.timed(sent_times[0] if sent_times else sent_at)
             outcome.cost = (outcome.cost or 0.0) + (cost or 0.0)
         if isinstance(result, Answer):
             return result
