@@ -8,6 +8,8 @@ import os
 import signal
 import socket
 import sys
+import threading
+import time
 from contextlib import ExitStack
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -16,6 +18,7 @@ import pytest
 from loguru import logger
 
 from llmbatch._litellm.loading import load
+from llmbatch._util import background_loop
 from tests.batch_server import BatchProvider
 from tests.server import Server
 from tests.warm import Warm, started
@@ -114,6 +117,36 @@ def log() -> Iterator[list[str]]:
     yield said
     logger.disable("llmbatch")
     logger.remove(handler)
+
+
+@pytest.fixture
+def jump() -> Iterator[Callable[[float, Callable[[], object]], None]]:
+    """`jump(60, when)` moves the clock of llmbatch's event loop on by a minute, once `when()` holds.
+
+    So that a deadline passes when a test is ready for it, and not before, however slow the machine.
+    """
+    loop: Any = background_loop._background()
+    over = threading.Event()
+
+    def moved(seconds: float, when: Callable[[], object]) -> None:
+        while not when():
+            if over.wait(0.005):
+                return
+        ahead.append(seconds)
+        loop.call_soon_threadsafe(lambda: None)  # it may be asleep until the next moment that it knew of
+
+    ahead = [loop.time() - time.monotonic()]
+    loop.time = lambda: time.monotonic() + sum(ahead)  # for good: a clock does not go back
+    threads = []
+
+    def start(seconds: float, when: Callable[[], object]) -> None:
+        threads.append(threading.Thread(target=moved, args=(seconds, when)))
+        threads[-1].start()
+
+    yield start
+    over.set()
+    for thread in threads:
+        thread.join()
 
 
 @pytest.fixture(autouse=True, scope="session")
