@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from email.utils import formatdate
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -276,10 +277,11 @@ def test_no_retries_means_none_after_a_refusal_either(server: Server) -> None:
 
 @pytest.mark.parametrize(("status", "kind"), [(429, "RateLimitError"), (503, "ServiceUnavailableError")])
 def test_a_row_is_given_up_in_the_end(server: Server, monkeypatch: pytest.MonkeyPatch, status: int, kind: str) -> None:
-    """An hour of refusals, or ten minutes of faults, whatever the retries; here both are made short."""
-    for name in ("FAULT_SECONDS", "REFUSED_SECONDS"):
-        monkeypatch.setattr(retry, name, 0.5)
+    """After an hour of refusals, or ten minutes of faults, whatever the retries; here they pass before the third."""
+    limit = {429: retry.REFUSED_SECONDS, 503: retry.FAULT_SECONDS}[status]
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + (limit if len(server.requests) > 2 else 0.0))
+    monkeypatch.setattr(retry, "time", clock)
     server.handler = lambda request: Response(status, {"retry-after-ms": "60"})
-    (row,) = batch(server.api_base, chats(1), retries=1000, deadline=60.0, model=f"openai/gives-up-{status}")
+    (row,) = batch(server.api_base, chats(1), retries=1000, model=f"openai/gives-up-{status}")
     assert row["error_details"]["type"].endswith(kind)
-    assert row["attempts"] == len(server.requests) > 2
+    assert row["attempts"] == len(server.requests) == 3
