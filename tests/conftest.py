@@ -20,6 +20,7 @@ from loguru import logger
 from llmbatch._litellm.loading import load
 from llmbatch._util import background_loop
 from tests.batch_server import BatchProvider
+from tests.effort import effort, set_effort
 from tests.server import Server
 from tests.warm import Warm, started
 
@@ -36,12 +37,30 @@ _SETTINGS = ("OPENAI_", "AZURE_", "ANTHROPIC_", "COPILOT_", "GITHUB_", "LITELLM_
 _SECRETS = ("_API_KEY", "_API_BASE", "_TOKEN", "_BASE_URL", "_PROXY", "_proxy")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Find out whether this is the nightly run, before test modules are imported."""
+    if "nightly" in config.option.markexpr:
+        set_effort("nightly")
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Select for the nightly run what tries more then."""
+    if effort() == "nightly" and item.get_closest_marker("more_at_night"):
+        item.add_marker("nightly")
+
+
 @pytest.hookimpl(trylast=True)  # when it is known which are asked for
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What starts programs of its own begins first, each file's on one process, which keeps what it has started.
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out nightly tests unless they are asked for, and sort the others.
+
+    What starts programs of its own begins first, each file's on one process, which keeps what it has started.
 
     Nothing long is left for the end. Each process is given as many tests, in their order here (`--dist=worksteal`).
     """
+    if effort() != "nightly" and not any("::" in argument for argument in config.args):
+        left_out = [item for item in items if item.get_closest_marker("nightly")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     together: dict[str, list[pytest.Item]] = {}
     for item in items:

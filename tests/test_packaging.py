@@ -19,7 +19,7 @@ from tests.test_readme import BLOCKS, ROOT
 if TYPE_CHECKING:
     from tests.server import Server
 
-pytestmark = pytest.mark.processes
+pytestmark = [pytest.mark.processes, pytest.mark.nightly]
 
 
 def ran(*command: str | Path, **how: Any) -> str:

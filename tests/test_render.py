@@ -16,6 +16,7 @@ from pydantic import BaseModel
 import llmbatch
 from llmbatch._litellm.render_body import Renderer, render
 from llmbatch._request.plans import DEFAULT_MAX_TOKENS, DEFAULT_TEMPERATURE, ChatPlan, plan_chat, plan_embeddings
+from tests.effort import examples
 from tests.record_cassettes import TOOL
 from tests.server import Server
 
@@ -183,7 +184,8 @@ def fast(model: str) -> tuple[Renderer, ChatPlan]:
     return Renderer(), plan_chat(model, None, 50, seed=1, api_key="k")
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@pytest.mark.more_at_night
+@settings(max_examples=examples(80), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(conversation=st.lists(messages, min_size=1, max_size=3), model=st.sampled_from(FAST_MODELS))
 def test_the_fast_path_renders_what_the_exact_path_renders(conversation: list[Any], model: str) -> None:
     """One renderer for many conversations gives each the body that a renderer of its own would."""
