@@ -159,6 +159,22 @@ def test_a_refusal_that_comes_late_is_its_rows_alone(server: Server) -> None:
     assert len(server.requests) == late + 41
 
 
+@pytest.mark.parametrize(
+    ("headers", "message"),
+    [
+        ({"rate_limit_type": "max_parallel_requests"}, "Rate limit exceeded"),
+        ({}, "Rate limit exceeded for api_key. Limit type: max_parallel_requests. Current limit: 2"),
+        ({}, "Your concurrency limit of 2 is reached"),
+        ({}, "Too many concurrent requests"),
+    ],
+)
+def test_retry_after_of_concurrency_limit_is_ignored(server: Server, headers: dict[str, str], message: str) -> None:
+    """LiteLLM's proxy says 60 s, although a slot is free as soon as an answer has come."""
+    server.enqueue(Response(429, {"retry-after": "60", **headers}, {"error": {"message": message}}))
+    rows = batch(server.api_base, chats(3), model=f"openai/{len(message)}", deadline=30, max_workers=1)
+    assert all(answered(row, i) for i, row in enumerate(rows))
+
+
 @pytest.mark.usefixtures("quick_backoff")
 def test_server_faults_do_not_slow_the_others_down(provider: Callable[..., Server]) -> None:
     """5xx and resets say nothing about limits: no cut, hardly a longer run."""

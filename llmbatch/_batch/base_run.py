@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from operator import attrgetter
 from typing import Any, TypeVar
@@ -18,9 +17,11 @@ from llmbatch import _litellm
 from llmbatch._batch.checkpoint import Checkpoint
 from llmbatch._batch.max_workers import Slots
 from llmbatch._batch.row_builder import failure_row, labelled
-from llmbatch._limits.limiter import Limiter, limiter_for
+from llmbatch._limits.limiter import Limiter
+from llmbatch._limits.registry import limiter_for
 from llmbatch._litellm import Answer, Target
 from llmbatch._litellm.prices import model_info, standard_cost
+from llmbatch._request.account import account_of
 from llmbatch._request.budget import Budget
 from llmbatch._request.circuit_breaker import CircuitBreaker
 from llmbatch._request.failures import Failure
@@ -73,7 +74,7 @@ class Run:
         self.noted: Callable[[], None] = lambda: None
         self.formats: dict[str, ResponseFormat | None] | None = None
         self._budget = budget or Budget(options.max_cost)
-        self._breakers: dict[Any, CircuitBreaker] = {}
+        self._breakers: dict[Limiter, CircuitBreaker] = {}
         self._limiters: dict[Limiter, float | None] = {}
         self._told: contextlib.ExitStack | None = None
         self._unkept: Failure | None = None
@@ -83,25 +84,23 @@ class Run:
 
     def sender_for(self, plan: ChatPlan | EmbeddingsPlan) -> Sender:
         """The sender for a plan's target, on the limiter that the process keeps for that account."""
-        target, key = plan.target, plan.params.get("api_key")
-        digest = hashlib.blake2b(key.encode(), digest_size=8).hexdigest() if isinstance(key, str) else None
-        account = (target.provider, target.api_base, digest, target.name)
-        limiter = limiter_for(*account)
-        if account not in self._breakers:
+        target = plan.target
+        limiter = limiter_for(account_of(plan), target.name)
+        if limiter not in self._breakers:
             _litellm.warm_up(target)
-            self._breakers[account] = CircuitBreaker()
+            self._breakers[limiter] = CircuitBreaker()
             self._limiters[limiter] = copilot.requests_per_minute() if target.provider == copilot.PROVIDER else None
             if self._told is not None:
                 self._tell(limiter, self._told)
         if self._unkept is not None:
-            self._breakers[account].trip(self._unkept, self._unkept.message)
+            self._breakers[limiter].trip(self._unkept, self._unkept.message)
         longest = 0.0
         if self.options.tokens_per_minute:
             longest = model_info(target.name, target.provider).get("max_output_tokens") or GUESSED_ANSWER_TOKENS
         return Sender(
             target=target,
             limiter=limiter,
-            breaker=self._breakers[account],
+            breaker=self._breakers[limiter],
             budget=self._budget,
             retries=self.options.retries,
             timeout=self.options.timeout,

@@ -15,6 +15,7 @@ from loguru import logger
 from llmbatch._batch.base_run import Run
 from llmbatch._batch.reask import asked_again, judged
 from llmbatch._batch.row_builder import chat_row, failure_row, in_lane, labelled
+from llmbatch._request.account import route_key
 from llmbatch._request.budget import Budget
 from llmbatch._request.failures import Failure, clean
 from llmbatch._request.parsed_request import ParsedRequest, Plans, over, provider_in, read
@@ -158,9 +159,9 @@ class ChatRun(Run):
 
     @staticmethod
     def _same(request_id: str, plan: ChatPlan) -> Any:
-        """What requests that ask the very same have in common: of two classes with one schema, each has its own."""
+        """Return the deduplication key of a request; two classes with one schema have different keys."""
         asked_for = plan.response_format
-        return first_id(request_id), plan.target, asked_for if isinstance(asked_for, type) else None
+        return first_id(request_id), route_key(plan), asked_for if isinstance(asked_for, type) else None
 
     def _request_id(self, index: int, request: Mapping[str, Any]) -> str:  # noqa: ARG002 - a job's rows have another order
         return self._ids(request)
