@@ -12,7 +12,8 @@ from llmbatch._output.html_table import table
 from llmbatch._output.jsonl import written_row
 from llmbatch._output.report import report_html
 from llmbatch._output.stats import RunStats, failures_text, latency_text
-from llmbatch._rows.row import CUT_OFF, Row, finish_reasons, row_metadata, row_text, row_vector
+from llmbatch._rows.finish_reasons import is_filtered, is_truncated
+from llmbatch._rows.row import Row, row_metadata, row_text, row_vector
 from llmbatch._rows.structured_output import M, parsed_row
 from llmbatch._util.extras import extra
 from llmbatch._util.files import replacing
@@ -111,8 +112,13 @@ class BatchResults(list[Row], Generic[M]):
 
     @property
     def truncated(self) -> list[Row]:
-        """The rows whose answer was cut off at max_tokens (`finish_reason` "length"), in order."""
-        return [row for row in self if CUT_OFF in finish_reasons(row)]
+        """Rows whose answer was cut off at a token limit (finish reasons such as "length"), in order."""
+        return [row for row in self if is_truncated(row)]
+
+    @property
+    def filtered(self) -> list[Row]:
+        """Rows whose answer a content filter withheld or cut, in order; those without any text are failed rows too."""
+        return [row for row in self if is_filtered(row)]
 
     @property
     def resumed(self) -> list[Row]:

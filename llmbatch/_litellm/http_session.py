@@ -20,7 +20,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 
 from llmbatch._litellm import provider_of
 from llmbatch._litellm.loading import internal, load
-from llmbatch._litellm.sse import StreamWatch
+from llmbatch._litellm.sse import StreamWatch, watch_for
 from llmbatch._util.background_loop import at_end
 from llmbatch._util.send_times import note_sent
 
@@ -81,9 +81,9 @@ class _Response(aiohttp.ClientResponse):
 
     async def start(self, connection: Connection) -> aiohttp.ClientResponse:
         await super().start(connection)
-        plain = "content-encoding" not in self.headers
-        streams = self.status == HTTPStatus.OK and plain and self.content_type == "text/event-stream"
-        self.content = _Bounded(self.content, self.status, StreamWatch() if streams else None)  # type: ignore[assignment]  # what LiteLLM reads by
+        encoding = self.headers.get("content-encoding", "").strip().lower()
+        watch = watch_for(self.content_type, encoding) if self.status == HTTPStatus.OK else None
+        self.content = _Bounded(self.content, self.status, watch)  # type: ignore[assignment]  # what LiteLLM reads by
         return self
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from llmbatch._rows.answer_body import sound
+from llmbatch._rows.finish_reasons import answer_problem
 from llmbatch._rows.row import OWN_KEYS, Row, answer_row, error_row
 from llmbatch._util.files import json_text
 
@@ -71,8 +72,16 @@ def row_from_line(line: Mapping[str, Any]) -> Row:
             body = sound(body)
         except ValueError as exc:
             body, error = {}, error or {"code": "UnparsableAnswer", "message": str(exc)}
-    if not error and status in SUCCESS:
+    known = not body or not {"choices", "data"}.isdisjoint(body)
+    problem = answer_problem(body) if known and not error and status in SUCCESS else None
+    if not error and status in SUCCESS and problem is None:
         row = answer_row(body, custom_id=custom_id, cost=None)
+    elif problem is not None:
+        row = error_row(
+            type=problem.type, message=problem.message, model=body.get("model"), custom_id=custom_id, cost=None,
+            status_code=status, retryable=problem.retryable, attempts=1,
+        )  # fmt: skip
+        row.update({k: body[k] for k in _KEPT_OF_FAILED if k in body})  # type: ignore[typeddict-item]
     else:
         if "error_details" in own:
             row = error_row(message="", model=own.get("model"), custom_id=custom_id, **own["error_details"])

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from llmbatch._rows.row import CUT_OFF, NO_USAGE, Row, add_usage, finish_reasons
+from llmbatch._rows.finish_reasons import is_filtered, is_truncated, unknown_reasons
+from llmbatch._rows.row import NO_USAGE, Row, add_usage
 
 _NAMED = 5
 # What befalls rows because others failed, or the caller's own limit was reached: never the root cause.
@@ -38,7 +39,10 @@ class RunStats:
         rows: how many there were.
         usage: tokens, with `prompt_tokens_details` and `completion_tokens_details` where given.
         unpriced: rows that may have cost money but have no known price.
-        truncated: rows with an answer cut off at max_tokens.
+        truncated: rows with an answer cut off at a token limit.
+        filtered: rows whose answer a content filter withheld or cut.
+        unknown_reasons: rows by a finish reason that llmbatch does not know, and takes for complete.
+        rechecked: rows found in the checkpoint that no longer passed, and were sent again.
         resumed: rows found in the checkpoint.
         sent: rows that this run has sent.
         spent: USD of the rows with a known price that were not found in the checkpoint.
@@ -48,7 +52,8 @@ class RunStats:
     """
 
     def __init__(self, rows: Iterable[Row] = ()) -> None:
-        self.rows = self.unpriced = self.truncated = self.resumed = self.sent = 0
+        self.rows = self.unpriced = self.truncated = self.filtered = self.resumed = self.rechecked = self.sent = 0
+        self.unknown_reasons: Counter[str] = Counter()
         self.usage: dict[str, Any] = dict(NO_USAGE)
         self.spent = self.saved = 0.0
         self.lanes: Counter[str] = Counter()
@@ -67,7 +72,10 @@ class RunStats:
         self.sent += not resumed and row.get("attempts", 0) > 0
         self.lanes[row.get("lane", "live")] += 1
         self.saved += row.get("saved") or 0.0
-        self.truncated += CUT_OFF in finish_reasons(row)
+        self.truncated += is_truncated(row)
+        self.filtered += is_filtered(row)
+        self.unknown_reasons.update(unknown_reasons(row))
+        self.rechecked += row.get("rechecked", False)
         if "error" in row:
             self._add_failure(row)
         elif (elapsed := row.get("elapsed")) is not None:
@@ -131,6 +139,11 @@ class RunStats:
     def notes(self, digits: int) -> str:
         """What else there is to say, `""` for nothing: savings, answers cut off, this run's share of a resumed one."""
         cut = f"; {self.truncated:,} cut off at max_tokens" if self.truncated else ""
+        cut += f"; {self.filtered:,} stopped by a content filter" if self.filtered else ""
+        for reason, count in self.unknown_reasons.items():
+            cut += f"; unknown finish_reason {reason!r} taken for complete ({count:,} times)"
+        if self.rechecked:
+            cut += f"; {self.rechecked:,} rows in the checkpoint no longer passed the checks and were sent again"
         if cheaper := [f"{self.lanes[lane]:,} {lane}" for lane in ("job", "flex") if self.lanes[lane]]:
             cut = f"; {', '.join(cheaper)} rows saved ${self.saved:.{digits}f} against live prices{cut}"
         if not self.resumed:
