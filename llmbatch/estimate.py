@@ -11,9 +11,10 @@ from llmbatch import _litellm
 from llmbatch._jobs.input_files import payload_of
 from llmbatch._jobs.model_costs import Counts, answer_limit
 from llmbatch._litellm.prices import has_batch_price, live_cost
-from llmbatch._request.parsed_request import Plans, read
+from llmbatch._request.messages import check_messages_list
+from llmbatch._request.parsed_request import Plans, parse_request
 from llmbatch._request.plans import DEFAULT_MAX_TOKENS, DEFAULT_TEMPERATURE, ChatPlan, plan_chat
-from llmbatch._util.checks import check_messages_list, check_number
+from llmbatch._util.checks import check_number
 from llmbatch._util.identity import SeenIds, custom_id_for
 from llmbatch.options import Options
 from llmbatch.providers.base import Provider
@@ -132,7 +133,7 @@ def estimate_batch(
     rows, seen = _Rows(), SeenIds()
     for item in requests:
         rows.all += 1
-        asked = read(item)
+        asked = parse_request(item)
         try:
             plan, provider, its = plans.of(asked)
             request = plan.request(asked.messages)

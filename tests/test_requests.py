@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 import llmbatch
 from llmbatch._request.plans import DEFAULT_MAX_TOKENS, DEFAULT_TEMPERATURE, plan_chat
-from llmbatch._util.checks import check_messages_list, checked_messages
+from llmbatch._request.messages import check_messages_list, checked_messages
 from llmbatch._util.identity import CustomIds, custom_id_for, fingerprints
 from tests.talk import script
 
