@@ -59,17 +59,16 @@ def dry_payloads(
     """Return the payloads of a list's requests, and why others cannot be sent, by their index."""
     payloads: list[dict[str, Any]] = []
     invalid: dict[int, str] = {}
-    derived, providers = CustomIds(), dict[str, Provider | None]()
+    derived, providers = CustomIds(), dict[ChatPlan | EmbeddingsPlan, Provider | None]()
     for index, item in enumerate(items):
         parsed = parse_request(item)
         try:
             plan = plan_of(parsed)
             request = plan.request(parsed.messages)
             called = parsed.custom_id or (custom_ids[index] if custom_ids else derived(request))
-            name = plan.target.provider
-            if name not in providers:
-                providers[name] = _provider(name)
-            payloads.append(_payload(parsed, providers[name], request, called))
+            if plan not in providers:  # a provider's renderer serves one set of parameters
+                providers[plan] = _provider(plan.target.provider)
+            payloads.append(_payload(parsed, providers[plan], request, called))
         except ValueError as exc:
             invalid[index] = str(exc)
     return payloads, invalid
