@@ -5,19 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
-from llmbatch._jobs.input_files import Filling, payload_of
-from llmbatch._jobs.model_costs import Counts, answer_limit
-from llmbatch._litellm import Target
+from llmbatch._jobs.input_files import payload_of
+from llmbatch._jobs.model_costs import CountedPlan, Counts, ModelCounts, answer_limit
 from llmbatch._litellm.prices import has_batch_price, has_cached_batch_price, has_price
 from llmbatch._request.messages import check_messages_list, check_texts
 from llmbatch._request.parsed_request import ParsedRequest, Plans, parse_request
 from llmbatch._request.plans import (
     DEFAULT_MAX_TOKENS,
     DEFAULT_TEMPERATURE,
-    ChatPlan,
-    EmbeddingsPlan,
     plan_chat,
     plan_embeddings,
 )
@@ -25,8 +22,6 @@ from llmbatch._util.checks import check_number
 from llmbatch._util.files import json_line
 from llmbatch._util.identity import SeenIds, custom_id_for
 from llmbatch.options import Options
-from llmbatch.providers.base import Provider
-from llmbatch.providers.registry import provider_for
 
 __all__ = ["Estimate", "LaneEstimate", "estimate_batch"]
 
@@ -129,9 +124,9 @@ def estimate_batch(
     if latency is not None:
         check_number("latency", latency, "it is in seconds; leave it out if it is unknown")
     call = {name: value for name, value in call.items() if name not in _JOB_OPTIONS}
-    models = _Models()
-    plans = Plans(call, lambda arguments: models.counted_plan(plan_chat(**arguments)))
-    return _counted(plans.of, plans.first, requests, models, options, latency)
+    models = ModelCounts()
+    plans = Plans(call, lambda arguments: models.plan(plan_chat(**arguments)))
+    return _counted(plans.of, plans.first, requests, models, options=options, latency=latency)
 
 
 def estimate_embeddings(
@@ -139,9 +134,9 @@ def estimate_embeddings(
 ) -> Estimate:
     """Count and price what `create_embeddings_batch` with the same arguments would send. Nothing is sent."""
     items, _ = check_texts(texts)
-    options, models = Options.among(kwargs, max_workers=max_workers, count=None), _Models()
-    plan = models.counted_plan(plan_embeddings(model, **kwargs))
-    return _counted(lambda _: plan, plan, map(ParsedRequest, items), models, options, None)
+    options, models = Options.among(kwargs, max_workers=max_workers, count=None), ModelCounts()
+    plan = models.plan(plan_embeddings(model, **kwargs))
+    return _counted(lambda _: plan, plan, map(ParsedRequest, items), models, options=options, latency=None)
 
 
 @dataclass(slots=True)
@@ -154,43 +149,12 @@ class _Rows:
     files: int = 0
 
 
-class _CountedPlan(NamedTuple):
-    """A plan, the provider that renders its requests (None without batch support), and the counts they belong to."""
-
-    plan: ChatPlan | EmbeddingsPlan
-    provider: Provider | None
-    counts: Counts
-
-
-class _Models:
-    """The counts of each model and service tier, and how the rows of a model fill input files."""
-
-    def __init__(self) -> None:
-        self.counts: dict[tuple[Target, str | None], Counts] = {}
-        self._fillings: dict[Target, Filling] = {}
-
-    def counted_plan(self, plan: ChatPlan | EmbeddingsPlan) -> _CountedPlan:
-        """Return the plan with a provider of its own, whose renderer serves one set of parameters."""
-        target, tier = plan.target, plan.params.get("service_tier")
-        try:
-            provider: Provider | None = provider_for(target.provider)
-        except NotImplementedError:
-            provider = None
-        counts = self.counts.setdefault((target, tier), Counts(target, provider, tier))
-        return _CountedPlan(plan, provider, counts)
-
-    def begins_file(self, target: Target, provider: Provider, size: int) -> bool:
-        """Put a line of this size into the model's input files; return whether it is the first of a file."""
-        if target not in self._fillings:
-            self._fillings[target] = Filling(provider.max_rows, provider.max_bytes)
-        return self._fillings[target].begins_file(size)
-
-
 def _counted(
-    plan_of: Callable[[ParsedRequest], _CountedPlan],
-    first: _CountedPlan,
+    plan_of: Callable[[ParsedRequest], CountedPlan],
+    first: CountedPlan,
     items: Iterable[Any],
-    models: _Models,
+    models: ModelCounts,
+    *,
     options: Options,
     latency: float | None,
 ) -> Estimate:

@@ -6,12 +6,21 @@ import bisect
 import json
 from array import array
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
+from llmbatch._jobs.input_files import Filling
 from llmbatch._litellm import Target
-from llmbatch._litellm.prices import batch_cost, count_tokens, price_thresholds, standard_cost, takes_flex
+from llmbatch._litellm.prices import (
+    batch_cost,
+    count_tokens,
+    has_flex_price,
+    price_thresholds,
+    standard_cost,
+    takes_flex,
+)
 from llmbatch._request.plans import ChatPlan, EmbeddingsPlan
 from llmbatch.providers.base import Provider
+from llmbatch.providers.registry import provider_for
 
 # Counting the tokens of a row takes 0.1 ms and more: this many rows are counted, and of the others one in fifty.
 _COUNTED_ROWS = 1000
@@ -78,6 +87,8 @@ class Counts:
 
     def flex(self, *, answers: bool) -> float | None:
         """USD at the flex tier, likewise."""
+        if not has_flex_price(self.target):
+            return None
         return self._cost(lambda usage: standard_cost(self.target, usage, "flex"), answers=answers)
 
     def job(self, *, answers: bool) -> float | None:
@@ -112,6 +123,38 @@ class Counts:
         if lane == "flex" and not takes_flex(self.target):
             return f"no flex price is known for {self.target.model}"
         return ""
+
+
+class CountedPlan(NamedTuple):
+    """A plan, the provider that renders its requests (None without batch support), and the counts they belong to."""
+
+    plan: ChatPlan | EmbeddingsPlan
+    provider: Provider | None
+    counts: Counts
+
+
+class ModelCounts:
+    """The counts of each model and service tier, and how the rows of a model fill input files."""
+
+    def __init__(self) -> None:
+        self.counts: dict[tuple[Target, str | None], Counts] = {}
+        self._fillings: dict[Target, Filling] = {}
+
+    def plan(self, plan: ChatPlan | EmbeddingsPlan) -> CountedPlan:
+        """Return the plan with a provider of its own, whose renderer serves one set of parameters."""
+        target, tier = plan.target, plan.params.get("service_tier")
+        try:
+            provider: Provider | None = provider_for(target.provider)
+        except NotImplementedError:
+            provider = None
+        counts = self.counts.setdefault((target, tier), Counts(target, provider, tier))
+        return CountedPlan(plan, provider, counts)
+
+    def begins_file(self, target: Target, provider: Provider, size: int) -> bool:
+        """Put a line of this size into the model's input files; return whether it is the first of a file."""
+        if target not in self._fillings:
+            self._fillings[target] = Filling(provider.max_rows, provider.max_bytes)
+        return self._fillings[target].begins_file(size)
 
 
 def _linear_cost(price: _Price, longest: int, prompts: int, completions: int, *, answers: bool) -> float | None:

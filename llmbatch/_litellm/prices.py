@@ -79,6 +79,11 @@ def has_batch_price(target: Target) -> bool:
     return bool(_prices(target).get("input_cost_per_token_batches"))
 
 
+def has_flex_price(target: Target) -> bool:
+    """Whether a price of the flex tier is known."""
+    return bool(_prices(target).get("input_cost_per_token_flex"))
+
+
 def takes_flex(target: Target) -> bool:
     """Whether the map has a price of the model's flex tier, or does not know the model."""
     entry = price_entry(target)
