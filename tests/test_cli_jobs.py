@@ -161,7 +161,7 @@ def test_a_job_is_cancelled(batches: BatchProvider, place: dict[str, Any]) -> No
     ("arguments", "code", "message"),
     [
         (["render", "no-such-file"], 2, "does not exist"),
-        (["render", "prompts.jsonl", "-m", "anthropic/claude-sonnet-4-5"], 2, "anthropic does not support batch"),
+        (["render", "prompts.jsonl", "-m", "anthropic/claude-sonnet-4-5"], 2, "anthropic has no batch support"),
         (["render", "prompts.jsonl", "-p", "seed"], 2, "NAME=JSON"),
         (["render", "bad.jsonl"], 2, "line 2 is not JSON"),
         (["submit", "prompts.jsonl", "-t", "9"], 2, "between 0 and 2"),

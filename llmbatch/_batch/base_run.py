@@ -60,6 +60,7 @@ class Run:
         count: how many inputs there are, None where nobody knows.
         noted: is called when `note` has something new.
         formats: of requests with a `response_format` of their own, by id, where somebody wants them.
+        sent_as_is: names of parameters that LiteLLM does not know for their provider.
     """
 
     target: Target
@@ -73,6 +74,7 @@ class Run:
         self.call_for: Callable[[int], Call] = lambda _: call
         self.noted: Callable[[], None] = lambda: None
         self.formats: dict[str, ResponseFormat | None] | None = None
+        self.sent_as_is: set[str] = set()
         self._budget = budget or Budget(options.max_cost)
         self._breakers: dict[Limiter, CircuitBreaker] = {}
         self._limiters: dict[Limiter, float | None] = {}
@@ -84,6 +86,7 @@ class Run:
 
     def sender_for(self, plan: ChatPlan | EmbeddingsPlan) -> Sender:
         """The sender for a plan's target, on the limiter that the process keeps for that account."""
+        self._report_unknown(plan)
         target = plan.target
         limiter = limiter_for(account_of(plan), target.name)
         if limiter not in self._breakers:
@@ -110,6 +113,13 @@ class Run:
             price=_price(target),
             gives_up=self.options.lane == "flex",
         )
+
+    def _report_unknown(self, plan: ChatPlan | EmbeddingsPlan) -> None:
+        """Log once which parameters are sent although neither llmbatch nor LiteLLM knows them."""
+        new = [name for name in plan.sent_as_is if name not in self.sent_as_is]
+        if new:
+            self.sent_as_is.update(new)
+            logger.info("Sent as is, since LiteLLM does not know it for {}: {}", plan.target.provider, ", ".join(new))
 
     def _tell(self, limiter: Limiter, told: contextlib.ExitStack) -> None:
         """Put the caller's limits in force for one more limiter."""

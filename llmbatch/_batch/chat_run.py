@@ -18,7 +18,7 @@ from llmbatch._batch.row_builder import chat_row, failure_row, in_lane, labelled
 from llmbatch._request.account import route_key
 from llmbatch._request.budget import Budget
 from llmbatch._request.failures import Failure, clean
-from llmbatch._request.parsed_request import ParsedRequest, Plans, over, provider_in, read
+from llmbatch._request.parsed_request import ParsedRequest, Plans, merged, parse_request, provider_in
 from llmbatch._request.plans import ChatPlan, default_model, plan_chat
 from llmbatch._request.process_pool import calling
 from llmbatch._request.sender import Sender
@@ -71,7 +71,7 @@ class _RouteBuilder:
         if self._by_copilot and self.provider_of(arguments["model"], self.call) == copilot.PROVIDER:
             arguments = {**arguments, "model": copilot.named(default_model(arguments["model"]))}
         entries = ({"model": entry} if isinstance(entry, str) else entry for entry in self._fallbacks)
-        given = [over(arguments, {"model": default_model(None), **entry}, _provider_in) for entry in entries]
+        given = [merged(arguments, {"model": default_model(None), **entry}, _provider_in) for entry in entries]
         return [self._plan(**one) for one in (arguments, *given)]
 
     def provider_of(self, model: str | None, call: Mapping[str, Any]) -> str | None:
@@ -123,7 +123,7 @@ class ChatRun(Run):
         """One input's row, whatever happens."""
         asked, target = ParsedRequest(), self.target
         try:
-            asked = read(item)
+            asked = parse_request(item)
             way = self.ways.of(asked)
             target = way.plans[0].target
             self._check_id(index, asked)
