@@ -121,7 +121,11 @@ def test_an_estimate_shows_itself_as_a_table() -> None:
     """A line for each lane, its columns one below the other."""
     shown = str(llmbatch.estimate_batch(ROWS, "gpt-4o-mini", requests_per_minute=60)).splitlines()
     head, live, flex, job, cheapest = shown[1:6]
-    for column, cell in (("cost", "$0.0000"), ("time", "at least 10 s"), ("risk", "rate limits that are not known yet")):
+    for column, cell in (
+        ("cost", "$0.0000"),
+        ("time", "at least 10 s"),
+        ("risk", "rate limits that are not known yet"),
+    ):
         assert live[head.index(column) :].startswith(cell)
     assert flex.split() == ["flex", "-", "-", *["no", "flex", "price", "is", "known", "for", "gpt-4o-mini"]]
     assert job[head.index("time") :].startswith("up to 24 h")

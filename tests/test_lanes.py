@@ -285,7 +285,7 @@ def test_a_job_that_was_left_is_not_forgotten(batches: BatchProvider, place: dic
             await task
 
     asyncio.run(interrupted())
-    with pytest.raises(ValueError, match="may go on and be charged for"):
+    with pytest.raises(ValueError, match="may still run and be charged"):
         llmbatch.create_chat_completions_batch(asked(3), MODEL, **given)
     batches.polls = 0
     results = llmbatch.create_chat_completions_batch(asked(3), MODEL, lane="job", **given)

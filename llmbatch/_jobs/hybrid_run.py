@@ -352,6 +352,8 @@ class LaneRun(ChatRun):
         live = await super()._reply(plan, sender, one, request)
         if row is not None:
             add_spent(live, row)
+            if row["cost"] is None:
+                live["paid_twice"] = None
         return live
 
     def _helps(self, row: Row) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -13,13 +14,17 @@ from llmbatch._rows.finish_reasons import is_filtered, is_truncated, unknown_rea
 from llmbatch._rows.row import NO_USAGE, Row, add_usage
 
 _NAMED = 5
+_REASONS = 10  # groups of one failure type; the rest of its rows are counted together
+_REASON_LENGTH = 200  # characters of a message that tell its reason from another
+# Quoted values, and words with digits (numbers, ids): they differ from row to row where the reason is the same.
+_VARYING = re.compile(r"'[^']*'|\"[^\"]*\"|`[^`]*`|[\w.-]*\d[\w.-]*")
 # What befalls rows because others failed, or the caller's own limit was reached: never the root cause.
 _AFTERWARDS = {"NotSent", "Cancelled", "DeadlineExceeded", "BudgetExceeded"}
 
 
 @dataclass(slots=True)
 class Failures:
-    """The failed rows of one type: how many, the first one's message, the numbers of the first few."""
+    """The failed rows of one type and reason: how many, the first one's message, the numbers of the first few."""
 
     type: str
     message: str
@@ -59,7 +64,8 @@ class RunStats:
         self.lanes: Counter[str] = Counter()
         self.seconds = array("d")
         self._cost, self._any_price = 0.0, False
-        self._failures: dict[str, Failures] = {}
+        self._any_saving = False
+        self._failures: dict[str, dict[str, Failures]] = {}
         for row in rows:
             self.add(row)
 
@@ -72,6 +78,7 @@ class RunStats:
         self.sent += not resumed and row.get("attempts", 0) > 0
         self.lanes[row.get("lane", "live")] += 1
         self.saved += row.get("saved") or 0.0
+        self._any_saving |= "saved" in row
         self.truncated += is_truncated(row)
         self.filtered += is_filtered(row)
         self.unknown_reasons.update(unknown_reasons(row))
@@ -91,25 +98,31 @@ class RunStats:
     def _add_failure(self, row: Row) -> None:
         kind = row["error_details"]["type"]
         message = row["error"].removeprefix(f"{kind}: ")
-        found = self._failures.setdefault(kind, Failures(kind, message))
+        groups = self._failures.setdefault(kind, {})
+        reason = _VARYING.sub("…", message[:_REASON_LENGTH])
+        if reason not in groups and len(groups) >= _REASONS:
+            reason, message = "", f"other reasons, such as: {message}"
+        found = groups.setdefault(reason, Failures(kind, message))
         found.count += 1
         if (index := row["error_details"].get("index")) is not None:
             found.rows = sorted([*found.rows, index])[:_NAMED]
 
     @property
     def failures(self) -> list[Failures]:
-        """The failed rows by type, the root cause first, and what it led to last."""
-        return sorted(self._failures.values(), key=lambda found: (found.type in _AFTERWARDS, -found.count))
+        """The failed rows by type and reason, the root cause first, and what it led to last."""
+        found = [failures for groups in self._failures.values() for failures in groups.values()]
+        return sorted(found, key=lambda failures: (failures.type in _AFTERWARDS, -failures.count))
 
     @property
     def errors(self) -> dict[str, int]:
-        """How many rows failed, by type."""
-        return {found.type: found.count for found in self.failures}
+        """How many rows failed, by type, in the order of `failures`."""
+        counts = {kind: sum(found.count for found in groups.values()) for kind, groups in self._failures.items()}
+        return dict(sorted(counts.items(), key=lambda item: (item[0] in _AFTERWARDS, -item[1])))
 
     @property
     def failed(self) -> int:
         """How many rows failed."""
-        return sum(found.count for found in self._failures.values())
+        return sum(self.errors.values())
 
     @property
     def answered(self) -> int:
@@ -145,7 +158,8 @@ class RunStats:
         if self.rechecked:
             cut += f"; {self.rechecked:,} rows in the checkpoint no longer passed the checks and were sent again"
         if cheaper := [f"{self.lanes[lane]:,} {lane}" for lane in ("job", "flex") if self.lanes[lane]]:
-            cut = f"; {', '.join(cheaper)} rows saved ${self.saved:.{digits}f} against live prices{cut}"
+            saved = f" saved ${self.saved:.{digits}f} against live prices" if self._any_saving else ""
+            cut = f"; {', '.join(cheaper)} rows{saved}{cut}"
         if not self.resumed:
             return cut
         spent = "" if self.cost is None else f" for ${self.spent:.{digits}f}"
@@ -153,7 +167,7 @@ class RunStats:
 
 
 def failures_text(tally: RunStats) -> str:
-    """A line for each kind of failure, `""` where there is none."""
+    """A line for each type and reason of failures, `""` where there is none."""
     if not tally.failed:
         return ""
     lines = "".join(f"  {failures}\n" for failures in tally.failures)
@@ -161,7 +175,7 @@ def failures_text(tally: RunStats) -> str:
 
 
 def failures_line(rows: Iterable[Row]) -> str:
-    """The kinds of failures among these rows in one line."""
+    """The types and reasons of failures among these rows in one line."""
     return "; ".join(map(str, RunStats(rows).failures))
 
 
