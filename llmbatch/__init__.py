@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from llmbatch._batch.batch import interrupted_results as interrupted_results
     from llmbatch.chats import *  # noqa: F403
     from llmbatch.completions import *  # noqa: F403
+    from llmbatch.dry_run import *  # noqa: F403
     from llmbatch.embeddings import *  # noqa: F403
     from llmbatch.errors import *  # noqa: F403
     from llmbatch.estimate import Estimate as Estimate
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from llmbatch.jobs import asubmit_batch_job as asubmit_batch_job
     from llmbatch.jobs import retrieve_batch_job as retrieve_batch_job
     from llmbatch.jobs import submit_batch_job as submit_batch_job
+    from llmbatch.media import *  # noqa: F403
     from llmbatch.payloads import *  # noqa: F403
     from llmbatch.providers.base import *  # noqa: F403
     from llmbatch.providers.registry import register_provider as register_provider
@@ -45,10 +47,12 @@ _HOMES = {
         "stream_chat_completions_batch",
         "warm_up",
     ),
+    "dry_run": ("DryRun",),
     "embeddings": ("acreate_embeddings_batch", "create_embeddings_batch"),
     "errors": (
         "BatchFailedError",
         "BatchJobError",
+        "BatchNotSupportedError",
         "CheckpointError",
         "CopilotTokenError",
         "LLMBatchError",
@@ -57,6 +61,7 @@ _HOMES = {
     "chats": ("Chat", "chat"),
     "estimate": ("Estimate", "estimate_batch"),
     "jobs": ("BatchJob", "aretrieve_batch_job", "asubmit_batch_job", "retrieve_batch_job", "submit_batch_job"),
+    "media": ("audio_part", "file_part", "image_part"),
     "payloads": (
         "read_batch_file",
         "render_batch_requests",

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
-from typing import Any, Literal, Unpack, cast
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Literal, Unpack, cast
 
 from llmbatch import _litellm
 from llmbatch._batch.batch import Batch
@@ -13,16 +13,19 @@ from llmbatch._batch.prepare import chat_batch
 from llmbatch._batch.streams import Events, StreamEvent
 from llmbatch._jobs.job_state import job_state_path
 from llmbatch._litellm.calls import rehearse
-from llmbatch._request.parsed_request import Request
+from llmbatch._request.messages import check_messages_list, checked_messages
+from llmbatch._request.parsed_request import Request, parse_request
 from llmbatch._request.plans import DEFAULT_MAX_TOKENS, DEFAULT_TEMPERATURE
 from llmbatch._rows.row import Row
 from llmbatch._rows.structured_output import M
 from llmbatch._util.background_loop import Stream, awaited, in_background
-from llmbatch._util.checks import checked_messages
 from llmbatch.errors import RequestFailedError
 from llmbatch.options import JOB_LANES, ChatOptions
 from llmbatch.providers import copilot
 from llmbatch.results import BatchResults
+
+if TYPE_CHECKING:
+    from llmbatch.dry_run import DryRun
 
 __all__ = [
     "acreate_chat_completion",
@@ -38,7 +41,8 @@ __all__ = [
 ]
 
 _Settings = tuple[str | None, float | None, int | None]
-_Arguments = tuple[Iterable[Request], *_Settings, int | Literal["auto"]]
+_ListSettings = tuple[*_Settings, int | Literal["auto"]]
+_Arguments = tuple[Iterable[Request], *_ListSettings]
 
 
 def create_chat_completions_batch(
@@ -51,48 +55,52 @@ def create_chat_completions_batch(
 ) -> BatchResults[M]:
     """Answer a list of requests concurrently: one row in, one row out, in order, whatever fails.
 
-    Returns BatchResults, a list of rows in the order of the input. A failed request is a row with `error`; misuse of
-    the call raises ValueError or TypeError before anything is sent.
+    Returns BatchResults, a list of rows in the order of the input, or a DryRun with `dry_run=True`. A failed request is
+    a row with `error`; misuse of the call raises ValueError or TypeError before anything is sent.
 
     Args:
-        messages_list: requests, in a list or a generator. Each is a prompt, a conversation (a list of
-            `{"role", "content"}` dicts), or a dict with `prompt` or `messages`, and whatever stands for this row before
-            what the call says: `model`, `temperature`, any other parameter, `custom_id`, and `metadata` (any JSON),
-            which comes back in the row and is never sent. A line of a batch file is such a dict too.
+        messages_list: requests, in a list, a generator or a column of a table. Each is a prompt, a conversation (a list
+            of `{"role", "content"}` dicts), or a dict with `prompt` or `messages`, plus any parameter you want to
+            override for this request (`model`, `temperature`, `system`, …), `custom_id`, and `metadata` (any JSON),
+            which is copied to the row and never sent. Lines of an OpenAI batch file are accepted too, and are sent
+            without the defaults. Build parts with images, audio or files by `image_part`, `audio_part`, `file_part`.
         model: LiteLLM's model string; else the environment's MODEL_CHOICE, else gpt-4o-mini.
-        temperature: 0 to 2; None leaves it out. The default is not sent to models that take none.
-        max_tokens: tokens of each answer at most; None leaves it out. The default is not sent to reasoning models.
-        max_workers: requests in flight at most, or "auto": as many as make it faster.
+        temperature: 0 to 2; None leaves it out. The default is omitted for models that reject it.
+        max_tokens: the most tokens of an answer; None leaves it out. The default is omitted for reasoning models.
+        max_workers: the most requests in flight, or "auto": more as long as that makes the batch faster.
         options: llmbatch's own, below. Everything else goes to LiteLLM untouched, as in `seed=1` or
-            `api_base="http://…/v1"`.
+            `api_base="http://…/v1"`; a parameter that LiteLLM does not know either is sent to the server as it is, and
+            the log and the summary name it. Another library's name for one of the options raises ValueError.
 
     Options:
-        requests_per_minute, tokens_per_minute: limits never to exceed, for each account (provider, address and key),
-            all its models together; left out, they are learnt from the provider, for each model.
-        retries: faults (5xx, resets, timeouts) that a row survives, 6; refusals for a rate limit do not count.
-        timeout: seconds for one whole attempt, 600; None for no end.
-        deadline: seconds for the whole batch; rows not done by then become error rows, and a generator is asked for
-            no more.
-        max_cost: USD never to exceed; each request's worst case is reserved before it is sent. What nothing bounds
-            (web search, other tools that the provider runs) is refused.
+        system: a system message for each conversation; one that has a system or developer message keeps its own.
+        requests_per_minute, tokens_per_minute: hard limits per account (provider, address and key; shared by its
+            models), spread evenly. Left out, they are learned from the provider, for each model.
+        retries: retries per request for 5xx, resets and timeouts, 6; 429s do not count.
+        timeout: seconds for one whole attempt, 600; None for no limit.
+        deadline: seconds for the whole batch; unfinished rows become errors, and no more input is read.
+        max_cost: a spending cap in USD. The maximum cost of each request is reserved before it is sent; requests
+            without an upper bound (web search, other tools that the provider runs) are rejected. What earlier runs with
+            the same `checkpoint` have spent counts too.
         fallbacks: models to try, in order, when a row finally fails.
-        reask: times to ask again, in the same conversation, for an answer that does not fit `response_format` (with
-            what pydantic says of it), that `validate` refuses, or that was cut off (with twice the tokens), 0.
+        reask: how often to re-ask, in the same conversation, for an answer that does not match `response_format` (with
+            pydantic's errors), that `validate` rejects, or that was truncated (with twice the tokens), 0.
         validate: a function of a row that returns None, or what is wrong with its answer.
-        dedupe: True sends requests that ask the very same once; the other rows are copies at no cost, whose `same_as`
-            is the index of the one that was sent. Answers are remembered until the batch has ended.
-        checkpoint: path of a journal of finished rows; a rerun sends only what is missing or failed.
-        warm_prompt_cache: let one row of each shared beginning go first, so that the others meet a warm cache.
-        progress: True or False for the bar; None shows it in a notebook, and to a script in its terminal.
+        dedupe: True sends identical requests once. Duplicates reuse the answer for free; their `same_as` is the index
+            of the row that was sent. Answers are kept in memory until the batch has ended.
+        checkpoint: path of a file of finished rows; a rerun sends only what is missing or failed.
+        warm_prompt_cache: send one request per shared prefix first, so that the rest hit the prompt cache.
+        progress: True or False for the bar; None: on in notebooks and terminal scripts.
         on_result: called with (index, row) as each row finishes, on llmbatch's own thread.
-        custom_ids: one id a row, instead of the ids derived from the requests.
-        processes: in how many processes LiteLLM's part of the calls runs, or "auto": as many as there are cores.
-        lane: "live"; "job", the provider's own batch job, at batch prices, which is waited for; "flex", OpenAI's flex
-            tier, and the standard one where that has no resources; or "cheapest": a job for as long as the `deadline`
-            allows, and the rest live. A job's rows come as its files are done; a "job" asks again in further files,
-            the others live. The same call with its `checkpoint` goes on with the job that it left (its state is beside
-            the journal, `….job`).
-        batch_job: True is lane="job" as it was called first.
+        custom_ids: one id per row, instead of the ids derived from the requests.
+        processes: number of worker processes for LiteLLM calls, or "auto": one for each core.
+        dry_run: True sends nothing and returns a DryRun with `payloads` and `estimate`.
+        lane: "live"; "job", the provider's own batch job at batch prices, which is waited for; "flex", OpenAI's flex
+            tier, and the standard one when that has no resources; or "cheapest": a job for as long as the `deadline`
+            allows, and the rest live. A job's rows arrive as its output files do; "job" re-asks in further files, the
+            other lanes live. The same call with its `checkpoint` resumes the job that it left (its state is in a file
+            next to the checkpoint, `….job`).
+        batch_job: deprecated alias; True is lane="job".
 
     Example:
         results = create_chat_completions_batch([[{"role": "user", "content": "Capital of France?"}]])
@@ -109,7 +117,7 @@ async def acreate_chat_completions_batch(
     max_workers: int | Literal["auto"] = 10,
     **options: Unpack[ChatOptions[M]],
 ) -> BatchResults[M]:
-    """Answer a list of conversations concurrently; the awaitable twin of `create_chat_completions_batch`.
+    """Answer a list of requests concurrently; the async version of `create_chat_completions_batch`.
 
     Example:
         results = await acreate_chat_completions_batch([[{"role": "user", "content": "Capital of France?"}]])
@@ -125,11 +133,11 @@ def as_completed(
     max_workers: int | Literal["auto"] = 10,
     **options: Unpack[ChatOptions[M]],
 ) -> Stream[tuple[int, Row]]:
-    """Answer conversations concurrently and yield `(index, row)` as they finish, for any number of rows.
+    """Answer requests concurrently and yield `(index, row)` as they finish, for any number of rows.
 
     Both `for index, row in as_completed(…)` and `async for` work. Memory does not grow with the number of rows: a slow
     consumer slows the sending. Leaving the loop early cancels what is in flight. Takes the arguments of
-    `create_chat_completions_batch`.
+    `create_chat_completions_batch`, all but `dry_run`.
 
     Example:
         for index, row in as_completed(chats, "gpt-4o-mini", checkpoint="run.jsonl"):
@@ -146,12 +154,12 @@ def stream_chat_completions_batch(
     max_workers: int | Literal["auto"] = 10,
     **options: Unpack[ChatOptions[M]],
 ) -> Stream[StreamEvent]:
-    r"""Answer conversations concurrently and yield each answer's pieces as they arrive.
+    r"""Answer requests concurrently and yield each answer's deltas as they arrive.
 
-    Yields dicts: `{"index", "attempt", "delta"}` with the next piece of text (of the first choice; other choices have
+    Yields dicts: `{"index", "attempt", "delta"}` with the next text delta (of the first choice; other choices have
     `"choice"`), and at each row's end `{"index", "row"}` with the whole row, usage and cost included. When `attempt`
-    rises, the pieces before are void: the row is being sent again. A stream cut short is a failed row. Takes the
-    arguments of `create_chat_completions_batch`.
+    rises, discard the deltas before: the row is being sent again. A stream that was cut is a failed row. Takes the
+    arguments of `create_chat_completions_batch`, all but `dry_run`.
 
     Example:
         for event in stream_chat_completions_batch(chats, "gpt-4o-mini"):
@@ -168,10 +176,10 @@ def create_chat_completions_batch_copilot(
     max_workers: int | Literal["auto"] = 10,
     **options: Unpack[ChatOptions[M]],
 ) -> BatchResults[M]:
-    """Answer a list of conversations through GitHub Copilot, with the token of GITHUB_TOKEN.
+    """Answer a list of requests through GitHub Copilot, with the token in GITHUB_TOKEN.
 
-    Takes the options of `create_chat_completions_batch`. Requests are paced evenly at COPILOT_REQUESTS_PER_MINUTE (60).
-    Costs are None: Copilot is paid by subscription. Returns BatchResults.
+    Takes the options of `create_chat_completions_batch`. Requests are spread evenly, at
+    COPILOT_REQUESTS_PER_MINUTE (60). Costs are None: Copilot is paid by subscription. Returns BatchResults.
 
     Example:
         results = create_chat_completions_batch_copilot(chats, "gpt-4o")
@@ -187,7 +195,7 @@ async def acreate_chat_completions_batch_copilot(
     max_workers: int | Literal["auto"] = 10,
     **options: Unpack[ChatOptions[M]],
 ) -> BatchResults[M]:
-    """Answer through GitHub Copilot; the awaitable twin of `create_chat_completions_batch_copilot`.
+    """Answer through GitHub Copilot; the async version of `create_chat_completions_batch_copilot`.
 
     Example:
         results = await acreate_chat_completions_batch_copilot(chats)
@@ -196,15 +204,16 @@ async def acreate_chat_completions_batch_copilot(
 
 
 def create_chat_completion(
-    messages: Sequence[Any],
+    messages: Request,
     model: str | None = None,
     temperature: float | None = DEFAULT_TEMPERATURE,
     max_tokens: int | None = DEFAULT_MAX_TOKENS,
     **options: Unpack[ChatOptions[M]],
 ) -> Row:
-    """Answer one conversation; returns its row, and raises RequestFailedError when it fails for good.
+    """Answer one request and return its row.
 
-    Takes the options of `create_chat_completions_batch`. Raises ValueError or TypeError for misuse.
+    Takes a prompt, a conversation or a dict, as an item of `create_chat_completions_batch`'s list, and its options.
+    Raises RequestFailedError when the request fails for good, and ValueError or TypeError for misuse.
 
     Example:
         row = create_chat_completion([{"role": "user", "content": "Capital of France?"}], "gpt-4o-mini")
@@ -214,13 +223,13 @@ def create_chat_completion(
 
 
 async def acreate_chat_completion(
-    messages: Sequence[Any],
+    messages: Request,
     model: str | None = None,
     temperature: float | None = DEFAULT_TEMPERATURE,
     max_tokens: int | None = DEFAULT_MAX_TOKENS,
     **options: Unpack[ChatOptions[M]],
 ) -> Row:
-    """Answer one conversation; the awaitable twin of `create_chat_completion`.
+    """Answer one request; the async version of `create_chat_completion`.
 
     Example:
         row = await acreate_chat_completion([{"role": "user", "content": "Capital of France?"}])
@@ -229,9 +238,9 @@ async def acreate_chat_completion(
 
 
 def warm_up(model: str | None = None, **options: Unpack[ChatOptions[M]]) -> None:
-    """Load what the first request to a model needs (seconds of imports, its client, its prices); nothing is sent.
+    """Load what the first request to a model needs (seconds of imports, its client, its prices). Nothing is sent.
 
-    For the start of a server, so that its first visitor waits no longer than the next. Takes the options of
+    Call it when a server starts, so that its first visitor waits no longer than the next. Takes the options of
     `create_chat_completions_batch`, and raises ValueError and TypeError as it does.
 
     Example:
@@ -241,7 +250,7 @@ def warm_up(model: str | None = None, **options: Unpack[ChatOptions[M]]) -> None
 
 
 async def awarm_up(model: str | None = None, **options: Unpack[ChatOptions[M]]) -> None:
-    """Load what the first request needs; the awaitable twin of `warm_up`.
+    """Load what the first request needs; the async version of `warm_up`.
 
     Example:
         await awarm_up("gpt-4o-mini")
@@ -250,7 +259,7 @@ async def awarm_up(model: str | None = None, **options: Unpack[ChatOptions[M]]) 
 
 
 def _batch(options: ChatOptions, *arguments: *_Arguments) -> Batch:
-    """The batch of a public function's arguments, in their order."""
+    """Return the batch for a public function's arguments, in their order."""
     given: dict[str, Any] = dict(options)
     if given.get("batch_job") or given.get("lane") in JOB_LANES:
         from llmbatch._jobs.hybrid_run import job_batch  # noqa: PLC0415 - only batch jobs need it
@@ -265,9 +274,29 @@ def _batch(options: ChatOptions, *arguments: *_Arguments) -> Batch:
 
 
 async def _collected(options: ChatOptions[M], *arguments: *_Arguments) -> BatchResults[M]:
-    """All rows. The slow import of litellm does not hold up other batches."""
+    """Return all rows, or what would be sent. The slow import of litellm does not delay other batches."""
     await asyncio.to_thread(_litellm.load)
+    if options.get("dry_run") is True:
+        return cast("BatchResults[M]", await _dry_run(options, *arguments))
     return await _batch(options, *arguments).collect()
+
+
+async def _dry_run(options: ChatOptions, messages_list: Iterable[Request], *arguments: *_ListSettings) -> DryRun:
+    """Check the call as a run would, and return what it would send."""
+    from llmbatch.dry_run import DryRun, dry_payloads  # noqa: PLC0415 - only dry runs need it
+    from llmbatch.estimate import estimate_batch  # noqa: PLC0415
+
+    given = {name: value for name, value in options.items() if name != "dry_run"}
+    items = list(check_messages_list(messages_list)[0])
+    run = cast("ChatRun", _batch(cast("ChatOptions", given), items, *arguments).run)
+    ids = run.options.custom_ids
+    payloads, invalid = await asyncio.to_thread(dry_payloads, lambda parsed: run.ways.of(parsed).plans[0], items, ids)
+    model, temperature, max_tokens, max_workers = arguments
+    given = {name: value for name, value in given.items() if name not in {"batch_job", "completion_window"}}
+    estimate = await asyncio.to_thread(
+        estimate_batch, items, model, temperature, max_tokens, max_workers, **cast("Any", given)
+    )
+    return DryRun(payloads, estimate, invalid)
 
 
 async def _warmed(model: str | None, options: ChatOptions[M]) -> None:
@@ -277,11 +306,18 @@ async def _warmed(model: str | None, options: ChatOptions[M]) -> None:
     await rehearse(run.ways.first.plans[0].request([{"role": "user", "content": "Hi"}]))
 
 
-async def _answered(options: ChatOptions, messages: Sequence[Any], *arguments: *_Settings) -> Row:
-    checked_messages(messages)
+async def _answered(options: ChatOptions, request: Request, *arguments: *_Settings) -> Row:
+    parsed = parse_request(request)
+    if parsed.problem is not None:
+        raise ValueError(parsed.problem)
+    checked_messages(parsed.messages)
     await asyncio.to_thread(_litellm.load)
     given: dict[str, Any] = {"progress": False, **options}
-    (row,) = await chat_batch([messages], *arguments, 1, **given).collect()
-    if "error" in row:
-        raise RequestFailedError(row)
-    return row
+    if given.pop("max_workers", None) is not None:
+        raise ValueError("max_workers= is for lists. Leave it out, or use create_chat_completions_batch")
+    (row,) = await chat_batch([parsed], *arguments, 1, **given).collect()
+    if "error" not in row:
+        return row
+    if row["error_details"]["type"] == "InvalidRow":
+        raise ValueError(row["error"].removeprefix("InvalidRow: "))
+    raise RequestFailedError(row)

@@ -6,6 +6,7 @@ LLMBatchError
 ├── BatchFailedError         raised by `BatchResults.raise_for_errors()`
 ├── CheckpointError          the checkpoint file cannot be used (locked by another run, not ours, disk full)
 ├── CopilotTokenError        no GitHub token that can work with Copilot
+├── BatchNotSupportedError   the provider has no batch support in llmbatch (also a NotImplementedError)
 └── BatchJobError            the provider refused or lost a batch job
 """
 
@@ -19,6 +20,7 @@ from llmbatch._rows.row import Row
 __all__ = [
     "BatchFailedError",
     "BatchJobError",
+    "BatchNotSupportedError",
     "CheckpointError",
     "CopilotTokenError",
     "LLMBatchError",
@@ -72,3 +74,7 @@ class CopilotTokenError(LLMBatchError):
 
 class BatchJobError(LLMBatchError):
     """The provider refused a batch job or lost a part of it; the message says which."""
+
+
+class BatchNotSupportedError(LLMBatchError, NotImplementedError):
+    """The provider has no batch support in llmbatch; the message says what to use instead."""

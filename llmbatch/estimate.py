@@ -1,39 +1,44 @@
-"""What a batch will ask for, cost and take by each lane, before anything is sent."""
+"""Estimates of tokens, cost and time by each lane, before anything is sent."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-from llmbatch import _litellm
 from llmbatch._jobs.input_files import payload_of
-from llmbatch._jobs.model_costs import Counts, answer_limit
-from llmbatch._litellm.prices import has_batch_price, live_cost
-from llmbatch._request.parsed_request import Plans, read
-from llmbatch._request.plans import DEFAULT_MAX_TOKENS, DEFAULT_TEMPERATURE, ChatPlan, plan_chat
-from llmbatch._util.checks import check_messages_list, check_number
+from llmbatch._jobs.model_costs import CountedPlan, Counts, ModelCounts, answer_limit
+from llmbatch._litellm.prices import has_batch_price, has_cached_batch_price, has_price
+from llmbatch._request.messages import check_messages_list, check_texts
+from llmbatch._request.parsed_request import ParsedRequest, Plans, parse_request
+from llmbatch._request.plans import (
+    DEFAULT_MAX_TOKENS,
+    DEFAULT_TEMPERATURE,
+    plan_chat,
+    plan_embeddings,
+)
+from llmbatch._util.checks import check_number
+from llmbatch._util.files import json_line
 from llmbatch._util.identity import SeenIds, custom_id_for
 from llmbatch.options import Options
-from llmbatch.providers.base import Provider
-from llmbatch.providers.registry import provider_for
 
 __all__ = ["Estimate", "LaneEstimate", "estimate_batch"]
 
 _DAY = 86_400.0
+_JOB_OPTIONS = frozenset({"batch_job", "completion_window"})
 _UNITS = ((_DAY, "days"), (3600, "h"), (60, "min"))
 
 
 @dataclass(frozen=True)
 class LaneEstimate:
-    """One way to have the rows answered; costs in USD, None where unknown.
+    """Cost and time of one lane; costs are in USD, None where unknown.
 
     Attributes:
-        prompt_cost: the part of the cost that is certain, the prompts'.
-        cost: at most, at the lane's own price.
-        seconds: how long it likely takes, None where nothing says so; `time` says it in words.
-        risk: what may come otherwise, or why the lane is `missing`.
+        prompt_cost: the cost of the prompts, which is certain.
+        cost: the upper bound, with all answers at their limit.
+        seconds: the expected time, None where it is unknown; `time` is the same in words.
+        risk: what may change the numbers, or why the lane is `missing`.
     """
 
     prompt_cost: float | None
@@ -46,19 +51,19 @@ class LaneEstimate:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What `estimate_batch` found; costs in USD, None where unknown.
+    """The result of `estimate_batch`; costs are in USD, None where unknown.
 
     Attributes:
-        rows: all rows, those that cannot be sent (`invalid_rows`) included.
-        prompt_tokens: of all rows together.
-        completion_tokens: at most, every answer at its limit; None without a limit.
-        live_cost: at most, as live requests.
-        live_prompt_cost: the part of it that is certain, the prompts'.
-        job_cost: at most, as a batch job; None also where the provider takes none.
-        job_prompt_cost: the part of it that is certain.
-        files: input files of the batch job, 0 where the provider takes none.
+        rows: all rows, including those that cannot be sent (`invalid_rows`).
+        prompt_tokens: tokens of all prompts.
+        completion_tokens: the upper bound, with every answer at its limit; None without a limit.
+        live_cost: the upper bound for live requests.
+        live_prompt_cost: the cost of the prompts, live.
+        job_cost: the upper bound for a batch job; None also if the provider has no batch support.
+        job_prompt_cost: the cost of the prompts in a batch job.
+        files: input files of the batch job, 0 if the provider has no batch support.
         lanes: `live`, `flex`, `job` and `cheapest`, side by side.
-        caveats: what the numbers leave open, in words.
+        caveats: what the numbers do not say, in words.
     """
 
     model: str
@@ -76,7 +81,7 @@ class Estimate:
     caveats: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON-serialisable data."""
+        """Return JSON-serialisable data."""
         return {**asdict(self), "caveats": list(self.caveats)}
 
     def __str__(self) -> str:
@@ -117,53 +122,70 @@ def estimate_batch(
     call = {"model": model, "temperature": temperature, "max_tokens": max_tokens, **kwargs}
     options = Options.among(call, max_workers=max_workers, count=None)
     if latency is not None:
-        check_number("latency", latency, "it is in seconds; leave it out where it is unknown")
-    counts: dict[_litellm.Target, Counts] = {}
+        check_number("latency", latency, "it is in seconds; leave it out if it is unknown")
+    call = {name: value for name, value in call.items() if name not in _JOB_OPTIONS}
+    models = ModelCounts()
+    plans = Plans(call, lambda arguments: models.plan(plan_chat(**arguments)))
+    return _counted(plans.of, plans.first, requests, models, options=options, latency=latency)
 
-    def way(arguments: dict[str, Any]) -> tuple[ChatPlan, Provider | None, Counts]:
-        plan = plan_chat(**arguments)
-        try:
-            provider: Provider | None = provider_for(plan.target.provider)
-        except NotImplementedError:
-            provider = None
-        return plan, provider, counts.setdefault(plan.target, Counts(plan.target, provider))
 
-    plans = Plans(call, way)
-    rows, seen = _Rows(), SeenIds()
-    for item in requests:
-        rows.all += 1
-        asked = read(item)
-        try:
-            plan, provider, its = plans.of(asked)
-            request = plan.request(asked.messages)
-            custom_id = custom_id_for(request)
-            payload = None if provider is None else payload_of(asked, provider, request, custom_id)
-        except ValueError:
-            rows.invalid += 1
-            continue
-        rows.repeats += not seen.add(custom_id)
-        its.add(plan, request, payload)
-    first, _, its = plans.first
-    its.limits = its.limits or {answer_limit(first)}
-    return _estimate([one for one in counts.values() if one.sent] or [its], rows, options, latency)
+def estimate_embeddings(
+    texts: Iterable[Any], model: str | None, max_workers: int | Literal["auto"], **kwargs: Any
+) -> Estimate:
+    """Count and price what `create_embeddings_batch` with the same arguments would send. Nothing is sent."""
+    items, _ = check_texts(texts)
+    options, models = Options.among(kwargs, max_workers=max_workers, count=None), ModelCounts()
+    plan = models.plan(plan_embeddings(model, **kwargs))
+    return _counted(lambda _: plan, plan, map(ParsedRequest, items), models, options=options, latency=None)
 
 
 @dataclass(slots=True)
 class _Rows:
-    """Rows: all of them, those that cannot be sent, those that ask the very same as an earlier one."""
+    """Numbers of rows: all, those that cannot be sent, duplicates; and of input files for a batch job."""
 
     all: int = 0
     invalid: int = 0
     repeats: int = 0
+    files: int = 0
+
+
+def _counted(
+    plan_of: Callable[[ParsedRequest], CountedPlan],
+    first: CountedPlan,
+    items: Iterable[Any],
+    models: ModelCounts,
+    *,
+    options: Options,
+    latency: float | None,
+) -> Estimate:
+    rows, seen = _Rows(), SeenIds()
+    for item in items:
+        rows.all += 1
+        parsed = parse_request(item)
+        try:
+            plan, provider, counts = plan_of(parsed)
+            request = plan.request(parsed.messages)
+            custom_id = custom_id_for(request)
+            if provider is not None:
+                payload = payload_of(parsed, provider, request, custom_id)
+                rows.files += models.begins_file(plan.target, provider, len(json_line(payload)))
+        except ValueError:
+            rows.invalid += 1
+            continue
+        rows.repeats += not seen.add(custom_id)
+        counts.add(plan, request)
+    first.counts.limits = first.counts.limits or {answer_limit(first.plan)}
+    sent = [counts for counts in models.counts.values() if counts.sent]
+    return _estimate(sent or [first.counts], rows, options, latency)
 
 
 def _estimate(counts: list[Counts], rows: _Rows, options: Options, latency: float | None) -> Estimate:
-    """The sums over models; unknown where any part is."""
+    """Return the totals over models; unknown if any part is."""
     prompt, answers = sum(its.prompt for its in counts), _sum(its.answers for its in counts)
     time = _live_time(rows.all - rows.invalid, prompt, answers, options, latency)
     lanes = _lanes(counts, time, options.deadline)
     return Estimate(
-        model=", ".join(its.target.model for its in counts),
+        model=", ".join(dict.fromkeys(its.target.model for its in counts)),
         provider=", ".join(dict.fromkeys(its.target.provider for its in counts)),
         rows=rows.all,
         invalid_rows=rows.invalid,
@@ -173,7 +195,7 @@ def _estimate(counts: list[Counts], rows: _Rows, options: Options, latency: floa
         live_prompt_cost=lanes["live"].prompt_cost,
         job_cost=lanes["job"].cost,
         job_prompt_cost=lanes["job"].prompt_cost,
-        files=sum(its.files for its in counts),
+        files=rows.files,
         lanes=lanes,
         caveats=tuple(dict.fromkeys(_caveats(counts, rows))),
     )
@@ -182,7 +204,7 @@ def _estimate(counts: list[Counts], rows: _Rows, options: Options, latency: floa
 def _live_time(
     rows: int, prompt: int, answers: int | None, options: Options, latency: float | None
 ) -> tuple[float | None, str]:
-    """Seconds of live requests, also in words: the most that what is known of limits and latency makes it."""
+    """Return the time of live requests in seconds and in words: the longest by the known limits and the latency."""
     paces = {
         "requests": (rows, options.requests_per_minute),
         "tokens": (prompt + (answers or 0), options.tokens_per_minute),
@@ -203,11 +225,12 @@ def _lanes(
 ) -> dict[str, LaneEstimate]:
     lanes: dict[str, LaneEstimate] = {}
     for name, cost, (seconds, words), risk in (
-        ("live", Counts.live, live_time, "limits that nobody stated may slow it down"),
-        ("flex", Counts.flex, (None, "longer than live"), "rows refused for want of resources go at the live price"),
-        ("job", Counts.job, (_DAY, "up to 24 h"), "rows that expire there are error rows"),
+        ("live", Counts.live, live_time, "rate limits that are not known yet may slow it down"),
+        ("flex", Counts.flex, (None, "longer than live"), "rows that find no resources are sent at the live price"),
+        ("job", Counts.job, (_DAY, "up to 24 h"), "rows that expire become errors"),
     ):
-        least, most = _sum(cost(its, 0) for its in counts), _sum(cost(its, its.answers) for its in counts)
+        least = _sum(cost(its, answers=False) for its in counts)
+        most = _sum(cost(its, answers=True) for its in counts)
         late = "" if deadline is None or (seconds or _DAY) <= deadline else ", and those past the deadline fail"
         missing = next(filter(None, (its.missing(name) for its in counts)), "")
         lanes[name] = (
@@ -217,9 +240,9 @@ def _lanes(
         )
     live, job = lanes["live"], lanes["job"]
     end = deadline or _DAY
-    risk = "what the job has not answered by then goes at the live price"
+    risk = "rows that the job has not answered by then are sent at the live price"
     cheapest = LaneEstimate(job.prompt_cost, live.cost, end, f"up to {_span(end)}", risk)
-    return {**lanes, "cheapest": replace(live, risk=f"all goes live: {job.risk}") if job.missing else cheapest}
+    return {**lanes, "cheapest": replace(live, risk=f"all rows are sent live: {job.risk}") if job.missing else cheapest}
 
 
 def _sum(parts: Iterable[Any]) -> Any:
@@ -235,20 +258,26 @@ def _caveats(counts: list[Counts], rows: _Rows) -> Iterable[str]:
         yield f"tokens were counted in {counted:,} rows and scaled by length for the others"
     if None in limits:
         yield "no max_tokens: answers, and so the cost, have no upper bound here"
-    else:
+    elif any(limits):
         said = " or ".join(str(limit) for limit in sorted(limit or 0 for limit in limits))
         yield f"answers are counted at their limit of {said} tokens each; most will be shorter"
-    for its in counts:
-        if live_cost(its.target, 1, 1) is None:
-            yield f"no price is known for {its.target.model}: costs are unknown, not 0"
-        elif its.provider is not None and not has_batch_price(its.target):
-            yield "no batch price is known: half the live price is assumed"
+    yield from filter(None, map(_price_caveat, counts))
     if images := sum(its.images for its in counts):
-        yield f"{images} rows hold images or files, whose tokens are a rough guess"
+        yield f"{images} rows have images or files, whose tokens are a rough guess"
     if rows.repeats:
-        yield f"{rows.repeats} rows ask the very same as an earlier row"
+        yield f"{rows.repeats} rows are duplicates of an earlier one (dedupe=True sends them once)"
     if rows.invalid:
-        yield f"{rows.invalid} rows cannot be sent and will be error rows"
+        yield f"{rows.invalid} rows cannot be sent and will be errors"
+
+
+def _price_caveat(counts: Counts) -> str:
+    if not has_price(counts.target):
+        return f"no price is known for {counts.target.model}: costs are unknown, not 0"
+    if counts.provider is not None and not has_batch_price(counts.target):
+        return "no batch price is known: half the live price is assumed"
+    if counts.provider is not None and not has_cached_batch_price(counts.target):
+        return "cached prompt tokens have no batch price: in a job they cost what they cost live"
+    return ""
 
 
 def _span(seconds: float) -> str:

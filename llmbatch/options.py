@@ -1,7 +1,7 @@
-"""What the list functions take by name: llmbatch's own options, and those of LiteLLM's arguments that chats know.
+"""Keyword arguments of the list functions: llmbatch's own options, and LiteLLM's arguments for chats.
 
 `ChatOptions` and `EmbeddingsOptions` are for editors and type checkers (`**options: Unpack[ChatOptions]`); `Options`
-are llmbatch's own, checked. What each means is said once, at `create_chat_completions_batch`.
+holds llmbatch's own, checked. `create_chat_completions_batch` documents them.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ JOB_LANES = frozenset({"job", "cheapest"})
 
 
 class _Connection(TypedDict, total=False):
-    """How a provider is reached, in LiteLLM's words."""
+    """LiteLLM's arguments for reaching a provider."""
 
     api_base: str | None
     base_url: str | None
@@ -52,7 +52,7 @@ class _Connection(TypedDict, total=False):
 
 
 class BatchOptions(TypedDict, total=False):
-    """llmbatch's own options of every batch."""
+    """llmbatch's own options for every batch."""
 
     requests_per_minute: float | None
     tokens_per_minute: float | None
@@ -66,10 +66,11 @@ class BatchOptions(TypedDict, total=False):
     custom_ids: Sequence[str] | None
     processes: int | Literal["auto"]
     transport: Transport
+    dry_run: bool
 
 
 class EmbeddingsOptions(BatchOptions, _Connection, total=False):
-    """Of embeddings."""
+    """Options for embeddings."""
 
     dimensions: int | None
     encoding_format: str | None
@@ -78,8 +79,9 @@ class EmbeddingsOptions(BatchOptions, _Connection, total=False):
 
 
 class ChatOptions(BatchOptions, _Connection, Generic[M], total=False):
-    """Of chats; `M` is the pydantic model of `response_format`."""
+    """Options for chats; `M` is the pydantic model of `response_format`."""
 
+    system: str | None
     fallbacks: Sequence[str | dict[str, Any]] | None
     reask: int
     validate: Callable[[Row], str | None] | None
@@ -129,6 +131,7 @@ class Options:
     timeout: float | None = 600.0
     deadline: float | None = None
     max_cost: float | None = None
+    system: str | None = None
     fallbacks: Sequence[str | dict[str, Any]] = ()
     reask: int = 0
     validate: Callable[[Row], str | None] | None = None
@@ -141,17 +144,21 @@ class Options:
     processes: int | Literal["auto"] = 1
     lane: Lane = "live"
     transport: Transport = "litellm"
+    dry_run: bool = False
 
     @classmethod
     def among(cls, given: Mapping[str, Any], *, max_workers: int | Literal["auto"], count: int | None) -> Self:
-        """The options among a call's arguments, for `count` rows (None: not known). Raises ValueError and TypeError."""
+        """Return the options among a call's arguments, for `count` rows (None: unknown).
+
+        Raises ValueError and TypeError for misuse.
+        """
         own = {field.name: given[field.name] for field in fields(cls) if field.name in given}
         own["fallbacks"] = _listed("fallbacks", own.get("fallbacks"), "models") or ()
         own["custom_ids"] = _listed("custom_ids", own.get("custom_ids"), "strings")
         options = cls(max_workers=max_workers, **own)
         ids = options.custom_ids
         if ids is not None and count is not None and len(ids) != count:
-            raise ValueError(f"custom_ids holds {len(ids)} ids for {count} rows; give one each")
+            raise ValueError(f"custom_ids has {len(ids)} ids for {count} rows. Pass one for each row")
         return options
 
     def __post_init__(self) -> None:
@@ -167,33 +174,44 @@ class Options:
         for name, kinds in (("lane", Lane), ("transport", Transport)):
             if getattr(self, name) not in get_args(kinds):
                 raise ValueError(f"{name} must be one of {', '.join(get_args(kinds))}, not {getattr(self, name)!r}")
-        entries: list[Any] = list(self.fallbacks)
-        if wrong := next((type(entry).__name__ for entry in entries if not isinstance(entry, str | dict)), None):
-            raise TypeError(
-                f'fallbacks holds a {wrong}; each must be a model\'s name or a dict: ["gpt-4o", {{"model": "..."}}]'
-            )
-        _check_plain("on_result", self.on_result, "a function of (index, row), and no async one")
-        shape = "a function of a row, and no async one, that returns None or what is wrong with it"
-        _check_plain("validate", self.validate, shape)
+        if not isinstance(self.dry_run, bool):
+            raise TypeError(f"dry_run must be True or False, not {type(self.dry_run).__name__}")
+        for entry in self.fallbacks:
+            _check_fallback(entry)
+        _check_plain("on_result", self.on_result, "a function of (index, row)")
+        _check_plain("validate", self.validate, "a function of a row that returns None or what is wrong with it")
         for _ in checked_ids(self.custom_ids or ()):
             pass
 
 
+def _check_fallback(entry: Any) -> None:
+    """Raise TypeError or ValueError for an entry of `fallbacks` that is not a model, or has options of the batch."""
+    if not isinstance(entry, str | dict):
+        raise TypeError(
+            f"fallbacks must hold models' names or dicts, not {type(entry).__name__}: "
+            '["gpt-4o", {"model": "gpt-4o", "temperature": 0}]'
+        )
+    if isinstance(entry, dict) and (own := sorted((OWN_OPTIONS - {"system"}) & entry.keys())):
+        raise ValueError(f"{own[0]} in fallbacks is an option of the whole batch. Pass it to the function instead")
+
+
 def _check_plain(name: str, given: Any, shape: str) -> None:
-    """Raise TypeError for what is no function, or one that must be awaited."""
+    """Raise TypeError for what cannot be called, or must be awaited."""
     if given is not None and (not callable(given) or inspect.iscoroutinefunction(given)):
-        raise TypeError(f"{name} must be {shape}")
+        raise TypeError(f"{name} must be {shape}, and not an async function")
 
 
 def _listed(name: str, given: Any, what: str) -> list[Any] | None:
-    """What a caller gave as a list, whatever counts its items otherwise (a filtered Series has an index of its own)."""
+    """Return any iterable as a list: a filtered Series has an index of its own."""
     if given is None:
         return None
     if isinstance(given, str | bytes | dict) or not isinstance(given, Iterable):
-        raise TypeError(f"{name} must be a list of {what}, not one {type(given).__name__}; put it in a list")
+        raise TypeError(f"{name} must be a list of {what}, not one {type(given).__name__}. Put it in a list")
     return list(given)
 
 
-CHATS_ONLY = frozenset({"fallbacks", "reask", "validate", "dedupe", "warm_prompt_cache", "lane", "batch_job"})
+CHATS_ONLY = frozenset({
+    "batch_job", "dedupe", "fallbacks", "lane", "reask", "system", "validate", "warm_prompt_cache",
+})  # fmt: skip
 OWN_OPTIONS = frozenset(field.name for field in fields(Options)) | CHATS_ONLY
 """llmbatch's own keyword arguments; every other one goes to LiteLLM."""

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from llmbatch._jobs.input_files import Line, PayloadChecks, chat_plans, read_payloads, rendered
+from llmbatch._request.messages import check_messages_list, check_texts
 from llmbatch._request.parsed_request import ParsedRequest
 from llmbatch._request.plans import DEFAULT_MAX_TOKENS, DEFAULT_TEMPERATURE, plan_embeddings
-from llmbatch._util.checks import check_messages_list, check_texts
 from llmbatch._util.files import json_line, replacing
 from llmbatch.providers.base import Payload
 from llmbatch.providers.registry import provider_for

@@ -12,7 +12,8 @@ from llmbatch._output.html_table import table
 from llmbatch._output.jsonl import written_row
 from llmbatch._output.report import report_html
 from llmbatch._output.stats import RunStats, failures_text, latency_text
-from llmbatch._rows.row import CUT_OFF, Row, finish_reasons, row_metadata, row_text, row_vector
+from llmbatch._rows.finish_reasons import is_filtered, is_truncated
+from llmbatch._rows.row import Row, row_metadata, row_text, row_vector
 from llmbatch._rows.structured_output import M, parsed_row
 from llmbatch._util.extras import extra
 from llmbatch._util.files import replacing
@@ -49,6 +50,7 @@ class BatchResults(list[Row], Generic[M]):
         response_format: what `parsed` reads answers by, if JSON was asked for.
         formats: what it reads those of requests with a format of their own by (or None), by `custom_id`.
         limits: what refusals were found to depend on (a rate, a number in flight, chance), in a line; "" for nothing.
+        sent_as_is: names of parameters that neither llmbatch nor LiteLLM knows, and that were sent as they are.
         asked: the requests that it was made of, where they are a list of the caller's; a slice has none.
 
     Example:
@@ -64,6 +66,7 @@ class BatchResults(list[Row], Generic[M]):
         response_format: ResponseFormat | None = None,
         formats: Mapping[str, ResponseFormat | None] | None = None,
         limits: str = "",
+        sent_as_is: Sequence[str] = (),
         asked: Sequence[Any] | None = None,
     ) -> None:
         super().__init__(rows)
@@ -71,6 +74,7 @@ class BatchResults(list[Row], Generic[M]):
         self.response_format = response_format
         self.formats = formats or {}
         self.limits = limits
+        self.sent_as_is = sent_as_is
         self.asked = asked
 
     @overload
@@ -111,8 +115,13 @@ class BatchResults(list[Row], Generic[M]):
 
     @property
     def truncated(self) -> list[Row]:
-        """The rows whose answer was cut off at max_tokens (`finish_reason` "length"), in order."""
-        return [row for row in self if CUT_OFF in finish_reasons(row)]
+        """Rows whose answer was cut off at a token limit (finish reasons such as "length"), in order."""
+        return [row for row in self if is_truncated(row)]
+
+    @property
+    def filtered(self) -> list[Row]:
+        """Rows whose answer a content filter withheld or cut, in order; those without any text are failed rows too."""
+        return [row for row in self if is_filtered(row)]
 
     @property
     def resumed(self) -> list[Row]:
@@ -167,7 +176,9 @@ class BatchResults(list[Row], Generic[M]):
         return {value: self._alike(rows) for value, rows in groups.items()}
 
     def _alike(self, rows: Iterable[Row]) -> BatchResults[M]:
-        about = {name: getattr(self, name) for name in ("elapsed", "response_format", "formats", "limits")}
+        about = {
+            name: getattr(self, name) for name in ("elapsed", "response_format", "formats", "limits", "sent_as_is")
+        }
         return BatchResults(rows, **about)
 
     @property
@@ -189,7 +200,8 @@ class BatchResults(list[Row], Generic[M]):
         return failures_text(RunStats(self)) + self._totals()
 
     def _totals(self) -> str:
-        return totals(RunStats(self), self.elapsed)
+        sent_as_is = f"; sent as is: {', '.join(self.sent_as_is)}" if self.sent_as_is else ""
+        return totals(RunStats(self), self.elapsed) + sent_as_is
 
     def to_pandas(self) -> pd.DataFrame:
         """A DataFrame with one row a request: text, parsed fields, error, finish_reason, model, tokens, cost, times.

@@ -8,6 +8,8 @@ import os
 import signal
 import socket
 import sys
+import threading
+import time
 from contextlib import ExitStack
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -16,7 +18,9 @@ import pytest
 from loguru import logger
 
 from llmbatch._litellm.loading import load
+from llmbatch._util import background_loop
 from tests.batch_server import BatchProvider
+from tests.effort import effort, set_effort
 from tests.server import Server
 from tests.warm import Warm, started
 
@@ -33,12 +37,30 @@ _SETTINGS = ("OPENAI_", "AZURE_", "ANTHROPIC_", "COPILOT_", "GITHUB_", "LITELLM_
 _SECRETS = ("_API_KEY", "_API_BASE", "_TOKEN", "_BASE_URL", "_PROXY", "_proxy")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Find out whether this is the nightly run, before test modules are imported."""
+    if "nightly" in config.option.markexpr:
+        set_effort("nightly")
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Select for the nightly run what tries more then."""
+    if effort() == "nightly" and item.get_closest_marker("more_at_night"):
+        item.add_marker("nightly")
+
+
 @pytest.hookimpl(trylast=True)  # when it is known which are asked for
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What starts programs of its own begins first, each file's on one process, which keeps what it has started.
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out nightly tests unless they are asked for, and sort the others.
+
+    What starts programs of its own begins first, each file's on one process, which keeps what it has started.
 
     Nothing long is left for the end. Each process is given as many tests, in their order here (`--dist=worksteal`).
     """
+    if effort() != "nightly" and not any("::" in argument for argument in config.args):
+        left_out = [item for item in items if item.get_closest_marker("nightly")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     together: dict[str, list[pytest.Item]] = {}
     for item in items:
@@ -114,6 +136,36 @@ def log() -> Iterator[list[str]]:
     yield said
     logger.disable("llmbatch")
     logger.remove(handler)
+
+
+@pytest.fixture
+def jump() -> Iterator[Callable[[float, Callable[[], object]], None]]:
+    """`jump(60, when)` moves the clock of llmbatch's event loop on by a minute, once `when()` holds.
+
+    So that a deadline passes when a test is ready for it, and not before, however slow the machine.
+    """
+    loop: Any = background_loop._background()
+    over = threading.Event()
+
+    def moved(seconds: float, when: Callable[[], object]) -> None:
+        while not when():
+            if over.wait(0.005):
+                return
+        ahead.append(seconds)
+        loop.call_soon_threadsafe(lambda: None)  # it may be asleep until the next moment that it knew of
+
+    ahead = [loop.time() - time.monotonic()]
+    loop.time = lambda: time.monotonic() + sum(ahead)  # for good: a clock does not go back
+    threads = []
+
+    def start(seconds: float, when: Callable[[], object]) -> None:
+        threads.append(threading.Thread(target=moved, args=(seconds, when)))
+        threads[-1].start()
+
+    yield start
+    over.set()
+    for thread in threads:
+        thread.join()
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import pytest
 
 from llmbatch._litellm import load
+from tests.effort import set_effort
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -182,6 +183,7 @@ class _Instead:
 
 def collected(files: list[str], work: Callable[[Forks], object]) -> None:
     """Collect the quick tests of these files and do some work with them."""
+    set_effort("mutants")
     options = ["-qq", "-s", "-o", "addopts=", "-o", "timeout=0", "-p", "no:cacheprovider", "-m", "not processes"]
     if pytest.main([*options, *files], plugins=[_Instead(work)]) not in {0, pytest.ExitCode.NO_TESTS_COLLECTED}:
         raise SystemExit(1)

@@ -173,7 +173,7 @@ def test_options_are_the_same_everywhere() -> None:
     assert known.keys() <= chats
     assert (
         known.keys() - embeddings
-        == {"dedupe", "fallbacks", "lane", "reask", "validate", "warm_prompt_cache"}
+        == {"dedupe", "fallbacks", "lane", "reask", "system", "validate", "warm_prompt_cache"}
         == CHATS_ONLY - {"batch_job"}
     )
     workers = inspect.signature(llmbatch.create_chat_completions_batch).parameters["max_workers"]

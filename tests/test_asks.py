@@ -207,11 +207,12 @@ def test_limits_of_the_batch_hold_for_each_ask(server: Server, place: dict[str, 
     assert not server.requests
 
 
-def test_an_answer_in_hand_outlives_the_deadline(server: Server, place: dict[str, Any]) -> None:
+def test_an_answer_in_hand_outlives_the_deadline(server: Server, place: dict[str, Any], jump: Any) -> None:
     """A row that is being asked again then keeps what it has."""
-    server.set(latency=30)
+    server.set(latency=300)
     server.enqueue(said("A long st", "length"))
-    rows = batch(place, ["hi"], reask=1, deadline=1.5, response_format=None)
+    jump(60, lambda: len(server.requests) == 2)
+    rows = batch(place, ["hi"], reask=1, deadline=60, response_format=None)
     assert rows.texts == ["A long st"]
     assert rows[0]["cost"] is None  # the second ask may be charged
     assert rows[0]["attempts"] == 2
@@ -219,11 +220,12 @@ def test_an_answer_in_hand_outlives_the_deadline(server: Server, place: dict[str
     server.reset()
     server.set(latency=0)
     server.handler = lambda request: (
-        Response(delay=30)
+        Response(delay=300)
         if request.json["model"] == "gpt-4o" and len(request.json["messages"]) > 1
         else said('{"name": 1}')
     )
-    rows = batch(place, ["hi"], reask=1, deadline=4, fallbacks=["openai/gpt-4o"])
+    jump(60, lambda: len(server.requests) == 4)
+    rows = batch(place, ["hi"], reask=1, deadline=60, fallbacks=["openai/gpt-4o"])
     assert rows[0]["error_details"]["type"] == "ValidationError"
     assert (rows[0]["attempts"], rows[0]["error_details"]["attempts"], len(server.requests)) == (4, 4, 4)
     assert rows[0]["usage"]["total_tokens"] == 36  # three answers, of two models

@@ -11,10 +11,11 @@ import pytest
 from llmbatch import create_chat_completions_batch, stream_chat_completions_batch
 from llmbatch._litellm import load
 from tests.server import Request, Response, Server
-from tests.talk import script
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from tests.warm import Warm
 
 # Pydantic's, about LiteLLM's types, where LiteLLM first builds what it tells a callback.
 pytestmark = pytest.mark.filterwarnings("ignore:Items .* on TypedDict class")
@@ -145,7 +146,9 @@ def test_streams_are_reported(litellm: Any, options: dict[str, Any]) -> None:
 
 
 @pytest.mark.processes
-def test_a_script_that_ends_at_once_loses_no_callback(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_script_that_ends_at_once_loses_no_callback(
+    warm: Warm, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Slow callbacks of the last requests are waited for at the interpreter's exit."""
     code = """
 import asyncio, atexit, os
@@ -162,8 +165,8 @@ create_chat_completions_batch([[{"role": "user", "content": f"Say {i}."}] for i 
     monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
     monkeypatch.setenv("OPENAI_BASE_URL", server.api_base)
     monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")
-    with script(code, flags=()) as process:
-        assert process.communicate(timeout=240) == ("20\n", "")
+    with warm.script(code) as process:
+        assert process.communicate() == ("20\n", "")
 
 
 def test_opentelemetry_spans_come_from_litellm(

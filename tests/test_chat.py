@@ -67,7 +67,7 @@ def test_provider_support() -> None:
     # Other providers do not.
     conversation = chat(provider="anthropic").for_batch_request()
     conversation.add_message(role="user", content="Hello")
-    with pytest.raises(NotImplementedError, match="anthropic does not support batch requests"):
+    with pytest.raises(NotImplementedError, match="anthropic has no batch support in llmbatch"):
         conversation.complete()
 
 

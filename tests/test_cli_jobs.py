@@ -21,6 +21,7 @@ from tests.wire import Response
 
 if TYPE_CHECKING:
     from tests.batch_server import BatchProvider
+    from tests.warm import Warm
 
 
 @pytest.fixture(autouse=True)
@@ -83,13 +84,13 @@ def test_estimate_has_the_lanes_by_what_is_stated() -> None:
 
 
 @pytest.mark.processes
-def test_estimate_is_a_table_on_a_terminal() -> None:
+def test_estimate_is_a_table_on_a_terminal(warm: Warm) -> None:
     """With a line for each lane."""
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (24, 200))
     code = "from llmbatch.cli import main; main()"
-    with script(code, "estimate", "prompts.jsonl", "-m", "gpt-5-mini", stdout=theirs) as process:
-        process.communicate(timeout=240)
+    with warm.script(code, "estimate", "prompts.jsonl", "-m", "gpt-5-mini", terminal=theirs) as process:
+        assert process.wait() == 0
     shown = os.read(ours, 1 << 16).decode().splitlines()
     os.close(theirs)
     os.close(ours)
@@ -160,7 +161,7 @@ def test_a_job_is_cancelled(batches: BatchProvider, place: dict[str, Any]) -> No
     ("arguments", "code", "message"),
     [
         (["render", "no-such-file"], 2, "does not exist"),
-        (["render", "prompts.jsonl", "-m", "anthropic/claude-sonnet-4-5"], 2, "anthropic does not support batch"),
+        (["render", "prompts.jsonl", "-m", "anthropic/claude-sonnet-4-5"], 2, "anthropic has no batch support"),
         (["render", "prompts.jsonl", "-p", "seed"], 2, "NAME=JSON"),
         (["render", "bad.jsonl"], 2, "line 2 is not JSON"),
         (["submit", "prompts.jsonl", "-t", "9"], 2, "between 0 and 2"),

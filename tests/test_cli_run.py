@@ -23,7 +23,7 @@ import llmbatch
 from llmbatch.cli import main
 from tests.replies import said
 from tests.server import Response, Server, answer_to
-from tests.talk import lines, script, until
+from tests.talk import lines, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -563,7 +563,7 @@ def test_ctrl_c_exits_130_and_leaves_out_resumable(warm: Warm, shell: Shell, ser
 
 
 @pytest.mark.processes
-def test_a_terminal_shows_the_bar_and_a_line_for_people(shell: Shell, server: Server) -> None:
+def test_a_terminal_shows_the_bar_and_a_line_for_people(warm: Warm, shell: Shell, server: Server) -> None:
     """On a terminal the bar has rate, failures, tokens, cost and time left; the summary has lines, failures first."""
     server.handler = lambda request: Response(400) if request.text == "q7" else None
     server.set(latency=0.1)
@@ -571,7 +571,7 @@ def test_a_terminal_shows_the_bar_and_a_line_for_people(shell: Shell, server: Se
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (24, 160))
     given = shell.arguments(source, "-w", "4", "-m", "gpt-4o-mini")
-    with script(START, *given, flags=(), stdout=theirs, stderr=theirs) as process:
+    with warm.script(START, *given, terminal=theirs) as process:
         os.close(theirs)
         shown = b""
         while True:
@@ -582,6 +582,7 @@ def test_a_terminal_shows_the_bar_and_a_line_for_people(shell: Shell, server: Se
             if not piece:
                 break
             shown += piece
+        process.wait()
     os.close(ours)
     text = shown.decode()
     assert process.returncode == 1

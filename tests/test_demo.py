@@ -16,6 +16,7 @@ DEMO = Path(__file__).parent.parent / "examples" / "demo_batch_completions.py"
 
 
 @pytest.mark.processes
+@pytest.mark.nightly
 def test_without_a_key_the_local_model_answers() -> None:
     """Answers, the one failure and the totals of all four batches are printed, and the log tells what ran."""
     pytest.importorskip("xllamacpp", reason="the demo without a key needs the extra llmbatch[local]")

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 import llmbatch
 from llmbatch._util.fan_out import fan_out
+from tests.effort import examples
 from tests.server import Response, Server
 from tests.talk import answered, batch, chats, idle, place, question
 
@@ -75,7 +76,8 @@ def expected(script: list[str], retries: int) -> tuple[bool, int]:
     raise AssertionError
 
 
-@settings(max_examples=15, **RELAXED)
+@pytest.mark.more_at_night
+@settings(max_examples=examples(15), **RELAXED)
 @given(
     outcomes=st.lists(
         st.lists(st.sampled_from(sorted(OUTCOMES.keys() - {"slow", "limited, no hint"})), max_size=3), max_size=25
@@ -111,7 +113,8 @@ def test_any_mix_of_outcomes_gives_each_input_its_row(
         assert scripted.stats.peak_in_flight <= workers
 
 
-@settings(max_examples=6, **RELAXED)
+@pytest.mark.more_at_night
+@settings(max_examples=examples(6), **RELAXED)
 @given(
     outcomes=st.lists(
         st.lists(st.sampled_from(["slow", "good", "limited, no hint"]), max_size=2), min_size=1, max_size=8
@@ -134,7 +137,8 @@ def test_slow_and_unexplained_refusals_end_well(scripted: Server, outcomes: list
     ]
 
 
-@settings(max_examples=60, **RELAXED)
+@pytest.mark.more_at_night
+@settings(max_examples=examples(60), **RELAXED)
 @given(
     count=st.integers(0, 60),
     slots=st.lists(st.integers(0, 9), min_size=1, max_size=6),
@@ -168,7 +172,8 @@ def test_the_engine_gives_every_index_once_within_its_slots(
     assert not any(over)
 
 
-@settings(max_examples=40, **RELAXED)
+@pytest.mark.more_at_night
+@settings(max_examples=examples(40), **RELAXED)
 @given(
     taken=st.integers(0, 20),
     slots=st.integers(1, 9),

@@ -34,7 +34,7 @@ def test_rows_tokens_and_costs_add_up() -> None:
         (ROWS, {"model": "gpt-4o-mini", "max_tokens": None}, "no upper bound"),
         (ROWS, {"model": "hosted_vllm/llama"}, "no price is known"),
         ([*ROWS, 7], {"model": "gpt-4o-mini"}, "1 rows cannot be sent"),
-        ([*ROWS, ROWS[0]], {"model": "gpt-4o-mini"}, "ask the very same"),
+        ([*ROWS, ROWS[0]], {"model": "gpt-4o-mini"}, "are duplicates of an earlier one"),
         (ROWS * 120, {"model": "gpt-4o-mini"}, "scaled by length"),
     ],
 )
@@ -71,8 +71,8 @@ def test_a_lane_that_is_not_there_says_so() -> None:
         True, None, "no flex price is known for anthropic/claude-sonnet-4-5"
     )  # fmt: skip
     assert (job.missing, job.cost, estimate.job_cost, estimate.files) == (True, None, None, 0)
-    assert job.risk == "anthropic does not support batch jobs through llmbatch"
-    assert cheapest.risk == f"all goes live: {job.risk}"
+    assert job.risk == "anthropic has no batch support in llmbatch"
+    assert cheapest.risk == f"all rows are sent live: {job.risk}"
     assert estimate.live_cost
     assert (cheapest.cost, cheapest.seconds) == (estimate.live_cost, 120)
     both = [*ROWS, {"prompt": "Hi", "model": "anthropic/claude-sonnet-4-5"}]
@@ -121,7 +121,11 @@ def test_an_estimate_shows_itself_as_a_table() -> None:
     """A line for each lane, its columns one below the other."""
     shown = str(llmbatch.estimate_batch(ROWS, "gpt-4o-mini", requests_per_minute=60)).splitlines()
     head, live, flex, job, cheapest = shown[1:6]
-    for column, cell in (("cost", "$0.0000"), ("time", "at least 10 s"), ("risk", "limits that nobody stated")):
+    for column, cell in (
+        ("cost", "$0.0000"),
+        ("time", "at least 10 s"),
+        ("risk", "rate limits that are not known yet"),
+    ):
         assert live[head.index(column) :].startswith(cell)
     assert flex.split() == ["flex", "-", "-", *["no", "flex", "price", "is", "known", "for", "gpt-4o-mini"]]
     assert job[head.index("time") :].startswith("up to 24 h")

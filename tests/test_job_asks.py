@@ -129,7 +129,7 @@ def test_what_a_further_part_refuses_keeps_the_answer_before(
 
 @pytest.mark.processes
 def test_a_deadline_ends_a_round_too(
-    server: Server, batches: BatchProvider, place: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    server: Server, batches: BatchProvider, place: dict[str, Any], monkeypatch: pytest.MonkeyPatch, jump: Any
 ) -> None:
     """Its rows keep their first answers; what they have cost in the end nobody knows."""
     monkeypatch.setattr("llmbatch._jobs.hybrid_run._CANCEL_SECONDS", 1.0)
@@ -141,7 +141,8 @@ def test_a_deadline_ends_a_round_too(
         return served(request)
 
     server.handler = handler
-    results = by_job(place, deadline=3)
+    jump(60, lambda: any("batch_2" in request.path for request in server.requests))
+    results = by_job(place, deadline=60)
     assert [("error" in row, row["cost"] is None) for row in results] == [(False, False), (True, True)] * (ROWS // 2)
     assert all(row["choices"] for row in results)
     assert batches.jobs["batch_2"]["status"] == "cancelling"

@@ -265,10 +265,10 @@ def test_an_input_that_blocks_is_read_no_longer_than_there_is_time(
         released.wait(10 * SOON)
 
     batches.polls = 0
-    results = cheapest(place, blocked(), lane=lane, deadline=4)
+    results = cheapest(place, blocked(), lane=lane, deadline=8)
     released.set()
     assert whole(results, 3)
-    assert results.elapsed < (SOON if lane == "job" else 4)
+    assert results.elapsed < SOON
 
 
 def test_a_job_that_was_left_is_not_forgotten(batches: BatchProvider, place: dict[str, Any], tmp_path: Path) -> None:
@@ -285,7 +285,7 @@ def test_a_job_that_was_left_is_not_forgotten(batches: BatchProvider, place: dic
             await task
 
     asyncio.run(interrupted())
-    with pytest.raises(ValueError, match="may go on and be charged for"):
+    with pytest.raises(ValueError, match="may still run and be charged"):
         llmbatch.create_chat_completions_batch(asked(3), MODEL, **given)
     batches.polls = 0
     results = llmbatch.create_chat_completions_batch(asked(3), MODEL, lane="job", **given)

@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from llmbatch._limits import learned_rate as rules
-from llmbatch._limits import limiter
-from llmbatch._limits.limiter import Limiter, limiter_for
+from llmbatch._limits import limiter as module
+from llmbatch._limits.limiter import Limiter
 from llmbatch._limits.throttling import FIRST_WINDOW
 from tests.test_limiter_lab import in_virtual_time, send
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from llmbatch._limits.observations import Permit
 
 
@@ -94,7 +92,7 @@ def test_after_a_minute_of_rest_the_first_answer_is_the_newest() -> None:
 
     async def work(limiter: Limiter) -> None:
         await send(limiter, 3, stated("requests", 600, 10))
-        await asyncio.sleep(limiter.FORGOTTEN_SECONDS + 1)
+        await asyncio.sleep(module.FORGOTTEN_SECONDS + 1)
         limiter.answered(await limiter.admit(0, 1.0), stated("requests", 600, 300), 1.0)
         assert limiter.requests.burst == 300 - 2
 
@@ -121,7 +119,7 @@ def test_a_told_limit_is_used_up() -> None:
         with limiter.told(600, None):
             await send(limiter, 61)
 
-    assert in_virtual_time(work) == pytest.approx(60 / (10 * limiter.TOLD_MARGIN) + 0.5, rel=0.002)
+    assert in_virtual_time(work) == pytest.approx(60 / (10 * module.TOLD_MARGIN) + 0.5, rel=0.002)
 
 
 def test_a_told_limit_ends_with_its_call() -> None:
@@ -145,7 +143,7 @@ def test_a_moment_may_be_caught_up_with() -> None:
         with limiter.told(3600, None):
             await send(limiter, 1)
             await asyncio.sleep(1)
-            assert await at_once(limiter) == int(6 * limiter.TOLD_MARGIN)
+            assert await at_once(limiter) == int(6 * module.TOLD_MARGIN)
         with limiter.told(3600, None):
             with limiter.told(6, None):
                 await asyncio.sleep(1)
@@ -223,7 +221,7 @@ def test_stated_tokens_are_used_up(remaining: int, in_flight: int, waits: float)
 
 def test_what_has_been_counted_is_what_was_let_in_at_least_and_all_in_flight_at_most() -> None:
     """The first statement is taken as it is, at its worst; later ones keep what has been worked out, within these."""
-    bucket = limiter._Bucket(0.0)
+    bucket = module._Bucket(0.0)
     bucket.follow(1.0, 0.5, in_flight=5.0, undecided=2.0, newest=True)
     assert (bucket.level, bucket.rate, bucket.burst) == (-4.5, 1.0, 1.0)
     bucket.follow(2.0, 10.0, in_flight=5.0, undecided=2.0, newest=True)
@@ -279,15 +277,3 @@ def test_a_finding_is_told_once_in_a_while(log: list[str]) -> None:
         assert len(log) == 2
 
     in_virtual_time(work)
-
-
-def same(**other: str) -> Callable[[], bool]:
-    """Whether another limiter is of the same account."""
-    one = {"provider": "p", "api_base": "b", "key_digest": "k", "model": "m"}
-    return lambda: limiter_for(**one).account is limiter_for(**{**one, **other}).account
-
-
-def test_models_share_their_account() -> None:
-    """Of one key at one address of one provider."""
-    assert same(model="n")()
-    assert not any(same(**{name: "other"})() for name in ("provider", "api_base", "key_digest"))

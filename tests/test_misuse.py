@@ -19,11 +19,11 @@ NUMBERS = ("max_cost", "timeout", "deadline", "requests_per_minute", "tokens_per
 @pytest.mark.parametrize(
     ("arguments", "error", "mend"),
     [
-        ({"messages_list": [HI]}, TypeError, r"pass \[messages\]"),
-        ({"messages_list": "Hi"}, TypeError, "pass a list of conversations"),
-        ({"messages_list": (HI, HI)}, TypeError, r"pass \[messages\]"),
-        ({"messages_list": HI}, TypeError, "pass a list of conversations"),
-        ({"messages_list": 3}, TypeError, "pass a list of conversations"),
+        ({"messages_list": [HI]}, TypeError, r"Pass a list: \[messages\]"),
+        ({"messages_list": "Hi"}, TypeError, "Pass a list of conversations"),
+        ({"messages_list": (HI, HI)}, TypeError, r"Pass a list: \[messages\]"),
+        ({"messages_list": HI}, TypeError, "Pass a list of conversations"),
+        ({"messages_list": 3}, TypeError, "Pass a list of conversations"),
         ({"max_workers": 0}, ValueError, "at least 1"),
         ({"max_workers": "many"}, TypeError, '"auto"'),
         ({"max_workers": True}, TypeError, '"auto"'),
@@ -36,28 +36,32 @@ NUMBERS = ("max_cost", "timeout", "deadline", "requests_per_minute", "tokens_per
         ({"max_tokens": 0}, ValueError, "at least 1"),
         ({"n": "3"}, TypeError, "n must be a whole number"),
         ({"max_completion_tokens": [5]}, TypeError, "max_completion_tokens must be a whole number"),
-        ({"max_worker": 3}, ValueError, "did you mean max_workers"),
-        ({"request_per_minute": 3}, ValueError, "did you mean requests_per_minute"),
-        ({"num_retries": 3}, ValueError, "use retries="),
-        ({"system": "Be brief."}, ValueError, '{"role": "system", "content": "..."}'),
-        ({"concurrency": 5}, ValueError, "use max_workers="),
-        ({"max_concurrency": 5}, ValueError, "use max_workers="),
-        ({"max_parallel_requests": 5}, ValueError, "use max_workers="),
-        ({"batch_size": 5}, ValueError, "use max_workers="),
-        ({"temprature": 1}, ValueError, "did you mean temperature="),
-        ({"responseformat": {}}, ValueError, "did you mean response_format="),
-        ({"fallbacks": [{"model": "gpt-4o", "apikey": "x"}]}, ValueError, "did you mean api_key="),
-        ({"fallbacks": "gpt-4o"}, TypeError, "put it in a list"),
-        ({"fallbacks": ["gpt-4o", None]}, TypeError, "a model's name or a dict"),
-        ({"fallbacks": 5}, TypeError, "put it in a list"),
-        ({"custom_ids": "ab", "messages_list": [[HI], [HI]]}, TypeError, "put it in a list"),
+        ({"max_worker": 3}, ValueError, "Did you mean max_workers"),
+        ({"request_per_minute": 3}, ValueError, "Did you mean requests_per_minute"),
+        ({"num_retries": 3}, ValueError, "Use retries="),
+        ({"system": 3}, TypeError, "system must be a string"),
+        ({"system": " "}, ValueError, "system must be a non-empty string"),
+        ({"dry_run": "yes"}, TypeError, "dry_run must be True or False"),
+        ({"completion_window": "24h"}, ValueError, "for batch jobs"),
+        ({"concurrency": 5}, ValueError, "Use max_workers="),
+        ({"max_concurrency": 5}, ValueError, "Use max_workers="),
+        ({"max_parallel_requests": 5}, ValueError, "Use max_workers="),
+        ({"batch_size": 5}, ValueError, "Use max_workers="),
+        ({"temprature": 1}, ValueError, "Did you mean temperature="),
+        ({"responseformat": {}}, ValueError, "Did you mean response_format="),
+        ({"fallbacks": [{"model": "gpt-4o", "apikey": "x"}]}, ValueError, "Did you mean api_key="),
+        ({"fallbacks": "gpt-4o"}, TypeError, "Put it in a list"),
+        ({"fallbacks": ["gpt-4o", None]}, TypeError, "models' names or dicts"),
+        ({"fallbacks": [{"model": "gpt-4o", "retries": 2}]}, ValueError, "option of the whole batch"),
+        ({"fallbacks": 5}, TypeError, "Put it in a list"),
+        ({"custom_ids": "ab", "messages_list": [[HI], [HI]]}, TypeError, "Put it in a list"),
         ({"custom_ids": ["a", 2], "messages_list": [[HI], [HI]]}, ValueError, r"str\(id\)"),
         *(({name: float(value)}, ValueError, "finite") for value in ("nan", "inf") for name in NUMBERS),
-        ({"custom_ids": ["a", "a"], "messages_list": [[HI], [HI]]}, ValueError, "an id twice"),
+        ({"custom_ids": ["a", "a"], "messages_list": [[HI], [HI]]}, ValueError, "duplicate custom_id"),
         ({"custom_ids": ["a"], "messages_list": [[HI], [HI]]}, ValueError, "1 ids for 2 rows"),
         ({"on_result": 3}, TypeError, "function"),
-        ({"on_result": asyncio.sleep}, TypeError, "no async one"),
-        ({"validate": asyncio.sleep}, TypeError, "no async one"),
+        ({"on_result": asyncio.sleep}, TypeError, "not an async function"),
+        ({"validate": asyncio.sleep}, TypeError, "not an async function"),
         ({"max_cost": 1.0, "model": "openai/unpriced-model"}, ValueError, "needs a price"),
     ],
 )
@@ -75,8 +79,8 @@ def test_misuse_of_a_single_completion_raises(server: Server) -> None:
     """A conversation that cannot be sent is a ValueError there, not a failed request."""
     with pytest.raises(ValueError, match="no messages"):
         llmbatch.create_chat_completion([], api_base=server.api_base)
-    with pytest.raises(ValueError, match="must be a list of messages"):
-        llmbatch.create_chat_completion("Hi", api_base=server.api_base)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="prompt is missing"):
+        llmbatch.create_chat_completion(None, api_base=server.api_base)  # type: ignore[arg-type]
 
 
 def test_an_iterator_form_raises_at_the_call(server: Server) -> None:

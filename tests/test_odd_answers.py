@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import llmbatch
+from tests.effort import examples
 from tests.replies import reply, said, vector_for
 from tests.server import Request, Response, Server
 from tests.talk import answered, batch, chats, lines, place
@@ -93,7 +94,8 @@ def use(rows: llmbatch.BatchResults) -> None:
     assert len(rows.to_pandas()) == rows.to_arrow().num_rows == len(rows)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@pytest.mark.more_at_night
+@settings(max_examples=examples(40), deadline=None, suppress_health_check=list(HealthCheck))
 @given(changes=CHANGES, embeds=st.booleans())
 def test_whatever_an_answer_holds_each_row_is_a_row(odd: Server, changes: Any, embeds: bool) -> None:
     """And the rows beside it are good."""

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 import llmbatch
 from tests.batch_server import MODEL
+from tests.effort import examples
 from tests.replies import said
 from tests.server import Request, Response, Server
 from tests.talk import answered, batch, chats, place, question
@@ -144,14 +145,16 @@ def test_odd_rows_are_counted_and_rendered_as_what_they_are(batches: BatchProvid
     assert SECRET not in json.dumps(job.state.invalid)
 
 
-@settings(max_examples=30, **RELAXED)
+@pytest.mark.more_at_night
+@settings(max_examples=examples(30), **RELAXED)
 @given(odd=st.lists(st.lists(MESSAGE, max_size=3) | JSON, min_size=1, max_size=8))
 def test_any_json_as_messages_harms_nobody(usual: Server, odd: list[Any]) -> None:
     """As many rows as were given, in order, the good ones answered."""
     check(usual, odd, max_cost=9.0, warm_prompt_cache=True)
 
 
-@settings(max_examples=30, **RELAXED)
+@pytest.mark.more_at_night
+@settings(max_examples=examples(30), **RELAXED)
 @given(odd=st.lists(JSON | st.sampled_from(ODD), min_size=1, max_size=8))
 def test_any_json_as_texts_harms_nobody(usual: Server, odd: list[Any]) -> None:
     """Likewise for embeddings: what is no text fails alone."""

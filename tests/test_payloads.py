@@ -43,7 +43,8 @@ def test_ids_are_stable_unique_and_replaceable() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ids", "why"), [(["a"], "fewer"), (["a", "b", "c"], "more"), (["a", "a"], "an id twice"), (["", "b"], "not empty")]
+    ("ids", "why"),
+    [(["a"], "fewer"), (["a", "b", "c"], "more"), (["a", "a"], "duplicate custom_id"), (["", "b"], "non-empty")],
 )
 def test_ids_that_do_not_fit_the_rows_are_refused(ids: list[str], why: str) -> None:
     """Before anything could be joined wrongly."""

@@ -16,7 +16,7 @@ import llmbatch
 from llmbatch._litellm import load
 from llmbatch._request import process_pool
 from tests.server import Response
-from tests.talk import answered, batch, chats, lines, place, until
+from tests.talk import answered, batch, chats, idle, lines, place, until
 
 if TYPE_CHECKING:
     from tests.server import Server
@@ -133,7 +133,7 @@ def test_a_killed_child_loses_no_row(server: Server) -> None:
 
     def kill() -> None:
         killed = 0
-        while not stop.wait(1.0) and killed < 3:
+        while not stop.wait(0.2) and killed < 1:
             for child in list(process_pool._pools[2].children)[:1]:
                 if child.ready and child.process is not None:
                     os.kill(child.process.pid, signal.SIGKILL)
@@ -142,7 +142,7 @@ def test_a_killed_child_loses_no_row(server: Server) -> None:
     killer = threading.Thread(target=kill)
     killer.start()
     try:
-        rows = batch(server.api_base, chats(900), processes=2, max_workers=16, retries=50)
+        rows = batch(server.api_base, chats(300), processes=2, max_workers=16, retries=50)
     finally:
         stop.set()
         killer.join()
@@ -160,16 +160,14 @@ def test_a_refusal_reaches_the_limiter(server: Server) -> None:
     assert server.stats.limited <= 3
 
 
-def test_cancelling_reaches_what_is_in_flight(server: Server) -> None:
+def test_cancelling_reaches_what_is_in_flight(server: Server, jump: Any) -> None:
     """At the deadline children let go of their requests."""
     ready(server)
     server.handler = lambda request: Response(200, delay=60)
-    rows = batch(server.api_base, chats(6), processes=2, deadline=1.0)
+    jump(60, lambda: len(server.requests) == 6)
+    rows = batch(server.api_base, chats(6), processes=2, deadline=60)
     assert {row["error_details"]["type"] for row in rows} == {"DeadlineExceeded"}
-    end = time.monotonic() + 10
-    while server.stats.in_flight and time.monotonic() < end:
-        time.sleep(0.05)
-    assert not server.stats.in_flight
+    assert idle(server)
 
 
 SCRIPT = """

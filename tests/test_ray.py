@@ -212,6 +212,7 @@ def ray() -> Iterator[Any]:
         yield ray
 
 
+@pytest.mark.nightly
 @pytest.mark.filterwarnings("ignore")  # Ray's own
 def test_two_actors_answer_every_row_once_within_one_limit(ray: Any, tmp_path: Path) -> None:
     """None lost, none twice, none refused at the given limit; a later worker takes every answer from the checkpoint."""

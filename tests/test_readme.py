@@ -71,6 +71,7 @@ def test_every_block_runs() -> None:
 
 
 @pytest.mark.processes
+@pytest.mark.nightly
 def test_a_type_checker_accepts_every_block(tmp_path: Path) -> None:
     """In strict mode mypy finds nothing in the Python blocks, one after the other."""
     (tmp_path / "readme.py").write_text("\n".join(BLOCKS))

@@ -16,6 +16,7 @@ from pydantic import BaseModel
 import llmbatch
 from llmbatch._litellm.render_body import Renderer, render
 from llmbatch._request.plans import DEFAULT_MAX_TOKENS, DEFAULT_TEMPERATURE, ChatPlan, plan_chat, plan_embeddings
+from tests.effort import examples
 from tests.record_cassettes import TOOL
 from tests.server import Server
 
@@ -141,14 +142,13 @@ def test_rendering_sends_nothing_and_needs_no_key(wire: Server) -> None:
 def test_rendering_makes_no_event_loop_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """LiteLLM makes one in a main thread that has none, and leaves it open."""
     makers: list[threading.Thread] = []
-    policy = type(asyncio.get_event_loop_policy())
-    make = policy.new_event_loop
+    make = asyncio.BaseEventLoop.__init__
 
-    def seen(self: Any) -> Any:
+    def seen(self: Any) -> None:
         makers.append(threading.current_thread())
-        return make(self)
+        make(self)
 
-    monkeypatch.setattr(policy, "new_event_loop", seen)
+    monkeypatch.setattr(asyncio.BaseEventLoop, "__init__", seen)
     for model in ("gpt-4o-mini", "hosted_vllm/llama"):
         assert render({"model": model, "messages": MESSAGES})["messages"] == MESSAGES
     assert threading.current_thread() not in makers
@@ -184,7 +184,8 @@ def fast(model: str) -> tuple[Renderer, ChatPlan]:
     return Renderer(), plan_chat(model, None, 50, seed=1, api_key="k")
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@pytest.mark.more_at_night
+@settings(max_examples=examples(80), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(conversation=st.lists(messages, min_size=1, max_size=3), model=st.sampled_from(FAST_MODELS))
 def test_the_fast_path_renders_what_the_exact_path_renders(conversation: list[Any], model: str) -> None:
     """One renderer for many conversations gives each the body that a renderer of its own would."""

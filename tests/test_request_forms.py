@@ -131,7 +131,7 @@ def test_a_jobs_failed_rows_keep_their_model(batches: BatchProvider, place: dict
 def test_a_jobs_rows_of_odd_parameters_are_their_own_errors(batches: BatchProvider, place: dict[str, Any]) -> None:
     """The others are submitted, and an estimate counts them as what cannot be sent."""
     odd = [
-        {"prompt": "a", "logit_bias": float("nan")},
+        {"prompt": "a", "logit_bias": float("inf")},
         {"prompt": "b", "temperature": "hot"},
         {"prompt": "c", "thinking": 1},
     ]
@@ -167,17 +167,17 @@ def test_what_no_job_can_join_is_refused(
         ({"prompt": "a", "retries": 3}, "retries is an option of the whole batch"),
         ({"prompt": "a", "checkpoint": "x"}, "checkpoint is an option of the whole batch"),
         ({"prompt": "a", "stream": True}, "stream is an option of the whole batch"),
-        ({"prompt": "a", "max_worker": 3}, "did you mean max_workers"),
+        ({"prompt": "a", "max_worker": 3}, "Did you mean max_workers"),
         ({"prompt": "a", "temperature": "hot"}, "temperature must be a number"),
         ({"prompt": "a", "model": "no-such-model", "api_base": ""}, "openai/no-such-model"),
         ({"prompt": "a", "metadata": {1, 2}}, "metadata cannot be sent as JSON"),
-        ({"prompt": "a", "custom_id": 7}, "custom_id must be a string"),
+        ({"prompt": "a", "custom_id": 7}, "custom_id must be a non-empty string"),
         ({"prompt": "a", "custom_id": "mine"}, "'mine' is there already"),
-        ({"prompt": "a", "messages": user("b")}, "needs messages or a prompt, and one of them"),
-        ({"role": "user", "content": "a"}, "needs messages or a prompt"),
+        ({"prompt": "a", "messages": user("b")}, "needs exactly one of messages and prompt"),
+        ({"role": "user", "content": "a"}, "needs exactly one of messages and prompt; this one has role, content"),
         ({"prompt": 3}, "prompt must be a string"),
         ({"prompt": "a", 3: 4}, "must be strings"),
-        ({"custom_id": "e", "url": "/v1/embeddings", "body": {"input": "a"}}, "a batch line that is for no chat"),
+        ({"custom_id": "e", "url": "/v1/embeddings", "body": {"input": "a"}}, "not a chat batch line"),
     ],
 )
 def test_a_request_that_cannot_be_sent_is_an_error_row(
@@ -270,7 +270,7 @@ def test_more_sets_of_parameters_than_are_kept_are_sent_and_known_again(
     server: Server, place: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each row with its own; a rerun finds all in the checkpoint, with the metadata that it now has."""
-    monkeypatch.setattr("llmbatch._request.parsed_request._MOST_PLANS", 50)
+    monkeypatch.setattr("llmbatch._request.parsed_request._MAX_CACHED_PLANS", 50)
     path, count = tmp_path / "run.jsonl", 120
 
     def asked(run: int) -> list[Any]:

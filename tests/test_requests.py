@@ -10,8 +10,8 @@ import pytest
 from pydantic import BaseModel
 
 import llmbatch
+from llmbatch._request.messages import check_messages_list, checked_messages
 from llmbatch._request.plans import DEFAULT_MAX_TOKENS, DEFAULT_TEMPERATURE, plan_chat
-from llmbatch._util.checks import check_messages_list, checked_messages
 from llmbatch._util.identity import CustomIds, custom_id_for, fingerprints
 from tests.talk import script
 
@@ -58,7 +58,7 @@ def test_a_callers_max_completion_tokens_replaces_the_default_limit() -> None:
         ({"temperature": True}, TypeError, "a number"),
         ({"max_tokens": 1.5}, TypeError, "whole number"),
         ({"check_point": "x"}, ValueError, "checkpoint="),
-        ({"max_retries": 3}, ValueError, "use retries="),
+        ({"max_retries": 3}, ValueError, "Use retries="),
         ({"stream": True}, ValueError, "whole answers"),
         ({"api_base": 7}, TypeError, "api_base must be a string"),
         ({"tools": [7]}, TypeError, "typed function"),

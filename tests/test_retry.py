@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from email.utils import formatdate
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -138,13 +139,14 @@ def test_a_wait_of_hours_in_words_fails_the_row(server: Server, words: str) -> N
     assert "asks to wait" in row["error"]
 
 
-def test_a_wait_of_a_moment_in_words_is_kept(server: Server) -> None:
+def test_a_wait_of_a_moment_in_words_is_kept(server: Server, jump: Any) -> None:
     """Each row waits as long as its own refusal says: none is sent again within the deadline."""
-    words = ["in 30 seconds", "in 1 minute", "in 2m", "in 1m30s", "after 2 minutes and 3 seconds", "in 9 secs"]
+    words = ["in 90 seconds", "in 2 minutes", "in 3m", "in 1m30s", "after 2 minutes and 3 seconds", "in 99 secs"]
     server.handler = lambda request: Response(
         503, body={"error": {"message": f"Please try again {words[int(request.text.split()[2][:-1])]}."}}
     )
-    rows = batch(server.api_base, chats(len(words)), deadline=2.5, max_workers=len(words))
+    jump(60, lambda: len(server.requests) == len(words))
+    rows = batch(server.api_base, chats(len(words)), deadline=60, max_workers=len(words))
     assert len(server.requests) == len(words)
     assert {row["error_details"]["type"] for row in rows} == {"DeadlineExceeded"}
 
@@ -275,10 +277,11 @@ def test_no_retries_means_none_after_a_refusal_either(server: Server) -> None:
 
 @pytest.mark.parametrize(("status", "kind"), [(429, "RateLimitError"), (503, "ServiceUnavailableError")])
 def test_a_row_is_given_up_in_the_end(server: Server, monkeypatch: pytest.MonkeyPatch, status: int, kind: str) -> None:
-    """An hour of refusals, or ten minutes of faults, whatever the retries; here both are made short."""
-    for name in ("FAULT_SECONDS", "REFUSED_SECONDS"):
-        monkeypatch.setattr(retry, name, 0.5)
+    """After an hour of refusals, or ten minutes of faults, whatever the retries; here they pass before the third."""
+    limit = {429: retry.REFUSED_SECONDS, 503: retry.FAULT_SECONDS}[status]
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + (limit if len(server.requests) > 2 else 0.0))
+    monkeypatch.setattr(retry, "time", clock)
     server.handler = lambda request: Response(status, {"retry-after-ms": "60"})
-    (row,) = batch(server.api_base, chats(1), retries=1000, deadline=60.0, model=f"openai/gives-up-{status}")
+    (row,) = batch(server.api_base, chats(1), retries=1000, model=f"openai/gives-up-{status}")
     assert row["error_details"]["type"].endswith(kind)
-    assert row["attempts"] == len(server.requests) > 2
+    assert row["attempts"] == len(server.requests) == 3

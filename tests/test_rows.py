@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,6 +12,7 @@ from click.testing import CliRunner
 from pydantic import BaseModel, field_validator
 
 import llmbatch
+from llmbatch._litellm import load
 from llmbatch.cli import main
 from tests.batch_server import MODEL, BatchProvider, asked, submitted
 from tests.replies import said
@@ -55,11 +57,31 @@ def test_a_row_tells_the_time_of_its_answer_and_what_went_before(server: Server)
     assert results.latency == dict.fromkeys(("p50", "p95", "p99", "max"), row["elapsed"])
 
 
-def test_a_failed_row_tells_the_time_of_its_last_attempt(server: Server) -> None:
+@pytest.mark.parametrize("model", ["openai/gpt-4o-mini", "hosted_vllm/x"])
+def test_elapsed_of_first_call_excludes_work_before_request(
+    server: Server, monkeypatch: pytest.MonkeyPatch, model: str
+) -> None:
+    """What LiteLLM imports and builds before the request leaves is not the provider's time."""
+    litellm, ready = load(), []
+    complete = litellm.acompletion
+
+    async def slow_at_first(**request: Any) -> Any:
+        time.sleep(0.3)  # noqa: ASYNC251 - imports block the loop
+        ready.append(time.monotonic())
+        return await complete(**request)
+
+    monkeypatch.setattr(litellm, "acompletion", slow_at_first)
+    (row,) = batch(server.api_base, chats(1), model=model)
+    assert 0 < row["elapsed"] < time.monotonic() - ready[0]
+    assert row["waited"] >= 0.3
+
+
+def test_a_failed_row_tells_the_time_of_its_last_attempt(server: Server, jump: Any) -> None:
     """And one that was never sent tells how long it waited for that."""
-    batch(server.api_base, chats(1))
     server.handler = by_number({0: Response(400, delay=0.2), 1: Response(200, delay=60)})
-    results = batch(server.api_base, chats(2), deadline=1.5)
+    done: list[int] = []
+    jump(60, lambda: done and len(server.requests) == 2)
+    results = batch(server.api_base, chats(2), deadline=60, on_result=lambda at, _: done.append(at))
     assert 0.19 <= results[0]["elapsed"] <= results.elapsed
     assert 0 < results[1]["elapsed"] <= results.elapsed, "cut by the deadline"
     assert [row["attempts"] for row in results] == [1, 1]

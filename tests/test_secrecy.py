@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 import llmbatch
 from llmbatch import BatchJob, submit_batch_job
 from tests.batch_server import MODEL
+from tests.effort import examples
 from tests.server import Response, Server
 from tests.talk import batch, chats, lines
 
@@ -141,7 +142,8 @@ WORDS = st.text(
 )
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+@pytest.mark.more_at_night
+@settings(max_examples=examples(20), deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     rows=st.lists(
         st.tuples(

@@ -30,8 +30,8 @@ def test_as_completed_gives_every_row_once(server: Server) -> None:
 
 def test_rows_come_as_they_finish(server: Server) -> None:
     """A slow row holds no other one back."""
-    batch(server.api_base, chats(1))
-    server.handler = lambda request: Response(503, delay=1.5) if request.text == question(0) else None
+    slow = Response(503, until=lambda: server.stats.ok == 9)
+    server.handler = lambda request: slow if request.text == question(0) else None
     order = [index for index, _ in llmbatch.as_completed(chats(10), max_workers=4, retries=0, **place(server.api_base))]
     assert order[-1] == 0
     assert sorted(order) == list(range(10))

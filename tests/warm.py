@@ -76,14 +76,15 @@ sys.exit(int(caller.recv(9) or 70))
 class Forked:
     """As much of a `subprocess.Popen` as tests need."""
 
-    def __init__(self, address: str, code: str, *arguments: str) -> None:
+    def __init__(self, address: str, code: str, *arguments: str, terminal: int | None = None) -> None:
         self._caller = socket.socket(socket.AF_UNIX)
         self._caller.connect(address)
         ends = [os.pipe() for _ in range(3)]
         self.stdin, self.stdout, self.stderr = os.fdopen(ends[0][1], "w"), os.fdopen(ends[1][0]), os.fdopen(ends[2][0])
         theirs = [ends[0][0], ends[1][1], ends[2][1]]
+        shown = theirs if terminal is None else [theirs[0], terminal, terminal]
         told = [str(Path.cwd()), dict(os.environ), code, *arguments]
-        socket.send_fds(self._caller, [json.dumps(told).encode()], theirs)
+        socket.send_fds(self._caller, [json.dumps(told).encode()], shown)
         for end in theirs:
             os.close(end)
         self.pid = int(self._caller.recv(10, socket.MSG_WAITALL))
@@ -134,9 +135,9 @@ class Warm:
 
     address: str
 
-    def script(self, code: str, *arguments: str) -> Forked:
-        """A process that runs `code`; its input and output are piped."""
-        return Forked(self.address, code, *arguments)
+    def script(self, code: str, *arguments: str, terminal: int | None = None) -> Forked:
+        """A process that runs `code`; its input and output are piped, or go to a terminal."""
+        return Forked(self.address, code, *arguments, terminal=terminal)
 
     def command(self, folder: Path) -> None:
         """`folder`, for the PATH, has an `llmbatch`."""

@@ -12,6 +12,8 @@ from http.client import responses
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tests.server import Server
 
 
@@ -23,6 +25,7 @@ class Response:
     headers: dict[str, str] = field(default_factory=dict)
     body: Any = None
     delay: float = 0.0  # seconds before the first byte
+    until: Callable[[], object] | None = None  # what the first byte waits for, after the delay
     cut: int | None = None  # close the connection after this many body bytes
     reset: bool = False  # reset the connection instead of answering
 
@@ -122,6 +125,8 @@ class Connection(asyncio.Protocol):
                     response = await self.server.respond(self.waiting.popleft())
                     if response.delay:
                         await asyncio.sleep(response.delay)
+                    while response.until and not response.until():  # noqa: ASYNC110 - anything may make it true
+                        await asyncio.sleep(0.01)
                     self._send(response)
                 finally:
                     self.server.stats.in_flight -= 1  # those of after a reset, which took the count over

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from operator import attrgetter
 from typing import Any, TypeVar
@@ -18,9 +17,11 @@ from llmbatch import _litellm
 from llmbatch._batch.checkpoint import Checkpoint
 from llmbatch._batch.max_workers import Slots
 from llmbatch._batch.row_builder import failure_row, labelled
-from llmbatch._limits.limiter import Limiter, limiter_for
+from llmbatch._limits.limiter import Limiter
+from llmbatch._limits.registry import limiter_for
 from llmbatch._litellm import Answer, Target
 from llmbatch._litellm.prices import model_info, standard_cost
+from llmbatch._request.account import account_of
 from llmbatch._request.budget import Budget
 from llmbatch._request.circuit_breaker import CircuitBreaker
 from llmbatch._request.failures import Failure
@@ -59,6 +60,7 @@ class Run:
         count: how many inputs there are, None where nobody knows.
         noted: is called when `note` has something new.
         formats: of requests with a `response_format` of their own, by id, where somebody wants them.
+        sent_as_is: names of parameters that LiteLLM does not know for their provider.
     """
 
     target: Target
@@ -72,8 +74,9 @@ class Run:
         self.call_for: Callable[[int], Call] = lambda _: call
         self.noted: Callable[[], None] = lambda: None
         self.formats: dict[str, ResponseFormat | None] | None = None
+        self.sent_as_is: set[str] = set()
         self._budget = budget or Budget(options.max_cost)
-        self._breakers: dict[Any, CircuitBreaker] = {}
+        self._breakers: dict[Limiter, CircuitBreaker] = {}
         self._limiters: dict[Limiter, float | None] = {}
         self._told: contextlib.ExitStack | None = None
         self._unkept: Failure | None = None
@@ -83,25 +86,24 @@ class Run:
 
     def sender_for(self, plan: ChatPlan | EmbeddingsPlan) -> Sender:
         """The sender for a plan's target, on the limiter that the process keeps for that account."""
-        target, key = plan.target, plan.params.get("api_key")
-        digest = hashlib.blake2b(key.encode(), digest_size=8).hexdigest() if isinstance(key, str) else None
-        account = (target.provider, target.api_base, digest, target.name)
-        limiter = limiter_for(*account)
-        if account not in self._breakers:
+        self._report_unknown(plan)
+        target = plan.target
+        limiter = limiter_for(account_of(plan), target.name)
+        if limiter not in self._breakers:
             _litellm.warm_up(target)
-            self._breakers[account] = CircuitBreaker()
+            self._breakers[limiter] = CircuitBreaker()
             self._limiters[limiter] = copilot.requests_per_minute() if target.provider == copilot.PROVIDER else None
             if self._told is not None:
                 self._tell(limiter, self._told)
         if self._unkept is not None:
-            self._breakers[account].trip(self._unkept, self._unkept.message)
+            self._breakers[limiter].trip(self._unkept, self._unkept.message)
         longest = 0.0
         if self.options.tokens_per_minute:
             longest = model_info(target.name, target.provider).get("max_output_tokens") or GUESSED_ANSWER_TOKENS
         return Sender(
             target=target,
             limiter=limiter,
-            breaker=self._breakers[account],
+            breaker=self._breakers[limiter],
             budget=self._budget,
             retries=self.options.retries,
             timeout=self.options.timeout,
@@ -111,6 +113,13 @@ class Run:
             price=_price(target),
             gives_up=self.options.lane == "flex",
         )
+
+    def _report_unknown(self, plan: ChatPlan | EmbeddingsPlan) -> None:
+        """Log once which parameters are sent although neither llmbatch nor LiteLLM knows them."""
+        new = [name for name in plan.sent_as_is if name not in self.sent_as_is]
+        if new:
+            self.sent_as_is.update(new)
+            logger.info("Sent as is, since LiteLLM does not know it for {}: {}", plan.target.provider, ", ".join(new))
 
     def _tell(self, limiter: Limiter, told: contextlib.ExitStack) -> None:
         """Put the caller's limits in force for one more limiter."""

@@ -106,6 +106,7 @@ class Batch:
             response_format=self.plan.response_format if isinstance(self.plan, ChatPlan) else None,
             formats=self.run.formats,
             limits=self.run.limits_found(),
+            sent_as_is=sorted(self.run.sent_as_is),
             asked=self.run.inputs if isinstance(self.run.inputs, Sequence) else None,
         )
 

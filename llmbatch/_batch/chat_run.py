@@ -16,9 +16,10 @@ from llmbatch._batch.base_run import Run
 from llmbatch._batch.reask import asked_again, judged
 from llmbatch._batch.row_builder import chat_row, failure_row, in_lane, labelled
 from llmbatch._batch.transport import sending
+from llmbatch._request.account import route_key
 from llmbatch._request.budget import Budget
 from llmbatch._request.failures import Failure, clean
-from llmbatch._request.parsed_request import ParsedRequest, Plans, over, provider_in, read
+from llmbatch._request.parsed_request import ParsedRequest, Plans, merged, parse_request, provider_in
 from llmbatch._request.plans import ChatPlan, default_model, plan_chat
 from llmbatch._request.sender import Sender
 from llmbatch._rows.row import NO_USAGE, Row, add_spent
@@ -70,7 +71,7 @@ class _RouteBuilder:
         if self._by_copilot and self.provider_of(arguments["model"], self.call) == copilot.PROVIDER:
             arguments = {**arguments, "model": copilot.named(default_model(arguments["model"]))}
         entries = ({"model": entry} if isinstance(entry, str) else entry for entry in self._fallbacks)
-        given = [over(arguments, {"model": default_model(None), **entry}, _provider_in) for entry in entries]
+        given = [merged(arguments, {"model": default_model(None), **entry}, _provider_in) for entry in entries]
         return [self._plan(**one) for one in (arguments, *given)]
 
     def provider_of(self, model: str | None, call: Mapping[str, Any]) -> str | None:
@@ -122,7 +123,7 @@ class ChatRun(Run):
         """One input's row, whatever happens."""
         asked, target = ParsedRequest(), self.target
         try:
-            asked = read(item)
+            asked = parse_request(item)
             way = self.ways.of(asked)
             target = way.plans[0].target
             self._check_id(index, asked)
@@ -158,9 +159,9 @@ class ChatRun(Run):
 
     @staticmethod
     def _same(request_id: str, plan: ChatPlan) -> Any:
-        """What requests that ask the very same have in common: of two classes with one schema, each has its own."""
+        """Return the deduplication key of a request; two classes with one schema have different keys."""
         asked_for = plan.response_format
-        return first_id(request_id), plan.target, asked_for if isinstance(asked_for, type) else None
+        return first_id(request_id), route_key(plan), asked_for if isinstance(asked_for, type) else None
 
     def _request_id(self, index: int, request: Mapping[str, Any]) -> str:  # noqa: ARG002 - a job's rows have another order
         return self._ids(request)

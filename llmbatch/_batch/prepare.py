@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from llmbatch._batch.batch import Batch
@@ -10,8 +10,8 @@ from llmbatch._batch.chat_run import FLEX, ChatRun
 from llmbatch._batch.embeddings_run import EmbeddingsRun
 from llmbatch._litellm.prices import takes_flex
 from llmbatch._request.budget import Budget
+from llmbatch._request.messages import check_messages_list, check_texts
 from llmbatch._request.plans import DEFAULT_MAX_TOKENS, DEFAULT_TEMPERATURE, plan_embeddings
-from llmbatch._util.checks import check_messages_list, check_texts
 from llmbatch.options import CHATS_ONLY, JOB_LANES, Options
 
 
@@ -34,9 +34,11 @@ def chat_batch(
         raise ValueError(
             "batch jobs are for create_chat_completions_batch and as_completed; leave out lane= and batch_job="
         )
+    if kind is ChatRun and given.get("completion_window") is not None:
+        raise ValueError("completion_window= is for batch jobs. Leave it out, or pass lane='job'")
     requests, count = check_messages_list(messages_list)
     given.pop("stream", None)  # whole rows need none; `stream_chat_completions_batch` streams by itself
-    options = Options.among(given, max_workers=max_workers, count=count)
+    options = _options(given, max_workers, count)
     call = {"model": model, "temperature": temperature, "max_tokens": max_tokens, **given}
     if options.lane == "flex":
         if (tier := given.get("service_tier")) not in {None, FLEX}:
@@ -61,6 +63,17 @@ def embeddings_batch(
     if chats_only := sorted(CHATS_ONLY & given.keys()):
         raise ValueError(f"{chats_only[0]}= is for chat completions; leave it out")
     items, count = check_texts(texts)
-    options = Options.among(given, max_workers=max_workers, count=count)
+    options = _options(given, max_workers, count)
     plan = plan_embeddings(model, **given)
     return Batch(EmbeddingsRun(items, count, plan, options, shared_budget), "Embedding", plan)
+
+
+def _options(given: Mapping[str, Any], max_workers: int | Literal["auto"], count: int | None) -> Options:
+    """Return the checked options of a batch that is to be sent."""
+    options = Options.among(given, max_workers=max_workers, count=count)
+    if options.dry_run:
+        raise ValueError(
+            "dry_run=True is for create_chat_completions_batch, create_embeddings_batch and their async versions. Use "
+            "one of them, or render_batch_requests and estimate_batch"
+        )
+    return options

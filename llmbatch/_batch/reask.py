@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from llmbatch._batch.row_builder import refused_answer, validation_errors
+from llmbatch._batch.row_builder import rejected_row, validation_errors
 from llmbatch._request.failures import Failure, clean
 from llmbatch._request.plans import ChatPlan
-from llmbatch._rows.row import CUT_OFF, Row, choice_text
+from llmbatch._rows.finish_reasons import FinishClass, finish_class
+from llmbatch._rows.row import Row, choice_text
 from llmbatch._rows.structured_output import ResponseFormat
 from llmbatch._util.checks import copied
 
@@ -27,14 +28,14 @@ def judged(
         try:
             wrong = _words(validate(copied(row)))
         except Exception as exc:  # noqa: BLE001 - the caller's function; it is this row's failure only
-            return refused_answer(row, _misjudged(f"raised {type(exc).__name__}: {exc}", request), plan), None
+            return rejected_row(row, _misjudged(f"raised {type(exc).__name__}: {exc}", request), plan), None
         if wrong is not None:
-            row = refused_answer(row, _misjudged(f"refused the answer: {wrong}", request), plan)
+            row = rejected_row(row, _misjudged(f"refused the answer: {wrong}", request), plan)
     elif "error" in row:
         if not row["choices"] or row["error_details"]["type"] != "ValidationError":
             return row, None
         wrong = _misfit(row, plan.response_format) if plan.response_format is not None else None
-    cut = row["choices"][0].get("finish_reason") == CUT_OFF
+    cut = finish_class(row["choices"][0]) is FinishClass.TRUNCATED
     return row, "" if cut and _limit(plan) else wrong
 
 

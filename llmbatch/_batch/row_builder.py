@@ -9,13 +9,13 @@ from pydantic import ValidationError
 
 from llmbatch._litellm import Target
 from llmbatch._litellm.prices import standard_cost
+from llmbatch._request.answer_check import answer_failure
 from llmbatch._request.failures import Failure
 from llmbatch._request.plans import ChatPlan
 from llmbatch._request.sender import Outcome
-from llmbatch._rows.row import CUT_OFF, Row, answer_row, error_row, refusal_text, row_text
+from llmbatch._rows.finish_reasons import CONTENT_FILTERED, FinishClass, finish_class, says_anything
+from llmbatch._rows.row import NO_USAGE, Row, add_usage, answer_row, error_row, refusal_text, row_text
 from llmbatch._rows.structured_output import ResponseFormat, parsed
-
-_FILTERED = "content_filter"
 
 
 def failure_row(failure: Failure, target: Target, custom_id: str, **spent: Any) -> Row:
@@ -49,39 +49,46 @@ def in_lane(row: Row, lane: str, target: Target) -> None:
 
 
 def chat_row(outcome: Outcome, plan: ChatPlan, custom_id: str) -> Row:
-    """The row of an outcome; an answer that does not fit the pydantic model asked for is an error row that keeps it."""
-    if outcome.failure is not None:
-        return failure_row(outcome.failure, plan.target, custom_id, **outcome.spent)
-    assert outcome.answer is not None  # noqa: S101 - either is there
-    row = answer_row(outcome.answer.body, custom_id=custom_id, **outcome.spent)
+    """Return the row of an outcome. An answer that does not count as one is a failed row that keeps it."""
+    answer, failure = outcome.answer or outcome.rejected, outcome.failure
+    if answer is None:
+        assert failure is not None  # noqa: S101 - either is there
+        return failure_row(failure, plan.target, custom_id, **outcome.spent)
+    row = answer_row(answer.body, custom_id=custom_id, **outcome.spent)
     row["request_model"] = plan.target.model
-    misfit = _misfit(row, plan.response_format)
-    return row if misfit is None else refused_answer(row, misfit, plan)
+    if outcome.usage:  # of answers that did not count
+        if answer is outcome.rejected:
+            row["usage"] = dict(NO_USAGE)
+        add_usage(row["usage"], outcome.usage)
+    failure = failure or answer_failure(answer.body, plan.target.provider)
+    if failure is not None and not any(says_anything(choice.get("message") or {}) for choice in row["choices"]):
+        row["choices"] = []
+    failure = failure or _format_failure(row, plan.response_format)
+    return row if failure is None else rejected_row(row, failure, plan)
 
 
-def refused_answer(row: Row, failure: Failure, plan: ChatPlan) -> Row:
-    """The error row of an answer that will not do, which it keeps."""
-    told = failure_row(failure, plan.target, row["custom_id"], attempts=row["attempts"])
-    return {**row, "error": told["error"], "error_details": told["error_details"]}
+def rejected_row(row: Row, failure: Failure, plan: ChatPlan) -> Row:
+    """Return the failed row of an answer that was rejected. It keeps the answer."""
+    failed = failure_row(failure, plan.target, row["custom_id"], attempts=row["attempts"])
+    return {**row, "error": failed["error"], "error_details": failed["error_details"]}
 
 
-def _misfit(row: Row, asked: ResponseFormat | None) -> Failure | None:
-    """What keeps an answer from being a good row."""
-    if not row.get("choices"):
-        return Failure("EmptyAnswer", "the provider answered without any choice", 200)
+def _format_failure(row: Row, response_format: ResponseFormat | None) -> Failure | None:
+    """Return why an answer does not match the response format, None if it does."""
     choice = row["choices"][0]
     message = choice.get("message") or {}
-    if asked is None or message.get("tool_calls"):
+    if response_format is None or message.get("tool_calls"):
         return None
-    problems = validation_errors(row_text(row) or "", asked)
+    problems = validation_errors(row_text(row) or "", response_format)
     if not problems:
         return None
-    refusal = refusal_text(message)
-    if refusal or choice.get("finish_reason") == _FILTERED:
-        text = refusal or row_text(row) or "the answer was withheld (finish_reason content_filter)"
-        return Failure("Refused", text, 200)
-    name = asked.__name__ if isinstance(asked, type) else "JSON"
-    cut = "; the answer was cut off, raise max_tokens" if choice.get("finish_reason") == CUT_OFF else ""
+    if refusal := refusal_text(message):
+        return Failure("Refused", refusal, 200)
+    found = finish_class(choice)
+    if found is FinishClass.FILTERED:
+        return Failure(CONTENT_FILTERED, "a content filter cut the answer, so that it is no JSON", 200)
+    name = response_format.__name__ if isinstance(response_format, type) else "JSON"
+    cut = "; the answer was cut off, raise max_tokens" if found is FinishClass.TRUNCATED else ""
     return Failure("ValidationError", f"the answer is no {name}: {problems[0]}{cut}", 200)
 
 

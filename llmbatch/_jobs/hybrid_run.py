@@ -29,7 +29,7 @@ from llmbatch._jobs.polling import FIRST_POLL, polled
 from llmbatch._jobs.reask_rounds import Ask, Rounds
 from llmbatch._litellm import Target
 from llmbatch._request.failures import Failure
-from llmbatch._request.parsed_request import read
+from llmbatch._request.parsed_request import parse_request
 from llmbatch._request.plans import ChatPlan
 from llmbatch._request.sender import Sender, prompt_tokens
 from llmbatch._rows.row import Row, add_spent
@@ -166,7 +166,7 @@ class LaneRun(ChatRun):
                 await asyncio.sleep(0)
             request_id, same = "", None
             with contextlib.suppress(Exception):  # `_row` makes an error row of it
-                asked = self._asked[index] = read(item)
+                asked = self._asked[index] = parse_request(item)
                 plan = self.ways.of(asked).plans[0]
                 request = plan.request(asked.messages)
                 request_id = ids(request)
@@ -352,6 +352,8 @@ class LaneRun(ChatRun):
         live = await super()._reply(plan, sender, one, request)
         if row is not None:
             add_spent(live, row)
+            if row["cost"] is None:
+                live["paid_twice"] = None
         return live
 
     def _helps(self, row: Row) -> bool:

@@ -13,7 +13,7 @@ from typing import IO, Any
 
 from llmbatch._jobs.job_state import JobState, Part
 from llmbatch._request.failures import clean
-from llmbatch._request.parsed_request import ParsedRequest, Plans, read
+from llmbatch._request.parsed_request import ParsedRequest, Plans, parse_request
 from llmbatch._request.plans import ChatPlan, EmbeddingsPlan, plan_chat
 from llmbatch._util.checks import UnsendableError, checked_ids
 from llmbatch._util.files import from_json, json_line
@@ -58,7 +58,7 @@ def rendered(
         called = next(given, None) if given else None
         if given and called is None:
             raise ValueError(f"custom_ids has {index} ids, fewer than there are rows; give one each")
-        asked = read(item)
+        asked = parse_request(item)
         if asked.custom_id is not None and not seen.add(asked.custom_id):
             raise ValueError(
                 f"row {index}: the custom_id {asked.custom_id!r} is there already; give each request its own"

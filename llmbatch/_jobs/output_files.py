@@ -14,7 +14,8 @@ from llmbatch._jobs.remote import MESSAGE_LEFT_OUT
 from llmbatch._litellm import Answer
 from llmbatch._litellm.convert_response import answer_body
 from llmbatch._litellm.prices import batch_cost
-from llmbatch._output.jsonl import SUCCESS, row_from_line
+from llmbatch._output.jsonl import SUCCESS
+from llmbatch._output.provider_errors import decoded_body, line_error
 from llmbatch._request.failures import RETRYABLE_STATUS, Failure, clean
 from llmbatch._request.plans import ChatPlan
 from llmbatch._request.sender import Outcome
@@ -34,7 +35,19 @@ _NOT_RUN = {
     ),
 }
 _NO_RESULT = Failure("MissingResult", "the provider's files hold no result for this request", retryable=True)
+# OGX 1.5 writes no output file for a cancelled batch, whatever it has run and charged for by then.
+_DISCARDED = (
+    "the provider ran {ran} of the {total} requests of this input file, but returned no answers for {lost} of them"
+)
 _UNREAD = "UnparsableResult"
+# Error types and codes of lines without a status that are worth another try.
+_TRANSIENT_ERRORS = {
+    "server_error",
+    "internal_error",
+    "internal_server_error",
+    "overloaded_error",
+    "rate_limit_exceeded",
+}
 JOB = "job"  # the lane
 
 
@@ -87,10 +100,13 @@ class Join:
                 for line in file:
                     if line.strip():
                         self._take(line, found)
-        refusals = self._refusals(part)
+        refusals, discarded = self._refusals(part), self._discarded(part, found)
         for position in part.positions():
             custom_id = self._state.custom_ids[position]
-            row = found.get(custom_id) or refusals.get(custom_id) or self._missing(custom_id, part.status)
+            row = found.get(custom_id)
+            if row is None and discarded is not None:
+                row = self._error(custom_id, discarded, cost=None)
+            row = row or refusals.get(custom_id) or self._missing(custom_id, part.status)
             before = self._rows.get(custom_id)
             if before is not None:
                 if "error" not in before and ("error" in row or part.asks == 1):
@@ -105,8 +121,7 @@ class Join:
             line = from_json(text)
             custom_id = line["custom_id"]
             response = line.get("response") or {}
-            if isinstance(response.get("body"), str):
-                response["body"] = _unquoted(response["body"])
+            response["body"] = decoded_body(response.get("body"))
             row = self._row(line)
         except (ValueError, TypeError, KeyError, AttributeError):
             named = _ID_IN_BROKEN_LINE.search(text)
@@ -147,16 +162,28 @@ class Join:
 
     def _failed(self, line: Mapping[str, Any]) -> Row:
         """The row of an error line, in whichever of its two places the error is."""
-        row = row_from_line(line)
-        details = row["error_details"]
-        status, kind = details["status_code"], details["type"]
-        if kind in {"batch_expired", "batch_cancelled"}:
-            return self._missing(row["custom_id"], kind.removeprefix("batch_"))
-        self._told.add(row["custom_id"])
-        # A line that says neither a status nor why is a provider's slip, not a refusal.
-        retryable = kind == "RequestError" or status in RETRYABLE_STATUS
-        failure = Failure(kind, row["error"].partition(": ")[2], status, retryable=retryable)
-        return self._error(row["custom_id"], failure, attempts=1)
+        response, custom_id = line.get("response") or {}, line["custom_id"]
+        found = line_error(line.get("error"), response.get("body"), response.get("status_code"))
+        if found.type in {"batch_expired", "batch_cancelled"}:
+            return self._missing(custom_id, found.type.removeprefix("batch_"))
+        self._told.add(custom_id)
+        if found.status_code is not None:
+            retryable = found.status_code in RETRYABLE_STATUS
+        else:  # A line that says neither a status nor why is the provider's slip.
+            retryable = not found.is_explained or found.type in _TRANSIENT_ERRORS
+        failure = Failure(found.type, found.message, found.status_code, retryable=retryable)
+        return self._error(custom_id, failure, attempts=1)
+
+    @staticmethod
+    def _discarded(part: Part, found: Mapping[str, Row]) -> Failure | None:
+        """Return the failure of rows that may have been run and charged for, though no file has their answers."""
+        answers = sum("error" not in row or bool(row["choices"]) or row["cost"] != 0 for row in found.values())
+        ran = part.request_counts.get("completed", 0)
+        if ran <= answers:
+            return None
+        total = part.request_counts.get("total") or sum(1 for _ in part.positions())
+        words = _DISCARDED.format(ran=ran, total=total, lost=ran - answers)
+        return Failure("MissingResult", words, retryable=True)
 
     def _refusals(self, part: Part) -> dict[str, Row]:
         """Rows of a part that the provider refused as a whole: each says why, and if it was its own fault."""
@@ -182,14 +209,6 @@ class Join:
 
     def _error(self, custom_id: str, failure: Failure, **spent: Any) -> Row:
         return failure_row(failure, self._plan.target, custom_id, lane=JOB, **spent)
-
-
-def _unquoted(body: str) -> Any:
-    """A body that is JSON in a JSON string, as OGX's server writes it, or words."""
-    try:
-        return from_json(body)
-    except ValueError:
-        return {"message": body}
 
 
 def _said(row: Row) -> Any:

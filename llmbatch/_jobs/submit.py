@@ -14,10 +14,11 @@ from llmbatch._jobs.input_files import Line, PayloadChecks, chat_plans, read_pay
 from llmbatch._jobs.job_state import JobState
 from llmbatch._litellm.provider_files import Access
 from llmbatch._request.max_cost import cost_upper_bound, counted
-from llmbatch._request.parsed_request import Plans, read
+from llmbatch._request.messages import check_messages_list
+from llmbatch._request.parsed_request import Plans, parse_request
 from llmbatch._request.plans import ChatPlan, plan_chat
 from llmbatch._rows.structured_output import ResponseFormat
-from llmbatch._util.checks import check_messages_list, check_number
+from llmbatch._util.checks import check_number
 from llmbatch.options import OWN_OPTIONS
 from llmbatch.providers.registry import provider_for
 
@@ -96,7 +97,7 @@ def check_cost(call: Mapping[str, Any], requests: Iterable[Any], max_cost: float
     """
     plans, costs = Plans(call, lambda arguments: plan_chat(**arguments)), list[float]()
     worst_of = cache(partial(cost_upper_bound, job=True))
-    for asked in map(read, requests):
+    for asked in map(parse_request, requests):
         try:
             plan = plans.of(asked)
             request = plan.request(asked.messages)

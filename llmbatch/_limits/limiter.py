@@ -13,10 +13,8 @@ import contextlib
 import heapq
 import itertools
 import math
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from functools import lru_cache
 
 from loguru import logger
 
@@ -69,7 +67,7 @@ class _Bucket:
         self.rate = rate
 
 
-class _Told:
+class ConfiguredLimits:
     """What callers have told of one account, all its models together: the lowest of the numbers that hold counts."""
 
     def __init__(self, now: float) -> None:
@@ -89,10 +87,10 @@ class _Told:
 class Limiter:
     """When requests may go. `order` in `admit` decides who goes first (a retried row before a new one)."""
 
-    def __init__(self, clock: Callable[[], float] | None = None, account: _Told | None = None) -> None:
+    def __init__(self, clock: Callable[[], float] | None = None, account: ConfiguredLimits | None = None) -> None:
         self._clock = clock or time.monotonic
         now = self._clock()
-        self.account = account or _Told(now)
+        self.account = account or ConfiguredLimits(now)
         self.requests, self.tokens, self._pace = _Bucket(now), _Bucket(now), _Bucket(now)
         self.refusals = Refusals(now)
         self.in_flight = 0
@@ -250,19 +248,3 @@ class Limiter:
                 self._last_sent = now
                 future.set_result(permit)
             heapq.heappop(self._waiters)
-
-
-@lru_cache(maxsize=256)
-def limiter_for(provider: str, api_base: str | None, key_digest: str | None, model: str) -> Limiter:  # noqa: ARG001
-    """The process's limiter for one account at one provider; what it has learnt stays for the next batch."""
-    return Limiter(account=_account(provider, api_base, key_digest))
-
-
-@lru_cache(maxsize=256)
-def _account(provider: str, api_base: str | None, key_digest: str | None) -> _Told:  # noqa: ARG001 - the cache's key
-    return _Told(time.monotonic())
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=limiter_for.cache_clear)
-    os.register_at_fork(after_in_child=_account.cache_clear)

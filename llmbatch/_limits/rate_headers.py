@@ -37,6 +37,9 @@ _FORMS = {
 }
 
 
+_CONCURRENCY = re.compile(r"(?i)max_parallel_requests|\bconcurren(t|cy)\b|\bparallel requests\b")
+
+
 class Stated(NamedTuple):
     """A provider's word on one limit: `rate` per second, and what is `remaining` now."""
 
@@ -63,6 +66,14 @@ def stated_limits(headers: Mapping[str, str]) -> dict[str, Stated]:
     if "requests" not in found and (stated := _ietf(headers)):
         found["requests"] = stated
     return found
+
+
+def names_concurrency_limit(headers: Mapping[str, str], message: str) -> bool:
+    """Return whether a 429 says that it is about requests in flight: its Retry-After is then no time to wait.
+
+    A slot is free when an answer has come; LiteLLM's proxy says 60 s whatever that takes.
+    """
+    return _CONCURRENCY.search(f"{headers.get('rate_limit_type', '')} {message}") is not None
 
 
 def _window(limit: float, remaining: float, reset: float | None) -> float:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 from llmbatch._litellm.loading import internal
 from llmbatch._litellm.loading import load as load
+from llmbatch._util.identity import is_connection
 
 
 def own_keys() -> list[str]:
@@ -81,10 +82,28 @@ def provider_of(request: Mapping[str, Any]) -> str:
 
 @cache
 def parameters() -> frozenset[str]:
-    """Names that LiteLLM itself takes for chats and embeddings; what it does not know it hands to the provider."""
+    """Return the names of LiteLLM's own parameters for chats and embeddings; it sends any other to the provider."""
     litellm = load()
     calls = (inspect.signature(call).parameters for call in (litellm.completion, litellm.embedding))
     return frozenset(litellm.OPENAI_CHAT_COMPLETION_PARAMS).union(*calls) - {"kwargs"}
+
+
+def unknown_parameters(target: Target, names: Iterable[str]) -> tuple[str, ...]:
+    """Return the names that LiteLLM does not know, not even for this provider: it sends them as they are."""
+    strange = [name for name in names if name not in parameters() | _settings() and not is_connection(name)]
+    if not strange:
+        return ()
+    try:
+        known = load().get_supported_openai_params(model=target.name, custom_llm_provider=target.provider)
+    except Exception:  # noqa: BLE001 - a provider that needs more than a name to say
+        known = None
+    return tuple(sorted(set(strange) - set(known or ())))
+
+
+@cache
+def _settings() -> frozenset[str]:
+    """Return the names that LiteLLM keeps to itself, and `extra_body`, which holds what the caller means to send."""
+    return frozenset(internal("litellm.types.utils:all_litellm_params") or ()) | {"extra_body", "drop_params"}
 
 
 def unset_keys(target: Target, request: Mapping[str, Any]) -> list[str]:

@@ -7,10 +7,13 @@ import contextlib
 import math
 import socket
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from llmbatch._litellm import Answer, convert_response, http_session, load, quiet_logging
-from llmbatch._rows.answer_body import has_tokens, sound
+from llmbatch._litellm.sse import StreamRecord, recording
+from llmbatch._rows.answer_body import has_tokens, reported_cost, sound
+from llmbatch._rows.finish_reasons import keep_native_reason
 
 # The attempt's own timeout is kept by asyncio around the whole call: LiteLLM's is per socket read, and each distinct
 # value would make a new client with a pool of its own.
@@ -46,22 +49,68 @@ async def chat_stream(request: Mapping[str, Any]) -> AsyncIterator[dict[str, Any
     litellm = load()
     given = litellm.get_supported_openai_params(request["model"], request.get("custom_llm_provider")) or []
     options = {"stream_options": {"include_usage": True}} if "stream_options" in given else {}
-    stream = await litellm.acompletion(**{**options, **request, **_one_send(request), "stream": True})
-    chunks = []
-    async for chunk in stream:
+    record, chunks = StreamRecord(), list[Any]()
+    with recording(record):
+        stream = await litellm.acompletion(**{**options, **request, **_one_send(request), "stream": True})
+    while (chunk := await _next_chunk(stream, record)) is not None:
         chunks.append(chunk)
         for choice in chunk.choices:
             if delta := choice.delta.model_dump(exclude_none=True):
                 yield {"choice": choice.index, **delta}
+    watch = record.watch
+    if watch is not None and (plain := watch.plain_json()) is not None:
+        answer = _plain_answer(plain, stream, request)
+        for choice in answer.body["choices"]:
+            yield {"choice": choice["index"], **choice["message"]}
+        yield answer
+        return
     # LiteLLM makes up a finish reason when the provider sent none; what it received is on the wrapper.
-    if stream.received_finish_reason is None:
+    ended = watch is not None and (watch.done or watch.reasons)
+    if stream.received_finish_reason is None and not ended:
         raise IncompleteStreamError("the stream ended before its finish reason")
+    if not chunks:
+        raise IncompleteStreamError("the stream ended without an answer")
     whole = litellm.stream_chunk_builder(chunks, messages=request["messages"])
+    answer = _answer(whole, stream, _completion_cost(whole, request))
+    reasons = watch.reasons if watch is not None else {0: stream.received_finish_reason}
+    for choice in answer.body["choices"]:
+        keep_native_reason(choice, reasons.get(choice.get("index", 0)))
+    if watch is not None and not watch.sent_usage:
+        answer.body["usage"] = {}  # LiteLLM's estimate
+        answer = replace(answer, cost=None)
+    elif watch is not None and (reported := reported_cost(watch.usage)) is not None:
+        answer = replace(answer, cost=reported)
+    yield answer
+
+
+async def _next_chunk(stream: Any, record: StreamRecord) -> Any:
+    """Return the next chunk; None at the end of the stream, or where LiteLLM does not like how the provider ended it.
+
+    LiteLLM raises for a stream that ends with `[DONE]` and no finish reason, and for the reasons "error" and "abort".
+    """
     try:
-        cost = litellm.completion_cost(whole, model=request["model"])
+        with recording(record):
+            return await anext(stream, None)
+    except Exception as exc:
+        watch = record.watch
+        if watch is not None and watch.plain_json() is not None:
+            return None
+        if watch is None or not (watch.done or watch.reasons) or "finish_reason" not in str(exc):
+            raise
+        return None
+
+
+def _plain_answer(body: dict[str, Any], stream: Any, request: Mapping[str, Any]) -> Answer:
+    """Return the answer of a server that answered a streaming request with plain JSON. Raises its error, if it is one."""
+    whole = convert_response.converted(body)
+    return _answer(whole, stream, _completion_cost(whole, request))
+
+
+def _completion_cost(whole: Any, request: Mapping[str, Any]) -> float | None:
+    try:
+        return float(load().completion_cost(whole, model=request["model"]))
     except Exception:  # noqa: BLE001 - LiteLLM raises for a model that it has no price for
-        cost = None
-    yield _answer(whole, stream, cost)
+        return None
 
 
 async def rehearse(request: Mapping[str, Any]) -> None:

@@ -27,18 +27,23 @@ def answer_body(body: Mapping[str, Any]) -> dict[str, Any]:
         return sound(made)
     if not body.get("choices"):
         raise ValueError("the answer has no choices")
+    return sound(converted(body).model_dump())
+
+
+def converted(body: Mapping[str, Any]) -> Any:
+    """Return the body of a chat's answer as LiteLLM's object. Raises what LiteLLM raises for an error in it."""
+    litellm, convert = load(), internal(CONVERTER)
     # LiteLLM's message takes text only; some models answer with a list of parts.
     parts, plain = {}, copy.deepcopy(dict(body))
-    for at, choice in enumerate(plain["choices"]):
+    for at, choice in enumerate(plain.get("choices") or ()):
         if isinstance(choice["message"].get("content"), list):
             parts[at], choice["message"]["content"] = choice["message"]["content"], ""
     made = convert(
         response_object=plain, model_response_object=litellm.ModelResponse(), hidden_params={}, _response_headers={}
     )
-    whole = dict(made.model_dump())
     for at, content in parts.items():
-        whole["choices"][at]["message"]["content"] = content
-    return sound(whole)
+        made.choices[at].message.content = content
+    return made
 
 
 def mended(logging: Any) -> dict[str, Any] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from llmbatch._litellm import load
@@ -55,8 +55,10 @@ class LinearPrices:
             return None
         if any(logging.optional_params.get(name) for name in _EXTRAS) or logging.custom_pricing_for(result):
             return None
-        tier = getattr(result, "service_tier", None)
-        return (logging.model, told.get("custom_llm_provider"), result.model, tier, getattr(usage, "cost", None))
+        tier, reported = getattr(result, "service_tier", None), getattr(usage, "cost", None)
+        if isinstance(reported, Mapping):
+            return None
+        return (logging.model, told.get("custom_llm_provider"), result.model, tier, reported)
 
 
 def linear_cost(per_token: _PerToken, usage: Any) -> float | None:

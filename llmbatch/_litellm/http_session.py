@@ -20,8 +20,9 @@ from multidict import CIMultiDict, CIMultiDictProxy
 
 from llmbatch._litellm import provider_of
 from llmbatch._litellm.loading import internal, load
-from llmbatch._litellm.sse import StreamWatch
+from llmbatch._litellm.sse import StreamWatch, watch_for
 from llmbatch._util.background_loop import at_end
+from llmbatch._util.send_times import note_sent
 
 if TYPE_CHECKING:
     from aiohttp.connector import Connection
@@ -63,6 +64,12 @@ class _Bounded:
             self._watch.end()
 
 
+class _Request(aiohttp.ClientRequest):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        note_sent()
+        super().__init__(*args, **kwargs)
+
+
 class _Response(aiohttp.ClientResponse):
     @functools.cached_property
     def headers(self) -> CIMultiDictProxy[str]:
@@ -74,9 +81,9 @@ class _Response(aiohttp.ClientResponse):
 
     async def start(self, connection: Connection) -> aiohttp.ClientResponse:
         await super().start(connection)
-        plain = "content-encoding" not in self.headers
-        streams = self.status == HTTPStatus.OK and plain and self.content_type == "text/event-stream"
-        self.content = _Bounded(self.content, self.status, StreamWatch() if streams else None)  # type: ignore[assignment]  # what LiteLLM reads by
+        encoding = self.headers.get("content-encoding", "").strip().lower()
+        watch = watch_for(self.content_type, encoding) if self.status == HTTPStatus.OK else None
+        self.content = _Bounded(self.content, self.status, watch)  # type: ignore[assignment]  # what LiteLLM reads by
         return self
 
 
@@ -88,7 +95,10 @@ def session() -> aiohttp.ClientSession:
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE_SECONDS)
         at_end(_closed_at_exit)
         found = _sessions[loop] = aiohttp.ClientSession(
-            connector=connector, cookie_jar=aiohttp.DummyCookieJar(), response_class=_Response
+            connector=connector,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            request_class=_Request,
+            response_class=_Response,
         )
     return found
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -12,6 +13,7 @@ from llmbatch._litellm import Target, load
 from llmbatch._rows.answer_body import has_tokens
 
 _CHARACTERS_PER_TOKEN = 4
+_THRESHOLD = re.compile(r"_cost(?:_per_token)?_above_(\d+)(k?)_tokens")
 
 
 def batch_cost(target: Target, usage: Mapping[str, Any] | None, answered_by: str | None = None) -> float | None:
@@ -29,8 +31,8 @@ def batch_cost(target: Target, usage: Mapping[str, Any] | None, answered_by: str
     return float(sum(parts))
 
 
-def standard_cost(target: Target, usage: Mapping[str, Any] | None) -> float | None:
-    """USD of one live answer of the standard tier, by the caller's own prices where there are any.
+def standard_cost(target: Target, usage: Mapping[str, Any] | None, tier: str | None = None) -> float | None:
+    """USD of one live answer, of the standard tier unless one is given, by the caller's own prices if there are any.
 
     LiteLLM never sees those with a request: it would keep them for every call.
     """
@@ -41,26 +43,45 @@ def standard_cost(target: Target, usage: Mapping[str, Any] | None) -> float | No
     try:
         parts = load().cost_per_token(
             model=target.name, custom_llm_provider=target.provider, prompt_tokens=prompt, completion_tokens=completion,
-            usage_object=load().Usage(**usage), custom_cost_per_token=own,
+            usage_object=load().Usage(**usage), custom_cost_per_token=own, service_tier=tier,
         )  # fmt: skip
     except Exception:  # noqa: BLE001 - a usage or a price of a shape that it does not expect
         return None
     return float(sum(parts))
 
 
-def live_cost(target: Target, prompt_tokens: int, completion_tokens: int, tier: str = "") -> float | None:
-    """USD of live requests with so many tokens in sum; `tier` ends LiteLLM's names of a service tier's prices."""
-    if not (info := _prices(target)):
-        return None
-    prompts, answers = (info.get(f"{side}_cost_per_token{tier}") for side in ("input", "output"))
-    if tier and None in {prompts, answers}:
-        return None
-    return float(prompt_tokens * (prompts or 0.0) + completion_tokens * (answers or 0.0))
+def has_price(target: Target) -> bool:
+    """Whether a price is known for live requests."""
+    return bool(_prices(target))
+
+
+def price_thresholds(target: Target) -> list[int]:
+    """Return the prompt lengths in tokens above which other prices apply to the whole request, in order."""
+    if target.prices:
+        return []
+    entry, bounds = price_entry(target), set[int]()
+    for name, value in entry.items():
+        if value is not None and (found := _THRESHOLD.search(name)):
+            bounds.add(int(found[1]) * (1000 if found[2] else 1))
+    for tier in entry.get("tiered_pricing") or ():
+        bounds.update(int(bound) for bound in tier.get("range") or () if bound)
+    return sorted(bounds)
+
+
+def has_cached_batch_price(target: Target) -> bool:
+    """Whether cached tokens have a batch price, or no price of their own at all; else jobs pay the live price."""
+    entry = price_entry(target)
+    return not entry.get("cache_read_input_token_cost") or bool(entry.get("cache_read_input_token_cost_batches"))
 
 
 def has_batch_price(target: Target) -> bool:
     """Whether the map holds prices of batch jobs; where it does not, half the live price is taken."""
     return bool(_prices(target).get("input_cost_per_token_batches"))
+
+
+def has_flex_price(target: Target) -> bool:
+    """Whether a price of the flex tier is known."""
+    return bool(_prices(target).get("input_cost_per_token_flex"))
 
 
 def takes_flex(target: Target) -> bool:
@@ -70,13 +91,16 @@ def takes_flex(target: Target) -> bool:
 
 
 def count_tokens(target: Target, request: Mapping[str, Any]) -> int:
-    """Prompt tokens of one chat, tools included, by LiteLLM's tokenizer for the model (or a common one)."""
-    options = {key: request[key] for key in ("tools", "tool_choice") if request.get(key)}
-    messages, counter = request["messages"], load().token_counter
+    """Count the prompt tokens of one chat, tools included, or of one text, by LiteLLM's tokenizer for the model."""
+    counter = load().token_counter
+    given: Any = request["input"] if "input" in request else request["messages"]
     try:
-        return int(counter(model=target.name, messages=messages, use_default_image_token_count=True, **options))
+        if "input" in request:
+            return int(counter(model=target.name, text=given))
+        options = {key: request[key] for key in ("tools", "tool_choice") if request.get(key)}
+        return int(counter(model=target.name, messages=given, use_default_image_token_count=True, **options))
     except Exception:  # noqa: BLE001 - parts of a kind that LiteLLM cannot count
-        return len(json.dumps(messages)) // _CHARACTERS_PER_TOKEN
+        return len(json.dumps(given)) // _CHARACTERS_PER_TOKEN
 
 
 def model_info(model: str, provider: str) -> Mapping[str, Any]:

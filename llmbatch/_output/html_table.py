@@ -8,10 +8,12 @@ from itertools import chain, islice, zip_longest
 from typing import Any
 
 from llmbatch._output.stats import RunStats
-from llmbatch._rows.row import CUT_OFF, Row, finish_reasons, refusal_text, row_text, row_vector
+from llmbatch._rows.finish_reasons import is_filtered, is_truncated
+from llmbatch._rows.row import Row, finish_reasons, refusal_text, row_text, row_vector
 
 _FAILED, _ROWS, _LONGEST = 5, 10, 200
 _COLUMNS = ("", "answer", "model", "tokens", "cost", "seconds")
+_STOPPED = {"cut off": " [cut off at max_tokens]", "filtered": " [stopped by a content filter]"}
 _RED = " style='color:#b00020'"
 
 
@@ -42,12 +44,13 @@ def chosen(rows: Sequence[Row], most_failed: int, most: int, step: int = 1) -> l
 
 def record(at: int, row: Row, longest: int) -> dict[str, Any]:
     """What is shown of a row: the error, the answer's text or what stands for one, in so many characters at most."""
-    failed, cut = "error" in row, CUT_OFF in finish_reasons(row)
+    failed = "error" in row
+    stopped = "cut off" if is_truncated(row) else "filtered" if is_filtered(row) else "answered"
     return {
         "at": at,
         "id": row["custom_id"],
         "text": short(row["error"] if failed else row_text(row) or _instead(row), longest),
-        "state": "failed" if failed else "cut off" if cut else "answered",
+        "state": "failed" if failed else stopped,
         "model": asked_model(row),
         "tokens": (row.get("usage") or {}).get("total_tokens", 0),
         "cost": row.get("cost"),
@@ -78,7 +81,7 @@ def _row(at: int, row: Row) -> str:
     shown = record(at, row, _LONGEST)
     cells = (
         str(at),
-        shown["text"] + (" [cut off at max_tokens]" if shown["state"] == "cut off" else ""),
+        shown["text"] + _STOPPED.get(shown["state"], ""),
         shown["model"],
         str(shown["tokens"]),
         "" if shown["cost"] is None else f"${shown['cost']:.6f}",

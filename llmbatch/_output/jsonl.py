@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from llmbatch._output.provider_errors import decoded_body, line_error
 from llmbatch._rows.answer_body import sound
+from llmbatch._rows.finish_reasons import answer_problem
 from llmbatch._rows.row import OWN_KEYS, Row, answer_row, error_row
 from llmbatch._util.files import json_text
 
@@ -51,10 +53,12 @@ def is_line(value: Any) -> bool:
         return False
     response, error, own = value.get("response"), value.get("error"), value.get("llmbatch")
     if not (
-        {"response", "error"} & value.keys() and all(isinstance(part, dict | None) for part in (response, error, own))
+        {"response", "error"} & value.keys()
+        and all(isinstance(part, dict | None) for part in (response, own))
+        and isinstance(error, dict | str | None)
     ):
         return False
-    own, body = own or {}, (response or {}).get("body")
+    own, body = own or {}, decoded_body((response or {}).get("body"))
     known = all(isinstance(own[name], kind) for name, kind in _KINDS.items() if name in own)
     prints = known and all(isinstance(digest, str) for digest in own.get("fingerprints", {}).values())
     return prints and isinstance(body, dict | None)
@@ -64,28 +68,35 @@ def row_from_line(line: Mapping[str, Any]) -> Row:
     """The row that `line_from_row` wrote; also reads plain OpenAI output lines without an `llmbatch` key."""
     own = line.get("llmbatch") or {}
     response = line.get("response") or {}
-    body = response.get("body") or {}
+    body = decoded_body(response.get("body")) or {}
     error, status, custom_id = line.get("error"), response.get("status_code"), line["custom_id"]
     if {"choices", "data"} & body.keys():
         try:
             body = sound(body)
         except ValueError as exc:
             body, error = {}, error or {"code": "UnparsableAnswer", "message": str(exc)}
-    if not error and status in SUCCESS:
+    known = not body or not {"choices", "data"}.isdisjoint(body)
+    problem = answer_problem(body) if known and not error and status in SUCCESS else None
+    if not error and status in SUCCESS and problem is None:
         row = answer_row(body, custom_id=custom_id, cost=None)
+    elif problem is not None:
+        row = error_row(
+            type=problem.type, message=problem.message, model=body.get("model"), custom_id=custom_id, cost=None,
+            status_code=status, retryable=problem.retryable, attempts=1,
+        )  # fmt: skip
+        row.update({k: body[k] for k in _KEPT_OF_FAILED if k in body})  # type: ignore[typeddict-item]
     else:
         if "error_details" in own:
             row = error_row(message="", model=own.get("model"), custom_id=custom_id, **own["error_details"])
             row["error"] = error["message"] if error else row["error"]
         else:
-            problem = error or body.get("error") or body
-            problem = problem if isinstance(problem, Mapping) else {"message": str(problem)}
+            found = line_error(error, body, status)
             row = error_row(
-                type=str(problem.get("code") or problem.get("type") or "RequestError"),
-                message=" ".join(str(problem.get("message") or "the request failed without a message").split())[:500],
+                type=found.type,
+                message=found.message,
                 model=None,
                 custom_id=custom_id,
-                status_code=status if isinstance(status, int) and status else None,
+                status_code=found.status_code,
             )
         row.update({k: body[k] for k in _KEPT_OF_FAILED if k in body})  # type: ignore[typeddict-item]
     row.update({k: own[k] for k in _OWN_KEYS if k in own})  # type: ignore[typeddict-item]

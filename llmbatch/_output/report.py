@@ -12,7 +12,8 @@ from typing import Any
 
 from llmbatch._output.html_table import asked_model, chosen, record, short
 from llmbatch._output.stats import RunStats
-from llmbatch._rows.row import CUT_OFF, Row, finish_reasons
+from llmbatch._rows.finish_reasons import is_truncated
+from llmbatch._rows.row import Row
 from llmbatch._util.extras import extra
 
 _SAMPLES, _FAILED, _NAMED, _EXAMPLES, _LONGEST = 500, 150, 10, 3, 600
@@ -52,7 +53,7 @@ def report_html(rows: Sequence[Row], *, title: str, elapsed: float, limits: str,
         histogram=_histogram(tally),
         models=_models(rows),
         examples=_failure_examples(rows),
-        cut=shown(islice((at for at, row in enumerate(rows) if CUT_OFF in finish_reasons(row)), _NAMED)),
+        cut=shown(islice((at for at, row in enumerate(rows) if is_truncated(row)), _NAMED)),
         slowest=most("elapsed"),
         dearest=most("cost"),
         samples=shown(chosen(rows, _FAILED, _SAMPLES, max(1, len(rows) // (_SAMPLES - _FAILED)))),

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import math
+import re
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from llmbatch._rows.row import CUT_OFF, NO_USAGE, Row, add_usage, finish_reasons
+from llmbatch._rows.finish_reasons import is_filtered, is_truncated, unknown_reasons
+from llmbatch._rows.row import NO_USAGE, Row, add_usage
 
 _NAMED = 5
+_REASONS = 10  # groups of one failure type; the rest of its rows are counted together
+_REASON_LENGTH = 200  # characters of a message that tell its reason from another
+# Quoted values, and words with digits (numbers, ids): they differ from row to row where the reason is the same.
+_VARYING = re.compile(r"'[^']*'|\"[^\"]*\"|`[^`]*`|[\w.-]*\d[\w.-]*")
 # What befalls rows because others failed, or the caller's own limit was reached: never the root cause.
 _AFTERWARDS = {"NotSent", "Cancelled", "DeadlineExceeded", "BudgetExceeded"}
 
 
 @dataclass(slots=True)
 class Failures:
-    """The failed rows of one type: how many, the first one's message, the numbers of the first few."""
+    """The failed rows of one type and reason: how many, the first one's message, the numbers of the first few."""
 
     type: str
     message: str
@@ -38,7 +44,10 @@ class RunStats:
         rows: how many there were.
         usage: tokens, with `prompt_tokens_details` and `completion_tokens_details` where given.
         unpriced: rows that may have cost money but have no known price.
-        truncated: rows with an answer cut off at max_tokens.
+        truncated: rows with an answer cut off at a token limit.
+        filtered: rows whose answer a content filter withheld or cut.
+        unknown_reasons: rows by a finish reason that llmbatch does not know, and takes for complete.
+        rechecked: rows found in the checkpoint that no longer passed, and were sent again.
         resumed: rows found in the checkpoint.
         sent: rows that this run has sent.
         spent: USD of the rows with a known price that were not found in the checkpoint.
@@ -48,13 +57,15 @@ class RunStats:
     """
 
     def __init__(self, rows: Iterable[Row] = ()) -> None:
-        self.rows = self.unpriced = self.truncated = self.resumed = self.sent = 0
+        self.rows = self.unpriced = self.truncated = self.filtered = self.resumed = self.rechecked = self.sent = 0
+        self.unknown_reasons: Counter[str] = Counter()
         self.usage: dict[str, Any] = dict(NO_USAGE)
         self.spent = self.saved = 0.0
         self.lanes: Counter[str] = Counter()
         self.seconds = array("d")
         self._cost, self._any_price = 0.0, False
-        self._failures: dict[str, Failures] = {}
+        self._any_saving = False
+        self._failures: dict[str, dict[str, Failures]] = {}
         for row in rows:
             self.add(row)
 
@@ -67,7 +78,11 @@ class RunStats:
         self.sent += not resumed and row.get("attempts", 0) > 0
         self.lanes[row.get("lane", "live")] += 1
         self.saved += row.get("saved") or 0.0
-        self.truncated += CUT_OFF in finish_reasons(row)
+        self._any_saving |= "saved" in row
+        self.truncated += is_truncated(row)
+        self.filtered += is_filtered(row)
+        self.unknown_reasons.update(unknown_reasons(row))
+        self.rechecked += row.get("rechecked", False)
         if "error" in row:
             self._add_failure(row)
         elif (elapsed := row.get("elapsed")) is not None:
@@ -83,25 +98,31 @@ class RunStats:
     def _add_failure(self, row: Row) -> None:
         kind = row["error_details"]["type"]
         message = row["error"].removeprefix(f"{kind}: ")
-        found = self._failures.setdefault(kind, Failures(kind, message))
+        groups = self._failures.setdefault(kind, {})
+        reason = _VARYING.sub("…", message[:_REASON_LENGTH])
+        if reason not in groups and len(groups) >= _REASONS:
+            reason, message = "", f"other reasons, such as: {message}"
+        found = groups.setdefault(reason, Failures(kind, message))
         found.count += 1
         if (index := row["error_details"].get("index")) is not None:
             found.rows = sorted([*found.rows, index])[:_NAMED]
 
     @property
     def failures(self) -> list[Failures]:
-        """The failed rows by type, the root cause first, and what it led to last."""
-        return sorted(self._failures.values(), key=lambda found: (found.type in _AFTERWARDS, -found.count))
+        """The failed rows by type and reason, the root cause first, and what it led to last."""
+        found = [failures for groups in self._failures.values() for failures in groups.values()]
+        return sorted(found, key=lambda failures: (failures.type in _AFTERWARDS, -failures.count))
 
     @property
     def errors(self) -> dict[str, int]:
-        """How many rows failed, by type."""
-        return {found.type: found.count for found in self.failures}
+        """How many rows failed, by type, in the order of `failures`."""
+        counts = {kind: sum(found.count for found in groups.values()) for kind, groups in self._failures.items()}
+        return dict(sorted(counts.items(), key=lambda item: (item[0] in _AFTERWARDS, -item[1])))
 
     @property
     def failed(self) -> int:
         """How many rows failed."""
-        return sum(found.count for found in self._failures.values())
+        return sum(self.errors.values())
 
     @property
     def answered(self) -> int:
@@ -131,8 +152,14 @@ class RunStats:
     def notes(self, digits: int) -> str:
         """What else there is to say, `""` for nothing: savings, answers cut off, this run's share of a resumed one."""
         cut = f"; {self.truncated:,} cut off at max_tokens" if self.truncated else ""
+        cut += f"; {self.filtered:,} stopped by a content filter" if self.filtered else ""
+        for reason, count in self.unknown_reasons.items():
+            cut += f"; unknown finish_reason {reason!r} taken for complete ({count:,} times)"
+        if self.rechecked:
+            cut += f"; {self.rechecked:,} rows in the checkpoint no longer passed the checks and were sent again"
         if cheaper := [f"{self.lanes[lane]:,} {lane}" for lane in ("job", "flex") if self.lanes[lane]]:
-            cut = f"; {', '.join(cheaper)} rows saved ${self.saved:.{digits}f} against live prices{cut}"
+            saved = f" saved ${self.saved:.{digits}f} against live prices" if self._any_saving else ""
+            cut = f"; {', '.join(cheaper)} rows{saved}{cut}"
         if not self.resumed:
             return cut
         spent = "" if self.cost is None else f" for ${self.spent:.{digits}f}"
@@ -140,7 +167,7 @@ class RunStats:
 
 
 def failures_text(tally: RunStats) -> str:
-    """A line for each kind of failure, `""` where there is none."""
+    """A line for each type and reason of failures, `""` where there is none."""
     if not tally.failed:
         return ""
     lines = "".join(f"  {failures}\n" for failures in tally.failures)
@@ -148,7 +175,7 @@ def failures_text(tally: RunStats) -> str:
 
 
 def failures_line(rows: Iterable[Row]) -> str:
-    """The kinds of failures among these rows in one line."""
+    """The types and reasons of failures among these rows in one line."""
     return "; ".join(map(str, RunStats(rows).failures))
 
 

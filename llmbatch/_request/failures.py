@@ -15,7 +15,7 @@ from functools import partial
 from http import HTTPStatus
 from typing import Any
 
-from llmbatch._limits.rate_headers import DURATION, seconds_from_now, seconds_in
+from llmbatch._limits.rate_headers import DURATION, names_concurrency_limit, seconds_from_now, seconds_in
 from llmbatch._request.redaction import redacted
 
 RETRYABLE_STATUS = {408, 409, 425, 429, 498, 500, 502, 503, 504, *range(520, 530)}
@@ -227,7 +227,7 @@ def _message(exc: BaseException) -> str:
 def _refusal(kind: str, message: str, status: int, provider: str | None, headers: Mapping[str, str]) -> Failure:
     """A failure that the provider itself answered with."""
     low = message.lower()
-    hint = _hint(headers, message)
+    hint = None if names_concurrency_limit(headers, message) else _hint(headers, message)
     too_large = any(word in low for word in _TOO_LARGE_WORDS)
     # Gemini words an ordinary rate limit as a spent quota, but says when to come back.
     spent = any(word in low for word in _QUOTA_WORDS) and hint is None

@@ -27,6 +27,7 @@ from llmbatch._request.retry import AttemptFailedError
 from llmbatch._request.sender import Call
 from llmbatch._request.worker_process import CALLS
 from llmbatch._util.background_loop import at_end
+from llmbatch._util.send_times import note_sent
 
 IDLE_SECONDS, INTERRUPTED_SECONDS = 60.0, 1.0
 _MOST_STILLBORN = 8  # children that end before they are ready: something keeps them from starting at all
@@ -161,6 +162,8 @@ class _WorkerProcess:
             if self.waiting.pop(number, None) is not None and self.ready:
                 self.tell(number)
             raise
+        for at in said.pop("sent_times"):
+            note_sent(at)
         if "failure" in said:
             raise AttemptFailedError(Failure(**said["failure"]))
         return Answer(**said)

@@ -14,11 +14,14 @@ from llmbatch._limits.limiter import Limiter
 from llmbatch._limits.observations import Permit
 from llmbatch._litellm import Answer, Target, unset_keys
 from llmbatch._request import failures
+from llmbatch._request.answer_check import answer_failure
 from llmbatch._request.budget import Budget
 from llmbatch._request.circuit_breaker import CircuitBreaker
 from llmbatch._request.failures import Failure
 from llmbatch._request.max_cost import counted
 from llmbatch._request.retry import AttemptFailedError, NotSentError, retrying
+from llmbatch._rows.row import add_usage
+from llmbatch._util.send_times import record_send_times
 
 _CHARACTERS_PER_TOKEN = 4
 _SCARCE_ATTEMPTS = 2  # at a tier without resources for a request, before it is given up
@@ -43,8 +46,10 @@ class Outcome:
     """What became of one request: an answer or a failure, after how many attempts, for how many USD (None: unknown).
 
     `renewed` is the refusal after which the credentials were renewed, once. `uncertain` says that the provider may also
-    have charged for an attempt whose answer was lost. `elapsed` is the last attempt's time in seconds and `waited` what
-    went by before it, since `begun`. `rows` is how many rows the request was for.
+    have charged for an attempt whose answer was lost. `elapsed` is the last attempt's time in seconds, from its HTTP
+    request on where that is known, and `waited` what went by before it, since `begun`. `rows` is how many rows the
+    request was for. `rejected` is the answer of the last attempt if it did not count as one (broken, empty, filtered),
+    and `usage` the tokens of all such answers.
     """
 
     answer: Answer | None = None
@@ -57,6 +62,13 @@ class Outcome:
     waited: float | None = None
     begun: float = field(default_factory=time.monotonic)
     rows: int = 1
+    rejected: Answer | None = None
+    usage: dict[str, Any] = field(default_factory=dict)
+
+    def reject(self, answer: Answer) -> None:
+        """Keep an answer that does not count as one."""
+        self.rejected = answer
+        add_usage(self.usage, answer.body.get("usage"))
 
     def timed(self, sent_at: float | None) -> None:
         """An attempt is over that was sent at this moment, or never."""
@@ -122,6 +134,7 @@ class Sender:
         worst = await self._reserved(request)
         cost: float | None = 0.0
         sent_at = None
+        sent_times: list[float] = []
         try:
             arguments = await self.breaker.unless_stopped(self._arguments(outcome))
             permit = await self.breaker.unless_stopped(self.limiter.admit(order, self._tokens(request)))
@@ -129,17 +142,22 @@ class Sender:
                 self.limiter.faulted(permit)
                 raise NotSentError(self.breaker.stopped)
             outcome.attempts += 1
+            outcome.rejected = None
             cost = None  # unknown, should it be cancelled from here on
-            sent_at = time.monotonic()
+            sent_at, sent_times = time.monotonic(), record_send_times()
             result = await self._once({**request, **arguments}, permit, call)
             cost = result.cost if isinstance(result, Answer) else (None if result.billed is None else 0.0)
         finally:
             self.budget.settle(worst, cost)
             outcome.uncertain |= cost is None
-            outcome.timed(sent_at)
+            outcome.timed(sent_times[0] if sent_times else sent_at)
             outcome.cost = (outcome.cost or 0.0) + (cost or 0.0)
         if isinstance(result, Answer):
-            return result
+            failure = answer_failure(result.body, self.target.provider, request)
+            if failure is None:
+                return result
+            outcome.reject(result)
+            raise AttemptFailedError(failure)
         unauthorised = result.status_code == HTTPStatus.UNAUTHORIZED
         if unauthorised and self.credentials is not None and outcome.renewed is None:
             self.credentials.renew(arguments)

@@ -15,6 +15,7 @@ from typing import Any, NoReturn, TextIO
 from llmbatch._litellm import Target, direct, load, provider_of, warm_up
 from llmbatch._litellm.calls import chat, embed
 from llmbatch._request.failures import classify
+from llmbatch._util.send_times import record_send_times
 
 CALLS = {"chat": chat, "embed": embed, "chat-direct": direct.send, "embed-direct": direct.send}
 
@@ -63,13 +64,15 @@ async def _serve(answers: TextIO) -> NoReturn:
 
 
 async def _answer(kind: str, request: dict[str, Any]) -> dict[str, Any]:
-    """An `Answer` or a `Failure` as plain data."""
+    """An `Answer` or a `Failure` as plain data, with the times of the requests, by the machine's clock."""
+    times = record_send_times()
     try:
         made = await CALLS[kind](request)
     except Exception as exc:  # noqa: BLE001 - the parent says what becomes of it
         failure = classify(exc, provider_of(request), request)
-        return {"failure": {**asdict(failure), "headers": {k: str(v) for k, v in failure.headers.items()}}}
-    return {"body": made.body, "headers": dict(made.headers), "cost": made.cost}
+        headers = {k: str(v) for k, v in failure.headers.items()}
+        return {"failure": {**asdict(failure), "headers": headers}, "sent_times": times}
+    return {"body": made.body, "headers": dict(made.headers), "cost": made.cost, "sent_times": times}
 
 
 def _be_alike(settings: Mapping[str, Any], prices: Mapping[str, Any]) -> None:

@@ -63,6 +63,14 @@ def has_tokens(usage: Mapping[str, Any] | None) -> bool:
     return any((usage or {}).get(name) for name in NO_USAGE)
 
 
+def reported_cost(usage: Mapping[str, Any] | None) -> float | None:
+    """Return the USD that a provider reports in a usage, as a number or as an object with a total."""
+    cost = (usage or {}).get("cost")
+    if isinstance(cost, Mapping):
+        cost = cost.get("total_cost")
+    return float(cost) if _is_count(cost) else None
+
+
 def _details(value: Any) -> Any:
     """Without what is no number of tokens."""
     if isinstance(value, Mapping):

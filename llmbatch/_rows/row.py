@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any, Required, TypedDict
 
+from llmbatch._rows.finish_reasons import own_reason
+
 
 class Row(TypedDict, total=False):
     """One request's outcome: the provider's answer as LiteLLM gives it, plus llmbatch's own keys.
@@ -45,7 +47,6 @@ class Row(TypedDict, total=False):
 
 NO_USAGE = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
 OWN_KEYS = ("custom_id", "cost", "attempts", "elapsed", "waited", "lane")
-CUT_OFF = "length"  # the finish reason of an answer that had no room
 _ONLY_OURS = {
     "error", "error_details", "fallback", "resumed", "metadata", "request_model", "asks", "same_as", "saved",
     "paid_twice",
@@ -153,8 +154,8 @@ def refusal_text(message: Mapping[str, Any]) -> str | None:
 
 
 def finish_reasons(row: Mapping[str, Any]) -> list[str]:
-    """Why the provider ended each of the answer's choices, as it says; none for embeddings and for what failed."""
-    return [str(choice["finish_reason"]) for choice in row.get("choices") or () if choice.get("finish_reason")]
+    """Return each choice's finish reason: the provider's own where LiteLLM's says less. Embeddings have none."""
+    return [reason for choice in row.get("choices") or () if (reason := own_reason(choice))]
 
 
 def row_metadata(row: Mapping[str, Any]) -> Mapping[str, Any]:

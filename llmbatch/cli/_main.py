@@ -31,7 +31,7 @@ class Group(click.Group):
         except (LLMBatchError, ValueError, TypeError, NotImplementedError, ImportError, OSError) as exc:
             # Misuse, which says its mend, as a missing extra does; an unreadable file says its path.
             click.echo(f"Error: {exc}", err=True)
-            elsewhere = isinstance(exc, LLMBatchError) and not isinstance(exc, CheckpointError)
+            elsewhere = isinstance(exc, LLMBatchError) and not isinstance(exc, CheckpointError | NotImplementedError)
             sys.exit(FAILED if elsewhere else MISUSE)
         except KeyboardInterrupt:
             click.echo("Interrupted", err=True)

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from llmbatch._request.parsed_request import ParsedRequest, read
+from llmbatch._request.parsed_request import ParsedRequest, parse_request
 from llmbatch._util.extras import extra
 from llmbatch._util.files import from_json
 from llmbatch._util.template import Asking, asking
@@ -130,17 +130,19 @@ class Input:
     def _asked(self, record: Any) -> ParsedRequest:
         """The request that a record is. Raises ValueError, in words that follow its place."""
         if isinstance(record, str | list):
-            return read(record)
+            return parse_request(record)
         if isinstance(record, Mapping):
             about = {"custom_id": self._id(record), "metadata": record.get("metadata")}
             if isinstance(record.get("body"), Mapping):
-                return read({"body": self._body(record), **about})
+                return parse_request({"body": self._body(record), **about})
             if self.asking is not None:
                 return self._of_columns(self.asking, record, about["custom_id"])
             if asked := {name: record[name] for name in ("messages", "prompt") if record.get(name) is not None}:
                 # A table's cells are data, whatever their columns are called.
                 names = () if self.kind == "csv" else _ASKED & record.keys()
-                return read({name: record[name] for name in names if not _is_missing(record[name])} | asked | about)
+                return parse_request(
+                    {name: record[name] for name in names if not _is_missing(record[name])} | asked | about
+                )
         raise ValueError(
             'holds no conversation; give {"messages": [...]}, {"prompt": "..."} or a batch line, or say with '
             "--template or --column which columns to ask with"
@@ -152,7 +154,7 @@ class Input:
                 raise ValueError(f"has no column {name!r}; it has {', '.join(map(str, record))}")
             if _is_missing(record[name]):
                 return ParsedRequest(custom_id=custom_id, problem=f"column {name!r} has no value")
-        asked = read(by.request(record))
+        asked = parse_request(by.request(record))
         asked.custom_id = custom_id
         return asked
 

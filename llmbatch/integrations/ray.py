@@ -26,7 +26,7 @@ from llmbatch._batch.prepare import chat_batch
 from llmbatch._output.dataframe import rows_frame
 from llmbatch._output.jsonl import row_from_line, written_row
 from llmbatch._request.budget import Budget
-from llmbatch._request.parsed_request import Plans, read
+from llmbatch._request.parsed_request import Plans, parse_request
 from llmbatch._request.plans import ChatPlan, plan_chat
 from llmbatch._rows.row import Row, error_row
 from llmbatch._util.background_loop import in_background
@@ -192,7 +192,7 @@ class Completions:
         """What an answer is kept under: everything that it depends on, and the row's own id."""
         if self._plans is None:
             self._plans = Plans(self._arguments, lambda arguments: plan_chat(**arguments))
-        asked = read(request)
+        asked = parse_request(request)
         try:
             request_id = custom_id_for(self._plans.of(asked).request(asked.messages))
         except ValueError:  # an error row, which is not kept

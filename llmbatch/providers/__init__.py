@@ -1,1 +1,1 @@
-"""What llmbatch must know of a provider besides LiteLLM: its batch lines, and Copilot's tokens."""
+"""What llmbatch needs to know about providers besides LiteLLM: lines of input files, and Copilot's tokens."""

@@ -1,4 +1,4 @@
-"""What a provider must offer to take batch requests."""
+"""The interface of a provider that takes batch requests."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, TypedDict
 
 from llmbatch._litellm.render_body import Renderer
+from llmbatch.errors import BatchNotSupportedError
 
 
 class Payload(TypedDict):
-    """A request as a line of a provider's batch file: the wire's own method, path and body."""
+    """A request as a line of a batch input file: the HTTP method, path and body."""
 
     custom_id: str
     method: str
@@ -18,14 +19,14 @@ class Payload(TypedDict):
 
 
 class Provider:
-    """A provider as batch requests see it; one instance serves one batch.
+    """A provider that may take batch requests; one instance serves one batch.
 
     Subclass it and `register_provider` the class to let a provider's models be rendered and submitted.
 
     Attributes:
-        name: as LiteLLM writes it before the slash of a model.
-        max_rows, max_bytes: what one input file may hold.
-        transport: how files and jobs travel: "openai" (the OpenAI SDK), "azure" (its Azure client), or "litellm" for
+        name: LiteLLM's name for it, before the slash of a model.
+        max_rows, max_bytes: the limits of one input file.
+        transport: how files and jobs are sent: "openai" (the OpenAI SDK), "azure" (its Azure client), or "litellm" for
             an API that LiteLLM translates.
 
     Example:
@@ -46,14 +47,15 @@ class Provider:
     def __init__(self, name: str = "") -> None:
         self._name = name or self.name or type(self).__name__
         self.render_body = Renderer()
-        """`render_body(request)` is the body that a live call with LiteLLM's arguments `request` would send."""
+        """`render_body(request)` returns the body that a live call with LiteLLM's arguments `request` would send."""
 
-    def render_payload_for_batch_request(self, request: Mapping[str, Any], custom_id: str) -> Payload:
-        """The line of a batch file for one request, whose body is exactly what the live call would send.
+    def render_payload_for_batch_request(self, request: Mapping[str, Any], custom_id: str) -> Payload:  # noqa: ARG002 - for subclasses
+        """Return the line of an input file for one request; its body is exactly what the live call would send.
 
-        `request` holds LiteLLM's arguments, with `messages` for a chat and `input` for embeddings.
+        `request` holds LiteLLM's arguments, with `messages` for a chat and `input` for embeddings. Raises
+        BatchNotSupportedError, a NotImplementedError, unless a subclass implements it.
         """
-        raise NotImplementedError(
-            f"{self._name} does not support batch requests. Provider must implement render_payload_for_batch_request "
-            f"(see llmbatch.register_provider); create_chat_completions_batch works with every provider"
+        raise BatchNotSupportedError(
+            f"{self._name} has no batch support in llmbatch. Use lane='live', or register a Provider that implements "
+            "render_payload_for_batch_request (llmbatch.register_provider)"
         )

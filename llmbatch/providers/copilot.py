@@ -100,6 +100,11 @@ class CopilotToken:
         self._good_until = 0.0 if exchanges else math.inf
         self._exchanging = asyncio.Lock()
 
+    @property
+    def account(self) -> str:
+        """The GitHub token, which names the account whatever bearer token goes with a request."""
+        return self._github
+
     async def arguments(self) -> dict[str, Any]:
         """`api_key` and `api_base` for the next attempt. Raises what the exchange fails with."""
         async with self._exchanging:

@@ -1,4 +1,4 @@
-"""Which class speaks for a provider: OpenAI's batch lines as they are, by Azure's paths, or translated by LiteLLM."""
+"""The classes of providers with batch support: OpenAI's format, Azure's paths, or an API that LiteLLM translates."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ T = TypeVar("T", bound=type[Provider])
 
 
 class OpenAI(Provider):
-    """OpenAI, and any service with its very batch endpoints, through `api_base`."""
+    """OpenAI, and services with the same batch endpoints, through `api_base`."""
 
     chat_url: ClassVar[str] = "/v1/chat/completions"
     embeddings_url: ClassVar[str] = "/v1/embeddings"
 
     def render_payload_for_batch_request(self, request: Mapping[str, Any], custom_id: str) -> Payload:
-        """A line `{custom_id, method, url, body}`."""
+        """Return a line `{custom_id, method, url, body}`."""
         url = self.chat_url if "messages" in request else self.embeddings_url
         return {"custom_id": custom_id, "method": "POST", "url": url, "body": self.render_body(request)}
 
 
 class Azure(OpenAI):
-    """Azure OpenAI, whose paths have no version; the model is the batch deployment."""
+    """Azure OpenAI: its paths have no version, and the model is the batch deployment."""
 
     max_rows = 100_000
     transport = "azure"
@@ -32,7 +32,7 @@ class Azure(OpenAI):
 
 
 class Translated(OpenAI):
-    """Mistral, whose jobs LiteLLM can neither list nor cancel, and xAI, with counters and results instead of files."""
+    """Mistral (LiteLLM can neither list nor cancel its jobs) and xAI (counters and results instead of files)."""
 
     transport = "litellm"
 
@@ -41,7 +41,7 @@ _providers: dict[str, type[Provider]] = {
     "openai": OpenAI,
     "azure": Azure,
     "groq": OpenAI,
-    "hosted_vllm": OpenAI,  # behind a gateway with batch endpoints; vLLM's own `run_batch` reads the same lines
+    "hosted_vllm": OpenAI,  # behind a gateway with batch endpoints; `vllm run-batch` reads the same lines
     "litellm_proxy": OpenAI,  # for whatever is behind it
     "mistral": Translated,
     "xai": Translated,
@@ -49,19 +49,19 @@ _providers: dict[str, type[Provider]] = {
 
 
 def register_provider(provider: T) -> T:
-    """Let a `Provider` subclass speak for LiteLLM's provider of its `name`; also works as a class decorator.
+    """Use a `Provider` subclass for LiteLLM's provider of its `name`. Also works as a class decorator.
 
-    Raises TypeError and ValueError for what is no such class.
+    Raises TypeError for what is not a subclass of Provider, and ValueError for a class without a name.
 
     Example:
         register_provider(Parasail)  # see `Provider`
     """
     given: Any = provider
     if not (isinstance(given, type) and issubclass(given, Provider)):
-        raise TypeError(f"register_provider takes a subclass of llmbatch.Provider itself, not {provider!r}")
+        raise TypeError(f"register_provider must be given a subclass of llmbatch.Provider, not {provider!r}")
     if not provider.name:
         raise ValueError(
-            f"{provider.__name__} has no name: set name to what LiteLLM writes before the slash of its models"
+            f"{provider.__name__} has no name. Set name to what LiteLLM writes before the slash of its models"
         )
     _providers[provider.name] = provider
     return provider
@@ -74,7 +74,7 @@ def has_batch_lines(name: str) -> bool:
 
 
 def provider_for(name: str) -> Provider:
-    """A new instance for a provider's name. Raises NotImplementedError when its class takes no batch requests."""
+    """Return a new instance for a provider's name. Raises BatchNotSupportedError if it has no batch support."""
     provider = _providers.get(name, Provider)(name)
     if type(provider).render_payload_for_batch_request is Provider.render_payload_for_batch_request:
         provider.render_payload_for_batch_request({}, "")
