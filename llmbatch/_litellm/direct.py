@@ -66,12 +66,14 @@ class DirectTarget:
     def __init__(self) -> None:
         self._lock = asyncio.Lock()
         self._wire: WireRequest | None = None
+        self._proxy: str | None = None
         self._renderer = Renderer(self._render)
         self._patterns = AnswerPatterns()
         self._prices: dict[Any, tuple[list[Any], Any]] = {}
 
     def _render(self, request: Mapping[str, Any]) -> dict[str, Any]:
         self._wire = wire_request(request)
+        self._proxy = _proxy(self._wire.url)
         return self._wire.body
 
     async def _body(self, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -92,7 +94,7 @@ class DirectTarget:
             headers=wire.headers,
             allow_redirects=False,
             timeout=_NO_TIMEOUT,
-            proxy=_proxy(wire.url),
+            proxy=self._proxy,
             ssl=_ssl(request.get("ssl_verify")),
         ) as response:
             raw = b"".join([piece async for piece in response.content.iter_chunked(1 << 16)])
