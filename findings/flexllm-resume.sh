@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Versions: flexllm 0.17.10
-# Behaviour: `chat_batch(output_jsonl=…)` of flexllm takes up its file on a rerun and checks that the messages are the
-#   same. The model and the parameters are not in the file: a rerun with another model and temperature sends nothing
-#   and gives the first model's answers as the second's. Two models compared on one path compare a model with itself.
+# Behaviour: `chat_batch(output_jsonl=…)` of flexllm resumes from its file after checking that the messages are equal.
+#   The file contains neither the model nor the parameters: a rerun with another model and temperature sends nothing
+#   and returns the first model's answers.
 # Output: second run, other model and temperature: 0 requests, the answers of 'small'; other messages: ValueError
-# Guessed before: another model or temperature is sent again.
+# Guessed before: requests with another model or temperature are sent again.
 set -euo pipefail
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT

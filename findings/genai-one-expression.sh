@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Versions: google-genai 3.6.1; for comparison openai 3.57.0
-# Behaviour: a client of Google's SDK that nothing holds is closed while its own request is being made:
-#   `Client(...).models.generate_content(...)` in one expression sends nothing and raises RuntimeError. With the client
-#   in a variable the same request is answered. The OpenAI SDK's client may be used in one expression.
+# Behaviour: in Google's SDK, a client without a reference is closed before its own request is sent:
+#   `Client(...).models.generate_content(...)` as one expression sends nothing and raises RuntimeError. With the client
+#   in a variable the same request is answered. The OpenAI SDK's client works in one expression.
 # Output: one expression: RuntimeError, 0 requests; a variable: 1 request; OpenAI SDK: 1 request
-# Guessed before: both send one request.
+# Guessed before: all three send one request.
 set -euo pipefail
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Versions: instructor 1.17.0, openai 3.3.0, pydantic 2.14.4
-# Behaviour: instructor's BatchProcessor reads a batch job's output lines into results or errors. A line that the
-#   provider failed (status 400 with its message), a line that ran out of time (`error` with code and message), a
-#   refusal and an answer cut off at max_tokens all become the same error: "extraction_error", "Unknown error". Which
-#   of them it was, and so whether to send the row again, is only to be found in `raw_data`.
+# Behaviour: instructor's BatchProcessor parses a batch job's output lines into results or errors. A request that the
+#   provider rejected (status 400 with a message), one that expired (`error` with code and message), a refusal and an
+#   answer truncated at max_tokens all become the same error: "extraction_error", "Unknown error". The reason, which
+#   decides whether to send the request again, is only in `raw_data`.
 # Output: four times BatchError extraction_error 'Unknown error'
-# Guessed before: error_message holds the provider's words for the first two.
+# Guessed before: for a rejected request, error_message contains the provider's message.
 set -euo pipefail
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Versions: langchain-core 1.8.3, langchain-openai 1.7.4, openai 3.57.0
-# Behaviour: when one row of `abatch` fails, the call raises at once, but the rows behind it are not called off: all of
-#   them are still sent, and paid for, after the caller has the exception, and their answers reach nobody. `batch`, the
-#   same call without async, gives the rest up.
-# Output: of 8 rows, the first of which fails: abatch 8 requests, batch fewer than 8
-# Guessed before: both give the rest up; what has not been sent when the exception comes is never sent.
+# Behaviour: when one row of `abatch` fails, the call raises at once, but the other rows are not cancelled: all of them
+#   are still sent (and paid for) after the exception, and their answers are lost. `batch`, the synchronous version,
+#   cancels the rows that have not begun.
+# Output: of 8 rows, the first of which fails: abatch sends all 8, batch does not
+# Guessed before: a row not yet sent when abatch raises is never sent.
 set -euo pipefail
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Versions: litellm 1.110.2, openai 3.57.0
-# Behaviour: LiteLLM's cache in memory stores an answer on a plain install, but the first hit raises: reading it back
-#   imports LiteLLM's proxy, whose packages a plain install does not have. And the hit is one that nobody expects:
-#   the cache's key has neither the server's address nor what `extra_body` adds to the request.
-# Output: keys alike for two servers and two bodies; first call answered, second ModuleNotFoundError, 1 request sent
-# Guessed before: another address or another body is another key; a second call alike is answered from memory.
+# Behaviour: on a plain install, LiteLLM's in-memory cache stores an answer, but the first hit raises: the code that
+#   reads it back imports LiteLLM's proxy, whose dependencies a plain install lacks. A request to another server is a
+#   hit too: the cache key contains neither `api_base` nor the content of `extra_body`.
+# Output: equal keys for two servers and for two bodies; first call answered, second ModuleNotFoundError, 1 request
+# Guessed before: another address or body makes another key; a repeated call is answered from memory.
 set -euo pipefail
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Versions: litellm 1.110.2, openai 3.57.0
-# Behaviour: a server may give an answer's `content` as a list of text parts, as some do where a model thinks first.
-#   The OpenAI SDK keeps the list. LiteLLM's openai/ route makes a server error (status 500, the kind that is worth a
-#   retry) of the good answer; its mistral/ route keeps the last part and drops the text before it.
+# Behaviour: some servers return an answer's `content` as a list of text parts. The OpenAI SDK keeps the list. LiteLLM's
+#   openai/ route turns the good answer into an InternalServerError with status 500, which callers retry; its mistral/
+#   route keeps the last part and drops the text before it.
 # Output: SDK: 2 parts; openai/: InternalServerError 500; mistral/: 'It is Paris.' without 'France is asked for. '
-# Guessed before: openai/ passes the list on as the SDK does; mistral/ joins the texts.
+# Guessed before: openai/ returns the list as the SDK does; mistral/ joins the texts.
 set -euo pipefail
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT

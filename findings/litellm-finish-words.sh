@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Versions: litellm 1.110.2, openai 3.57.0
-# Behaviour: LiteLLM gives a finish reason that it does not know as "stop", the word for a complete answer, though the
-#   server said that it broke off. The same two words that end a plain answer as "stop" raise when the answer is
-#   streamed; and a stream that just ends, which the OpenAI SDK takes for the end, raises an error named after
-#   fallbacks that nobody asked for.
-# Output: insufficient_system_resource: stop; abort: stop, streamed MidStreamFallbackError; (see below)
-# Guessed before: unknown words are passed on as they are, streamed or not; a stream without one is given "stop".
+# Behaviour: LiteLLM reports an unknown finish reason as "stop", the word for a complete answer, even where the server
+#   said that generation broke off. "abort" and "error" become "stop" too, but raise when the answer is streamed. A
+#   stream that ends without a finish reason is no error for the OpenAI SDK; LiteLLM raises MidStreamFallbackError,
+#   although no fallbacks are configured, and reports the same answer without streaming as "stop".
+# Output: insufficient_system_resource: stop; abort: stop, streamed MidStreamFallbackError; the rest is below
+# Guessed before: unknown words are passed on unchanged, streamed or not; a stream without one is reported as "stop".
 set -euo pipefail
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT

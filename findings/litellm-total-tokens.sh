@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Versions: litellm 1.110.2, openai 3.57.0
-# Behaviour: where a server's `usage` has the two counts but not their sum, LiteLLM adds a `total_tokens` of 0 to them,
-#   and where the counts have other names (`input_tokens`, `output_tokens`) zeros beside them. The cost of the call is
-#   right in the first case, so that nothing else points to the 0. The OpenAI SDK leaves the missing numbers None.
+# Behaviour: where a server's `usage` contains the two counts but not their sum, LiteLLM sets `total_tokens` to 0. Where
+#   the counts have other names (`input_tokens`, `output_tokens`), all three are 0. In the first case the cost is right
+#   nevertheless. The OpenAI SDK leaves the missing numbers None.
 # Output: LiteLLM: 12 + 3 = 0, cost 15.0; SDK: 12 + 3 = None
-# Guessed before: LiteLLM adds up what it has, 15.
+# Guessed before: LiteLLM adds the two counts.
 set -euo pipefail
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT

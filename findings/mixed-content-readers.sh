@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
 # Versions: polars 2.1.0, duckdb 2.0.1
-# Behaviour: in one list of chats `content` may be text in one chat and a list of parts in the next. Each reader makes
-#   something else of that, and none refuses it: polars reads the parts as JSON text from a file, but makes the whole
-#   second chat null when the chats are Python objects; duckdb puts quotation marks into the text of the first.
+# Behaviour: in one list of chats, `content` may be text in one chat and a list of parts in the next. None of these
+#   readers raises, and each changes the chats in another way. polars reads the parts from a file as JSON text, but
+#   turns the whole second chat into null when the chats are Python objects. duckdb adds quotation marks to the text of
+#   the first chat.
 # Output: 'Hello' and '[{"type": "text", ...}]' / 'Hello' and None / '"Hello"' and '[{"type":"text",...}]'
-# Guessed before: polars raises in both ways; duckdb gives plain text for what was a plain string.
+# Guessed before: polars raises when it reads the file (no guess was made about Python objects); duckdb returns a
+#   plain string as it was.
 set -euo pipefail
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT

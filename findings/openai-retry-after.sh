@@ -1,11 +1,10 @@
 #!/usr/bin/env bash
 # Versions: openai 3.57.0
-# Behaviour: the OpenAI SDK obeys a 429's `retry-after` of up to 120 seconds, within `create()` and without a line of
-#   log. With a longer one it does not fall back to a shorter wait of its own: it does not retry at all, whatever
-#   `max_retries` is, and raises at once.
-# Output: retry-after 2, 61, 119: waits so long and is answered; 121, 3600: RateLimitError after 1 request, no wait
-# Guessed before: above 60 seconds the header is ignored in favour of the usual waits of 0.5 to 8 seconds. The second
-#   guess, after 61 was seen to be obeyed: above some longer bound the usual waits apply.
+# Behaviour: the OpenAI SDK obeys the `retry-after` of a 429 up to 120 seconds, inside `create()`. If it is longer, the
+#   SDK does not use its own shorter backoff: it raises at once, without any retry, whatever `max_retries` says.
+# Output: retry-after 2, 61, 119: waits that long, then answered; 121, 3600: RateLimitError after 1 request, no wait
+# Guessed before: above 60 seconds the header is ignored and the usual backoff of 0.5 to 8 seconds applies. Second
+#   guess, after seeing 61 obeyed: above some higher bound the usual backoff applies.
 set -euo pipefail
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Versions: opentelemetry-instrumentation-openai-v2 2.4b0, opentelemetry-util-genai 1.1b0, opentelemetry-sdk 1.45.2,
 #   openai 3.57.0, httpx 0.28.1
-# Behaviour: OpenTelemetry's instrumentation of the OpenAI SDK traces `chat.completions.create` and the `stream` helper.
-#   The same chat asked for through `chat.completions.parse`, the SDK's way to a structured answer, leaves no span, nor
-#   does `responses.create`: their tokens are missing from every sum made of the traces.
+# Behaviour: OpenTelemetry's instrumentation of the OpenAI SDK creates a span for `chat.completions.create` and for the
+#   `stream` helper. `chat.completions.parse`, the SDK's function for structured answers, and `responses.create` get no
+#   span, so that their tokens are missing from totals based on traces.
 # Output: spans: create 1, stream 1, parse 0, responses 0
 # Guessed before: one span each.
 set -euo pipefail

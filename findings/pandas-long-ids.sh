@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Versions: pandas 3.1.1
-# Behaviour: `read_json(lines=True)` turns a column of quoted custom_ids that look like numbers into numbers. Ids of 20
-#   digits do not fit 64 bits and become floats: two different ids are then one, and a join by id pairs wrong rows.
-# Output: float64, 1 distinct id of 2; str, 2 distinct ids (with dtype=False)
-# Guessed before: what does not fit an integer of 64 bits stays text.
+# Behaviour: `read_json(lines=True)` converts a column of quoted custom_ids to numbers if all look like numbers. Ids of
+#   20 digits do not fit 64 bits and become floats: two different ids become equal, and a join by id pairs wrong rows.
+# Output: float64, 1 distinct id of 2; str, 2 distinct ids with dtype=False
+# Guessed before: text that does not fit a 64-bit integer stays text.
 set -euo pipefail
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Versions: polars 2.1.0
-# Behaviour: `read_ndjson` takes the schema from the first 100 lines. In the output file of a batch job, a field of
-#   `usage` that first appears in line 101 is dropped without a word, while an `error` that was null so far raises.
-#   The same kind of late news, two outcomes.
-# Output: cached_tokens dropped / ComputeError / 7 (with infer_schema_length=None)
+# Behaviour: `read_ndjson` infers the schema from the first 100 lines. In the output file of a batch job, a field of
+#   `usage` that first appears in line 101 is dropped silently, while an `error` that was null in those 100 lines
+#   raises.
+# Output: cached_tokens is dropped; ComputeError; cached_tokens is 7 with infer_schema_length=None
 # Guessed before: both raise, since neither fits the inferred schema.
 set -euo pipefail
 dir=$(mktemp -d)

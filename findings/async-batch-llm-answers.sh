@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Versions: async-batch-llm 0.28.0, openai 3.57.0
-# Behaviour: of answers that hold nothing or half of something, async-batch-llm fails one kind only. `content: null` is
-#   a failure that is not retried; `content: ""`, which other servers send for the same, is a success, and so is a text
-#   cut off at max_tokens. The results stand in the order in which the answers came, not in that of the prompts.
-# Output: cut: success; empty: success ''; null: EmptyResponseError after 1 request; first of two prompts comes second
-# Guessed before: the cut answer fails; both empty answers fail and are retried; results are in the prompts' order.
+# Behaviour: of three answers that are empty or truncated, async-batch-llm fails one. `content: null` is a failure that
+#   is not retried; `content: ""` is a success, and so is a text truncated at max_tokens. By default the results are in
+#   completion order, not in the order of the prompts.
+# Output: cut: success; empty: success ''; null: EmptyResponseError after 1 request; the slow first prompt comes last
+# Guessed before: the truncated answer fails; both empty answers fail and are retried; results are in prompt order.
 set -euo pipefail
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT

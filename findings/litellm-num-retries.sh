@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Versions: litellm 1.110.2, openai 3.57.0, tenacity 9.2.1
-# Behaviour: `num_retries=2` of LiteLLM sends again what no repetition mends: a request that is invalid (400), a wrong
-#   key (401), a model that does not exist (404). `max_retries=2`, its other option for the same thing, does not.
-#   Where a repetition helps (503) they multiply: the SDK's own two retries come on top, five requests in all.
-# Output: 400, 401, 404: num_retries=2 sends 3, max_retries=2 sends 1; 503: 5 and 3
-# Guessed before: both send a 400, 401 or 404 once, and a 503 three times.
+# Behaviour: LiteLLM's `num_retries=2` retries requests that no retry can fix: an invalid request (400), a wrong key
+#   (401), an unknown model (404). `max_retries=2`, its other option for retries, does not. Where a retry helps (503)
+#   the SDK's own two retries come on top: five requests.
+# Output: 400, 401, 404: 3 requests with num_retries=2, 1 with max_retries=2; 503: 5 and 3
+# Guessed before: both options send a 400, 401 or 404 once, and a 503 three times.
 set -euo pipefail
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
