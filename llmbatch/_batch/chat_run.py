@@ -224,7 +224,7 @@ class ChatRun(Run):
         """The row that one request makes, sent to one model; again by the standard tier where flex has no resources."""
         call, outcome = self.call_for(one.index), self._begun(one.index)
         await sender.send(request, one.index, call, outcome)
-        if sender.gives_up and outcome.failure is not None and outcome.failure.scarce:
+        if sender.gives_up_without_resources and outcome.failure is not None and outcome.failure.no_resources:
             outcome.failure = None
             await sender.send({k: v for k, v in request.items() if k != "service_tier"}, one.index, call, outcome)
         row = chat_row(outcome, plan, one.custom_id)

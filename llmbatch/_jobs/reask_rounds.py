@@ -93,7 +93,7 @@ class Rounds:
         affordable, later = dict[str, Ask](), list[tuple[Ask, float]]()
         for ask in asks:
             try:
-                worst = ask.sender.worst(ask.request)
+                worst = ask.sender.cost_bound(ask.request)
             except NotSentError as exc:
                 ask.failed(exc.failure)
                 continue
@@ -105,7 +105,7 @@ class Rounds:
             self._waiting += [ask for ask, _ in later]
         else:
             for ask, worst in later:
-                ask.failed(ask.sender.too_dear(worst))
+                ask.failed(ask.sender.over_budget(worst))
         return affordable
 
 

@@ -80,6 +80,9 @@ def _response_format(_ctx: Any, _param: Any, path: Path | None) -> dict[str, Any
 @click.option("--rpm", "requests_per_minute", type=float, help="Requests a minute never to exceed; else learnt.")
 @click.option("--tpm", "tokens_per_minute", type=float, help="Tokens a minute never to exceed; else learnt.")
 @click.option("--retries", type=int, default=6, show_default=True, help="Faults that a row survives.")
+@click.option(
+    "--server-wait", type=float, default=300.0, show_default=True, help="Seconds to wait for a server that restarts."
+)
 @click.option("--timeout", type=float, default=600.0, show_default=True, help="Seconds for one attempt.")
 @click.option(
     "--deadline",
