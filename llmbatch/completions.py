@@ -16,6 +16,7 @@ from llmbatch._litellm.calls import rehearse
 from llmbatch._request.messages import check_messages_list, checked_messages
 from llmbatch._request.parsed_request import Request, parse_request
 from llmbatch._request.plans import DEFAULT_MAX_TOKENS, DEFAULT_TEMPERATURE
+from llmbatch._rows.failure_type import FailureType
 from llmbatch._rows.row import Row
 from llmbatch._rows.structured_output import M
 from llmbatch._util.background_loop import Stream, awaited, in_background
@@ -320,6 +321,6 @@ async def _answered(options: ChatOptions, request: Request, *arguments: *_Settin
     (row,) = await chat_batch([parsed], *arguments, 1, **given).collect()
     if "error" not in row:
         return row
-    if row["error_details"]["type"] == "InvalidRow":
+    if row["error_details"]["type"] == FailureType.INVALID_ROW:
         raise ValueError(row["error"].removeprefix("InvalidRow: "))
     raise RequestFailedError(row)

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 OPENAI = Target("openai/gpt-4o-mini", "gpt-4o-mini", "openai", "http://127.0.0.1:1/v1")
 HEADERS = {"x-ratelimit-limit-requests": "60"}
 USAGE = {"prompt_tokens": 7, "completion_tokens": 5, "total_tokens": 12}
-GOOD = Answer({"usage": USAGE}, HEADERS, 0.25)
+CHOICES = [{"index": 0, "message": {"role": "assistant", "content": "hi"}, "finish_reason": "stop"}]
+GOOD = Answer({"choices": CHOICES, "usage": USAGE}, HEADERS, 0.25)
 REQUEST = {"messages": [{"role": "user", "content": "x" * 40}], "max_tokens": 30}
 DOWN = Failure("ServiceUnavailableError", "down", 503, "openai", retryable=True)
 LOST = Failure("ConnectionError", "cut off", None, "openai", retryable=True, billed=None)
@@ -131,7 +132,7 @@ def test_an_answer_tells_its_limiter_what_it_used(told: Told) -> None:
     assert 0 <= outcome.elapsed + outcome.waited < 60
     assert 0 <= outcome.waited < 60
     told.events.clear()
-    sent(told, Answer({}, {}, None))
+    sent(told, Answer({"choices": CHOICES}, {}, None))
     assert told.events[2:] == [("answered", {}, None), ("used", 0)]
 
 
@@ -187,7 +188,8 @@ def test_a_fault_says_nothing_about_limits(told: Told, pauses: list[float]) -> N
 
 def test_what_an_attempt_may_have_cost(told: Told, pauses: list[float]) -> None:
     """Nothing where it was refused; unknown where it was lost; beside what was spent before."""
-    assert (sent(told, BAD).cost, sent(told, LOST).cost, sent(told, Answer({}, {}, None)).cost) == (0.0, None, None)
+    unpriced = Answer({"choices": CHOICES}, {}, None)
+    assert [sent(told, reply).cost for reply in (BAD, LOST, unpriced)] == [0.0, None, None]
     failed = sent(told, LOST, BAD, retries=1)
     assert (failed.failure, failed.cost, failed.uncertain) == (BAD, None, True)
     answered = sent(told, LOST, GOOD, retries=1)

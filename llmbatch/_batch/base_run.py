@@ -29,6 +29,7 @@ from llmbatch._request.failures import Failure
 from llmbatch._request.max_cost import cost_upper_bound
 from llmbatch._request.plans import ChatPlan, EmbeddingsPlan
 from llmbatch._request.sender import Call, Outcome, Sender
+from llmbatch._rows.failure_type import FailureType
 from llmbatch._rows.row import Row, add_usage
 from llmbatch._rows.structured_output import ResponseFormat
 from llmbatch._util.fan_out import fan_out
@@ -225,7 +226,7 @@ class Run:
         try:
             self._checkpoint.append(request_id, prints, row)
         except CheckpointError as exc:
-            self._unkept = Failure("CheckpointError", str(exc))
+            self._unkept = Failure(FailureType.CHECKPOINT, str(exc))
             for breaker in self._breakers.values():
                 breaker.give_up(self._unkept, str(exc))
 
@@ -239,7 +240,7 @@ class Run:
         return request_id or f"row-{index}"
 
     def _late(self, index: int, custom_id: str, target: Target | None = None) -> Row:
-        failure = Failure("DeadlineExceeded", f"not done within deadline={self.options.deadline} s")
+        failure = Failure(FailureType.DEADLINE_EXCEEDED, f"not done within deadline={self.options.deadline} s")
         return self.cut(failure, index, custom_id, target)
 
     def _begun(self, *indices: int) -> Outcome:

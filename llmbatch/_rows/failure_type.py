@@ -130,7 +130,21 @@ class FailureType(StrEnum):
     )
 
     # The answer itself.
-    EMPTY_ANSWER = ("EmptyAnswer", "the answer holds nothing", "Not retried.")
+    EMPTY_ANSWER = (
+        "EmptyAnswer",
+        "the answer holds no text, tool call, refusal or reasoning, or no vector",
+        "Retried `retries` times. Raise max_tokens, or change the prompt.",
+    )
+    BROKEN_ANSWER = (
+        "BrokenAnswer",
+        "the provider failed while it answered (finish reason `error`, a malformed tool call)",
+        "Retried `retries` times. The row keeps the text.",
+    )
+    CONTENT_FILTERED = (
+        "ContentFiltered",
+        "the provider's content filter withheld or cut the answer",
+        "Not retried. Change the prompt.",
+    )
     VALIDATION = (
         "ValidationError",
         "the answer does not match `response_format`, or `validate` rejects it",

@@ -14,6 +14,7 @@ from typing import Any, get_args
 import click
 
 from llmbatch._output.stats import RunStats, failures_text, latency_text
+from llmbatch._rows.failure_type import FailureType
 from llmbatch._rows.row import Row
 from llmbatch._util.files import from_json
 from llmbatch.cli._main import BAD_END, INTERRUPTED, emit, request_options, seconds
@@ -175,7 +176,7 @@ def _answer(requests: Input, arguments: dict[str, Any], to: Destination) -> int:
             for index, row in finished:
                 tally.add(row)
                 custom_ids[index] = row["custom_id"]
-                if "error" in row and row["error_details"]["type"] == "InvalidRow":
+                if "error" in row and row["error_details"]["type"] == FailureType.INVALID_ROW:
                     unsent.append(row)
         arranged = arrange(path, custom_ids, unsent)
         to.finish()
