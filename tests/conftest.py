@@ -123,7 +123,7 @@ def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warm]:
 @pytest.fixture
 def quick_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
     """Faults are sent again almost at once."""
-    monkeypatch.setattr("llmbatch._request.retry.BACKOFF_FIRST", 0.01)
+    monkeypatch.setattr("llmbatch._request.retry.INITIAL_BACKOFF_SECONDS", 0.01)
 
 
 @pytest.fixture

@@ -148,7 +148,7 @@ def test_media_count_for_all_that_they_may_be(server: Server) -> None:
     assert ["error" in row for row in rows] == [False, False, True, True]
     assert {row["error_details"]["type"] for row in rows.failed} == {"BudgetExceeded"}
     (row,) = batch(server.api_base, [content(PICTURE)], max_cost=IMAGE * 0.15e-6, max_tokens=10)
-    assert "worst case" in row["error"]
+    assert "may cost up to" in row["error"]
     at = "https://example.org/a.{}"
     odd = [
         *({"type": "image_url", "image_url": url} for url in (at.format("png"), at.format("pdf"))),

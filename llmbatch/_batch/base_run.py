@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from operator import attrgetter
 from typing import Any, TypeVar
@@ -28,6 +29,7 @@ from llmbatch._request.failures import Failure
 from llmbatch._request.max_cost import cost_upper_bound
 from llmbatch._request.plans import ChatPlan, EmbeddingsPlan
 from llmbatch._request.sender import Call, Outcome, Sender
+from llmbatch._rows.failure_type import FailureType
 from llmbatch._rows.row import Row, add_usage
 from llmbatch._rows.structured_output import ResponseFormat
 from llmbatch._util.fan_out import fan_out
@@ -77,6 +79,7 @@ class Run:
         self.sent_as_is: set[str] = set()
         self._budget = budget or Budget(options.max_cost)
         self._breakers: dict[Limiter, CircuitBreaker] = {}
+        self._max_in_flight: Callable[[], float] = lambda: math.inf
         self._limiters: dict[Limiter, float | None] = {}
         self._told: contextlib.ExitStack | None = None
         self._unkept: Failure | None = None
@@ -91,12 +94,17 @@ class Run:
         limiter = limiter_for(account_of(plan), target.name)
         if limiter not in self._breakers:
             _litellm.warm_up(target)
-            self._breakers[limiter] = CircuitBreaker()
+            breaker = self._breakers[limiter] = CircuitBreaker(
+                server_wait=self.options.server_wait,
+                max_in_flight=lambda: self._max_in_flight(),  # noqa: PLW0108 - it is set when the run begins
+                name=f"{target.provider}/{target.name}: ",
+            )
+            breaker.on_change = lambda: self.noted()  # noqa: PLW0108 - it is set when the run begins
             self._limiters[limiter] = copilot.requests_per_minute() if target.provider == copilot.PROVIDER else None
             if self._told is not None:
                 self._tell(limiter, self._told)
         if self._unkept is not None:
-            self._breakers[limiter].trip(self._unkept, self._unkept.message)
+            self._breakers[limiter].give_up(self._unkept, self._unkept.message)
         longest = 0.0
         if self.options.tokens_per_minute:
             longest = model_info(target.name, target.provider).get("max_output_tokens") or GUESSED_ANSWER_TOKENS
@@ -111,7 +119,7 @@ class Run:
             credentials=plan.credentials,
             longest_answer=longest,
             price=_price(target),
-            gives_up=self.options.lane == "flex",
+            gives_up_without_resources=self.options.lane == "flex",
         )
 
     def _report_unknown(self, plan: ChatPlan | EmbeddingsPlan) -> None:
@@ -131,8 +139,16 @@ class Run:
         return "; ".join(line for limiter in self._limiters if (line := limiter.refusals.finding[1]))
 
     def note(self) -> str:
-        """What the bar's tail says of the run."""
-        return self.limits_found()
+        """Return what the progress bar says of the run: a server that is waited for, and limits found."""
+        waits = [breaker.note for breaker in self._breakers.values() if breaker.note]
+        return "; ".join([*waits, *filter(None, [self.limits_found()])])
+
+    def _look_ahead(self) -> int:
+        """Return how many more rows are taken from the input, so that a circuit breaker can try other rows.
+
+        With several accounts there are none: their rows together must not exceed `max_workers` in flight.
+        """
+        return next(iter(self._breakers.values())).look_ahead if len(self._breakers) == 1 else 0
 
     def left(self, done: int) -> str:
         """How to go on after an interruption, with so many rows done."""
@@ -160,6 +176,7 @@ class Run:
             lambda: sum(limiter.waiting for limiter in self._limiters),
             connections=options.lane != "job",
         )
+        self._max_in_flight = slots
         with contextlib.ExitStack() as stack:
             if options.checkpoint is not None:
                 self._checkpoint = Checkpoint(options.checkpoint)
@@ -167,7 +184,7 @@ class Run:
             self._told = stack.enter_context(contextlib.ExitStack())
             for limiter in self._limiters:
                 self._tell(limiter, self._told)
-            fanned_out = fan_out(self.items, self._done, slots=slots, until=until)
+            fanned_out = fan_out(self.items, self._done, slots=lambda: slots() + self._look_ahead(), until=until)
             async with contextlib.aclosing(fanned_out) as finished:
                 async for _, rows in finished:
                     slots.finished()
@@ -209,9 +226,9 @@ class Run:
         try:
             self._checkpoint.append(request_id, prints, row)
         except CheckpointError as exc:
-            self._unkept = Failure("CheckpointError", str(exc))
+            self._unkept = Failure(FailureType.CHECKPOINT, str(exc))
             for breaker in self._breakers.values():
-                breaker.trip(self._unkept, str(exc))
+                breaker.give_up(self._unkept, str(exc))
 
     def _row_id(self, index: int, request_id: str | None) -> str:
         """The row's id: the caller's, else its request's, else its place."""
@@ -223,7 +240,7 @@ class Run:
         return request_id or f"row-{index}"
 
     def _late(self, index: int, custom_id: str, target: Target | None = None) -> Row:
-        failure = Failure("DeadlineExceeded", f"not done within deadline={self.options.deadline} s")
+        failure = Failure(FailureType.DEADLINE_EXCEEDED, f"not done within deadline={self.options.deadline} s")
         return self.cut(failure, index, custom_id, target)
 
     def _begun(self, *indices: int) -> Outcome:

@@ -17,6 +17,7 @@ from loguru import logger
 from llmbatch._batch.base_run import Run
 from llmbatch._request.failures import Failure
 from llmbatch._request.plans import ChatPlan, EmbeddingsPlan
+from llmbatch._rows.failure_type import FailureType
 from llmbatch._rows.row import Row, numbered
 from llmbatch.progress import ProgressBar
 from llmbatch.results import BatchResults, totals
@@ -111,5 +112,5 @@ class Batch:
         )
 
     def _not_done(self, index: int) -> Row:
-        failure = Failure("Cancelled", "the batch was interrupted before this row was done", retryable=True)
+        failure = Failure(FailureType.CANCELLED, "the batch was interrupted before this row was done", retryable=True)
         return numbered(index, self.run.cut(failure, index))

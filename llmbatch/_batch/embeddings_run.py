@@ -17,6 +17,7 @@ from llmbatch._request.failures import Failure
 from llmbatch._request.plans import EmbeddingsPlan
 from llmbatch._request.process_pool import calling
 from llmbatch._request.sender import Outcome
+from llmbatch._rows.failure_type import FailureType
 from llmbatch._rows.row import Row, answer_row
 from llmbatch._util.fan_out import grouped
 from llmbatch._util.identity import CustomIds
@@ -84,7 +85,7 @@ class EmbeddingsRun(Run):
         try:
             request = self.plan.request(text)
         except ValueError as exc:
-            failure = Failure("InvalidRow", str(exc))
+            failure = Failure(FailureType.INVALID_ROW, str(exc))
             chunk.rows.append((index, failure_row(failure, self.target, self._row_id(index, None))))
             return
         request_id = self._ids(request)
@@ -135,7 +136,7 @@ class EmbeddingsRun(Run):
             share = shares[at] / tokens if tokens else 1 / len(texts)
             spent = {**outcome.spent, "cost": None if outcome.cost is None else outcome.cost * share}
             if not (items.get(at) or {}).get("embedding"):
-                empty = Failure("EmptyAnswer", "the provider's answer has no vector for this text")
+                empty = Failure(FailureType.EMPTY_ANSWER, "the provider's answer has no vector for this text")
                 rows.append(failure_row(empty, self.target, text.custom_id, **spent))
                 continue
             usage = {"prompt_tokens": shares[at], "completion_tokens": 0, "total_tokens": shares[at]}

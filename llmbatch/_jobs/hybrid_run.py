@@ -32,6 +32,7 @@ from llmbatch._request.failures import Failure
 from llmbatch._request.parsed_request import parse_request
 from llmbatch._request.plans import ChatPlan
 from llmbatch._request.sender import Sender, prompt_tokens
+from llmbatch._rows.failure_type import FailureType
 from llmbatch._rows.row import Row, add_spent
 from llmbatch._util.fan_out import grouped
 from llmbatch._util.identity import CustomIds, fingerprints
@@ -343,7 +344,9 @@ class LaneRun(ChatRun):
             key = self._request_ids[index]
             return await self._rounds.answer(Ask(number, key, one.asked, plan, sender, request))
         if row is None and not self._cheapest:
-            failure = Failure("DeadlineExceeded", f"the batch job had not ended {self._grace:g} s after the deadline")
+            failure = Failure(
+                FailureType.DEADLINE_EXCEEDED, f"the batch job had not ended {self._grace:g} s after the deadline"
+            )
             return failure_row(failure, plan.target, one.custom_id, cost=None, lane=JOB)
         if row is not None:
             self._settle(index, row)
@@ -361,7 +364,7 @@ class LaneRun(ChatRun):
         if "error" not in row:
             return False
         details = row["error_details"]
-        return bool(details["retryable"] or details["type"] == "BatchRefused" or self.options.fallbacks)
+        return bool(details["retryable"] or details["type"] == FailureType.BATCH_REFUSED or self.options.fallbacks)
 
     def _late(self, index: int, custom_id: str, target: Target | None = None) -> Row:
         row = self._from_job.pop(index, None)

@@ -16,7 +16,7 @@ The rules, each of which can be checked in `tests/benchmarks/limiter_lab.py`:
 6. **Closed door.** A run of refusals that nothing else explains holds everything back: one request at a time is tried,
    ever more seldom, until one is let in. Then the window starts anew from what is in flight.
 7. **Hints.** A Retry-After holds everybody back while refusals are rare, until a later request is let in: then it was
-   meant for that row alone. Any refused row rests by itself (`retry.rest`).
+   meant for that row alone. Any refused row rests by itself (`retry.throttle_pause`).
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from llmbatch._rows.failure_type import FailureType
 from llmbatch._rows.finish_reasons import is_filtered, is_truncated, unknown_reasons
 from llmbatch._rows.row import NO_USAGE, Row, add_usage
 
@@ -19,7 +20,7 @@ _REASON_LENGTH = 200  # characters of a message that tell its reason from anothe
 # Quoted values, and words with digits (numbers, ids): they differ from row to row where the reason is the same.
 _VARYING = re.compile(r"'[^']*'|\"[^\"]*\"|`[^`]*`|[\w.-]*\d[\w.-]*")
 # What befalls rows because others failed, or the caller's own limit was reached: never the root cause.
-_AFTERWARDS = {"NotSent", "Cancelled", "DeadlineExceeded", "BudgetExceeded"}
+_AFTERWARDS = {FailureType.NOT_SENT, FailureType.CANCELLED, FailureType.DEADLINE_EXCEEDED, FailureType.BUDGET_EXCEEDED}
 
 
 @dataclass(slots=True)

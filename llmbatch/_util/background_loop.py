@@ -20,6 +20,8 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, 
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Generic, ParamSpec, TypeVar
 
+from llmbatch._util.base_errors import BlockingCallError
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -165,7 +167,7 @@ def in_background(coroutine: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine on the background loop and wait for it; Ctrl-C cancels it and is raised."""
     if threading.current_thread() is _thread:
         coroutine.close()
-        raise RuntimeError(
+        raise BlockingCallError(
             "a blocking llmbatch function was called from llmbatch's own loop (an on_result callback?); use a thread"
         )
     call = _Call(coroutine)

@@ -14,6 +14,7 @@ from typing import Any, get_args
 import click
 
 from llmbatch._output.stats import RunStats, failures_text, latency_text
+from llmbatch._rows.failure_type import FailureType
 from llmbatch._rows.row import Row
 from llmbatch._util.files import from_json
 from llmbatch.cli._main import BAD_END, INTERRUPTED, emit, request_options, seconds
@@ -80,6 +81,9 @@ def _response_format(_ctx: Any, _param: Any, path: Path | None) -> dict[str, Any
 @click.option("--rpm", "requests_per_minute", type=float, help="Requests a minute never to exceed; else learnt.")
 @click.option("--tpm", "tokens_per_minute", type=float, help="Tokens a minute never to exceed; else learnt.")
 @click.option("--retries", type=int, default=6, show_default=True, help="Faults that a row survives.")
+@click.option(
+    "--server-wait", type=float, default=300.0, show_default=True, help="Seconds to wait for a server that restarts."
+)
 @click.option("--timeout", type=float, default=600.0, show_default=True, help="Seconds for one attempt.")
 @click.option(
     "--deadline",
@@ -172,7 +176,7 @@ def _answer(requests: Input, arguments: dict[str, Any], to: Destination) -> int:
             for index, row in finished:
                 tally.add(row)
                 custom_ids[index] = row["custom_id"]
-                if "error" in row and row["error_details"]["type"] == "InvalidRow":
+                if "error" in row and row["error_details"]["type"] == FailureType.INVALID_ROW:
                     unsent.append(row)
         arranged = arrange(path, custom_ids, unsent)
         to.finish()

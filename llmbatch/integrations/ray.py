@@ -28,6 +28,7 @@ from llmbatch._output.jsonl import row_from_line, written_row
 from llmbatch._request.budget import Budget
 from llmbatch._request.parsed_request import Plans, parse_request
 from llmbatch._request.plans import ChatPlan, plan_chat
+from llmbatch._rows.failure_type import FailureType
 from llmbatch._rows.row import Row, error_row
 from llmbatch._util.background_loop import in_background
 from llmbatch._util.checks import check_number
@@ -159,7 +160,7 @@ class Completions:
             absent = [name for name in self._asking.columns if empty[name][at]]
             if absent:
                 problem, model = f"column {absent[0]!r} has no value", self._arguments["model"]
-                rows[at] = error_row(type="InvalidRow", message=problem, model=model, custom_id=f"row-{at}")
+                rows[at] = error_row(type=FailureType.INVALID_ROW, message=problem, model=model, custom_id=f"row-{at}")
                 continue
             request = self._asking.request(row)
             if self._checkpoint is not None:

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from llmbatch._limits.limiter import Limiter
-from llmbatch._request.retry import rest
+from llmbatch._request.retry import throttle_pause
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -241,7 +241,7 @@ async def llmbatch(scenario: Scenario, provider: Provider) -> None:
                 return
             limiter.refused(permit, reply.headers, reply.hint)
             refusals += 1
-            await asyncio.sleep(rest(refusals, reply.hint, provider.rng.random()))
+            await asyncio.sleep(throttle_pause(refusals, reply.hint, provider.rng.random()))
 
     await _workers(scenario.workers, one, iter(range(scenario.rows)))
 
