@@ -124,11 +124,11 @@ class Run:
     def _tell(self, limiter: Limiter, told: contextlib.ExitStack) -> None:
         """Put the caller's limits in force for one more limiter."""
         requests_per_minute = self.options.requests_per_minute or self._limiters[limiter]
-        told.enter_context(limiter.told(requests_per_minute, self.options.tokens_per_minute))
+        told.enter_context(limiter.configured(requests_per_minute, self.options.tokens_per_minute))
 
     def limits_found(self) -> str:
-        """What refusals were found to depend on, in a line; empty before that."""
-        return "; ".join(line for limiter in self._limiters if (line := limiter.refusals.finding[1]))
+        """Return what 429s were found to depend on, in a line; empty before that."""
+        return "; ".join(line for limiter in self._limiters if (line := limiter.finding.summary))
 
     def note(self) -> str:
         """What the bar's tail says of the run."""

@@ -11,7 +11,7 @@ from operator import attrgetter
 from typing import Any, Protocol
 
 from llmbatch._limits.limiter import Limiter
-from llmbatch._limits.observations import Permit
+from llmbatch._limits.permit import Permit
 from llmbatch._litellm import Answer, Target, unset_keys
 from llmbatch._request import failures
 from llmbatch._request.answer_check import answer_failure
@@ -137,9 +137,9 @@ class Sender:
         sent_times: list[float] = []
         try:
             arguments = await self.breaker.unless_stopped(self._arguments(outcome))
-            permit = await self.breaker.unless_stopped(self.limiter.admit(order, self._tokens(request)))
+            permit = await self.breaker.unless_stopped(self.limiter.acquire(order, self._tokens(request)))
             if self.breaker.stopped is not None:
-                self.limiter.faulted(permit)
+                self.limiter.on_error(permit)
                 raise NotSentError(self.breaker.stopped)
             outcome.attempts += 1
             outcome.rejected = None
@@ -182,7 +182,7 @@ class Sender:
             async with asyncio.timeout(self.timeout):
                 answer = await call(request)
         except asyncio.CancelledError:
-            self.limiter.faulted(permit)
+            self.limiter.on_error(permit)
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise
@@ -196,15 +196,15 @@ class Sender:
         else:
             answer = replace(answer, cost=self.price(answer))
             usage = answer.body.get("usage") or {}
-            self.limiter.answered(permit, answer.headers, usage.get("total_tokens"))
-            self.limiter.used(usage.get("completion_tokens") or 0)
+            self.limiter.on_success(permit, answer.headers, usage.get("total_tokens"))
+            self.limiter.learn_answer_tokens(usage.get("completion_tokens") or 0)
             return answer
         if failure.type == "Timeout" and failure.message == "no message":
             failure = replace(failure, message=f"no answer within {self.timeout:g} s")
         if failure.refused and not (self.gives_up and failure.scarce):
-            self.limiter.refused(permit, failure.headers, failure.hint)
+            self.limiter.on_rate_limit(permit, failure.headers, failure.hint)
         else:
-            self.limiter.faulted(permit)
+            self.limiter.on_error(permit)
         unset = unset_keys(self.target, request) if failure.status_code == HTTPStatus.UNAUTHORIZED else []
         if unset and not any(name in failure.message for name in unset):
             failure = replace(failure, message=f"not set: {', '.join(unset)}; {failure.message}")
@@ -213,9 +213,9 @@ class Sender:
     def _tokens(self, request: Mapping[str, Any]) -> float:
         prompt = prompt_tokens(request)
         if "input" in request:
-            return self.limiter.estimate(prompt, 0)
+            return self.limiter.estimated_tokens(prompt, 0)
         most = request.get("max_tokens") or request.get("max_completion_tokens") or self.longest_answer
-        return self.limiter.estimate(prompt, most)
+        return self.limiter.estimated_tokens(prompt, most)
 
     async def _reserved(self, request: Mapping[str, Any]) -> float:
         """Worst case, in USD, that the budget now holds for one attempt.
