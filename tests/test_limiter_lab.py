@@ -15,8 +15,8 @@ SEEDS, MOST = {"quick": (3, 2), "mutants": (5, 3), "nightly": (25, 13)}[effort()
 
 @pytest.mark.more_at_night
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
-def test_the_bar_is_held(scenario: Scenario) -> None:
-    """The share of the ideal and the refusals, as medians; never less than half of what the SDK's backoff reaches."""
+def test_limiter_lab_scenario_holds_bar(scenario: Scenario) -> None:
+    """The share of the ideal and the 429s, as medians; never less than half of what the SDK's backoff reaches."""
     most_refusals = math.inf if scenario.refusals is None else scenario.refusals
     quick = rare = 0
     for seed in range(SEEDS):
@@ -30,7 +30,7 @@ def test_the_bar_is_held(scenario: Scenario) -> None:
     pytest.fail(f"of {SEEDS} seeds {quick} reach {scenario.share} of the ideal, {rare} have {most_refusals} refusals")
 
 
-def test_the_lab_repeats_itself() -> None:
+def test_limiter_lab_same_seed_repeats_run() -> None:
     """Virtual time and a seed: the same run each time, whatever the machine does."""
     (scenario,) = [scenario for scenario in SCENARIOS if scenario.name == "rpm, blind"]
     assert measure(scenario, "llmbatch", 0) == measure(scenario, "llmbatch", 0)

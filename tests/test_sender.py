@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from llmbatch._limits.observations import Permit
+from llmbatch._limits.permit import Permit
 from llmbatch._litellm import Answer, Target
 from llmbatch._request import retry
 from llmbatch._request.budget import Budget
