@@ -133,13 +133,13 @@ def test_a_limit_that_falls_is_learnt_anew(provider: Callable[..., Server]) -> N
 
 def test_a_retry_after_holds_everybody_back(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a refusal nobody on the account sends before the time that one of them was told."""
-    known, tell = threading.Event(), limiter.Limiter.refused
+    known, tell = threading.Event(), limiter.Limiter.on_rate_limit
 
     def refused(*told: Any) -> None:
         tell(*told)
         known.set()
 
-    monkeypatch.setattr(limiter.Limiter, "refused", refused)
+    monkeypatch.setattr(limiter.Limiter, "on_rate_limit", refused)
     server.enqueue(Response(429, {"retry-after-ms": "1500"}))
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(batch, server.api_base, chats(5), model="openai/told", max_workers=1)
