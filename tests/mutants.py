@@ -30,10 +30,12 @@ if TYPE_CHECKING:
 
 # Each module, and the tests that concern it.
 TESTS = {
-    "_request/budget": ("budget", "worst_case"),
+    "_request/budget": ("budget", "max_cost"),
     "_request/circuit_breaker": ("fail_fast",),
     "_request/retry": ("retry", "copilot", "fail_fast"),
-    "_request/max_cost": ("worst_sums", "worst_case"),
+    "_request/max_cost": ("cost_upper_bound", "max_cost"),
+    "_request/prompt_size": ("cost_upper_bound", "max_cost"),
+    "_request/price_kinds": ("cost_upper_bound", "max_cost"),
     "_batch/row_builder": ("structured", "asks", "rows", "request_forms", "job_failed_rows", "jobs", "lanes"),
     "_batch/checkpoint": ("checkpoint", "lanes"),
     "_request/sender": (
@@ -104,7 +106,7 @@ REASONS = {
     r"^-.*exc[.]errors[(]include_input": "what is left out is not asked for",
     r'^-.*row_text[(]row[)] or ""': "no JSON either",
     r"^-.*if not until[.]expired": "nothing that is waited for raises a TimeoutError of its own",
-    r"^-.*(self.reserved [+] worst|self.reserved > worst).*\n[+].*>= ": "to the last bit",
+    r"^-.*(self.reserved [+] upper_bound|self.reserved > upper_bound).*\n[+].*>= ": "to the last bit",
     r"^-.*(MIN_OBSERVED_SECONDS|odds > best).*\n[+].*>= ": "to the last bit",
     r"^-.*score > threshold.*\n[+].*>= ": "to the last bit",
     r"^-.*(NEAR_LIMIT [*]|sent_at <= ).*\n[+].* < ": "to the last bit",

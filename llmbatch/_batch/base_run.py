@@ -25,7 +25,7 @@ from llmbatch._request.account import account_of
 from llmbatch._request.budget import Budget
 from llmbatch._request.circuit_breaker import CircuitBreaker
 from llmbatch._request.failures import Failure
-from llmbatch._request.max_cost import cost_upper_bound
+from llmbatch._request.max_cost import CostUpperBound
 from llmbatch._request.plans import ChatPlan, EmbeddingsPlan
 from llmbatch._request.sender import Call, Outcome, Sender
 from llmbatch._rows.row import Row, add_usage
@@ -107,7 +107,7 @@ class Run:
             budget=self._budget,
             retries=self.options.retries,
             timeout=self.options.timeout,
-            cost_upper_bound=None if self.options.max_cost is None else cost_upper_bound(plan),
+            cost_upper_bound=None if self.options.max_cost is None else CostUpperBound.for_plan(plan).of,
             credentials=plan.credentials,
             longest_answer=longest,
             price=_price(target),

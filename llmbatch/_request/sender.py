@@ -18,7 +18,6 @@ from llmbatch._request.answer_check import answer_failure
 from llmbatch._request.budget import Budget
 from llmbatch._request.circuit_breaker import CircuitBreaker
 from llmbatch._request.failures import Failure
-from llmbatch._request.max_cost import counted
 from llmbatch._request.retry import AttemptFailedError, NotSentError, retrying
 from llmbatch._rows.row import add_usage
 from llmbatch._util.send_times import record_send_times
@@ -230,14 +229,14 @@ class Sender:
     def worst(self, request: Mapping[str, Any]) -> float:
         """What one attempt may cost in USD, 0 without a budget. Raises NotSentError where nothing bounds it."""
         try:
-            return 0.0 if self.cost_upper_bound is None else counted(self.cost_upper_bound, request)
+            return 0.0 if self.cost_upper_bound is None else self.cost_upper_bound(request)
         except ValueError as exc:
             raise NotSentError(self._over_budget(str(exc))) from None
 
     def too_dear(self, worst: float) -> Failure:
         """That of a request whose worst case the budget cannot hold."""
-        spent, cap = self.budget.spent, self.budget.cap
-        return self._over_budget(f"its worst case (${worst:.6f}) would pass max_cost=${cap:g} (${spent:.6f} are spent)")
+        left, cap = self.budget.left, self.budget.cap
+        return self._over_budget(f"it may cost up to ${worst:.6f}, but only ${left:.6f} of max_cost=${cap:g} is left")
 
     def _over_budget(self, why: str) -> Failure:
         return Failure("BudgetExceeded", f"not sent: {why}", provider=self.target.provider)
