@@ -26,7 +26,7 @@ from llmbatch._request.account import account_of
 from llmbatch._request.budget import Budget
 from llmbatch._request.circuit_breaker import CircuitBreaker
 from llmbatch._request.failures import Failure
-from llmbatch._request.max_cost import cost_upper_bound
+from llmbatch._request.max_cost import CostUpperBound
 from llmbatch._request.plans import ChatPlan, EmbeddingsPlan
 from llmbatch._request.sender import Call, Outcome, Sender
 from llmbatch._rows.failure_type import FailureType
@@ -115,7 +115,7 @@ class Run:
             budget=self._budget,
             retries=self.options.retries,
             timeout=self.options.timeout,
-            cost_upper_bound=None if self.options.max_cost is None else cost_upper_bound(plan),
+            cost_upper_bound=None if self.options.max_cost is None else CostUpperBound.for_plan(plan).of,
             credentials=plan.credentials,
             longest_answer=longest,
             price=_price(target),
@@ -132,11 +132,11 @@ class Run:
     def _tell(self, limiter: Limiter, told: contextlib.ExitStack) -> None:
         """Put the caller's limits in force for one more limiter."""
         requests_per_minute = self.options.requests_per_minute or self._limiters[limiter]
-        told.enter_context(limiter.told(requests_per_minute, self.options.tokens_per_minute))
+        told.enter_context(limiter.configured(requests_per_minute, self.options.tokens_per_minute))
 
     def limits_found(self) -> str:
-        """What refusals were found to depend on, in a line; empty before that."""
-        return "; ".join(line for limiter in self._limiters if (line := limiter.refusals.finding[1]))
+        """Return what 429s were found to depend on, in a line; empty before that."""
+        return "; ".join(line for limiter in self._limiters if (line := limiter.finding.summary))
 
     def note(self) -> str:
         """Return what the progress bar says of the run: a server that is waited for, and limits found."""

@@ -258,7 +258,9 @@ class LaneRun(ChatRun):
         seen = [limiter.latency for limiter in limiters if limiter.latency is not None]
         latency = max(seen, default=_ANSWER_SECONDS + most / _TOKENS_PER_SECOND)
         workers = self.options.max_workers if isinstance(self.options.max_workers, int) else _AUTO_WORKERS
-        paced = max(limiter.seconds_for(rows, limiter.estimate(self._prompt_tokens, most)) for limiter in limiters)
+        paced = max(
+            limiter.seconds_for(rows, limiter.estimated_tokens(self._prompt_tokens, most)) for limiter in limiters
+        )
         least = min(_LEAST_LIVE_SECONDS, _LEAST_LIVE_SHARE * self._seconds)
         return max(least, _LIVE_MARGIN * max(paced, math.ceil(rows / workers) * latency))
 

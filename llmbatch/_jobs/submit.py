@@ -13,7 +13,7 @@ from typing import Any
 from llmbatch._jobs.input_files import Line, PayloadChecks, chat_plans, read_payloads, rendered, write_input_files
 from llmbatch._jobs.job_state import JobState
 from llmbatch._litellm.provider_files import Access
-from llmbatch._request.max_cost import cost_upper_bound, counted
+from llmbatch._request.max_cost import CostUpperBound
 from llmbatch._request.messages import check_messages_list
 from llmbatch._request.parsed_request import Plans, parse_request
 from llmbatch._request.plans import ChatPlan, plan_chat
@@ -96,7 +96,7 @@ def check_cost(call: Mapping[str, Any], requests: Iterable[Any], max_cost: float
     Raises ValueError when they may cost more than `max_cost` together, or nothing bounds what they cost.
     """
     plans, costs = Plans(call, lambda arguments: plan_chat(**arguments)), list[float]()
-    worst_of = cache(partial(cost_upper_bound, job=True))
+    bound_of = cache(partial(CostUpperBound.for_plan, job=True))
     for asked in map(parse_request, requests):
         try:
             plan = plans.of(asked)
@@ -104,7 +104,7 @@ def check_cost(call: Mapping[str, Any], requests: Iterable[Any], max_cost: float
         except ValueError:  # it is not sent, and will be an error row
             costs.append(0.0)
             continue
-        costs.append(counted(worst_of(plan), request))
+        costs.append(bound_of(plan).of(request))
     if (most := sum(costs)) > max_cost:
         raise ValueError(
             f"the job may cost ${most:.4f}, more than max_cost=${max_cost:.4f}; raise it, or lower max_tokens"

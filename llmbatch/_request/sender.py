@@ -11,14 +11,13 @@ from operator import attrgetter
 from typing import Any, Protocol
 
 from llmbatch._limits.limiter import Limiter
-from llmbatch._limits.observations import Permit
+from llmbatch._limits.permit import Permit
 from llmbatch._litellm import Answer, Target, unset_keys
 from llmbatch._request.answer_check import answer_failure
 from llmbatch._request.budget import Budget
 from llmbatch._request.circuit_breaker import CircuitBreaker, Passage
 from llmbatch._request.classify import classify
 from llmbatch._request.failures import Failure, Scope
-from llmbatch._request.max_cost import counted
 from llmbatch._request.retry import AttemptFailedError, NotSentError, retrying
 from llmbatch._rows.failure_type import FailureType
 from llmbatch._rows.row import add_usage
@@ -155,10 +154,10 @@ class Sender:
         sent_times: list[float] = []
         try:
             arguments = await self.breaker.unless_given_up(self._arguments(outcome))
-            turn = self.limiter.admit(passage.order, self._tokens(request))
+            turn = self.limiter.acquire(passage.order, self._tokens(request))
             permit = await self.breaker.unless_given_up(turn, passage)
             if self.breaker.given_up is not None:
-                self.limiter.faulted(permit)
+                self.limiter.on_error(permit)
                 raise NotSentError(self.breaker.given_up)
             outcome.attempts += 1
             outcome.rejected = None
@@ -210,7 +209,7 @@ class Sender:
             async with asyncio.timeout(self.timeout):
                 answer = await call(request)
         except asyncio.CancelledError:
-            self.limiter.faulted(permit)
+            self.limiter.on_error(permit)
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise
@@ -223,15 +222,15 @@ class Sender:
         else:
             answer = replace(answer, cost=self.price(answer))
             usage = answer.body.get("usage") or {}
-            self.limiter.answered(permit, answer.headers, usage.get("total_tokens"))
-            self.limiter.used(usage.get("completion_tokens") or 0)
+            self.limiter.on_success(permit, answer.headers, usage.get("total_tokens"))
+            self.limiter.learn_answer_tokens(usage.get("completion_tokens") or 0)
             return answer
         if failure.type == FailureType.TIMEOUT and failure.message == "no message":
             failure = replace(failure, message=f"no answer within {self.timeout:g} s")
         if failure.rate_limited and not (self.gives_up_without_resources and failure.no_resources):
-            self.limiter.refused(permit, failure.headers, failure.retry_after)
+            self.limiter.on_rate_limit(permit, failure.headers, failure.retry_after)
         else:
-            self.limiter.faulted(permit)
+            self.limiter.on_error(permit)
         unset = unset_keys(self.target, request) if failure.status_code == HTTPStatus.UNAUTHORIZED else []
         if unset and not any(name in failure.message for name in unset):
             failure = replace(failure, message=f"not set: {', '.join(unset)}; {failure.message}")
@@ -240,9 +239,9 @@ class Sender:
     def _tokens(self, request: Mapping[str, Any]) -> float:
         prompt = prompt_tokens(request)
         if "input" in request:
-            return self.limiter.estimate(prompt, 0)
+            return self.limiter.estimated_tokens(prompt, 0)
         most = request.get("max_tokens") or request.get("max_completion_tokens") or self.longest_answer
-        return self.limiter.estimate(prompt, most)
+        return self.limiter.estimated_tokens(prompt, most)
 
     async def _reserved(self, request: Mapping[str, Any]) -> float:
         """Reserve the cost upper bound of one attempt in the budget, and return it in USD.
@@ -257,16 +256,14 @@ class Sender:
     def cost_bound(self, request: Mapping[str, Any]) -> float:
         """Return the most that one attempt may cost in USD, 0 without a budget. Raises NotSentError without a bound."""
         try:
-            return 0.0 if self.cost_upper_bound is None else counted(self.cost_upper_bound, request)
+            return 0.0 if self.cost_upper_bound is None else self.cost_upper_bound(request)
         except ValueError as exc:
             raise NotSentError(self._skipped(str(exc))) from None
 
     def over_budget(self, bound: float) -> Failure:
         """Return the failure of a request that may cost more than is left of the budget."""
-        left = max(0.0, self.budget.cap - self.budget.spent)
-        return self._skipped(
-            f"may cost up to ${bound:.6f}, but only ${left:.6f} of max_cost=${self.budget.cap:g} is left"
-        )
+        left, cap = self.budget.left, self.budget.cap
+        return self._skipped(f"may cost up to ${bound:.6f}, but only ${left:.6f} of max_cost=${cap:g} is left")
 
     def _skipped(self, why: str) -> Failure:
         return Failure(FailureType.BUDGET_EXCEEDED, f"skipped: {why}", provider=self.target.provider)

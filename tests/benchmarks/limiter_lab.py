@@ -234,12 +234,12 @@ async def llmbatch(scenario: Scenario, provider: Provider) -> None:
     async def one(row: int) -> None:
         refusals = 0
         while True:
-            permit = await limiter.admit(row, 10.0)
+            permit = await limiter.acquire(row, 10.0)
             reply = await provider.ask()
             if reply.good:
-                limiter.answered(permit, reply.headers, 10.0)
+                limiter.on_success(permit, reply.headers, 10.0)
                 return
-            limiter.refused(permit, reply.headers, reply.hint)
+            limiter.on_rate_limit(permit, reply.headers, reply.hint)
             refusals += 1
             await asyncio.sleep(throttle_pause(refusals, reply.hint, provider.rng.random()))
 
