@@ -27,13 +27,16 @@ from llmbatch._request.circuit_breaker import CircuitBreaker
 from llmbatch._request.failures import Failure
 from llmbatch._request.max_cost import cost_upper_bound
 from llmbatch._request.plans import ChatPlan, EmbeddingsPlan
+from llmbatch._request.retry import NotSentError
 from llmbatch._request.sender import Call, Outcome, Sender
 from llmbatch._rows.row import Row, add_usage
 from llmbatch._rows.structured_output import ResponseFormat
 from llmbatch._util.background_call import NestedCalls
 from llmbatch._util.callback_threads import CallbackThreads
+from llmbatch._util.cassette_check import cassette_problem
 from llmbatch._util.fan_out import Reading, fan_out
 from llmbatch._util.identity import fingerprints
+from llmbatch._util.secret_values import remember
 from llmbatch.errors import CheckpointError
 from llmbatch.options import Options
 from llmbatch.providers import copilot
@@ -101,6 +104,7 @@ class Run:
     def sender_for(self, plan: ChatPlan | EmbeddingsPlan) -> Sender:
         """The sender for a plan's target, on the limiter that the process keeps for that account."""
         self._report_unknown(plan)
+        remember(plan.params)
         target = plan.target
         limiter = limiter_for(account_of(plan), target.name)
         if limiter not in self._breakers:
@@ -134,6 +138,17 @@ class Run:
         if new:
             self.sent_as_is.update(new)
             logger.info("Sent as is, since LiteLLM does not know it for {}: {}", plan.target.provider, ", ".join(new))
+
+    def _check_cassette(self) -> None:
+        """Send nothing into a cassette that would give concurrent rows each other's answers."""
+        problem = None if self.options.max_workers == 1 or self.count == 1 else cassette_problem()
+        if problem is not None:
+            failure = Failure("CassetteMiss", problem)
+
+            async def reject(request: dict[str, Any]) -> Answer:  # noqa: ARG001 - a Call
+                raise NotSentError(failure)
+
+            self.call_for = lambda _: reject
 
     def _tell(self, limiter: Limiter, told: contextlib.ExitStack) -> None:
         """Put the caller's limits in force for one more limiter."""
@@ -169,6 +184,7 @@ class Run:
             self._deadline = asyncio.get_running_loop().time() + options.deadline
         ours = isinstance(self.items, AsyncGenerator)
         reading, done = Reading(nested=self.nested) if ours else self._reading, 0
+        self._check_cassette()
         slots = Slots(
             options.max_workers,
             lambda: sum(limiter.waiting for limiter in self._limiters),
