@@ -28,17 +28,28 @@ from llmbatch._request.circuit_breaker import CircuitBreaker
 from llmbatch._request.failures import Failure
 from llmbatch._request.max_cost import CostUpperBound
 from llmbatch._request.plans import ChatPlan, EmbeddingsPlan
+from llmbatch._request.retry import NotSentError
 from llmbatch._request.sender import Call, Outcome, Sender
 from llmbatch._rows.failure_type import FailureType
 from llmbatch._rows.row import Row, add_usage
 from llmbatch._rows.structured_output import ResponseFormat
-from llmbatch._util.fan_out import fan_out
+from llmbatch._util.background_call import NestedCalls
+from llmbatch._util.callback_threads import CallbackThreads
+from llmbatch._util.cassette_check import cassette_problem
+from llmbatch._util.fan_out import Reading, fan_out
 from llmbatch._util.identity import fingerprints
+from llmbatch._util.secret_values import remember
 from llmbatch.errors import CheckpointError
 from llmbatch.options import Options
 from llmbatch.providers import copilot
 
 GUESSED_ANSWER_TOKENS = 4096  # that an answer may have, where neither the call nor LiteLLM's map bounds it
+
+VALIDATE_THREADS = 8  # rows that `validate` looks at at once
+# After the deadline `on_result` has so many seconds, or this share of the deadline.
+CALLBACK_GRACE_SECONDS, CALLBACK_GRACE_SHARE = 1.0, 0.1
+# Seconds after the deadline in which an input of known length may give its next item, or be left.
+INPUT_GRACE_SECONDS = 1.0
 
 T = TypeVar("T")
 
@@ -63,6 +74,9 @@ class Run:
         noted: is called when `note` has something new.
         formats: of requests with a `response_format` of their own, by id, where somebody wants them.
         sent_as_is: names of parameters that LiteLLM does not know for their provider.
+        nested: the llmbatch calls that the caller's functions make meanwhile.
+        validate_threads: where `validate` runs.
+        on_result_thread: where `on_result` runs, for one row at a time.
     """
 
     target: Target
@@ -77,6 +91,9 @@ class Run:
         self.noted: Callable[[], None] = lambda: None
         self.formats: dict[str, ResponseFormat | None] | None = None
         self.sent_as_is: set[str] = set()
+        self.nested = NestedCalls()
+        self.validate_threads = CallbackThreads(VALIDATE_THREADS, self.nested)
+        self.on_result_thread = CallbackThreads(1, self.nested)
         self._budget = budget or Budget(options.max_cost)
         self._breakers: dict[Limiter, CircuitBreaker] = {}
         self._max_in_flight: Callable[[], float] = lambda: math.inf
@@ -90,6 +107,7 @@ class Run:
     def sender_for(self, plan: ChatPlan | EmbeddingsPlan) -> Sender:
         """The sender for a plan's target, on the limiter that the process keeps for that account."""
         self._report_unknown(plan)
+        remember(plan.params)
         target = plan.target
         limiter = limiter_for(account_of(plan), target.name)
         if limiter not in self._breakers:
@@ -129,6 +147,17 @@ class Run:
             self.sent_as_is.update(new)
             logger.info("Sent as is, since LiteLLM does not know it for {}: {}", plan.target.provider, ", ".join(new))
 
+    def _check_cassette(self) -> None:
+        """Send nothing into a cassette that would give concurrent rows each other's answers."""
+        problem = None if self.options.max_workers == 1 or self.count == 1 else cassette_problem()
+        if problem is not None:
+            failure = Failure("CassetteMiss", problem)
+
+            async def reject(request: dict[str, Any]) -> Answer:  # noqa: ARG001 - a Call
+                raise NotSentError(failure)
+
+            self.call_for = lambda _: reject
+
     def _tell(self, limiter: Limiter, told: contextlib.ExitStack) -> None:
         """Put the caller's limits in force for one more limiter."""
         requests_per_minute = self.options.requests_per_minute or self._limiters[limiter]
@@ -163,14 +192,15 @@ class Run:
     async def rows(self) -> AsyncGenerator[tuple[int, Row]]:
         """Fan the work out, with the checkpoint open and the caller's limits in force.
 
-        At the deadline nobody waits for the next item of an input of unknown length; of a known one each item is a row.
-        Items of our own making end by themselves.
+        At the deadline an input of unknown length is left. Of a known length each item has a row, even if the input
+        blocks. llmbatch's own generators end by themselves.
         """
         options = self.options
         if options.deadline is not None and self._deadline is None:
             self._deadline = asyncio.get_running_loop().time() + options.deadline
         ours = isinstance(self.items, AsyncGenerator)
-        until = self._deadline if self.count is None and not ours else None
+        reading, done = Reading(nested=self.nested) if ours else self._reading, 0
+        self._check_cassette()
         slots = Slots(
             options.max_workers,
             lambda: sum(limiter.waiting for limiter in self._limiters),
@@ -184,14 +214,39 @@ class Run:
             self._told = stack.enter_context(contextlib.ExitStack())
             for limiter in self._limiters:
                 self._tell(limiter, self._told)
-            fanned_out = fan_out(self.items, self._done, slots=lambda: slots() + self._look_ahead(), until=until)
+            stack.callback(self._close_callbacks)
+            fanned_out = fan_out(self.items, self._done, slots=lambda: slots() + self._look_ahead(), reading=reading)
             async with contextlib.aclosing(fanned_out) as finished:
                 async for _, rows in finished:
                     slots.finished()
                     for index, row in rows:
+                        done += 1
                         yield index, row
+            for index in range(done, self._promised_rows()):
+                yield index, self._late(index, self._row_id(index, None))
             if self._checkpoint is not None and self._checkpoint.changes:
                 logger.info("Sent again, since these fields changed: {}", dict(self._checkpoint.changes))
+
+    @property
+    def callback_deadline(self) -> float | None:
+        """The loop's time at which nobody waits for `on_result` any more, which sees the late rows too."""
+        if self._deadline is None or self.options.deadline is None:
+            return None
+        return self._deadline + max(CALLBACK_GRACE_SECONDS, CALLBACK_GRACE_SHARE * self.options.deadline)
+
+    def _close_callbacks(self) -> None:
+        for threads in (self.validate_threads, self.on_result_thread):
+            threads.close()
+        self.nested.close()
+
+    @property
+    def _reading(self) -> Reading:
+        return Reading(self._deadline, 0.0 if self.count is None else INPUT_GRACE_SECONDS, self.nested)
+
+    def _promised_rows(self) -> int:
+        """Return how many rows there have to be when the input has ended, or was left at the deadline."""
+        late = self._deadline is not None and asyncio.get_running_loop().time() >= self._deadline
+        return self.count if late and self.count is not None else 0
 
     async def _in_time(self, work: Callable[[], Awaitable[T]]) -> T | None:
         """What the work comes to, None at the deadline; what has not begun by then is not begun."""

@@ -207,7 +207,9 @@ class ChatRun(Run):
         for asks in range(1, most + 2):
             row = await self._reply(plan, sender, one, request)
             labelled(row, one.custom_id, one.asked.metadata)
-            row, wrong = judged(row, plan, given, self.options.validate)
+            judge = partial(judged, row, plan, given, self.options.validate)
+            # `validate` may take its time, and may call llmbatch itself.
+            row, wrong = judge() if self.options.validate is None else await self.validate_threads.run(judge)
             if before is not None:
                 if not row["choices"]:  # what was answered before stays
                     row, before, wrong = before, row, None

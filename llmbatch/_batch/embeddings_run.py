@@ -68,8 +68,7 @@ class EmbeddingsRun(Run):
     async def _chunks(self) -> AsyncGenerator[_Chunk]:
         """The texts in chunks; what is there of an input that pauses, ends or fails does not wait for the rest."""
         chunk, index = _Chunk(), itertools.count()
-        until = self._deadline if self.count is None else None
-        async with contextlib.aclosing(grouped(self.inputs, self._chunk_texts, until=until)) as groups:
+        async with contextlib.aclosing(grouped(self.inputs, self._chunk_texts, reading=self._reading)) as groups:
             async for texts in groups:
                 for text in texts:
                     self._add(chunk, next(index), text)

@@ -34,7 +34,7 @@ from llmbatch._request.plans import ChatPlan
 from llmbatch._request.sender import Sender, prompt_tokens
 from llmbatch._rows.failure_type import FailureType
 from llmbatch._rows.row import Row, add_spent
-from llmbatch._util.fan_out import grouped
+from llmbatch._util.fan_out import Reading, grouped
 from llmbatch._util.identity import CustomIds, fingerprints
 
 # A job with little time is looked at more often: so many times before its deadline.
@@ -113,7 +113,8 @@ class LaneRun(ChatRun):
         self._end = _now() + self._seconds
         self._deadline = self._end if self._cheapest and self._end < math.inf else None
         until = self._end - self._live_time(0) if self.count is None and self._end < math.inf else None
-        async with contextlib.aclosing(grouped(self.inputs, _AT_ONCE, until=until)) as groups:
+        reading = Reading(until, nested=self.nested)
+        async with contextlib.aclosing(grouped(self.inputs, _AT_ONCE, reading=reading)) as groups:
             self._asked = [item async for group in groups for item in group]
         self.count = count = len(self._asked)
         self.items = self._in_turn()

@@ -24,7 +24,7 @@ from yarl import URL
 from llmbatch._litellm import provider_of
 from llmbatch._litellm.loading import internal, load
 from llmbatch._litellm.sse import StreamWatch, watch_for
-from llmbatch._util.background_loop import at_end
+from llmbatch._util.loop_thread import at_end
 from llmbatch._util.send_times import note_sent
 
 if TYPE_CHECKING:

@@ -27,7 +27,7 @@ from llmbatch._request.retry import AttemptFailedError
 from llmbatch._request.sender import Call
 from llmbatch._request.worker_process import CALLS
 from llmbatch._rows.failure_type import FailureType
-from llmbatch._util.background_loop import at_end
+from llmbatch._util.loop_thread import at_end
 from llmbatch._util.send_times import note_sent
 
 IDLE_SECONDS, INTERRUPTED_SECONDS = 60.0, 1.0

@@ -14,7 +14,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Generator, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -45,6 +45,8 @@ def opened(source: str) -> Iterator[IO[bytes]]:
         with Path(source).open("rb") as file:
             yield file
         return
+    if sys.stdin is None:
+        raise ValueError("standard input is closed. Pipe the rows in, or name a file.")
     with tempfile.TemporaryFile() as file:
         shutil.copyfileobj(sys.stdin.buffer, file)
         file.seek(0)
@@ -80,6 +82,8 @@ class Input:
     Attributes:
         asking: what asks for a row of a table.
         said: what the command line says itself.
+        count: how many requests there are.
+        taken: whether a request has been taken since, and may have been sent.
         refused: what the file itself has no request for, as `row N: why`.
     """
 
@@ -90,6 +94,7 @@ class Input:
     system: str | None
     said: Mapping[str, Any]
     count: int = 0
+    taken: bool = False
     refused: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
@@ -111,6 +116,7 @@ class Input:
 
     def __iter__(self) -> Generator[ParsedRequest]:
         for _, asked in self._read():
+            self.taken = True
             yield asked
 
     def _read(self) -> Iterator[tuple[str, ParsedRequest]]:
@@ -212,7 +218,8 @@ def _csv(file: IO[bytes]) -> Records:
     except (csv.Error, UnicodeDecodeError) as exc:
         raise ValueError(f"this is no CSV in UTF-8: {exc}; save it as that, or say another --format") from None
     finally:
-        text.detach()
+        with suppress(ValueError):  # an interrupted run has closed the file already
+            text.detach()
 
 
 def _parquet(file: IO[bytes]) -> Records:
