@@ -211,6 +211,7 @@ class Run:
             if options.checkpoint is not None:
                 self._checkpoint = Checkpoint(options.checkpoint)
                 stack.callback(self._checkpoint.close)
+                self._budget.spent += self._checkpoint.spent
             self._told = stack.enter_context(contextlib.ExitStack())
             for limiter in self._limiters:
                 self._tell(limiter, self._told)

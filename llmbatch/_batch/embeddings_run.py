@@ -93,8 +93,8 @@ class EmbeddingsRun(Run):
         if row is not None:
             chunk.rows.append((index, row))
         else:
-            chunk.texts.append(_Text(index, text, custom_id, request_id, prints))
-            chunk.characters += len(text)
+            chunk.texts.append(_Text(index, request["input"], custom_id, request_id, prints))
+            chunk.characters += len(request["input"])
 
     async def _done(self, _: int, chunk: _Chunk) -> list[tuple[int, Row]]:
         for text, row in zip(chunk.texts, await self._sent(chunk.texts), strict=True):

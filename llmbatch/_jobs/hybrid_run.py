@@ -192,7 +192,8 @@ class LaneRun(ChatRun):
         inputs = wanted if self._job is None else {k: wanted[k] for k in self._job.state.custom_ids if k in wanted}
         if self.options.max_cost is not None:
             requests = [self._asked[index] for index in inputs.values()]
-            costs = await asyncio.to_thread(submit.check_cost, self._call, requests, self.options.max_cost)
+            limits = self.options.max_cost, self._budget.spent
+            costs = await asyncio.to_thread(submit.check_cost, self._call, requests, *limits)
             self._held = dict(zip(inputs.values(), costs, strict=True))
             await self._budget.reserve(sum(costs))
         if self._job is None:

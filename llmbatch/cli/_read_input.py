@@ -22,7 +22,7 @@ from typing import IO, Any
 from llmbatch._request.parsed_request import ParsedRequest, parse_request
 from llmbatch._util.extras import extra
 from llmbatch._util.files import from_json
-from llmbatch._util.template import Asking, asking
+from llmbatch._util.template import RequestTemplate, request_template
 
 Records = Generator[tuple[int, Any], None, None]
 
@@ -63,8 +63,8 @@ def requests_of(
     """
     if template is not None and column is not None:
         raise ValueError("--template and --column exclude each other; a template of one column is '{column}'")
-    by_column = None if column is None else Asking([column], lambda row: str(row[column]))
-    by = by_column if template is None else asking(template)
+    by_column = None if column is None else RequestTemplate([column], lambda row: str(row[column]))
+    by = by_column if template is None else request_template(template)
     with opened(source) as file:
         requests = Input(file, kind or FORMATS.get(Path(source).suffix.lower(), "jsonl"), by, **how)
         requests.check()
@@ -89,7 +89,7 @@ class Input:
 
     file: IO[bytes]
     kind: str
-    asking: Asking | None
+    asking: RequestTemplate | None
     id_column: str | None
     system: str | None
     said: Mapping[str, Any]
@@ -154,7 +154,7 @@ class Input:
             "--template or --column which columns to ask with"
         )
 
-    def _of_columns(self, by: Asking, record: Mapping[str, Any], custom_id: str | None) -> ParsedRequest:
+    def _of_columns(self, by: RequestTemplate, record: Mapping[str, Any], custom_id: str | None) -> ParsedRequest:
         for name in by.columns:
             if name not in record:
                 raise ValueError(f"has no column {name!r}; it has {', '.join(map(str, record))}")

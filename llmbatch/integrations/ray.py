@@ -34,7 +34,7 @@ from llmbatch._util.background_loop import in_background
 from llmbatch._util.checks import check_number
 from llmbatch._util.extras import extra
 from llmbatch._util.identity import custom_id_for
-from llmbatch._util.template import RowTemplate, asking
+from llmbatch._util.template import RowTemplate, request_template
 
 if TYPE_CHECKING:
     import os
@@ -89,8 +89,8 @@ class Completions:
         **kwargs: Any,
     ) -> None:
         check_number("workers", workers, "it is the number of processes that share the limits", whole=True, least=1)
-        self._asking, self._output, self._id_column = asking(template, system), output, id_column
-        self._arguments = {"model": model, "progress": False, **kwargs}
+        self._asking, self._output, self._id_column = request_template(template), output, id_column
+        self._arguments = {"model": model, "system": system, "progress": False, **kwargs}
         shares = {"requests_per_minute": requests_per_minute, "tokens_per_minute": tokens_per_minute}
         self._arguments |= {name: limit / workers for name, limit in shares.items() if limit is not None}
         if max_cost is not None:
