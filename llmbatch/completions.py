@@ -16,6 +16,7 @@ from llmbatch._litellm.calls import rehearse
 from llmbatch._request.messages import check_messages_list, checked_messages
 from llmbatch._request.parsed_request import Request, parse_request
 from llmbatch._request.plans import DEFAULT_MAX_TOKENS, DEFAULT_TEMPERATURE
+from llmbatch._rows.failure_type import FailureType
 from llmbatch._rows.row import Row
 from llmbatch._rows.structured_output import M
 from llmbatch._util.background_loop import Stream, awaited, in_background
@@ -77,6 +78,8 @@ def create_chat_completions_batch(
         requests_per_minute, tokens_per_minute: hard limits per account (provider, address and key; shared by its
             models), spread evenly. Left out, they are learned from the provider, for each model.
         retries: retries per request for 5xx, resets and timeouts, 6; 429s do not count.
+        server_wait: seconds to wait for a server that restarts or loads its model, 300; rows use up no retries
+            meanwhile. A server that has never answered in this run gets a tenth of it.
         timeout: seconds for one whole attempt, 600; None for no limit.
         deadline: seconds for the whole batch; unfinished rows become errors, and no more input is read.
         max_cost: a spending cap in USD. The maximum cost of each request is reserved before it is sent; requests
@@ -318,6 +321,6 @@ async def _answered(options: ChatOptions, request: Request, *arguments: *_Settin
     (row,) = await chat_batch([parsed], *arguments, 1, **given).collect()
     if "error" not in row:
         return row
-    if row["error_details"]["type"] == "InvalidRow":
+    if row["error_details"]["type"] == FailureType.INVALID_ROW:
         raise ValueError(row["error"].removeprefix("InvalidRow: "))
     raise RequestFailedError(row)

@@ -1,13 +1,20 @@
-"""What llmbatch raises. A failing *request* is never one of these: it becomes a row (see `results`).
+"""Exceptions that llmbatch raises, and the types of failed rows.
 
-ValueError, TypeError        misuse, raised before anything is sent; the message says what to do instead
+A failing *request* raises nothing: it becomes a row with `error`, whose `error_details["type"]` is a `FailureType`.
+Misuse raises ValueError or TypeError before anything is sent. Everything else is an `LLMBatchError`:
+
 LLMBatchError
-├── RequestFailedError       one request failed for good (`create_chat_completion`, `chat(...).ask`)
-├── BatchFailedError         raised by `BatchResults.raise_for_errors()`
-├── CheckpointError          the checkpoint file cannot be used (locked by another run, not ours, disk full)
-├── CopilotTokenError        no GitHub token that can work with Copilot
-├── BatchNotSupportedError   the provider has no batch support in llmbatch (also a NotImplementedError)
-└── BatchJobError            the provider refused or lost a batch job
+├── RequestFailedError            one request failed for good (`create_chat_completion`, `chat(...).ask`)
+├── BatchFailedError              raised by `BatchResults.raise_for_errors()`
+├── CheckpointError               the checkpoint file cannot be used (locked by another run, not ours, disk full)
+├── CopilotTokenError             no GitHub token that works with Copilot
+├── BatchJobError                 the provider rejected or lost a batch job
+│   └── BatchJobTimeoutError      the job has not ended in time; also a TimeoutError
+├── BatchNotSupportedError        the provider has no such batch function; also a NotImplementedError
+├── MissingExtraError             an optional package is not installed; also an ImportError
+├── BlockingCallError             a blocking call on llmbatch's own event loop; also a RuntimeError
+├── CassetteNotFoundError         no recording to replay; also a FileNotFoundError
+└── CassetteInUseError            a cassette is open already; also a RuntimeError
 """
 
 from __future__ import annotations
@@ -15,21 +22,26 @@ from __future__ import annotations
 from typing import Any
 
 from llmbatch._output.stats import failures_line
+from llmbatch._rows.failure_type import FailureType, failure_types_table
 from llmbatch._rows.row import Row
+from llmbatch._util.base_errors import BlockingCallError, LLMBatchError, MissingExtraError
 
 __all__ = [
     "BatchFailedError",
     "BatchJobError",
+    "BatchJobTimeoutError",
     "BatchNotSupportedError",
+    "BlockingCallError",
+    "CassetteInUseError",
+    "CassetteNotFoundError",
     "CheckpointError",
     "CopilotTokenError",
+    "FailureType",
     "LLMBatchError",
+    "MissingExtraError",
     "RequestFailedError",
+    "failure_types_table",
 ]
-
-
-class LLMBatchError(Exception):
-    """Base of everything that llmbatch raises besides ValueError and TypeError."""
 
 
 class RequestFailedError(LLMBatchError):
@@ -69,12 +81,24 @@ class CheckpointError(LLMBatchError):
 
 
 class CopilotTokenError(LLMBatchError):
-    """No GitHub token that can work with Copilot; the message says how to get one."""
+    """No GitHub token that works with Copilot; the message says how to get one."""
 
 
 class BatchJobError(LLMBatchError):
-    """The provider refused a batch job or lost a part of it; the message says which."""
+    """The provider rejected a batch job or lost a part of it; the message says which."""
+
+
+class BatchJobTimeoutError(BatchJobError, TimeoutError):
+    """A batch job has not ended within the `timeout` of `wait`; it goes on at the provider."""
 
 
 class BatchNotSupportedError(LLMBatchError, NotImplementedError):
-    """The provider has no batch support in llmbatch; the message says what to use instead."""
+    """The provider has no such batch function; the message says what to use instead."""
+
+
+class CassetteNotFoundError(LLMBatchError, FileNotFoundError):
+    """The cassette file to replay does not exist; the message says how to record it."""
+
+
+class CassetteInUseError(LLMBatchError, RuntimeError):
+    """A cassette is open already, and one process can use one at a time."""

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from llmbatch._util.checks import check_number
+from llmbatch.errors import MissingExtraError
 
 __all__ = ["LocalServer", "local_server"]
 
@@ -88,7 +89,7 @@ def local_server(*, n_parallel: int = 4, seed: int | None = None) -> LocalServer
     try:
         import xllamacpp  # noqa: PLC0415 - an optional dependency
     except ImportError as error:
-        raise ImportError(_INSTALL) from error
+        raise MissingExtraError(_INSTALL) from error
 
     params = xllamacpp.CommonParams()
     params.model.path = str(model_file)
@@ -124,7 +125,7 @@ def _model_file() -> Path:
     for folder in (spec and spec.submodule_search_locations) or ():
         for file in sorted(Path(folder).glob("*.gguf")):
             return file
-    raise ImportError(_INSTALL)
+    raise MissingExtraError(_INSTALL)
 
 
 def _threads() -> int:

@@ -57,6 +57,7 @@ class BatchOptions(TypedDict, total=False):
     requests_per_minute: float | None
     tokens_per_minute: float | None
     retries: int
+    server_wait: float
     timeout: float | None
     deadline: float | None
     max_cost: float | None
@@ -128,6 +129,7 @@ class Options:
     requests_per_minute: float | None = None
     tokens_per_minute: float | None = None
     retries: int = 6
+    server_wait: float = 300.0
     timeout: float | None = 600.0
     deadline: float | None = None
     max_cost: float | None = None
@@ -169,6 +171,7 @@ class Options:
             value = getattr(self, name)
             if value is not None:
                 check_number(name, value, "leave it out (None) for no limit")
+        check_number("server_wait", self.server_wait, "0 does not wait for a server that is away", least=0)
         check_number("retries", self.retries, "0 sends each row once", whole=True, least=0)
         check_number("reask", self.reask, "0 takes the first answer as it is", whole=True, least=0)
         for name, kinds in (("lane", Lane), ("transport", Transport)):

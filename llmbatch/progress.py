@@ -11,7 +11,7 @@ from typing import Any
 
 from llmbatch._output.stats import RunStats
 from llmbatch._rows.row import Row
-from llmbatch._util.background_loop import in_front
+from llmbatch._util.background_call import in_front
 
 __all__ = ["ProgressBar"]
 

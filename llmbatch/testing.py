@@ -27,6 +27,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from llmbatch.errors import CassetteInUseError, CassetteNotFoundError, MissingExtraError
+
 __all__ = ["cassette", "make_vcr"]
 
 _open = threading.Lock()
@@ -51,10 +53,14 @@ def cassette(
     """
     recording = os.environ.get("LLMBATCH_RECORD") == "1" if record is None else record
     if not recording and not Path(path).is_file():
-        raise FileNotFoundError(f"no cassette at {os.fspath(path)}; record it by running once with LLMBATCH_RECORD=1")
+        raise CassetteNotFoundError(
+            f"no cassette at {os.fspath(path)}; record it by running once with LLMBATCH_RECORD=1"
+        )
     vcr = make_vcr(record_mode="all" if recording else "none")
     if not _open.acquire(blocking=False):
-        raise RuntimeError("a cassette is open already, and vcrpy patches the whole process: close that one first")
+        raise CassetteInUseError(
+            "a cassette is open already, and vcrpy patches the whole process: close that one first"
+        )
     try:
         with vcr.use_cassette(os.fspath(path), allow_playback_repeats=allow_playback_repeats) as tape:
             yield tape
@@ -70,7 +76,7 @@ def make_vcr(**options: Any) -> Any:
     try:
         import vcr  # noqa: F401, PLC0415 - an optional dependency
     except ImportError as error:
-        raise ImportError('cassettes need vcrpy 9.4 or newer: pip install "vcrpy>=9.4"') from error
+        raise MissingExtraError('cassettes need vcrpy 9.4 or newer: pip install "vcrpy>=9.4"') from error
     from llmbatch._util.cassettes import BatchVCR  # noqa: PLC0415 - needs vcrpy
 
     return BatchVCR(**options)

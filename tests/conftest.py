@@ -68,7 +68,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             warm = "warm" in getattr(item, "fixturenames", ())
             together.setdefault("warm" if warm else item.path.name, []).append(item)
     shares: list[list[pytest.Item]] = [[] for _ in range(workers)]
-    longest = {"test_ray.py", "test_demo.py"}
+    longest = {"test_lanes.py", "test_limits.py", "test_notebooks.py", "test_processes.py"}
     for name in sorted(together, key=lambda name: (name not in longest, -len(together[name]))):
         min(shares, key=len).extend(together[name])
     quick = [item for item in items if not item.get_closest_marker("processes")]
@@ -123,7 +123,7 @@ def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warm]:
 @pytest.fixture
 def quick_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
     """Faults are sent again almost at once."""
-    monkeypatch.setattr("llmbatch._request.retry.BACKOFF_FIRST", 0.01)
+    monkeypatch.setattr("llmbatch._request.retry.INITIAL_BACKOFF_SECONDS", 0.01)
 
 
 @pytest.fixture

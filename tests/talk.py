@@ -64,7 +64,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 def idle(server: Server) -> bool:
     """Whether the server comes to have nothing in flight, and nothing on its way to it."""
-    end, seen = time.monotonic() + 20, -1
+    end, seen = time.monotonic() + 120, -1
     while (server.stats.in_flight or seen < len(server.requests)) and time.monotonic() < end:
         seen = len(server.requests)
         time.sleep(0.1)
@@ -86,7 +86,7 @@ def script(code: str, *arguments: str, flags: tuple[str, ...] = ("-W", "error"),
 
 def until(process: subprocess.Popen[str] | Forked, there: Callable[[], object]) -> None:
     """Wait for what a process is to bring about, while it runs."""
-    end = time.monotonic() + 120
+    end = time.monotonic() + 240
     while not there():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < end

@@ -1,4 +1,4 @@
-"""A budget is never passed, as the server's own count of tokens shows."""
+"""A budget is never exceeded, as the server's own count of tokens shows."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import llmbatch
 from llmbatch._litellm import load
 from llmbatch._request.budget import Budget
-from llmbatch._request.max_cost import cost_upper_bound
+from llmbatch._request.max_cost import CostUpperBound
 from llmbatch._request.plans import plan_chat
 from tests.replies import said
 from tests.server import Response
@@ -25,8 +25,8 @@ PRICE_IN, PRICE_OUT = 0.15e-6, 0.60e-6  # of gpt-4o-mini, USD a token
 
 
 @pytest.mark.parametrize("workers", [1, 16])
-def test_the_cap_is_never_passed(server: Server, workers: int) -> None:
-    """Rows are sent while their worst case fits; the others say that they were not sent and cost nothing."""
+def test_budget_cap_is_never_exceeded(server: Server, workers: int) -> None:
+    """Rows are sent while their upper bound fits; the others are not sent and cost nothing."""
     server.set(latency=0.005)
     cap = 0.001
     rows = batch(server.api_base, chats(200), max_cost=cap, max_tokens=50, max_workers=workers)
@@ -40,29 +40,43 @@ def test_the_cap_is_never_passed(server: Server, workers: int) -> None:
     assert len(server.requests) == len(answered) < 200
     assert {row["error_details"]["type"] for row in rows.failed} == {"BudgetExceeded"}
     assert {(row["attempts"], row["cost"]) for row in rows.failed} == {(0, 0.0)}
-    assert cap - rows.cost < 2 * (50 * PRICE_OUT + 100 * PRICE_IN), (
-        "what was left was less than one request's worst case"
-    )
+    assert cap - rows.cost < 2 * (50 * PRICE_OUT + 100 * PRICE_IN), "less was left than one request's upper bound"
 
 
-def test_rows_wait_for_reservations_in_flight(server: Server) -> None:
-    """A cap with room for fewer worst cases than rows still answers all rows whose real price fits."""
-    worst = 50 * PRICE_OUT + 100 * PRICE_IN
-    rows = batch(server.api_base, chats(5), max_cost=worst * 4, max_tokens=50, max_workers=5)
+def test_budget_rows_wait_for_reservations_in_flight(server: Server) -> None:
+    """A cap with room for fewer upper bounds than rows still answers all rows whose cost fits."""
+    upper = 50 * PRICE_OUT + 100 * PRICE_IN
+    rows = batch(server.api_base, chats(5), max_cost=upper * 4, max_tokens=50, max_workers=5)
     assert not rows.failed
 
 
 @pytest.mark.usefixtures("quick_backoff")
-def test_a_lost_answer_counts_as_its_worst_case(server: Server) -> None:
-    """Whoever does not know whether an attempt was charged must take it as charged."""
+def test_budget_lost_answer_counts_upper_bound(server: Server) -> None:
+    """An attempt that may have been charged counts as charged."""
     server.handler = lambda request: Response(200, body=b'{"choices": [', cut=5)
     rows = batch(server.api_base, chats(20), max_cost=0.0002, max_tokens=50, max_workers=2)
     assert len(rows.failed) == 20
     assert len(server.requests) * 50 * PRICE_OUT <= 0.0002
 
 
-def test_embeddings_hold_the_cap(server: Server) -> None:
-    """Each chunk's worst case is reserved too."""
+@pytest.mark.parametrize("usage", [None, {}, {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}], ids=str)
+def test_budget_answer_without_usage_counts_upper_bound(server: Server, usage: Any) -> None:
+    """An answer that does not say what it cost counts as the most that it can have cost."""
+    body = said("ok").body
+    assert isinstance(body, dict)
+    server.handler = lambda request: Response(body={**body, "usage": usage} if usage is not None else _without(body))
+    cap = 3.5 * upper_bound_of(chats(1)[0], max_tokens=500)
+    rows = batch(server.api_base, chats(20), max_cost=cap, max_tokens=500, max_workers=4)
+    assert len(server.requests) == len(rows.succeeded) == 3
+    assert {row["error_details"]["type"] for row in rows.failed} == {"BudgetExceeded"}
+
+
+def _without(body: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in body.items() if name != "usage"}
+
+
+def test_budget_embeddings_hold_cap(server: Server) -> None:
+    """The upper bound of each chunk is reserved."""
     given = place(server.api_base, model="openai/text-embedding-3-small")
     texts = [f"some text of number {i} " * 20 for i in range(200)]
     rows = llmbatch.create_embeddings_batch(texts, max_cost=0.0004, **given)
@@ -71,7 +85,7 @@ def test_embeddings_hold_the_cap(server: Server) -> None:
     assert server.stats.tokens * 0.02e-6 <= 0.0004
 
 
-def test_the_rerun_with_more_money_sends_the_rest(server: Server, tmp_path: Path) -> None:
+def test_budget_rerun_with_more_money_sends_rest(server: Server, tmp_path: Path) -> None:
     """With a checkpoint a second cap pays only for what is missing."""
     path = tmp_path / "run.jsonl"
     first = batch(server.api_base, chats(60), max_cost=0.0003, max_tokens=50, checkpoint=path)
@@ -82,30 +96,30 @@ def test_the_rerun_with_more_money_sends_the_rest(server: Server, tmp_path: Path
     assert len(server.requests) == 60 - done
 
 
-def its_worst_case(request: Any, **options: Any) -> float:
-    """USD that a request of the tests' model may cost."""
+def upper_bound_of(request: Any, **options: Any) -> float:
+    """Return the USD that a request of the tests' model costs at most."""
     plan = plan_chat("openai/gpt-4o-mini", **options)
-    return cost_upper_bound(plan)(plan.request(request))
+    return CostUpperBound.for_plan(plan).of(plan.request(request))
 
 
-def test_a_request_that_just_fits_is_sent(server: Server) -> None:
+def test_budget_request_that_just_fits_is_sent(server: Server) -> None:
     """The whole cap may be spent."""
     (chat,) = chats(1)
-    exactly = its_worst_case(chat, max_tokens=50)
+    exactly = upper_bound_of(chat, max_tokens=50)
     assert not batch(server.api_base, [chat], max_cost=exactly, max_tokens=50).failed
 
 
-def test_what_is_in_flight_stays_reserved(server: Server) -> None:
-    """With room for two worst cases there are never three requests at once, whoever has been answered meanwhile."""
+def test_budget_in_flight_stays_reserved(server: Server) -> None:
+    """With room for two upper bounds there are never three requests at once."""
     server.set(latency=0.03, sigma=1.0)
-    worst = its_worst_case(chats(1)[0], max_tokens=500)
-    rows = batch(server.api_base, chats(9), max_cost=2.5 * worst, max_tokens=500)
+    upper = upper_bound_of(chats(1)[0], max_tokens=500)
+    rows = batch(server.api_base, chats(9), max_cost=2.5 * upper, max_tokens=500)
     assert not rows.failed
     assert server.stats.peak_in_flight == 2
 
 
-def test_what_came_back_is_there_for_the_next(server: Server) -> None:
-    """However sums of dollars are rounded: what never fits is told so when all others have settled."""
+def test_budget_released_money_is_spent(server: Server) -> None:
+    """However sums are rounded; a request that never fits fails when all others have finished."""
     server.set(latency=0.01, sigma=1.0)
     rows = [f"{'some words ' * (7 * i % 31)}?" for i in range(40)]
     rows.append("a novel " * 100_000)
@@ -113,21 +127,21 @@ def test_what_came_back_is_there_for_the_next(server: Server) -> None:
     assert last["error_details"]["type"] == "BudgetExceeded"
 
 
-def test_a_lost_answer_counts_as_dear_as_the_others_were(server: Server) -> None:
-    """After an answer of ten times its worst case each lost one counts ten times, too."""
-    worst = its_worst_case(chats(1)[0], max_tokens=50)
-    usage = {"prompt_tokens": 0, "completion_tokens": round(10 * worst / PRICE_OUT)}
+def test_budget_lost_answer_after_overrun_counts_more(server: Server) -> None:
+    """After an answer of ten times its upper bound, each lost one counts ten times, too."""
+    upper = upper_bound_of(chats(1)[0], max_tokens=50)
+    usage = {"prompt_tokens": 0, "completion_tokens": round(10 * upper / PRICE_OUT)}
     dear = said("ok").body | {"usage": {**usage, "total_tokens": usage["completion_tokens"]}}
     server.enqueue(Response(body=dear))
     server.handler = lambda request: Response(200, body=b'{"choices": [', cut=5)
-    rows = batch(server.api_base, chats(20), max_cost=35 * worst, max_tokens=50, max_workers=1, retries=0)
+    rows = batch(server.api_base, chats(20), max_cost=35 * upper, max_tokens=50, max_workers=1, retries=0)
     assert len(rows.failed) == 19
     assert len(server.requests) == 1 + 2
 
 
 @pytest.mark.contract
-def test_the_dearest_of_all_prices_is_reserved() -> None:
-    """A hold on the names in LiteLLM's price map: no length of prompt and no service tier costs more than reserved."""
+def test_budget_highest_price_of_all_tiers_is_reserved() -> None:
+    """No length of prompt and no service tier in LiteLLM's price map costs more than reserved."""
     litellm = load()
     seen: set[str] = set()
     for model, entry in litellm.model_cost.items():
@@ -140,7 +154,7 @@ def test_the_dearest_of_all_prices_is_reserved() -> None:
         if not plain:
             continue
         try:
-            reserved = cost_upper_bound(plan)(request)
+            reserved = CostUpperBound.for_plan(plan).of(request)
         except ValueError:  # nothing bounds what it searches by itself
             continue
         for tier in (None, "priority", "flex", "ultrafast"):
@@ -151,22 +165,22 @@ def test_the_dearest_of_all_prices_is_reserved() -> None:
     assert len(seen) > 30, "some are much dearer than their plain price"
 
 
-def test_what_has_come_back_leaves_no_trace() -> None:
-    """Sums of floats do: nobody waits for a reservation of 1e-16 USD that no request holds."""
+def test_budget_settled_reservations_leave_no_residue() -> None:
+    """Nobody waits for a residue of 1e-16 USD that no request has reserved."""
 
     async def reserved() -> bool:
         budget = Budget(1.0)
-        for worst in (0.1, 0.2, 0.3):
-            assert await budget.reserve(worst)
-        for worst in (0.1, 0.2, 0.3):
-            budget.settle(worst, 0.0)
+        for upper in (0.1, 0.2, 0.3):
+            assert await budget.reserve(upper)
+        for upper in (0.1, 0.2, 0.3):
+            budget.settle(upper, 0.0)
         return await asyncio.wait_for(budget.reserve(2.0), 5)
 
     assert not asyncio.run(reserved())
 
 
-def test_without_a_cap_anything_fits() -> None:
-    """And what was spent is counted."""
+def test_budget_without_cap_fits_anything() -> None:
+    """And counts what was spent."""
     budget = Budget(None)
     assert asyncio.run(budget.reserve(1e9))
     budget.settle(1e9, 0.5)

@@ -57,7 +57,7 @@ def chats(texts: list[str]) -> list[list[dict[str, str]]]:
 
 def settled(events: list[Any], count: int) -> Counter[Any]:
     """The events, once there are as many as expected and no more come; LiteLLM reports them a little later."""
-    until = time.monotonic() + 20
+    until = time.monotonic() + 120
     while len(events) < count and time.monotonic() < until:
         time.sleep(0.02)
     time.sleep(0.3)
@@ -185,7 +185,7 @@ def test_opentelemetry_spans_come_from_litellm(
     litellm.callbacks = [OpenTelemetry(config=OpenTelemetryConfig(exporter=exporter), tracer_provider=tracing)]
     with tracing.get_tracer("test").start_as_current_span("nightly job") as job:
         results = create_chat_completions_batch(chats(TEXTS), **options)
-    until = time.monotonic() + 20
+    until = time.monotonic() + 120
     while len(exporter.get_finished_spans()) < 11 and time.monotonic() < until:
         time.sleep(0.05)
     spans = [span for span in exporter.get_finished_spans() if span.name == "litellm_request"]

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import llmbatch
+from tests.replies import said
+from tests.server import Response
 
 if TYPE_CHECKING:
     from tests.server import Server
@@ -153,3 +155,45 @@ def test_estimating_sends_nothing(server: Server) -> None:
     estimate = llmbatch.estimate_batch(rows, "openai/gpt-4o", api_base=server.api_base)
     assert not server.requests
     assert any("images" in caveat for caveat in estimate.caveats)
+
+
+def costs_of_a_run(server: Server, model: str, prompts: list[str], tokens: list[int], **options: Any) -> float:
+    """What a run of the prompts costs, whose answers have 10 tokens each."""
+    for n in tokens:
+        usage = {"prompt_tokens": n, "completion_tokens": 10, "total_tokens": n + 10}
+        answer: Any = said("yes").body
+        tier = options.get("service_tier", "default")
+        server.enqueue(Response(body={**answer, "model": model, "usage": usage, "service_tier": tier}))
+    results = llmbatch.create_chat_completions_batch(
+        prompts, f"openai/{model}", max_tokens=10, max_workers=1, api_base=server.api_base, api_key="sk-test", **options
+    )
+    assert not results.failed
+    assert results.cost is not None
+    return results.cost
+
+
+@pytest.mark.parametrize("options", [{}, {"service_tier": "priority"}, {"service_tier": "flex"}])
+def test_estimate_is_what_a_run_costs(server: Server, options: dict[str, Any]) -> None:
+    """Each row by its own length, above and below the price threshold, at the call's service tier."""
+    prompts = ["word " * 10, "word " * 280_000]
+    tokens = [llmbatch.estimate_batch([prompt], "gpt-5.4").prompt_tokens for prompt in prompts]
+    assert tokens[1] > 272_000
+    estimate = llmbatch.estimate_batch(prompts, "gpt-5.4", max_tokens=10, **options)
+    assert estimate.live_cost == pytest.approx(costs_of_a_run(server, "gpt-5.4", prompts, tokens, **options), rel=0.01)
+
+
+def test_estimate_of_a_long_list_of_short_prompts_has_no_long_prompt() -> None:
+    """Their sum is above the threshold, and none of them is: a job costs half."""
+    rows = ["word " * 1000] * 400
+    one, all_rows = (llmbatch.estimate_batch(some, "gpt-5.4", max_tokens=10) for some in (rows[:1], rows))
+    assert one.live_cost is not None
+    assert one.job_cost == pytest.approx(one.live_cost / 2)
+    assert all_rows.live_cost == pytest.approx(400 * one.live_cost)
+    assert all_rows.job_cost == pytest.approx(200 * one.live_cost)
+
+
+def test_estimate_says_that_cached_tokens_have_no_batch_price() -> None:
+    """A job of gpt-4.1 pays the live price for them."""
+    caveats = llmbatch.estimate_batch(["a"], "gpt-4.1").caveats
+    assert any("cached prompt tokens have no batch price" in caveat for caveat in caveats)
+    assert not any("cached" in caveat for caveat in llmbatch.estimate_batch(["a"], "gpt-5-mini").caveats)

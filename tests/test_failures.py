@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from llmbatch._request.failures import HINT_HOPELESS, Failure, classify
+from llmbatch._request.classify import classify
+from llmbatch._request.failures import Failure, Scope
+from llmbatch._request.rejections import MAX_USEFUL_WAIT_SECONDS
 
 
 def made(name: str, message: str = "it broke", cause: BaseException | None = None, **attributes: Any) -> Exception:
@@ -45,32 +47,32 @@ KINDS: dict[str, tuple[Exception, Failure]] = {
     ),
     "an answer": (
         made("HTTPStatusError", response=answer(403)),
-        Failure("HTTPStatusError", "it broke", 403, shared=True),
+        Failure("HTTPStatusError", "it broke", 403, scope=Scope.UNKNOWN),
     ),
     "no time": (made("APITimeoutError"), Failure("Timeout", "it broke", **LOST)),
     "nobody there": (
         made("APIError", cause=made("ConnectError")),
-        Failure("ConnectionError", "it broke", retryable=True, shared=True),
+        Failure("ConnectionError", "it broke", retryable=True, unavailable=True, scope=Scope.SHARED),
     ),
     "nobody there, said further out": (
         made("APIError", cause=made("ConnectError", "no", made("OSError"), request=request_to("there", 7))),
-        Failure("ConnectionError", "no (there:7)", retryable=True, shared=True),
+        Failure("ConnectionError", "no (there:7)", retryable=True, unavailable=True, scope=Scope.SHARED),
     ),
     "no resources, in words": (
         made("RateLimitError", "Resource Unavailable", status_code=429),
-        Failure("RateLimitError", "Resource Unavailable", 429, retryable=True, refused=True, scarce=True),
+        Failure("RateLimitError", "Resource Unavailable", 429, retryable=True, rate_limited=True, no_resources=True),
     ),
     "no resources, by its code": (
         made("RateLimitError", "busy", made("SDKs", code="resource_unavailable"), status_code=429),
-        Failure("RateLimitError", "busy", 429, retryable=True, refused=True, scarce=True),
+        Failure("RateLimitError", "busy", 429, retryable=True, rate_limited=True, no_resources=True),
     ),
     "a limit, by its code": (
         made("RateLimitError", "busy", made("SDKs", code="rate_limit_exceeded"), status_code=429),
-        Failure("RateLimitError", "busy", 429, retryable=True, refused=True),
+        Failure("RateLimitError", "busy", 429, retryable=True, rate_limited=True),
     ),
     "round and round": (
         made("TooManyRedirects"),
-        Failure("TooManyRedirects", "it broke (check api_base)", shared=True),
+        Failure("TooManyRedirects", "it broke (check api_base)", scope=Scope.SHARED),
     ),
     "a cut stream": (
         made("APIError", cause=made("BrokenStreamError", "the stream ended early")),
@@ -80,11 +82,11 @@ KINDS: dict[str, tuple[Exception, Failure]] = {
     "a cut": (made("APIError", cause=made("ClientError")), Failure("ConnectionError", "it broke", **LOST)),
     "no key": (
         made("APIConnectionError", "OPENAI_API_KEY is not set"),
-        Failure("AuthenticationError", "OPENAI_API_KEY is not set", 401, shared=True),
+        Failure("AuthenticationError", "OPENAI_API_KEY is not set", 401, scope=Scope.SHARED),
     ),
     "no key, as a 500": (
         made("InternalServerError", "Missing credentials", status_code=500),
-        Failure("AuthenticationError", "Missing credentials", 401, shared=True),
+        Failure("AuthenticationError", "Missing credentials", 401, scope=Scope.SHARED),
     ),
     "words about a key": (
         made("TypeError", "X_TOKEN is not set"),
@@ -104,7 +106,7 @@ KINDS: dict[str, tuple[Exception, Failure]] = {
     "a plain bug": (made("APIError", "a", Exception("b")), Failure("APIError", "a", billed=None)),
     "a stream's error": (
         made("APIError", body={"message": "busy", "code": 503}),
-        Failure("StreamError", "busy", 503, shared=True, **LOST),
+        Failure("StreamError", "busy", 503, scope=Scope.SHARED, **LOST),
     ),
     "a stream's other error": (
         made("APIError", body={"message": "busy", "status_code": 418}),
@@ -112,11 +114,11 @@ KINDS: dict[str, tuple[Exception, Failure]] = {
     ),
     "a stream's code": (
         made("APIError", body={"type": "x", "code": "rate_limit_exceeded"}),
-        Failure("StreamError", "it broke", 429, refused=True, **LOST),
+        Failure("StreamError", "it broke", 429, rate_limited=True, **LOST),
     ),
     "a stream's type": (
         made("APIError", body={"type": "overloaded_error"}),
-        Failure("StreamError", "it broke", 529, shared=False, **LOST),
+        Failure("StreamError", "it broke", 529, **LOST),
     ),
     "a number that is no status": (
         made("APIError", body={"message": "what", "code": 7}),
@@ -132,7 +134,7 @@ KINDS: dict[str, tuple[Exception, Failure]] = {
 @pytest.mark.parametrize(("error", "failure"), KINDS.values(), ids=KINDS)
 def test_each_kind_is_told_apart(error: Exception, failure: Failure) -> None:
     """By names in the chain of causes, attributes and words; with the provider's name, the exception's own first."""
-    expected = {name: getattr(failure, name) for name in Failure.__slots__ if name not in {"headers", "shared"}}
+    expected = {name: getattr(failure, name) for name in Failure.__slots__ if name not in {"headers", "scope"}}
     for provider in ("openai", "groq"):
         found = classify(error, provider)
         assert {name: getattr(found, name) for name in expected} == {**expected, "provider": provider}
@@ -200,17 +202,20 @@ def test_the_providers_own_words(text: str, message: str) -> None:
 
 
 REFUSALS: dict[str, tuple[Exception, dict[str, Any]]] = {
-    "bad request": (refused(400), {"retryable": False, "shared": False, "refused": False, "billed": False}),
+    "bad request": (refused(400), {"retryable": False, "shared": False, "rate_limited": False, "billed": False}),
     "bad key": (refused(401), {"retryable": False, "shared": True}),
     "bad key, said otherwise": (refused(400, "Wrong API key"), {"retryable": False, "shared": True}),
-    "limited": (refused(429, retry_after="3"), {"retryable": True, "refused": True, "shared": False, "hint": 3.0}),
-    "down": (refused(503), {"retryable": True, "refused": False, "shared": True, "hint": None}),
+    "limited": (
+        refused(429, retry_after="3"),
+        {"retryable": True, "rate_limited": True, "shared": False, "retry_after": 3.0},
+    ),
+    "down": (refused(503), {"retryable": True, "rate_limited": False, "scope": Scope.UNKNOWN, "retry_after": None}),
     "no credit": (refused(402), {"retryable": False, "shared": True}),
-    "spent": (refused(429, "insufficient_quota"), {"retryable": False, "refused": False, "shared": True}),
+    "spent": (refused(429, "insufficient_quota"), {"retryable": False, "rate_limited": False, "shared": True}),
     "spent for a while": (refused(429, "insufficient_quota", retry_after="3"), {"retryable": True, "shared": False}),
     "too large": (refused(500, "request too large"), {"retryable": False, "shared": False}),
-    "tomorrow": (refused(429, retry_after="7200"), {"retryable": False, "refused": False, "shared": True}),
-    "just not tomorrow": (refused(429, retry_after=str(HINT_HOPELESS)), {"retryable": True, "shared": False}),
+    "tomorrow": (refused(429, retry_after="7200"), {"retryable": False, "rate_limited": False, "shared": True}),
+    "just not tomorrow": (refused(429, retry_after=str(MAX_USEFUL_WAIT_SECONDS)), {"retryable": True, "shared": False}),
     "try again": (refused(400, x_should_retry="TRUE"), {"retryable": True}),
     "do not": (refused(503, x_should_retry="False"), {"retryable": False}),
 }
@@ -240,4 +245,4 @@ def test_what_a_refusal_means(error: Exception, expected: dict[str, Any]) -> Non
 )
 def test_hints_in_headers(headers: dict[str, str], hint: float | None) -> None:
     """Milliseconds before seconds, unless there are none; the past is now, and what cannot be read is no hint."""
-    assert classify(refused(429, **headers)).hint == (hint if hint is None else pytest.approx(hint))
+    assert classify(refused(429, **headers)).retry_after == (hint if hint is None else pytest.approx(hint))

@@ -52,7 +52,7 @@ def test_a_short_outage_costs_no_row(llmock: LLMock) -> None:
 
 def test_an_outage_ends_the_batch_without_a_storm(llmock: LLMock, monkeypatch: pytest.MonkeyPatch) -> None:
     """Few rows are sent, none more often than asked, and all rows say why."""
-    monkeypatch.setattr("llmbatch._request.retry.BACKOFF_FIRST", 0.1)
+    monkeypatch.setattr("llmbatch._request.retry.INITIAL_BACKOFF_SECONDS", 0.1)
     llmock.outage()
     results = ask(llmock, 40, retries=2, max_workers=4)
     assert len(results.failed) == 40

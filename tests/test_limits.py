@@ -11,8 +11,9 @@ import pytest
 
 import llmbatch
 from llmbatch._limits import limiter
-from llmbatch._limits.observations import Permit
-from llmbatch._limits.throttling import FIRST_WINDOW, RECORD
+from llmbatch._limits.concurrency_detector import INITIAL_CONCURRENCY
+from llmbatch._limits.observations import MAX_RECENT
+from llmbatch._limits.permit import Permit
 from tests.replies import said
 from tests.server import Response
 from tests.talk import answered, batch, chats, place
@@ -132,13 +133,13 @@ def test_a_limit_that_falls_is_learnt_anew(provider: Callable[..., Server]) -> N
 
 def test_a_retry_after_holds_everybody_back(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a refusal nobody on the account sends before the time that one of them was told."""
-    known, tell = threading.Event(), limiter.Limiter.refused
+    known, tell = threading.Event(), limiter.Limiter.on_rate_limit
 
     def refused(*told: Any) -> None:
         tell(*told)
         known.set()
 
-    monkeypatch.setattr(limiter.Limiter, "refused", refused)
+    monkeypatch.setattr(limiter.Limiter, "on_rate_limit", refused)
     server.enqueue(Response(429, {"retry-after-ms": "1500"}))
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(batch, server.api_base, chats(5), model="openai/told", max_workers=1)
@@ -152,7 +153,7 @@ def test_a_retry_after_holds_everybody_back(server: Server, monkeypatch: pytest.
 
 def test_a_refusal_that_comes_late_is_its_rows_alone(server: Server) -> None:
     """When hundreds were sent and answered after it, its Retry-After included."""
-    late = RECORD + 64
+    late = MAX_RECENT + 64
     server.enqueue(Response(429, {"retry-after-ms": "500"}, until=lambda: len(server.requests) > late))
     rows = batch(server.api_base, chats(late + 40), max_workers=32, model="openai/late")
     assert all(answered(row, i) for i, row in enumerate(rows))
@@ -181,7 +182,7 @@ def test_server_faults_do_not_slow_the_others_down(provider: Callable[..., Serve
     server = provider(error_rate=0.15, reset_rate=0.15, latency=1.0)
     rows = batch(server.api_base, chats(100), max_workers=32, retries=12, model="openai/faults")
     assert all(answered(row, i) for i, row in enumerate(rows))
-    assert server.stats.peak_in_flight > FIRST_WINDOW, "more and more is in flight, as without the faults"
+    assert server.stats.peak_in_flight > INITIAL_CONCURRENCY, "more and more is in flight, as without the faults"
 
 
 def test_a_limit_in_the_headers_is_learnt_and_kept(provider: Callable[..., Server]) -> None:
@@ -212,12 +213,12 @@ def test_refusals_by_chance_hold_nobody_back(provider: Callable[..., Server], lo
     rows = batch(server.api_base, chats(300), max_workers=20, model="openai/chance")
     assert all(answered(row, i) for i, row in enumerate(rows))
     assert server.stats.limited < 300 * 0.4, "no row is sent more often than chance asks for"
-    lines = [line for line in log if "refusals do not depend on the rate" in line]
+    lines = [line for line in log if "independent of our rate" in line]
     assert len(lines) == 1
     server.set(refuse_rate=0.0, latency=0.5)
     server.reset()
     assert not batch(server.api_base, chats(60, start=300), max_workers=20, model="openai/chance").failed
-    assert server.stats.peak_in_flight > FIRST_WINDOW
+    assert server.stats.peak_in_flight > INITIAL_CONCURRENCY
 
 
 def test_a_limit_on_the_crowd_is_found(provider: Callable[..., Server], log: list[str]) -> None:
@@ -226,7 +227,7 @@ def test_a_limit_on_the_crowd_is_found(provider: Callable[..., Server], log: lis
     rows = batch(server.api_base, chats(40), max_workers=20, model="openai/crowd")
     assert all(answered(row, i) for i, row in enumerate(rows))
     assert server.stats.limited < 60
-    assert any("in flight on" in line for line in log)
+    assert any("concurrency limit found: at most 5 in flight" in line for line in log)
 
 
 def test_a_retry_after_of_nothing_is_no_invitation(server: Server) -> None:

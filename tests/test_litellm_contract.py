@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pytest
 
 import llmbatch
-from llmbatch._litellm import fast_prices, load, quiet_logging, resolve
+from llmbatch._litellm import fast_prices, load, quiet_logging, resolve, unknown_parameters
 from llmbatch._litellm.calls import chat
 from llmbatch._litellm.loading import internal
-from llmbatch._litellm.prices import batch_cost, live_cost
+from llmbatch._litellm.prices import batch_cost, standard_cost
 from llmbatch._litellm.private_api import PRIVATE_APIS, is_available
 from llmbatch._util.background_loop import in_background
 from tests.record_cassettes import TOOL
@@ -247,9 +247,15 @@ def test_prices_jobs_cost_half(server: Server) -> None:
     """Of what the live answers cost, where the map has no price of its own."""
     usage = {"prompt_tokens": 1000, "completion_tokens": 100, "total_tokens": 1100}
     target = resolve("openai/gpt-4o-mini")
-    live = live_cost(target, 1000, 100)
+    live = standard_cost(target, usage)
     assert live
     assert batch_cost(target, usage) == pytest.approx(live / 2)
+
+
+def test_settings_are_not_called_sent_as_is() -> None:
+    """What LiteLLM keeps to itself, what it knows for all providers, and what it knows for this one."""
+    names = ["metadata", "mock_response", "seed", "extra_body", "aws_region_name", "thinking", "top_k"]
+    assert unknown_parameters(resolve("anthropic/claude-sonnet-4-5"), names) == ("top_k",)
 
 
 def test_closing_the_clients_of_a_loop_are_known() -> None:

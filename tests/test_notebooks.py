@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +15,10 @@ from tests.batch_server import BatchProvider
 from tests.server import Server, answer_to
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import nbformat
+    from jupyter_client.manager import AsyncKernelManager
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -26,23 +31,46 @@ def shown(cell: nbformat.NotebookNode) -> str:
     )
 
 
-def executed(name: str, directory: Path) -> list[nbformat.NotebookNode]:
-    """The code cells of a notebook, run with this working directory."""
+ANEW = """
+%reset -f
+import os
+for name in os.environ.keys() - {environment!r}.keys() - {{"MPLBACKEND"}}:
+    del os.environ[name]
+os.environ.update({environment!r})
+os.chdir({directory!r})
+"""
+
+
+@pytest.fixture(scope="module")
+def kernel() -> Iterator[AsyncKernelManager]:
+    """One kernel, which imports LiteLLM once for all notebooks."""
+    from jupyter_client.manager import AsyncKernelManager
+
+    manager = AsyncKernelManager(kernel_name="python3")
+    asyncio.run(manager.start_kernel(cwd=str(EXAMPLES.parent)))
+    yield manager
+    asyncio.run(manager.shutdown_kernel(now=True))
+
+
+def executed(name: str, directory: Path, kernel: AsyncKernelManager) -> list[nbformat.NotebookNode]:
+    """The code cells of a notebook, run with this working directory, our environment and an empty namespace."""
     import nbformat
     from nbclient import NotebookClient
 
     notebook = nbformat.read(EXAMPLES / name, as_version=4)
-    NotebookClient(
-        notebook, timeout=240, kernel_name="python3", resources={"metadata": {"path": str(directory)}}
-    ).execute()
-    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+    code = ANEW.format(environment=dict(os.environ), directory=str(directory))
+    notebook.cells.insert(0, nbformat.v4.new_code_cell(code))
+    client = NotebookClient(notebook, km=kernel, timeout=240)
+    client.execute()
+    client.kc.stop_channels()
+    return [cell for cell in notebook.cells[1:] if cell.cell_type == "code"]
 
 
 @pytest.mark.processes
 @pytest.mark.usefixtures("local_model")
-def test_quickstart_runs_and_shows_answers_a_failure_and_a_table(tmp_path: Path) -> None:
+def test_quickstart_runs_and_shows_answers_a_failure_and_a_table(tmp_path: Path, kernel: AsyncKernelManager) -> None:
     """The quickstart runs in Jupyter's own event loop, sync and awaited calls alike."""
-    code = executed("quickstart.ipynb", tmp_path)
+    code = executed("quickstart.ipynb", tmp_path, kernel)
     everything = "\n".join(map(shown, code))
     assert "<table>" in shown(code[1])
     assert "failed:" in shown(code[2])
@@ -53,9 +81,11 @@ def test_quickstart_runs_and_shows_answers_a_failure_and_a_table(tmp_path: Path)
 
 @pytest.mark.processes
 @pytest.mark.usefixtures("local_model")
-def test_structured_extraction_fills_a_table_and_mends_the_failed_row(tmp_path: Path) -> None:
+def test_structured_extraction_fills_a_table_and_mends_the_failed_row(
+    tmp_path: Path, kernel: AsyncKernelManager
+) -> None:
     """Parsed fields, an error in its row, a price of one's own; the rerun sends only what had failed."""
-    code = executed("structured_extraction.ipynb", tmp_path)
+    code = executed("structured_extraction.ipynb", tmp_path, kernel)
     assert "nights" in shown(code[2])
     assert "1 of 3 rows failed, $0.0000" in shown(code[3])
     assert "r-19" in shown(code[3])
@@ -65,13 +95,13 @@ def test_structured_extraction_fills_a_table_and_mends_the_failed_row(tmp_path: 
 
 @pytest.mark.processes
 def test_live_to_batch_job_submits_once_and_reads_the_rows_back(
-    tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch, kernel: AsyncKernelManager
 ) -> None:
     """With a provider that has batch endpoints, the rows of the job are those of the live calls."""
     batches = BatchProvider(server)
     monkeypatch.setenv("OPENAI_BASE_URL", server.api_base)
     monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
-    code = executed("live_to_batch_job.ipynb", tmp_path)
+    code = executed("live_to_batch_job.ipynb", tmp_path, kernel)
     assert "5 rows for gpt-4o-mini" in shown(code[1])
     assert "2/2 rows succeeded" in shown(code[2])
     assert "/v1/chat/completions" in shown(code[3])
@@ -95,12 +125,15 @@ STOPPED_FORMS = {
 
 
 @pytest.mark.processes
-def test_stop_ends_a_running_cell_and_keeps_what_is_done(server: Server) -> None:
+def test_stop_ends_a_running_cell_and_keeps_what_is_done(server: Server, kernel: AsyncKernelManager) -> None:
     """Jupyter's Stop in an awaited batch, an `async for`, a blocking call: nothing more is sent, rows are there."""
-    from jupyter_client.manager import start_new_kernel
+    from jupyter_client.blocking.client import BlockingKernelClient
 
     server.set(latency=0.05)
-    manager, client = start_new_kernel(kernel_name="python3", cwd=str(EXAMPLES.parent))
+    client = BlockingKernelClient()
+    client.load_connection_info(kernel.get_connection_info())
+    client.start_channels()
+    client.wait_for_ready(timeout=240)
 
     def shows(code: str) -> str:
         """What a cell shows as its value."""
@@ -115,31 +148,31 @@ def test_stop_ends_a_running_cell_and_keeps_what_is_done(server: Server) -> None
         return "".join(shown)
 
     try:
+        assert not shows(ANEW.format(environment=dict(os.environ), directory=str(EXAMPLES.parent)))
         assert not shows(STOPPED.format(base=server.api_base))
         for cell, done in STOPPED_FORMS.items():
             server.reset()
             request = client.execute(cell)
             while len(server.requests) < 30:
                 time.sleep(0.01)
-            manager.interrupt_kernel()
+            asyncio.run(kernel.interrupt_kernel())
             assert client.get_shell_msg(timeout=60)["parent_header"]["msg_id"] == request
             sent = len(server.requests)
             assert 20 <= int(shows(done)) <= sent < 200
             assert len(server.requests) == sent
     finally:
         client.stop_channels()
-        manager.shutdown_kernel(now=True)
 
 
 @pytest.mark.cassettes
 @pytest.mark.processes
-def test_which_model_compares_two_ways_and_writes_a_report(tmp_path: Path) -> None:
+def test_which_model_compares_two_ways_and_writes_a_report(tmp_path: Path, kernel: AsyncKernelManager) -> None:
     """On the recording: what each way gets right, what was asked again, what it costs, and a page with the prompts."""
     directory = tmp_path / "examples"
     directory.mkdir()
     (tmp_path / "cassettes").symlink_to(EXAMPLES.parent / "cassettes")
     (directory / "reviews.csv").symlink_to(EXAMPLES / "reviews.csv")
-    code = executed("which_model.ipynb", directory)
+    code = executed("which_model.ipynb", directory, kernel)
     assert "11 of 120 rows failed" in shown(code[3])
     assert "109/120 rows succeeded" in shown(code[3])
     lines = code[4]["outputs"][0]["data"]["text/plain"].splitlines()[1:]

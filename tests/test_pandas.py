@@ -136,8 +136,9 @@ def test_a_function_of_a_row_gives_its_request(server: Server, options: dict[str
     assert complete_column(frame, asked, **options).tolist() == [answer_to("a"), answer_to("b")]
     assert {(r.text, r.json["model"], r.json["seed"]) for r in server.requests} == {("a", "one", 1), ("b", "two", 2)}
     assert complete_frame(frame, asked, **options)["half"].to_dict() == {7: 0.5, 8: 1.0}
-    with pytest.raises(ValueError, match="system= goes with a template"):
-        complete_column(frame, asked, system="Be brief.", **options)
+    server.reset()
+    assert complete_column(frame, asked, system="Be brief.", **options).tolist() == [answer_to("a"), answer_to("b")]
+    assert all(r.json["messages"][0] == {"role": "system", "content": "Be brief."} for r in server.requests)
 
 
 @pytest.mark.parametrize(

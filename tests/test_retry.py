@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from llmbatch._request import failures, retry
+from llmbatch._request.classify import classify
 from tests.replies import said
 from tests.server import Response
 from tests.talk import answered, batch, chats
@@ -215,7 +216,7 @@ def test_local_bugs_dressed_as_a_500_are_told_apart(fault: type[Exception]) -> N
 
     outer = InternalServerError("litellm.InternalServerError: it broke")
     outer.__cause__ = fault("inner")
-    failure = failures.classify(outer, "openai")
+    failure = classify(outer, "openai")
     assert (failure.retryable, failure.status_code) == (False, None)
 
 
@@ -234,37 +235,37 @@ def test_each_retry_waits_longer_on_the_whole() -> None:
     policy = retry.retrying(50)
     fault = failures.Failure("x", "x", 500, retryable=True)
     drawn = [[policy.wait(_State(n, fault)) for _ in range(300)] for n in (1, 4, 20)]  # type: ignore[arg-type]
-    bounds = retry.BACKOFF_FIRST, 8 * retry.BACKOFF_FIRST, retry.BACKOFF_CAP
+    bounds = retry.INITIAL_BACKOFF_SECONDS, 8 * retry.INITIAL_BACKOFF_SECONDS, retry.MAX_BACKOFF_SECONDS
     for waits, bound in zip(drawn, bounds, strict=True):
         assert min(waits) < bound / 4 < bound * 3 / 4 < max(waits) <= bound
     for hint, least in ((0.0, 0.05), (5.0, 5.0), (1000.0, 120.0)):
-        told = failures.Failure("x", "x", 503, retryable=True, hint=hint)
+        told = failures.Failure("x", "x", 503, retryable=True, retry_after=hint)
         waits = [policy.wait(_State(1, told)) for _ in range(50)]  # type: ignore[arg-type]
-        assert least <= min(waits) < max(waits) <= least + retry.BACKOFF_FIRST
+        assert least <= min(waits) < max(waits) <= least + retry.INITIAL_BACKOFF_SECONDS
 
 
 def test_a_rest_after_refusals_grows_and_heeds_the_provider() -> None:
     """From 0.1 s by a half each time up to 1 s, half of it at random; a longer hint holds, up to two minutes."""
-    rests = [retry.rest(refusals, None, 1.0) for refusals in (1, 2, 3, 50)]
+    rests = [retry.throttle_pause(refusals, None, 1.0) for refusals in (1, 2, 3, 50)]
     assert rests == pytest.approx([0.1, 0.15, 0.225, 1.0])
-    assert [retry.rest(1, 0.0, jitter) for jitter in (0.0, 0.5)] == pytest.approx([0.05, 0.075])
-    assert [retry.rest(1, hint, 1.0) for hint in (0.01, 5.0, 1000.0)] == [0.1, 5.0, 120.0]
+    assert [retry.throttle_pause(1, 0.0, jitter) for jitter in (0.0, 0.5)] == pytest.approx([0.05, 0.075])
+    assert [retry.throttle_pause(1, hint, 1.0) for hint in (0.01, 5.0, 1000.0)] == [0.1, 5.0, 120.0]
 
 
 def test_what_its_limiter_paces_rests_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Longer with each refusal in a row, anew after a fault; faults and administration wait as ever."""
     monkeypatch.setattr("random.random", lambda: 1.0)
     monkeypatch.setattr("random.uniform", lambda least, most: most)
-    refused = failures.Failure("x", "x", 429, retryable=True, refused=True)
-    told = failures.Failure("x", "x", 429, retryable=True, refused=True, hint=5.0)
+    refused = failures.Failure("x", "x", 429, retryable=True, rate_limited=True)
+    told = failures.Failure("x", "x", 429, retryable=True, rate_limited=True, retry_after=5.0)
     fault = failures.Failure("x", "x", 500, retryable=True)
     order = [refused, refused, fault, refused, told, fault]
     paced, unpaced = ([policy.wait(_State(9, failure)) for failure in order] for policy in (  # type: ignore[arg-type]
         retry.retrying(9, paced=True), retry.retrying(9),
     ))  # fmt: skip
-    backoff = min(2**8 * retry.BACKOFF_FIRST, retry.BACKOFF_CAP)
+    backoff = min(2**8 * retry.INITIAL_BACKOFF_SECONDS, retry.MAX_BACKOFF_SECONDS)
     assert paced == pytest.approx([0.1, 0.15, backoff, 0.1, 5.0, backoff])
-    assert unpaced == pytest.approx([backoff] * 4 + [5.0 + retry.BACKOFF_FIRST, backoff])
+    assert unpaced == pytest.approx([backoff] * 4 + [5.0 + retry.INITIAL_BACKOFF_SECONDS, backoff])
 
 
 def test_no_retries_means_none_after_a_refusal_either(server: Server) -> None:
@@ -278,7 +279,7 @@ def test_no_retries_means_none_after_a_refusal_either(server: Server) -> None:
 @pytest.mark.parametrize(("status", "kind"), [(429, "RateLimitError"), (503, "ServiceUnavailableError")])
 def test_a_row_is_given_up_in_the_end(server: Server, monkeypatch: pytest.MonkeyPatch, status: int, kind: str) -> None:
     """After an hour of refusals, or ten minutes of faults, whatever the retries; here they pass before the third."""
-    limit = {429: retry.REFUSED_SECONDS, 503: retry.FAULT_SECONDS}[status]
+    limit = {429: retry.MAX_RATE_LIMITED_SECONDS, 503: retry.MAX_RETRY_SECONDS}[status]
     clock = SimpleNamespace(monotonic=lambda: time.monotonic() + (limit if len(server.requests) > 2 else 0.0))
     monkeypatch.setattr(retry, "time", clock)
     server.handler = lambda request: Response(status, {"retry-after-ms": "60"})

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from llmbatch._limits.observations import Permit
+from llmbatch._limits.permit import Permit
 from llmbatch._litellm import Answer, Target
 from llmbatch._request import retry
 from llmbatch._request.budget import Budget
-from llmbatch._request.circuit_breaker import CircuitBreaker
-from llmbatch._request.failures import Failure
+from llmbatch._request.circuit_breaker import CircuitBreaker, CircuitState
+from llmbatch._request.failures import Failure, Scope
 from llmbatch._request.retry import AttemptFailedError
 from llmbatch._request.sender import Outcome, Sender
 
@@ -23,12 +23,15 @@ if TYPE_CHECKING:
 OPENAI = Target("openai/gpt-4o-mini", "gpt-4o-mini", "openai", "http://127.0.0.1:1/v1")
 HEADERS = {"x-ratelimit-limit-requests": "60"}
 USAGE = {"prompt_tokens": 7, "completion_tokens": 5, "total_tokens": 12}
-GOOD = Answer({"usage": USAGE}, HEADERS, 0.25)
+CHOICES = [{"index": 0, "message": {"role": "assistant", "content": "hi"}, "finish_reason": "stop"}]
+GOOD = Answer({"choices": CHOICES, "usage": USAGE}, HEADERS, 0.25)
 REQUEST = {"messages": [{"role": "user", "content": "x" * 40}], "max_tokens": 30}
 DOWN = Failure("ServiceUnavailableError", "down", 503, "openai", retryable=True)
 LOST = Failure("ConnectionError", "cut off", None, "openai", retryable=True, billed=None)
 BAD = Failure("BadRequestError", "no message", 400, "openai")
-LIMITED = Failure("RateLimitError", "slow", 429, "openai", retryable=True, refused=True, hint=0.5, headers=HEADERS)
+LIMITED = Failure(
+    "RateLimitError", "slow", 429, "openai", retryable=True, rate_limited=True, retry_after=0.5, headers=HEADERS
+)
 
 
 class Told:
@@ -37,25 +40,25 @@ class Told:
     def __init__(self) -> None:
         self.events: list[tuple[Any, ...]] = []
 
-    def estimate(self, prompt: float, most: float | None) -> float:
-        self.events.append(("estimate", prompt, most))
+    def estimated_tokens(self, prompt: float, most: float | None) -> float:
+        self.events.append(("estimated_tokens", prompt, most))
         return 100.0
 
-    async def admit(self, order: int, tokens: float) -> Permit:
-        self.events.append(("admit", order, tokens))
+    async def acquire(self, order: int, tokens: float) -> Permit:
+        self.events.append(("acquire", order, tokens))
         return Permit(tokens, 0.0)
 
-    def answered(self, permit: Permit, headers: Mapping[str, str], used: float | None) -> None:
-        self.events.append(("answered", headers, used))
+    def on_success(self, permit: Permit, headers: Mapping[str, str], used: float | None) -> None:
+        self.events.append(("on_success", headers, used))
 
-    def used(self, tokens: float) -> None:
-        self.events.append(("used", tokens))
+    def learn_answer_tokens(self, tokens: float) -> None:
+        self.events.append(("learn_answer_tokens", tokens))
 
-    def refused(self, permit: Permit, headers: Mapping[str, str], hint: float | None) -> None:
-        self.events.append(("refused", headers, hint))
+    def on_rate_limit(self, permit: Permit, headers: Mapping[str, str], hint: float | None) -> None:
+        self.events.append(("on_rate_limit", headers, hint))
 
-    def faulted(self, permit: Permit) -> None:
-        self.events.append(("faulted",))
+    def on_error(self, permit: Permit) -> None:
+        self.events.append(("on_error",))
 
 
 class Provider:
@@ -118,10 +121,10 @@ def test_an_answer_tells_its_limiter_what_it_used(told: Told) -> None:
     """And what the headers state."""
     outcome = sent(told, GOOD)
     assert told.events == [
-        ("estimate", 40 / 4 + 4, 30),
-        ("admit", 7, 100.0),
-        ("answered", HEADERS, 12),
-        ("used", 5),
+        ("estimated_tokens", 40 / 4 + 4, 30),
+        ("acquire", 7, 100.0),
+        ("on_success", HEADERS, 12),
+        ("learn_answer_tokens", 5),
     ]
     assert (outcome.answer, outcome.attempts, outcome.cost, outcome.uncertain) == (GOOD, 1, 0.25, False)
     assert outcome.elapsed is not None
@@ -129,8 +132,8 @@ def test_an_answer_tells_its_limiter_what_it_used(told: Told) -> None:
     assert 0 <= outcome.elapsed + outcome.waited < 60
     assert 0 <= outcome.waited < 60
     told.events.clear()
-    sent(told, Answer({}, {}, None))
-    assert told.events[2:] == [("answered", {}, None), ("used", 0)]
+    sent(told, Answer({"choices": CHOICES}, {}, None))
+    assert told.events[2:] == [("on_success", {}, None), ("learn_answer_tokens", 0)]
 
 
 TEXTS = [
@@ -156,20 +159,20 @@ TEXTS = [
 def test_what_a_request_will_count_as(told: Told, request_: dict[str, Any], expected: tuple[float, float]) -> None:
     """A quarter of the letters of its texts, and its longest answer; vectors have none."""
     sent(told, GOOD, request=request_, longest_answer=777.0)
-    assert told.events[0] == ("estimate", *expected)
+    assert told.events[0] == ("estimated_tokens", *expected)
 
 
 def test_a_refusal_tells_its_limiter_and_rests_as_that_paces(
     told: Told, pauses: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It waits for its turn again, before those that come after it."""
-    monkeypatch.setattr(retry, "rest", lambda refusals, hint, jitter: 10.0 * refusals + hint)
+    monkeypatch.setattr(retry, "throttle_pause", lambda refusals, hint, jitter: 10.0 * refusals + hint)
     outcome = sent(told, LIMITED, LIMITED, GOOD, retries=1)
-    assert [event for event in told.events if event[0] in {"admit", "refused"}] == [
-        ("admit", 7, 100.0), ("refused", HEADERS, 0.5), ("admit", 7, 100.0), ("refused", HEADERS, 0.5),
-        ("admit", 7, 100.0),
+    assert [event for event in told.events if event[0] in {"acquire", "on_rate_limit"}] == [
+        ("acquire", 7, 100.0), ("on_rate_limit", HEADERS, 0.5), ("acquire", 7, 100.0), ("on_rate_limit", HEADERS, 0.5),
+        ("acquire", 7, 100.0),
     ]  # fmt: skip
-    assert ("faulted",) not in told.events
+    assert ("on_error",) not in told.events
     assert pauses == [10.5, 20.5]
     assert (outcome.answer, outcome.attempts) == (GOOD, 3)
 
@@ -178,14 +181,15 @@ def test_a_fault_says_nothing_about_limits(told: Told, pauses: list[float]) -> N
     """Its place is free again."""
     outcome = sent(told, DOWN, GOOD, retries=1)
     assert [event[0] for event in told.events] == [
-        "estimate", "admit", "faulted", "estimate", "admit", "answered", "used",
+        "estimated_tokens", "acquire", "on_error", "estimated_tokens", "acquire", "on_success", "learn_answer_tokens",
     ]  # fmt: skip
     assert (outcome.answer, outcome.cost, outcome.uncertain) == (GOOD, 0.25, False)
 
 
 def test_what_an_attempt_may_have_cost(told: Told, pauses: list[float]) -> None:
     """Nothing where it was refused; unknown where it was lost; beside what was spent before."""
-    assert (sent(told, BAD).cost, sent(told, LOST).cost, sent(told, Answer({}, {}, None)).cost) == (0.0, None, None)
+    unpriced = Answer({"choices": CHOICES}, {}, None)
+    assert [sent(told, reply).cost for reply in (BAD, LOST, unpriced)] == [0.0, None, None]
     failed = sent(told, LOST, BAD, retries=1)
     assert (failed.failure, failed.cost, failed.uncertain) == (BAD, None, True)
     answered = sent(told, LOST, GOOD, retries=1)
@@ -200,7 +204,7 @@ def test_a_timeout_says_how_long_it_was(told: Told) -> None:
     outcome = sent(told, None, timeout=0.05)
     assert outcome.failure is not None
     assert (outcome.failure.type, outcome.failure.message) == ("Timeout", "no answer within 0.05 s")
-    assert (outcome.cost, told.events[-1]) == (None, ("faulted",))
+    assert (outcome.cost, told.events[-1]) == (None, ("on_error",))
     worded = Failure("Timeout", "its own words", None, "openai")
     assert (sent(told, worded).failure, sent(told, BAD).failure) == (worded, BAD)
 
@@ -218,7 +222,7 @@ def test_a_cancelled_request_gives_its_place_back(told: Told) -> None:
 
     with pytest.raises(asyncio.CancelledError):
         asyncio.run(main())
-    assert told.events[-1] == ("faulted",)
+    assert told.events[-1] == ("on_error",)
     assert (outcome.attempts, outcome.uncertain, outcome.answer, outcome.failure) == (1, True, None, None)
     assert outcome.elapsed is not None
 
@@ -229,7 +233,7 @@ def test_a_request_that_is_cancelled_from_inside_is_a_row(told: Told) -> None:
     assert outcome.failure == Failure(
         "Cancelled", "the request was cancelled from inside", provider="openai", billed=None
     )
-    assert (outcome.cost, told.events[-1]) == (None, ("faulted",))
+    assert (outcome.cost, told.events[-1]) == (None, ("on_error",))
 
 
 def test_an_exception_is_classified_with_what_was_sent(told: Told) -> None:
@@ -247,13 +251,13 @@ def test_a_permit_that_comes_with_the_stop_goes_back(told: Told) -> None:
     breaker = CircuitBreaker()
 
     class Stopping(Told):
-        async def admit(self, order: int, tokens: float) -> Permit:
-            breaker.trip(BAD, "of a test")
-            return await super().admit(order, tokens)
+        async def acquire(self, order: int, tokens: float) -> Permit:
+            breaker.give_up(BAD, "of a test")
+            return await super().acquire(order, tokens)
 
     limiter = Stopping()
     outcome = sent(limiter, GOOD, breaker=breaker)
-    assert [event[0] for event in limiter.events] == ["estimate", "admit", "faulted"]
+    assert [event[0] for event in limiter.events] == ["estimated_tokens", "acquire", "on_error"]
     assert outcome.failure is not None
     assert (outcome.failure.type, outcome.attempts, outcome.cost) == ("NotSent", 0, 0.0)
     assert outcome.elapsed is None
@@ -283,7 +287,7 @@ def test_a_token_is_renewed_once_and_at_once(told: Told, pauses: list[float]) ->
     refused = Failure("AuthenticationError", "expired", 401, "openai")
     tokens = Tokens()
     assert sent(told, refused, GOOD, credentials=tokens).answer == GOOD
-    assert (tokens.now, pauses) == (1, [retry.HINT_FLOOR])
+    assert (tokens.now, pauses) == (1, [retry.MIN_RETRY_AFTER_SECONDS])
     failed = sent(told, refused, GOOD, credentials=tokens)
     assert failed.failure == refused, "there is no third token: the refusal is what the row says"
     alone = sent(told, credentials=tokens).failure
@@ -301,9 +305,8 @@ def test_what_no_budget_can_hold_is_not_sent(told: Told) -> None:
         return worst
 
     for worst, said in (
-        (raising(ValueError("nothing bounds it")), "not sent: nothing bounds it"),
-        (raising(KeyError("x")), "(KeyError)"),
-        (lambda _: 1.5, "not sent: its worst case ($1.500000) would pass max_cost=$1 ($0.000000 are spent)"),
+        (raising(ValueError("nothing bounds it")), "skipped: nothing bounds it"),
+        (lambda _: 1.5, "skipped: may cost up to $1.500000, but only $1.000000 of max_cost=$1 is left"),
     ):
         failure = sent(told, cost_upper_bound=worst, budget=Budget(1.0)).failure
         assert failure is not None
@@ -333,12 +336,13 @@ def test_its_budget_is_settled_whatever_comes(told: Told, pauses: list[float]) -
 def test_its_breaker_hears_of_both(told: Told) -> None:
     """An answer starts the count of shared faults anew."""
     breaker = CircuitBreaker()
-    shared = Failure("AuthenticationError", "no", 401, "openai", shared=True)
+    shared = Failure("AuthenticationError", "no", 401, "openai", scope=Scope.SHARED)
     for reply in (*[shared] * 4, GOOD, *[shared] * 14):
         sent(told, reply, breaker=breaker)
-    assert breaker.stopped is None
+    assert breaker.given_up is None
     sent(told, shared, breaker=breaker)
-    assert breaker.stopped is not None
+    assert breaker.state is CircuitState.OPEN
+    assert breaker.given_up is None
 
 
 def test_a_pause_is_one(told: Told) -> None:
@@ -355,10 +359,10 @@ def test_a_pause_is_one(told: Told) -> None:
 @pytest.mark.parametrize(
     ("scarce", "gives_up", "heard", "attempts"),
     [
-        (True, True, "faulted", 2),
-        (True, False, "refused", 4),
-        (False, True, "refused", 4),
-        (False, False, "refused", 4),
+        (True, True, "on_error", 2),
+        (True, False, "on_rate_limit", 4),
+        (False, True, "on_rate_limit", 4),
+        (False, False, "on_rate_limit", 4),
     ],
 )
 @pytest.mark.usefixtures("pauses")
@@ -366,8 +370,10 @@ def test_only_a_tier_that_is_given_up_says_nothing_of_limits(
     told: Told, scarce: bool, gives_up: bool, heard: str, attempts: int
 ) -> None:
     """And only where it has no resources: any other refusal is its limiter's, and is waited out."""
-    refusal = dataclasses.replace(LIMITED, scarce=scarce)
-    outcome = sent(told, refusal, refusal, refusal, GOOD, gives_up=gives_up, retries=9)
+    refusal = dataclasses.replace(LIMITED, no_resources=scarce)
+    outcome = sent(told, refusal, refusal, refusal, GOOD, gives_up_without_resources=gives_up, retries=9)
     assert outcome.attempts == attempts
-    assert [event[0] for event in told.events if event[0] in {"faulted", "refused"}] == [heard] * min(attempts, 3)
+    assert [event[0] for event in told.events if event[0] in {"on_error", "on_rate_limit"}] == [heard] * min(
+        attempts, 3
+    )
     assert (outcome.failure is None) == (attempts == 4)

@@ -77,12 +77,6 @@ def test_many_awaited_batches_share_one_loop(server: Server) -> None:
         assert all(answered(row, number * 3 + i) for i, row in enumerate(rows))
 
 
-def test_a_blocking_call_from_a_callback_is_refused_with_the_mend(server: Server) -> None:
-    """It would wait for itself forever."""
-    with pytest.raises(RuntimeError, match="thread"):
-        batch(server.api_base, chats(1), on_result=lambda index, row: batch(server.api_base, chats(1)))
-
-
 FORKED = """
 import llmbatch, multiprocessing, os, sys
 from tests.talk import answered, batch, chats, place

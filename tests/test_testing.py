@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -223,3 +224,48 @@ def test_without_vcrpy_the_error_says_what_to_install() -> None:
     with script(code) as process:
         out, err = process.communicate(timeout=240)
     assert 'pip install "vcrpy>=9.4"' in out, err
+
+
+def test_cassette_holds_no_value_of_a_credential(server: Server, tmp_path: Path) -> None:
+    """What is passed as a credential by one name is redacted by value: in other fields, in answers, escaped."""
+    tape = tmp_path / "tape.yaml"
+    secrets = {
+        "auth_token": "tok-11223344aabbcc",
+        "api_secret": "sec-11223344aabbcc",
+        "gateway": {"passphrase": 'quo"te/11223344', "again": KEY},
+    }
+    server.handler = lambda request: Response(200, {"x-request-id": "r-1"}, body=_echo(request.json["api_secret"]))
+    given: dict[str, Any] = {"extra_body": secrets, "extra_headers": {"x-proxy-key": "hdr-11223344aabbcc"}, "seed": 7}
+    given["extra_body"]["tenant"] = "hdr-11223344aabbcc"
+    with cassette(tape, record=True):
+        recorded = ask(1, server.api_base, **given)
+    assert recorded.texts == ["sec-11223344aabbcc"], "the caller's answer is not changed"
+    content = tape.read_text()
+    for value in ("tok-11223344", "sec-11223344", "quo", KEY, "hdr-11223344"):
+        assert value not in content
+    with cassette(tape):
+        assert ask(1, NOWHERE, **given).texts == ["REDACTED"]
+
+
+def _echo(text: str) -> bytes:
+    choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
+    usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
+    made = {"id": "c", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice], "usage": usage}
+    return json.dumps(made).encode()
+
+
+def test_cassette_without_body_match_is_rejected(server: Server, tmp_path: Path) -> None:
+    """With vcrpy's and pytest-recording's defaults concurrent rows would swap their answers: nothing is sent."""
+    import vcr
+
+    tape = str(tmp_path / "tape.yaml")
+    with vcr.use_cassette(tape, record_mode="once"):
+        results = ask(3, server.api_base)
+        assert {row["error_details"]["type"] for row in results} == {"CassetteMiss"}
+        assert 'Add "body" to match_on' in results[0]["error"]
+        assert results.cost == 0.0
+        assert server.requests == []
+        assert not ask(1, server.api_base).failed
+        assert not ask(2, server.api_base, max_workers=1).failed
+    with vcr.use_cassette(str(tmp_path / "body.yaml"), match_on=("method", "uri", "body")):
+        assert not ask(3, server.api_base).failed

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from operator import attrgetter
 from typing import Any, TypeVar
@@ -25,18 +26,30 @@ from llmbatch._request.account import account_of
 from llmbatch._request.budget import Budget
 from llmbatch._request.circuit_breaker import CircuitBreaker
 from llmbatch._request.failures import Failure
-from llmbatch._request.max_cost import cost_upper_bound
+from llmbatch._request.max_cost import CostUpperBound
 from llmbatch._request.plans import ChatPlan, EmbeddingsPlan
+from llmbatch._request.retry import NotSentError
 from llmbatch._request.sender import Call, Outcome, Sender
+from llmbatch._rows.failure_type import FailureType
 from llmbatch._rows.row import Row, add_usage
 from llmbatch._rows.structured_output import ResponseFormat
-from llmbatch._util.fan_out import fan_out
+from llmbatch._util.background_call import NestedCalls
+from llmbatch._util.callback_threads import CallbackThreads
+from llmbatch._util.cassette_check import cassette_problem
+from llmbatch._util.fan_out import Reading, fan_out
 from llmbatch._util.identity import fingerprints
+from llmbatch._util.secret_values import remember
 from llmbatch.errors import CheckpointError
 from llmbatch.options import Options
 from llmbatch.providers import copilot
 
 GUESSED_ANSWER_TOKENS = 4096  # that an answer may have, where neither the call nor LiteLLM's map bounds it
+
+VALIDATE_THREADS = 8  # rows that `validate` looks at at once
+# After the deadline `on_result` has so many seconds, or this share of the deadline.
+CALLBACK_GRACE_SECONDS, CALLBACK_GRACE_SHARE = 1.0, 0.1
+# Seconds after the deadline in which an input of known length may give its next item, or be left.
+INPUT_GRACE_SECONDS = 1.0
 
 T = TypeVar("T")
 
@@ -61,6 +74,9 @@ class Run:
         noted: is called when `note` has something new.
         formats: of requests with a `response_format` of their own, by id, where somebody wants them.
         sent_as_is: names of parameters that LiteLLM does not know for their provider.
+        nested: the llmbatch calls that the caller's functions make meanwhile.
+        validate_threads: where `validate` runs.
+        on_result_thread: where `on_result` runs, for one row at a time.
     """
 
     target: Target
@@ -75,8 +91,12 @@ class Run:
         self.noted: Callable[[], None] = lambda: None
         self.formats: dict[str, ResponseFormat | None] | None = None
         self.sent_as_is: set[str] = set()
+        self.nested = NestedCalls()
+        self.validate_threads = CallbackThreads(VALIDATE_THREADS, self.nested)
+        self.on_result_thread = CallbackThreads(1, self.nested)
         self._budget = budget or Budget(options.max_cost)
         self._breakers: dict[Limiter, CircuitBreaker] = {}
+        self._max_in_flight: Callable[[], float] = lambda: math.inf
         self._limiters: dict[Limiter, float | None] = {}
         self._told: contextlib.ExitStack | None = None
         self._unkept: Failure | None = None
@@ -87,16 +107,22 @@ class Run:
     def sender_for(self, plan: ChatPlan | EmbeddingsPlan) -> Sender:
         """The sender for a plan's target, on the limiter that the process keeps for that account."""
         self._report_unknown(plan)
+        remember(plan.params)
         target = plan.target
         limiter = limiter_for(account_of(plan), target.name)
         if limiter not in self._breakers:
             _litellm.warm_up(target)
-            self._breakers[limiter] = CircuitBreaker()
+            breaker = self._breakers[limiter] = CircuitBreaker(
+                server_wait=self.options.server_wait,
+                max_in_flight=lambda: self._max_in_flight(),  # noqa: PLW0108 - it is set when the run begins
+                name=f"{target.provider}/{target.name}: ",
+            )
+            breaker.on_change = lambda: self.noted()  # noqa: PLW0108 - it is set when the run begins
             self._limiters[limiter] = copilot.requests_per_minute() if target.provider == copilot.PROVIDER else None
             if self._told is not None:
                 self._tell(limiter, self._told)
         if self._unkept is not None:
-            self._breakers[limiter].trip(self._unkept, self._unkept.message)
+            self._breakers[limiter].give_up(self._unkept, self._unkept.message)
         longest = 0.0
         if self.options.tokens_per_minute:
             longest = model_info(target.name, target.provider).get("max_output_tokens") or GUESSED_ANSWER_TOKENS
@@ -107,11 +133,11 @@ class Run:
             budget=self._budget,
             retries=self.options.retries,
             timeout=self.options.timeout,
-            cost_upper_bound=None if self.options.max_cost is None else cost_upper_bound(plan),
+            cost_upper_bound=None if self.options.max_cost is None else CostUpperBound.for_plan(plan).of,
             credentials=plan.credentials,
             longest_answer=longest,
             price=_price(target),
-            gives_up=self.options.lane == "flex",
+            gives_up_without_resources=self.options.lane == "flex",
         )
 
     def _report_unknown(self, plan: ChatPlan | EmbeddingsPlan) -> None:
@@ -121,18 +147,37 @@ class Run:
             self.sent_as_is.update(new)
             logger.info("Sent as is, since LiteLLM does not know it for {}: {}", plan.target.provider, ", ".join(new))
 
+    def _check_cassette(self) -> None:
+        """Send nothing into a cassette that would give concurrent rows each other's answers."""
+        problem = None if self.options.max_workers == 1 or self.count == 1 else cassette_problem()
+        if problem is not None:
+            failure = Failure("CassetteMiss", problem)
+
+            async def reject(request: dict[str, Any]) -> Answer:  # noqa: ARG001 - a Call
+                raise NotSentError(failure)
+
+            self.call_for = lambda _: reject
+
     def _tell(self, limiter: Limiter, told: contextlib.ExitStack) -> None:
         """Put the caller's limits in force for one more limiter."""
         requests_per_minute = self.options.requests_per_minute or self._limiters[limiter]
-        told.enter_context(limiter.told(requests_per_minute, self.options.tokens_per_minute))
+        told.enter_context(limiter.configured(requests_per_minute, self.options.tokens_per_minute))
 
     def limits_found(self) -> str:
-        """What refusals were found to depend on, in a line; empty before that."""
-        return "; ".join(line for limiter in self._limiters if (line := limiter.refusals.finding[1]))
+        """Return what 429s were found to depend on, in a line; empty before that."""
+        return "; ".join(line for limiter in self._limiters if (line := limiter.finding.summary))
 
     def note(self) -> str:
-        """What the bar's tail says of the run."""
-        return self.limits_found()
+        """Return what the progress bar says of the run: a server that is waited for, and limits found."""
+        waits = [breaker.note for breaker in self._breakers.values() if breaker.note]
+        return "; ".join([*waits, *filter(None, [self.limits_found()])])
+
+    def _look_ahead(self) -> int:
+        """Return how many more rows are taken from the input, so that a circuit breaker can try other rows.
+
+        With several accounts there are none: their rows together must not exceed `max_workers` in flight.
+        """
+        return next(iter(self._breakers.values())).look_ahead if len(self._breakers) == 1 else 0
 
     def left(self, done: int) -> str:
         """How to go on after an interruption, with so many rows done."""
@@ -147,34 +192,62 @@ class Run:
     async def rows(self) -> AsyncGenerator[tuple[int, Row]]:
         """Fan the work out, with the checkpoint open and the caller's limits in force.
 
-        At the deadline nobody waits for the next item of an input of unknown length; of a known one each item is a row.
-        Items of our own making end by themselves.
+        At the deadline an input of unknown length is left. Of a known length each item has a row, even if the input
+        blocks. llmbatch's own generators end by themselves.
         """
         options = self.options
         if options.deadline is not None and self._deadline is None:
             self._deadline = asyncio.get_running_loop().time() + options.deadline
         ours = isinstance(self.items, AsyncGenerator)
-        until = self._deadline if self.count is None and not ours else None
+        reading, done = Reading(nested=self.nested) if ours else self._reading, 0
+        self._check_cassette()
         slots = Slots(
             options.max_workers,
             lambda: sum(limiter.waiting for limiter in self._limiters),
             connections=options.lane != "job",
         )
+        self._max_in_flight = slots
         with contextlib.ExitStack() as stack:
             if options.checkpoint is not None:
                 self._checkpoint = Checkpoint(options.checkpoint)
                 stack.callback(self._checkpoint.close)
+                self._budget.spent += self._checkpoint.spent
             self._told = stack.enter_context(contextlib.ExitStack())
             for limiter in self._limiters:
                 self._tell(limiter, self._told)
-            fanned_out = fan_out(self.items, self._done, slots=slots, until=until)
+            stack.callback(self._close_callbacks)
+            fanned_out = fan_out(self.items, self._done, slots=lambda: slots() + self._look_ahead(), reading=reading)
             async with contextlib.aclosing(fanned_out) as finished:
                 async for _, rows in finished:
                     slots.finished()
                     for index, row in rows:
+                        done += 1
                         yield index, row
+            for index in range(done, self._promised_rows()):
+                yield index, self._late(index, self._row_id(index, None))
             if self._checkpoint is not None and self._checkpoint.changes:
                 logger.info("Sent again, since these fields changed: {}", dict(self._checkpoint.changes))
+
+    @property
+    def callback_deadline(self) -> float | None:
+        """The loop's time at which nobody waits for `on_result` any more, which sees the late rows too."""
+        if self._deadline is None or self.options.deadline is None:
+            return None
+        return self._deadline + max(CALLBACK_GRACE_SECONDS, CALLBACK_GRACE_SHARE * self.options.deadline)
+
+    def _close_callbacks(self) -> None:
+        for threads in (self.validate_threads, self.on_result_thread):
+            threads.close()
+        self.nested.close()
+
+    @property
+    def _reading(self) -> Reading:
+        return Reading(self._deadline, 0.0 if self.count is None else INPUT_GRACE_SECONDS, self.nested)
+
+    def _promised_rows(self) -> int:
+        """Return how many rows there have to be when the input has ended, or was left at the deadline."""
+        late = self._deadline is not None and asyncio.get_running_loop().time() >= self._deadline
+        return self.count if late and self.count is not None else 0
 
     async def _in_time(self, work: Callable[[], Awaitable[T]]) -> T | None:
         """What the work comes to, None at the deadline; what has not begun by then is not begun."""
@@ -209,9 +282,9 @@ class Run:
         try:
             self._checkpoint.append(request_id, prints, row)
         except CheckpointError as exc:
-            self._unkept = Failure("CheckpointError", str(exc))
+            self._unkept = Failure(FailureType.CHECKPOINT, str(exc))
             for breaker in self._breakers.values():
-                breaker.trip(self._unkept, str(exc))
+                breaker.give_up(self._unkept, str(exc))
 
     def _row_id(self, index: int, request_id: str | None) -> str:
         """The row's id: the caller's, else its request's, else its place."""
@@ -223,7 +296,7 @@ class Run:
         return request_id or f"row-{index}"
 
     def _late(self, index: int, custom_id: str, target: Target | None = None) -> Row:
-        failure = Failure("DeadlineExceeded", f"not done within deadline={self.options.deadline} s")
+        failure = Failure(FailureType.DEADLINE_EXCEEDED, f"not done within deadline={self.options.deadline} s")
         return self.cut(failure, index, custom_id, target)
 
     def _begun(self, *indices: int) -> Outcome:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 
 from loguru import logger
@@ -17,6 +17,7 @@ from loguru import logger
 from llmbatch._batch.base_run import Run
 from llmbatch._request.failures import Failure
 from llmbatch._request.plans import ChatPlan, EmbeddingsPlan
+from llmbatch._rows.failure_type import FailureType
 from llmbatch._rows.row import Row, numbered
 from llmbatch.progress import ProgressBar
 from llmbatch.results import BatchResults, totals
@@ -62,7 +63,7 @@ class Batch:
         said = ", ".join(f"{name}: {value}" for name, value in facts.items() if value is not None)
         logger.info("{} batch: {}", self.noun, said)
         bar = ProgressBar(count, options.progress, note=self.run.note)
-        tally, self.run.noted = bar.tally, bar.redraw
+        tally, self.run.noted, not_called = bar.tally, bar.redraw, 0
         try:
             async with contextlib.aclosing(self.run.rows()) as rows:
                 async for index, row in rows:
@@ -73,14 +74,34 @@ class Batch:
                             logger.debug("Row {} failed: {}", index, row["error"])
                     try:
                         if options.on_result is not None:
-                            options.on_result(index, row)
+                            not_called += not await self._call_on_result(options.on_result, index, row)
                     finally:  # the row is done, whatever on_result does
                         yield index, row
         finally:
             bar.close()
+            if not_called:
+                logger.warning(
+                    "deadline={:g}: on_result was too slow, and has not seen {} rows; the results have them",
+                    options.deadline,
+                    not_called,
+                )
             logger.info("{} batch finished: {}", self.noun, totals(tally, time.perf_counter() - started))
             for failures in tally.failures:
                 logger.warning("Failed rows: {}", failures)
+
+    async def _call_on_result(self, on_result: Callable[[int, Row], object], index: int, row: Row) -> bool:
+        """Call it with a finished row, and wait for it; return whether it was called and has returned in time."""
+        run = self.run.on_result_thread.run
+        if (until := self.run.callback_deadline) is None:
+            await run(on_result, index, row)
+            return True
+        try:
+            async with asyncio.timeout_at(until) as waiting:
+                await run(on_result, index, row)
+        except TimeoutError:
+            if not waiting.expired():  # its own
+                raise
+        return not waiting.expired()
 
     async def collect(self) -> BatchResults:
         """All rows in the order of the input."""
@@ -111,5 +132,5 @@ class Batch:
         )
 
     def _not_done(self, index: int) -> Row:
-        failure = Failure("Cancelled", "the batch was interrupted before this row was done", retryable=True)
+        failure = Failure(FailureType.CANCELLED, "the batch was interrupted before this row was done", retryable=True)
         return numbered(index, self.run.cut(failure, index))

@@ -22,6 +22,7 @@ from llmbatch._request.failures import Failure, clean
 from llmbatch._request.parsed_request import ParsedRequest, Plans, merged, parse_request, provider_in
 from llmbatch._request.plans import ChatPlan, default_model, plan_chat
 from llmbatch._request.sender import Sender
+from llmbatch._rows.failure_type import FailureType
 from llmbatch._rows.row import NO_USAGE, Row, add_spent
 from llmbatch._util.checks import UnsendableError, copied
 from llmbatch._util.identity import CustomIds, SeenIds, first_id
@@ -30,7 +31,7 @@ from llmbatch.providers import copilot
 
 FLEX = "flex"
 
-_NO_FALLBACK = {"CassetteMiss", "BudgetExceeded", "CheckpointError"}
+_NO_FALLBACK = {FailureType.CASSETTE_MISS, FailureType.BUDGET_EXCEEDED, FailureType.CHECKPOINT}
 _LONE_MESSAGE_BEGINNING = 4096  # characters; providers cache from some 1,024 tokens
 
 
@@ -131,7 +132,7 @@ class ChatRun(Run):
             request_id = self._request_id(index, request)
         except Exception as exc:  # noqa: BLE001 - a row that cannot be sent is that row's error
             custom_id = asked.custom_id or self._row_id(index, None)
-            row = failure_row(Failure("InvalidRow", _why(exc, asked)), target, custom_id)
+            row = failure_row(Failure(FailureType.INVALID_ROW, _why(exc, asked)), target, custom_id)
             labelled(row, custom_id, asked.metadata)
             return row
         custom_id = asked.custom_id or self._row_id(index, request_id)
@@ -206,7 +207,9 @@ class ChatRun(Run):
         for asks in range(1, most + 2):
             row = await self._reply(plan, sender, one, request)
             labelled(row, one.custom_id, one.asked.metadata)
-            row, wrong = judged(row, plan, given, self.options.validate)
+            judge = partial(judged, row, plan, given, self.options.validate)
+            # `validate` may take its time, and may call llmbatch itself.
+            row, wrong = judge() if self.options.validate is None else await self.validate_threads.run(judge)
             if before is not None:
                 if not row["choices"]:  # what was answered before stays
                     row, before, wrong = before, row, None
@@ -224,7 +227,7 @@ class ChatRun(Run):
         """The row that one request makes, sent to one model; again by the standard tier where flex has no resources."""
         call, outcome = self.call_for(one.index), self._begun(one.index)
         await sender.send(request, one.index, call, outcome)
-        if sender.gives_up and outcome.failure is not None and outcome.failure.scarce:
+        if sender.gives_up_without_resources and outcome.failure is not None and outcome.failure.no_resources:
             outcome.failure = None
             await sender.send({k: v for k, v in request.items() if k != "service_tier"}, one.index, call, outcome)
         row = chat_row(outcome, plan, one.custom_id)

@@ -34,11 +34,16 @@ class Checkpoint:
     """An open journal. `found` is None for a row that has to be sent.
 
     Raises CheckpointError when another process has the file open or when it is no journal.
+
+    Attributes:
+        spent: USD of all rows in the file: of earlier runs, and of failed rows that cost something.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self._places: dict[str, tuple[int, int]] = {}
+        self._paid: list[tuple[int, int]] = []
+        self.spent = 0.0
         self._known: dict[str, _Fields] = {}
         self.changes: Counter[str] = Counter()
         try:
@@ -100,12 +105,22 @@ class Checkpoint:
         interned: dict[_Fields, _Fields] = {}
         for offset, length, line in output_lines(self._file, self.path):
             size += length
-            if line is None or "error" in row_from_line(line):
+            if line is None:
                 dropped += 1
+                continue
+            row = row_from_line(line)
+            cost = row.get("cost") or 0.0
+            self.spent += cost
+            if "error" in row:
+                # Kept for what it has cost, which counts towards `max_cost`.
+                self._paid += [(offset, length)] if cost else []
+                dropped += not cost
             else:
                 own = line.get("llmbatch") or {}
                 key = own.get("request") or line["custom_id"]
-                dropped += key in self._places
+                if key in self._places:
+                    dropped += 1
+                    self.spent -= cost
                 self._places[key] = (offset, length)
                 if prints := own.get("fingerprints"):
                     prompt, others = _split(prints)
@@ -114,9 +129,11 @@ class Checkpoint:
             self._compact()
 
     def _compact(self) -> None:
-        """Rewrite the file with the answered rows only, in place of the old one at once."""
+        """Replace the file at once by one with the answered rows, and the failed rows that cost something."""
         places = {}
         with rewriting(self.path) as out:
+            for place in self._paid:  # before the answers: of lines with one id the last one counts
+                out.write(self._read(*place).removesuffix(b"\n") + b"\n")
             for key, place in self._places.items():
                 data = self._read(*place).removesuffix(b"\n") + b"\n"
                 places[key] = out.tell(), len(data)

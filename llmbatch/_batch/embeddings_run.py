@@ -17,6 +17,7 @@ from llmbatch._request.budget import Budget
 from llmbatch._request.failures import Failure
 from llmbatch._request.plans import EmbeddingsPlan
 from llmbatch._request.sender import Outcome
+from llmbatch._rows.failure_type import FailureType
 from llmbatch._rows.row import Row, answer_row
 from llmbatch._util.fan_out import grouped
 from llmbatch._util.identity import CustomIds
@@ -67,8 +68,7 @@ class EmbeddingsRun(Run):
     async def _chunks(self) -> AsyncGenerator[_Chunk]:
         """The texts in chunks; what is there of an input that pauses, ends or fails does not wait for the rest."""
         chunk, index = _Chunk(), itertools.count()
-        until = self._deadline if self.count is None else None
-        async with contextlib.aclosing(grouped(self.inputs, self._chunk_texts, until=until)) as groups:
+        async with contextlib.aclosing(grouped(self.inputs, self._chunk_texts, reading=self._reading)) as groups:
             async for texts in groups:
                 for text in texts:
                     self._add(chunk, next(index), text)
@@ -84,7 +84,7 @@ class EmbeddingsRun(Run):
         try:
             request = self.plan.request(text)
         except ValueError as exc:
-            failure = Failure("InvalidRow", str(exc))
+            failure = Failure(FailureType.INVALID_ROW, str(exc))
             chunk.rows.append((index, failure_row(failure, self.target, self._row_id(index, None))))
             return
         request_id = self._ids(request)
@@ -93,8 +93,8 @@ class EmbeddingsRun(Run):
         if row is not None:
             chunk.rows.append((index, row))
         else:
-            chunk.texts.append(_Text(index, text, custom_id, request_id, prints))
-            chunk.characters += len(text)
+            chunk.texts.append(_Text(index, request["input"], custom_id, request_id, prints))
+            chunk.characters += len(request["input"])
 
     async def _done(self, _: int, chunk: _Chunk) -> list[tuple[int, Row]]:
         for text, row in zip(chunk.texts, await self._sent(chunk.texts), strict=True):
@@ -135,7 +135,7 @@ class EmbeddingsRun(Run):
             share = shares[at] / tokens if tokens else 1 / len(texts)
             spent = {**outcome.spent, "cost": None if outcome.cost is None else outcome.cost * share}
             if not (items.get(at) or {}).get("embedding"):
-                empty = Failure("EmptyAnswer", "the provider's answer has no vector for this text")
+                empty = Failure(FailureType.EMPTY_ANSWER, "the provider's answer has no vector for this text")
                 rows.append(failure_row(empty, self.target, text.custom_id, **spent))
                 continue
             usage = {"prompt_tokens": shares[at], "completion_tokens": 0, "total_tokens": shares[at]}

@@ -9,6 +9,7 @@ from typing import Any
 from llmbatch._batch.row_builder import rejected_row, validation_errors
 from llmbatch._request.failures import Failure, clean
 from llmbatch._request.plans import ChatPlan
+from llmbatch._rows.failure_type import FailureType
 from llmbatch._rows.finish_reasons import FinishClass, finish_class
 from llmbatch._rows.row import Row, choice_text
 from llmbatch._rows.structured_output import ResponseFormat
@@ -32,7 +33,7 @@ def judged(
         if wrong is not None:
             row = rejected_row(row, _misjudged(f"refused the answer: {wrong}", request), plan)
     elif "error" in row:
-        if not row["choices"] or row["error_details"]["type"] != "ValidationError":
+        if not row["choices"] or row["error_details"]["type"] != FailureType.VALIDATION:
             return row, None
         wrong = _misfit(row, plan.response_format) if plan.response_format is not None else None
     cut = finish_class(row["choices"][0]) is FinishClass.TRUNCATED
@@ -40,7 +41,7 @@ def judged(
 
 
 def _misjudged(what: str, request: Mapping[str, Any]) -> Failure:
-    return Failure("ValidationError", f"validate {clean(what, request)}", 200)
+    return Failure(FailureType.VALIDATION, f"validate {clean(what, request)}", 200)
 
 
 def _words(said: Any) -> str | None:

@@ -13,6 +13,7 @@ from llmbatch._request.answer_check import answer_failure
 from llmbatch._request.failures import Failure
 from llmbatch._request.plans import ChatPlan
 from llmbatch._request.sender import Outcome
+from llmbatch._rows.failure_type import FailureType
 from llmbatch._rows.finish_reasons import CONTENT_FILTERED, FinishClass, finish_class, says_anything
 from llmbatch._rows.row import NO_USAGE, Row, add_usage, answer_row, error_row, refusal_text, row_text
 from llmbatch._rows.structured_output import ResponseFormat, parsed
@@ -83,13 +84,13 @@ def _format_failure(row: Row, response_format: ResponseFormat | None) -> Failure
     if not problems:
         return None
     if refusal := refusal_text(message):
-        return Failure("Refused", refusal, 200)
+        return Failure(FailureType.REFUSED, refusal, 200)
     found = finish_class(choice)
     if found is FinishClass.FILTERED:
         return Failure(CONTENT_FILTERED, "a content filter cut the answer, so that it is no JSON", 200)
     name = response_format.__name__ if isinstance(response_format, type) else "JSON"
     cut = "; the answer was cut off, raise max_tokens" if found is FinishClass.TRUNCATED else ""
-    return Failure("ValidationError", f"the answer is no {name}: {problems[0]}{cut}", 200)
+    return Failure(FailureType.VALIDATION, f"the answer is no {name}: {problems[0]}{cut}", 200)
 
 
 def validation_errors(text: str, asked: ResponseFormat, no_json: str = "Invalid JSON") -> list[str]:

@@ -26,7 +26,7 @@ from llmbatch._rows.row import add_spent, numbered
 from llmbatch._rows.structured_output import ResponseFormat, checked_format
 from llmbatch._util.background_loop import awaited, in_background
 from llmbatch._util.checks import check_number
-from llmbatch.errors import BatchJobError
+from llmbatch.errors import BatchJobError, BatchJobTimeoutError
 from llmbatch.progress import ProgressBar
 from llmbatch.providers.base import Payload
 from llmbatch.providers.registry import provider_for
@@ -302,7 +302,9 @@ class BatchJob:
 
         try:
             if not await polled(look, poll, lambda: end - time.monotonic()):
-                raise TimeoutError(f"job {self.id} is {self.status} after {timeout} s; it goes on, wait() again")
+                raise BatchJobTimeoutError(
+                    f"job {self.id} is {self.status} after {timeout} s; it goes on, wait() again"
+                )
         finally:
             bar.close()
         return self

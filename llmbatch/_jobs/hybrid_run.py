@@ -32,8 +32,9 @@ from llmbatch._request.failures import Failure
 from llmbatch._request.parsed_request import parse_request
 from llmbatch._request.plans import ChatPlan
 from llmbatch._request.sender import Sender, prompt_tokens
+from llmbatch._rows.failure_type import FailureType
 from llmbatch._rows.row import Row, add_spent
-from llmbatch._util.fan_out import grouped
+from llmbatch._util.fan_out import Reading, grouped
 from llmbatch._util.identity import CustomIds, fingerprints
 
 # A job with little time is looked at more often: so many times before its deadline.
@@ -112,7 +113,8 @@ class LaneRun(ChatRun):
         self._end = _now() + self._seconds
         self._deadline = self._end if self._cheapest and self._end < math.inf else None
         until = self._end - self._live_time(0) if self.count is None and self._end < math.inf else None
-        async with contextlib.aclosing(grouped(self.inputs, _AT_ONCE, until=until)) as groups:
+        reading = Reading(until, nested=self.nested)
+        async with contextlib.aclosing(grouped(self.inputs, _AT_ONCE, reading=reading)) as groups:
             self._asked = [item async for group in groups for item in group]
         self.count = count = len(self._asked)
         self.items = self._in_turn()
@@ -190,7 +192,8 @@ class LaneRun(ChatRun):
         inputs = wanted if self._job is None else {k: wanted[k] for k in self._job.state.custom_ids if k in wanted}
         if self.options.max_cost is not None:
             requests = [self._asked[index] for index in inputs.values()]
-            costs = await asyncio.to_thread(submit.check_cost, self._call, requests, self.options.max_cost)
+            limits = self.options.max_cost, self._budget.spent
+            costs = await asyncio.to_thread(submit.check_cost, self._call, requests, *limits)
             self._held = dict(zip(inputs.values(), costs, strict=True))
             await self._budget.reserve(sum(costs))
         if self._job is None:
@@ -257,7 +260,9 @@ class LaneRun(ChatRun):
         seen = [limiter.latency for limiter in limiters if limiter.latency is not None]
         latency = max(seen, default=_ANSWER_SECONDS + most / _TOKENS_PER_SECOND)
         workers = self.options.max_workers if isinstance(self.options.max_workers, int) else _AUTO_WORKERS
-        paced = max(limiter.seconds_for(rows, limiter.estimate(self._prompt_tokens, most)) for limiter in limiters)
+        paced = max(
+            limiter.seconds_for(rows, limiter.estimated_tokens(self._prompt_tokens, most)) for limiter in limiters
+        )
         least = min(_LEAST_LIVE_SECONDS, _LEAST_LIVE_SHARE * self._seconds)
         return max(least, _LIVE_MARGIN * max(paced, math.ceil(rows / workers) * latency))
 
@@ -343,7 +348,9 @@ class LaneRun(ChatRun):
             key = self._request_ids[index]
             return await self._rounds.answer(Ask(number, key, one.asked, plan, sender, request))
         if row is None and not self._cheapest:
-            failure = Failure("DeadlineExceeded", f"the batch job had not ended {self._grace:g} s after the deadline")
+            failure = Failure(
+                FailureType.DEADLINE_EXCEEDED, f"the batch job had not ended {self._grace:g} s after the deadline"
+            )
             return failure_row(failure, plan.target, one.custom_id, cost=None, lane=JOB)
         if row is not None:
             self._settle(index, row)
@@ -361,7 +368,7 @@ class LaneRun(ChatRun):
         if "error" not in row:
             return False
         details = row["error_details"]
-        return bool(details["retryable"] or details["type"] == "BatchRefused" or self.options.fallbacks)
+        return bool(details["retryable"] or details["type"] == FailureType.BATCH_REFUSED or self.options.fallbacks)
 
     def _late(self, index: int, custom_id: str, target: Target | None = None) -> Row:
         row = self._from_job.pop(index, None)

@@ -19,6 +19,7 @@ from llmbatch._output.provider_errors import decoded_body, line_error
 from llmbatch._request.failures import RETRYABLE_STATUS, Failure, clean
 from llmbatch._request.plans import ChatPlan
 from llmbatch._request.sender import Outcome
+from llmbatch._rows.failure_type import FailureType
 from llmbatch._rows.row import Row, add_spent, answer_row, numbered
 from llmbatch._rows.structured_output import ResponseFormat
 from llmbatch._util.files import from_json
@@ -28,18 +29,18 @@ _ID_IN_BROKEN_LINE = re.compile(rb'"custom_id"\s*:\s*"([^"\\]+)"')
 # What became of a request that was never run, by its batch's end; the provider charges nothing for it.
 _NOT_RUN = {
     "expired": Failure(
-        "BatchExpired", "the completion window ended before the provider got to this request", retryable=True
+        FailureType.BATCH_EXPIRED, "the completion window ended before the provider got to this request", retryable=True
     ),
     "cancelled": Failure(
-        "BatchCancelled", "the job was cancelled before the provider got to this request", retryable=True
+        FailureType.BATCH_CANCELLED, "the job was cancelled before the provider got to this request", retryable=True
     ),
 }
-_NO_RESULT = Failure("MissingResult", "the provider's files hold no result for this request", retryable=True)
+_NO_RESULT = Failure(FailureType.MISSING_RESULT, "the provider's files hold no result for this request", retryable=True)
 # OGX 1.5 writes no output file for a cancelled batch, whatever it has run and charged for by then.
 _DISCARDED = (
     "the provider ran {ran} of the {total} requests of this input file, but returned no answers for {lost} of them"
 )
-_UNREAD = "UnparsableResult"
+_UNREAD = FailureType.UNPARSABLE_RESULT
 # Error types and codes of lines without a status that are worth another try.
 _TRANSIENT_ERRORS = {
     "server_error",
@@ -61,7 +62,8 @@ class Join:
         self._state = state
         self._plan = ChatPlan(target=state.target, params={}, response_format=response_format)
         self._rows: dict[str, Row] = {
-            custom_id: self._error(custom_id, Failure("InvalidRow", why)) for custom_id, why in state.invalid.items()
+            custom_id: self._error(custom_id, Failure(FailureType.INVALID_ROW, why))
+            for custom_id, why in state.invalid.items()
         }
         self._told: set[str] = set()
 
@@ -138,7 +140,7 @@ class Join:
             return first
         costs = (first["cost"], second["cost"])
         words = "the provider gave two different answers to this one request"
-        failure = Failure("DuplicateResult", words, retryable=True)
+        failure = Failure(FailureType.DUPLICATE_RESULT, words, retryable=True)
         return self._error(first["custom_id"], failure, cost=None if None in costs else sum(costs))
 
     def _row(self, line: Mapping[str, Any]) -> Row:
@@ -183,7 +185,7 @@ class Join:
             return None
         total = part.request_counts.get("total") or sum(1 for _ in part.positions())
         words = _DISCARDED.format(ran=ran, total=total, lost=ran - answers)
-        return Failure("MissingResult", words, retryable=True)
+        return Failure(FailureType.MISSING_RESULT, words, retryable=True)
 
     def _refusals(self, part: Part) -> dict[str, Row]:
         """Rows of a part that the provider refused as a whole: each says why, and if it was its own fault."""
@@ -194,11 +196,11 @@ class Join:
         at = f" (line {line})" if line else ""
         shared = f"the provider refused the whole file: {first.get('code') or 'error'}{at}: {first['message']}"
         ids = [self._state.custom_ids[position] for position in part.positions()]
-        whole = Failure("BatchRefused", shared, retryable=bool(line))
+        whole = Failure(FailureType.BATCH_REFUSED, shared, retryable=bool(line))
         rows = {custom_id: self._error(custom_id, whole) for custom_id in ids}
         for error in part.errors:
             if isinstance(number := error["line"], int) and 0 < number <= len(ids):
-                own = Failure(str(error["code"] or "BatchRefused"), str(error["message"]))
+                own = Failure(str(error["code"] or FailureType.BATCH_REFUSED), str(error["message"]))
                 rows[ids[number - 1]] = self._error(ids[number - 1], own)
         return rows
 

@@ -19,11 +19,14 @@ from llmbatch._request.parsed_request import ParsedRequest
 from llmbatch._request.plans import ChatPlan
 from llmbatch._request.retry import NotSentError
 from llmbatch._request.sender import Sender
+from llmbatch._rows.failure_type import FailureType
 from llmbatch._rows.row import Row
 from llmbatch.providers.base import Payload
 from llmbatch.providers.registry import provider_for
 
-_NOT_ANSWERED = Failure("DeadlineExceeded", "the batch job had not answered this further ask by the deadline")
+_NOT_ANSWERED = Failure(
+    FailureType.DEADLINE_EXCEEDED, "the batch job had not answered this further ask by the deadline"
+)
 
 
 @dataclass(slots=True)
@@ -93,7 +96,7 @@ class Rounds:
         affordable, later = dict[str, Ask](), list[tuple[Ask, float]]()
         for ask in asks:
             try:
-                worst = ask.sender.worst(ask.request)
+                worst = ask.sender.cost_bound(ask.request)
             except NotSentError as exc:
                 ask.failed(exc.failure)
                 continue
@@ -105,7 +108,7 @@ class Rounds:
             self._waiting += [ask for ask, _ in later]
         else:
             for ask, worst in later:
-                ask.failed(ask.sender.too_dear(worst))
+                ask.failed(ask.sender.over_budget(worst))
         return affordable
 
 
@@ -116,7 +119,7 @@ async def _submitted(job: BatchJob, number: int, asks: dict[str, Ask]) -> None:
         try:
             payloads[key] = ask.payload()
         except ValueError as exc:
-            ask.failed(Failure("InvalidRow", str(exc)))
+            ask.failed(Failure(FailureType.INVALID_ROW, str(exc)))
     earlier = [part for part in state.parts if part.asks == number]
     there = {state.custom_ids[at] for part in earlier for at in part.positions()}
     new = {key: payload for key, payload in payloads.items() if key not in there}

@@ -14,9 +14,10 @@ from loguru import logger
 
 from llmbatch._jobs.job_state import JobState, Part
 from llmbatch._litellm.provider_files import Access, Files, open_files
-from llmbatch._request.failures import Failure, classify, clean
+from llmbatch._request.classify import classify
+from llmbatch._request.failures import Failure, clean
 from llmbatch._request.retry import AttemptFailedError, retrying
-from llmbatch.errors import BatchJobError
+from llmbatch.errors import BatchJobError, BatchNotSupportedError
 
 _Found = Callable[[], Awaitable[dict[str, Any] | None]]
 
@@ -206,7 +207,7 @@ class Remote:
         try:
             return await self._again(look, "look for what a lost answer was about")
         except ProviderFailedError as exc:
-            if exc.failure.status_code not in _UNLISTED and exc.failure.type != "NotImplementedError":
+            if exc.failure.status_code not in _UNLISTED and exc.failure.type != BatchNotSupportedError.__name__:
                 raise
             if harmless:
                 return None

@@ -13,10 +13,10 @@ from typing import Any
 from llmbatch._jobs.input_files import Line, PayloadChecks, chat_plans, read_payloads, rendered, write_input_files
 from llmbatch._jobs.job_state import JobState
 from llmbatch._litellm.provider_files import Access
-from llmbatch._request.max_cost import cost_upper_bound, counted
+from llmbatch._request.max_cost import CostUpperBound
 from llmbatch._request.messages import check_messages_list
 from llmbatch._request.parsed_request import Plans, parse_request
-from llmbatch._request.plans import ChatPlan, plan_chat
+from llmbatch._request.plans import ChatPlan, check_names, plan_chat
 from llmbatch._rows.structured_output import ResponseFormat
 from llmbatch._util.checks import check_number
 from llmbatch.options import OWN_OPTIONS
@@ -77,6 +77,9 @@ def prepare(  # noqa: PLR0917 - the public function's own order
     kwargs: Mapping[str, Any],
 ) -> Submission:
     """Check what a user submits. Raises as `plan_chat` does, and NotImplementedError for providers without support."""
+    check_names(kwargs, model=model)
+    if kwargs.get("dry_run"):
+        raise ValueError("dry_run=True is for the list functions. Use render_batch_requests and estimate_batch")
     in_a_file = isinstance(requests, str | os.PathLike)
     iterator = read_payloads(requests) if in_a_file else iter(check_messages_list(requests)[0])
     first = list(islice(iterator, 1))
@@ -90,13 +93,14 @@ def prepare(  # noqa: PLR0917 - the public function's own order
     return of_call(call, items, custom_ids)
 
 
-def check_cost(call: Mapping[str, Any], requests: Iterable[Any], max_cost: float) -> list[float]:
-    """USD that each request may cost in a job.
+def check_cost(call: Mapping[str, Any], requests: Iterable[Any], max_cost: float, spent: float = 0.0) -> list[float]:
+    """Return the cost upper bound of each request in a job, in USD.
 
-    Raises ValueError when they may cost more than `max_cost` together, or nothing bounds what they cost.
+    Raises ValueError if together they may cost more than `max_cost` less what earlier runs have spent, or if nothing
+    bounds what they cost.
     """
     plans, costs = Plans(call, lambda arguments: plan_chat(**arguments)), list[float]()
-    worst_of = cache(partial(cost_upper_bound, job=True))
+    bound_of = cache(partial(CostUpperBound.for_plan, job=True))
     for asked in map(parse_request, requests):
         try:
             plan = plans.of(asked)
@@ -104,10 +108,11 @@ def check_cost(call: Mapping[str, Any], requests: Iterable[Any], max_cost: float
         except ValueError:  # it is not sent, and will be an error row
             costs.append(0.0)
             continue
-        costs.append(counted(worst_of(plan), request))
-    if (most := sum(costs)) > max_cost:
+        costs.append(bound_of(plan).of(request))
+    if (most := sum(costs)) > max_cost - spent:
+        before = f" less ${spent:.4f} that earlier runs have spent" if spent else ""
         raise ValueError(
-            f"the job may cost ${most:.4f}, more than max_cost=${max_cost:.4f}; raise it, or lower max_tokens"
+            f"the job may cost ${most:.4f}, more than max_cost=${max_cost:.4f}{before}. Raise it, or lower max_tokens"
         )
     return costs
 
@@ -144,7 +149,7 @@ def _of_payloads(
         raise ValueError(
             "max_cost is not checked for payloads: leave it out, or submit the conversations that they are made of"
         )
-    extra = sorted(given.keys() - {*_ACCESS, *_PLACE, *OWN_OPTIONS})
+    extra = sorted(given.keys() - {*_ACCESS, *_PLACE, *(OWN_OPTIONS - {"system"})})
     if extra or custom_ids is not None:
         raise ValueError(
             f"payloads carry their own parameters: leave out {', '.join(extra or ['custom_ids'])}, or render them anew"
@@ -174,6 +179,7 @@ def access_from(given: Mapping[str, Any]) -> Access:
 
 def unknown_state(model: str | None, given: Mapping[str, Any]) -> tuple[JobState, Access]:
     """The state of a job of which only the place is known, and how to reach that."""
+    check_names(given, model=model)
     return _begun(plan_chat(model, None, None, **{k: v for k, v in given.items() if k in {*_ACCESS, *_PLACE}}))
 
 

@@ -1,9 +1,9 @@
-"""Admission: when the next request may be sent, so that nothing has to be tuned and hardly anything is refused.
+"""The limiter: when the next request may be sent, so that nothing has to be tuned and hardly anything gets a 429.
 
-A `Limiter` stands for one account's limit at one provider (provider, base URL, key, model) and is shared by every batch
-of the process that meets it. It holds what the caller told, what the provider states in its headers, and what
-`Refusals` has found out from what was refused. Faults (5xx, resets, timeouts) teach nothing about limits. It knows no
-LLM and runs on one event loop.
+A `Limiter` stands for one model at one account (`account`) and is shared by every batch of the process that sends there
+(`registry`). It combines the limits that callers configure, those that the provider states in its headers, and what
+`Throttle` learns from 429s. Errors (5xx, resets, timeouts) say nothing about limits. It knows nothing of LLMs, and runs
+on one event loop.
 """
 
 from __future__ import annotations
@@ -18,114 +18,101 @@ from collections.abc import Callable, Iterator, Mapping
 
 from loguru import logger
 
-from llmbatch._limits.observations import Permit
+from llmbatch._limits.configured_limits import ConfiguredLimits
+from llmbatch._limits.permit import Permit
 from llmbatch._limits.rate_headers import stated_limits
-from llmbatch._limits.throttling import Refusals
+from llmbatch._limits.throttle import Finding, Phase, Throttle
+from llmbatch._limits.token_bucket import TokenBucket
 
-TOLD_BURST_SECONDS = 0.1  # that may be caught up with after a late moment; well within the margin over a minute
-TOLD_MARGIN = 0.995  # of a limit never to exceed: requests sent evenly may arrive a little closer
-FORGOTTEN_SECONDS = 60.0  # without a request, after which what was found out about refusals is doubted altogether
-SAID_AGAIN_SECONDS = 30.0
-MOST_TOKENS = 10**7  # that one answer is believed to have used
-PACE_BURST = 0.05  # seconds of a learnt rate that may be caught up with
-
-
-class _Bucket:
-    """A token bucket: `rate` a second, at most `burst` at once. Its level may be negative (debt)."""
-
-    def __init__(self, now: float) -> None:
-        self.rate, self.burst = math.inf, 1.0
-        self.level, self.at = 1.0, now
-
-    def refill(self, now: float) -> None:
-        if self.rate < math.inf:
-            self.level = min(self.burst, self.level + (now - self.at) * self.rate)
-        self.at = now
-
-    def wait(self, amount: float) -> float:
-        """Seconds until `amount` may be taken; more than the bucket holds goes when it is full."""
-        if self.rate == math.inf:
-            return 0.0
-        return max(0.0, (min(amount, self.burst) - self.level) / self.rate)
-
-    def take(self, amount: float) -> None:
-        if self.rate < math.inf:
-            self.level -= amount
-
-    def follow(self, rate: float, remaining: float, in_flight: float, undecided: float, *, newest: bool) -> None:
-        """Take over what the provider states: no more than what remains goes before it has stated it anew.
-
-        What it has counted already is at least what was let in, at most all that is in flight. What it states for a
-        request sent before another that was read already is past: it takes, and gives nothing.
-        """
-        if self.rate == math.inf:
-            self.level = -math.inf
-        if newest:
-            self.level = max(self.level, remaining - in_flight)
-            self.burst = max(1.0, remaining)
-        self.level = min(self.level, remaining - undecided)
-        self.rate = rate
+# Seconds without a request, after which what 429s have taught is forgotten.
+FORGET_AFTER_SECONDS = 60.0
+# Seconds in which a finding that comes again is not logged again.
+LOG_AGAIN_SECONDS = 30.0
+# Seconds without a 429 that end a spell of them.
+SPELL_END_SECONDS = 10.0
+# Tokens that one answer is never believed to have used.
+MAX_BELIEVED_TOKENS = 10**7
+# Seconds of a learnt rate that may be sent at once.
+LEARNED_BURST_SECONDS = 0.05
+# Requests that are kept back from a stated limit: a jitter of milliseconds must not bring a 429.
+STATED_RESERVE = 2.0
+# Weight of the newest answer in the averages of latency and of tokens.
+LATENCY_WEIGHT = 0.3
+TOKENS_WEIGHT = 0.1
 
 
-class ConfiguredLimits:
-    """What callers have told of one account, all its models together: the lowest of the numbers that hold counts."""
+class _Spell:
+    """429s that come one after the other: their number and their times."""
 
-    def __init__(self, now: float) -> None:
-        self.requests, self.tokens = _Bucket(now), _Bucket(now)
-        self.limits: list[tuple[float | None, float | None]] = []
+    def __init__(self) -> None:
+        self.count, self.began_at, self.last_at = 0, 0.0, 0.0
 
-    def hold(self, now: float) -> None:
-        """Follow a change of `limits`; a debt stays."""
-        for bucket, unit, seconds in ((self.requests, 0, TOLD_BURST_SECONDS), (self.tokens, 1, 1.0)):
-            bucket.refill(now)
-            lowest = min((limit for told in self.limits if (limit := told[unit])), default=math.inf)
-            bucket.rate = lowest / 60 * TOLD_MARGIN
-            if lowest < math.inf:
-                bucket.burst = max(1.0, bucket.rate * seconds)
+    def add(self, now: float) -> None:
+        self.began_at = self.began_at if self.count else now
+        self.count, self.last_at = self.count + 1, now
 
 
 class Limiter:
-    """When requests may go. `order` in `admit` decides who goes first (a retried row before a new one)."""
+    """Decides when requests may go; `order` in `acquire` decides who goes first (a retried row before a new one).
 
-    def __init__(self, clock: Callable[[], float] | None = None, account: ConfiguredLimits | None = None) -> None:
+    Attributes:
+        name: model and address, for the log.
+        account: limits configured for the account, which the models there share.
+        throttle: what 429s have taught.
+        in_flight: number of requests in flight.
+        latency: average seconds of late answers, None before any.
+    """
+
+    def __init__(
+        self, clock: Callable[[], float] | None = None, account: ConfiguredLimits | None = None, name: str = "provider"
+    ) -> None:
         self._clock = clock or time.monotonic
         now = self._clock()
+        self.name = name
         self.account = account or ConfiguredLimits(now)
-        self.requests, self.tokens, self._pace = _Bucket(now), _Bucket(now), _Bucket(now)
-        self.refusals = Refusals(now)
+        self.throttle = Throttle(now)
         self.in_flight = 0
-        self._last_sent = now
-        self._said: dict[str, float] = {}
+        self.latency: float | None = None
+        self._requests, self._tokens, self._learned = TokenBucket(now), TokenBucket(now), TokenBucket(now)
+        self._last_sent_at = now
+        self._logged: dict[Phase, float] = {}
+        self._spell = _Spell()
         self._waiters: list[tuple[int, int, float, asyncio.Future[Permit]]] = []
         self._ticket = itertools.count()
         self._timer: asyncio.TimerHandle | None = None
         self._tokens_per_answer = 0.0
-        self.latency: float | None = None
         self._newest_read = 0
 
     @property
     def waiting(self) -> int:
-        """How many requests wait for their turn: pacing, not the number of workers, is what holds the run back."""
+        """Number of requests that wait to be sent: limits, not the number of workers, hold the run back."""
         return len(self._waiters)
 
+    @property
+    def finding(self) -> Finding:
+        """What 429s were found to depend on."""
+        return self.throttle.finding
+
     @contextlib.contextmanager
-    def told(self, requests_per_minute: float | None, tokens_per_minute: float | None) -> Iterator[None]:
-        """Within it the caller's own limits hold, evenly paced, for everyone at this account; the lowest counts."""
-        told = (requests_per_minute, tokens_per_minute)
-        self.account.limits.append(told)
-        self.account.hold(self._clock())
+    def configured(self, requests_per_minute: float | None, tokens_per_minute: float | None) -> Iterator[None]:
+        """Enforce a caller's limits within the context, for everyone at this account; the lowest in force counts."""
+        self.account.add(requests_per_minute, tokens_per_minute, self._clock())
         try:
             yield
         finally:
-            self.account.limits.remove(told)
-            self.account.hold(self._clock())
+            self.account.remove(requests_per_minute, tokens_per_minute, self._clock())
+            if not self.in_flight:
+                self._end_spell()
             self._pump()
 
-    async def admit(self, order: int, tokens: float) -> Permit:
-        """Wait for this request's turn. Every permit must go to exactly one of `answered`, `refused`, `faulted`."""
+    async def acquire(self, order: int, tokens: float) -> Permit:
+        """Wait until this request may be sent.
+
+        Every permit must go to exactly one of `on_success`, `on_rate_limit` and `on_error`.
+        """
         now = self._clock()
-        if not self.in_flight and not self._waiters and now - self._last_sent > FORGOTTEN_SECONDS:
-            self.refusals, self._newest_read = Refusals(now), 0
+        if not self.in_flight and not self._waiters and now - self._last_sent_at > FORGET_AFTER_SECONDS:
+            self.throttle, self._newest_read = Throttle(now), 0
         future: asyncio.Future[Permit] = asyncio.get_running_loop().create_future()
         heapq.heappush(self._waiters, (order, next(self._ticket), tokens, future))
         self._pump()
@@ -133,108 +120,126 @@ class Limiter:
             return await future
         except asyncio.CancelledError:
             if future.done() and not future.cancelled():
-                self.faulted(future.result())
+                self.on_error(future.result())
             raise
 
+    def on_success(self, permit: Permit, headers: Mapping[str, str], used_tokens: float | None) -> None:
+        """Learn from an answer: the limits in its headers, its latency, and the tokens that it really used."""
+        now = self._clock()
+        seconds = now - permit.sent_at
+        known = self.latency
+        self.latency = seconds if known is None else (1 - LATENCY_WEIGHT) * known + LATENCY_WEIGHT * seconds
+        believed = used_tokens is not None and used_tokens < MAX_BELIEVED_TOKENS
+        self._release(permit, used_tokens if believed and used_tokens is not None else permit.tokens)
+        self._read(headers, permit)
+        if self._spell.count and now - self._spell.last_at > SPELL_END_SECONDS:
+            self._end_spell()
+        self._pump()
+
+    def on_rate_limit(self, permit: Permit, headers: Mapping[str, str], retry_after: float | None) -> None:
+        """Learn from a 429."""
+        now = self._clock()
+        self._release(permit, 0.0)
+        self._read(headers, permit)
+        self.throttle.on_rate_limit(permit, now, retry_after or 0.0)
+        if not self._spell.count:
+            asked = f" (Retry-After {retry_after:.3g} s)" if retry_after else ""
+            logger.info("{}: 429{}; rate-limited requests are sent again", self.name, asked)
+        self._spell.add(now)
+        self._log_finding(now)
+        self._pump()
+
+    def on_error(self, permit: Permit) -> None:
+        """Release a request that failed in a way that says nothing about limits, or was cancelled."""
+        self._release(permit, 0.0)
+        self._pump()
+
     def seconds_for(self, requests: int, tokens: float) -> float:
-        """How long so many requests of so many tokens each take at the limits that are known now; 0 where none is."""
-        rate = min(self.refusals.rate, self.requests.rate, self.account.requests.rate)
-        token_rate = min(self.tokens.rate, self.account.tokens.rate)
+        """Return the seconds that requests of `tokens` tokens each take at the known limits; 0 without any."""
+        rate = min(self.throttle.rate, self._requests.rate, self.account.requests.rate)
+        token_rate = min(self._tokens.rate, self.account.tokens.rate)
         return max(requests / rate, requests * tokens / token_rate)
 
-    def answered(self, permit: Permit, headers: Mapping[str, str], used_tokens: float | None) -> None:
-        """The request was answered: learn what the headers state, how long it took, and what it really used."""
-        seconds = self._clock() - permit.sent_at
-        self.latency = seconds if self.latency is None else 0.7 * self.latency + 0.3 * seconds
-        self._back(permit, used_tokens if used_tokens is not None and used_tokens < MOST_TOKENS else permit.tokens)
-        self._read(headers, permit)
-        self._pump()
-
-    def refused(self, permit: Permit, headers: Mapping[str, str], hint: float | None) -> None:
-        """The request was refused for a limit."""
-        self._back(permit, 0.0)
-        self._read(headers, permit)
-        self.refusals.refused(permit, self._clock(), hint or 0.0)
-        self._tell()
-        self._pump()
-
-    def faulted(self, permit: Permit) -> None:
-        """The request failed in a way that says nothing about limits, or was cancelled."""
-        self._back(permit, 0.0)
-        self._pump()
-
-    def estimate(self, prompt_tokens: float, max_tokens: float | None) -> float:
-        """Tokens that a request will count as: its prompt and what answers have used so far, at first the most."""
+    def estimated_tokens(self, prompt_tokens: float, max_tokens: float | None) -> float:
+        """Estimate the tokens of a request: its prompt, and what answers have used; before any, `max_tokens`."""
         return prompt_tokens + (self._tokens_per_answer or max_tokens or 0.0)
 
-    def used(self, completion_tokens: float) -> None:
+    def learn_answer_tokens(self, completion_tokens: float) -> None:
         """Learn how many tokens an answer takes."""
-        last = self._tokens_per_answer
-        if completion_tokens < MOST_TOKENS:
-            self._tokens_per_answer = completion_tokens if not last else 0.9 * last + 0.1 * completion_tokens
+        known = self._tokens_per_answer
+        if completion_tokens < MAX_BELIEVED_TOKENS:
+            average = (1 - TOKENS_WEIGHT) * known + TOKENS_WEIGHT * completion_tokens
+            self._tokens_per_answer = average if known else completion_tokens
 
-    def _back(self, permit: Permit, used_tokens: float) -> None:
-        """The request is not in flight any more; what it was expected to use and has not used is free again."""
-        if not permit.open:
+    def _release(self, permit: Permit, used_tokens: float) -> None:
+        """Take a request out of those in flight, and give back the tokens that it was expected to use and did not."""
+        if not permit.in_flight:
             return
-        permit.open = False
+        permit.in_flight = False
         self.in_flight -= 1
-        for bucket in (self.tokens, self.account.tokens):
+        for bucket in (self._tokens, self.account.tokens):
             bucket.take(used_tokens - permit.tokens)
 
-    def _tell(self) -> None:
-        """Log what refusals were found to depend on, once for each finding and while."""
-        kind, line = self.refusals.finding
-        now = self._clock()
-        if kind and now - self._said.get(kind, -math.inf) > SAID_AGAIN_SECONDS:
-            logger.info("{}", line)
-        if kind:
-            self._said[kind] = now
+    def _log_finding(self, now: float) -> None:
+        """Log what 429s depend on, once for as long as they do."""
+        finding = self.throttle.finding
+        if finding.phase is Phase.UNTHROTTLED:
+            return
+        if now - self._logged.get(finding.phase, -math.inf) > LOG_AGAIN_SECONDS:
+            logger.info("{}: {}", self.name, finding.summary)
+        self._logged[finding.phase] = now
+
+    def _end_spell(self) -> None:
+        if self._spell.count > 1:
+            seconds = self._spell.last_at - self._spell.began_at
+            logger.info("{}: {} requests got 429 in {:.1f} s", self.name, self._spell.count, seconds)
+        self._spell = _Spell()
 
     def _read(self, headers: Mapping[str, str], permit: Permit) -> None:
+        """Follow the limits that headers state."""
         if not (stated := stated_limits(headers)):
             return
-        now, in_flight, undecided = self._clock(), self.in_flight, self.refusals.undecided
+        now, in_flight, undecided = self._clock(), self.in_flight, self.throttle.observations.undecided
         newest = permit.number >= self._newest_read
         self._newest_read = max(self._newest_read, permit.number)
-        for bucket, unit, each in ((self.requests, "requests", 1.0), (self.tokens, "tokens", permit.tokens)):
+        for bucket, unit, each in ((self._requests, "requests", 1.0), (self._tokens, "tokens", permit.tokens)):
             if limit := stated.get(unit):
                 bucket.refill(now)
-                # Requests are held two in reserve, so that a jitter of milliseconds is not a refusal.
-                reserve = min(2.0, limit.rate) if unit == "requests" else 0.0
+                reserve = min(STATED_RESERVE, limit.rate) if unit == "requests" else 0.0
                 left = limit.remaining - reserve
                 bucket.follow(limit.rate, left, in_flight * each, undecided * each, newest=newest)
 
-    def _buckets(self, now: float) -> tuple[list[_Bucket], list[_Bucket]]:
-        """The buckets of requests and of tokens that hold now, filled up to now."""
-        if self._pace.rate != self.refusals.rate:
-            if self.refusals.rate < self._pace.rate:
-                self._pace.level = min(self._pace.level, 0.0)
-            self._pace.rate = self.refusals.rate
-            self._pace.burst = max(1.0, PACE_BURST * self._pace.rate)
-        requests, tokens = [self.requests, self._pace, self.account.requests], [self.tokens, self.account.tokens]
+    def _buckets(self, now: float) -> tuple[list[TokenBucket], list[TokenBucket]]:
+        """Return the buckets of requests and of tokens, refilled."""
+        learned, rate = self._learned, self.throttle.rate
+        if learned.rate != rate:
+            if rate < learned.rate:  # the next request is as far from a cut as those after it from each other
+                learned.level = min(learned.level, 0.0)
+            learned.rate, learned.burst = rate, max(1.0, LEARNED_BURST_SECONDS * rate)
+        requests, tokens = [self._requests, learned, self.account.requests], [self._tokens, self.account.tokens]
         for bucket in (*requests, *tokens):
             bucket.refill(now)
         return requests, tokens
 
     def _pump(self) -> None:
-        """Admit everyone whose turn has come, and come back when the next one's does."""
+        """Let everyone go whose turn has come, and come back when the next one's does."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         now = self._clock()
-        self.refusals.settle(now, wanted=bool(self._waiters))
+        self.throttle.settle(now, wanted=bool(self._waiters))
         request_buckets, token_buckets = self._buckets(now)
         while self._waiters:
             _, _, tokens, future = self._waiters[0]
             if not future.done():
-                wait = max(
-                    self.refusals.wait(now, self.in_flight),
-                    *(bucket.wait(1) for bucket in request_buckets),
-                    *(bucket.wait(tokens) for bucket in token_buckets),
-                )
-                if wait == math.inf:
+                retry_in = self.throttle.decide(now, self.in_flight).retry_in
+                if retry_in is None:
                     return
+                wait = max(
+                    retry_in,
+                    *(bucket.seconds_until(1) for bucket in request_buckets),
+                    *(bucket.seconds_until(tokens) for bucket in token_buckets),
+                )
                 if wait > 0:
                     self._timer = asyncio.get_running_loop().call_later(wait, self._pump)
                     return
@@ -243,8 +248,8 @@ class Limiter:
                 for bucket in token_buckets:
                     bucket.take(tokens)
                 permit = Permit(tokens, now)
-                self.refusals.sent(permit, self.in_flight)
+                self.throttle.on_sent(permit, self.in_flight)
                 self.in_flight += 1
-                self._last_sent = now
+                self._last_sent_at = now
                 future.set_result(permit)
             heapq.heappop(self._waiters)

@@ -95,21 +95,21 @@ def _ietf(headers: Mapping[str, str]) -> Stated | None:
     return Stated(int(quota[1]) / int(window[1]), float(remaining[1]))
 
 
-def seconds_from_now(value: str | None) -> float | None:
+def seconds_from_now(value: str | None, now: float | None = None) -> float | None:
     """Of `120ms`, `8.64s`, `6m0s`, `1h2m`, plain seconds, an ISO time, an HTTP date, or epoch (milli)seconds."""
     if not value:
         return None
-    value = value.strip()
+    value, now = value.strip(), time.time() if now is None else now
     if (number := _number(value)) is not None:
         epoch, epoch_ms = 1e9, 1e12
         if number > epoch_ms:
             number /= 1000
-        return max(0.0, number - time.time()) if number > epoch else max(0.0, number)
+        return max(0.0, number - now) if number > epoch else max(0.0, number)
     if re.fullmatch(DURATION, value):
         return seconds_in(value)
     for parse in (datetime.fromisoformat, parsedate_to_datetime):
         with contextlib.suppress(ValueError, TypeError, OverflowError):
-            return max(0.0, parse(value).timestamp() - time.time())
+            return max(0.0, parse(value).timestamp() - now)
     return None
 
 

@@ -9,7 +9,8 @@ from collections import OrderedDict
 from weakref import WeakValueDictionary
 
 from llmbatch._limits.account import Account
-from llmbatch._limits.limiter import ConfiguredLimits, Limiter
+from llmbatch._limits.configured_limits import ConfiguredLimits
+from llmbatch._limits.limiter import Limiter
 
 # Limiters of accounts that no batch uses any more, kept for what they have learnt.
 MAX_IDLE_LIMITERS = 256
@@ -36,7 +37,7 @@ class LimiterRegistry:
             if limiter is None:
                 limits = self._accounts.get(account) or ConfiguredLimits(time.monotonic())
                 self._accounts[account] = limits
-                limiter = self._limiters[key] = Limiter(account=limits)
+                limiter = self._limiters[key] = Limiter(account=limits, name=f"{model} at {account.address}")
             self._recent[key] = limiter
             self._recent.move_to_end(key)
             if len(self._recent) > MAX_IDLE_LIMITERS:

@@ -11,14 +11,13 @@ from dataclasses import replace
 from typing import Any
 
 from llmbatch._litellm import Answer, convert_response, http_session, load, quiet_logging
+from llmbatch._litellm.error_answer import raise_stated_error
 from llmbatch._litellm.sse import StreamRecord, recording
 from llmbatch._rows.answer_body import has_tokens, reported_cost, sound
 from llmbatch._rows.finish_reasons import keep_native_reason
 
-# The attempt's own timeout is kept by asyncio around the whole call: LiteLLM's is per socket read, and each distinct
-# value would make a new client with a pool of its own.
 _REHEARSAL_SECONDS = 60.0
-_ONE_SEND = {"num_retries": 0, "max_retries": 0, "timeout": 86_400.0}
+_ONE_SEND = {"num_retries": 0, "max_retries": 0, "timeout": http_session.LITELLM_TIMEOUT_SECONDS}
 
 
 async def chat(request: Mapping[str, Any]) -> Answer:
@@ -29,6 +28,7 @@ async def chat(request: Mapping[str, Any]) -> Answer:
     except Exception:
         body = convert_response.mended(logging.get("litellm_logging_obj"))
         if body is None:
+            raise_stated_error(logging.get("litellm_logging_obj"))
             raise
         return Answer(body, {}, None)
     return _answer(response, response, _hidden(response).get("response_cost"))

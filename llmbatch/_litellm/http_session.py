@@ -1,7 +1,8 @@
-"""The HTTP session of the running loop, handed to LiteLLM for each call: no answer may fill the memory, or lose a part.
+"""The HTTP session of the running loop, handed to LiteLLM for each call.
 
-An error's body is read to `MOST_ERROR_BYTES` only (LiteLLM's search for keys in it takes 2 s for each MB, on the loop),
-an answer's to `MOST_ANSWER_BYTES`. Where LiteLLM's code for a provider takes no session, it reads by its own.
+It bounds what is read: an error's body to `MAX_ERROR_BYTES` (LiteLLM's search for keys in it takes 2 s for each MB, on
+the loop), an answer's to `MAX_ANSWER_BYTES`. It watches event streams for cuts, follows no redirect to another origin,
+and rejects SOCKS proxies. LiteLLM's code for a few providers takes no session, and uses its own client.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import inspect
 import time
 import weakref
 from collections.abc import AsyncIterator, Mapping
@@ -17,26 +19,43 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 from multidict import CIMultiDict, CIMultiDictProxy
+from yarl import URL
 
 from llmbatch._litellm import provider_of
 from llmbatch._litellm.loading import internal, load
 from llmbatch._litellm.sse import StreamWatch, watch_for
-from llmbatch._util.background_loop import at_end
+from llmbatch._util.loop_thread import at_end
 from llmbatch._util.send_times import note_sent
 
 if TYPE_CHECKING:
     from aiohttp.connector import Connection
 
 
-MOST_ERROR_BYTES = 64 * 1024
-MOST_ANSWER_BYTES = 64 * 1024 * 1024
+MAX_ERROR_BYTES = 64 * 1024
+MAX_ANSWER_BYTES = 64 * 1024 * 1024
 _KEEP_ALIVE_SECONDS = 60.0
+# The attempt's own timeout is kept by asyncio around the whole call: LiteLLM's is per socket read, and each distinct
+# value would make a new client with a pool of its own.
+LITELLM_TIMEOUT_SECONDS = 86_400.0
+_REDIRECTS = {301, 302, 303, 307, 308}
 
 _sessions: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, aiohttp.ClientSession] = weakref.WeakKeyDictionary()
 
 
+# Gateways add headers by the hundred (policies, traces); aiohttp's own bounds are 128 headers of 8 kB.
+_MAX_HEADERS = {"max_headers": 2000, "max_line_size": 256 * 1024, "max_field_size": 256 * 1024}
+
+
 class AnswerTooLargeError(aiohttp.ClientPayloadError):
-    """An answer without end, or one that no model gives."""
+    """An answer that does not end, or is longer than any model's."""
+
+
+class RedirectedElsewhereError(aiohttp.ClientError):
+    """A redirect to another origin, which is sent neither the key nor the prompt."""
+
+
+class SocksProxyError(aiohttp.ClientError):
+    """A SOCKS proxy in the environment, which aiohttp would speak HTTP to."""
 
 
 class _Bounded:
@@ -50,11 +69,11 @@ class _Bounded:
 
     async def iter_chunked(self, size: int) -> AsyncIterator[bytes]:
         failed = self._status >= HTTPStatus.BAD_REQUEST
-        left = MOST_ERROR_BYTES if failed else MOST_ANSWER_BYTES
+        left = MAX_ERROR_BYTES if failed else MAX_ANSWER_BYTES
         async for piece in self._content.iter_chunked(size):
             left -= len(piece)
             if left < 0 and not failed:
-                raise AnswerTooLargeError(f"the answer is longer than {MOST_ANSWER_BYTES >> 20} MB")
+                raise AnswerTooLargeError(f"the answer is longer than {MAX_ANSWER_BYTES >> 20} MB")
             if self._watch is not None:
                 self._watch.feed(piece)
             yield piece
@@ -81,10 +100,36 @@ class _Response(aiohttp.ClientResponse):
 
     async def start(self, connection: Connection) -> aiohttp.ClientResponse:
         await super().start(connection)
+        self._check_redirect()
         encoding = self.headers.get("content-encoding", "").strip().lower()
         watch = watch_for(self.content_type, encoding) if self.status == HTTPStatus.OK else None
         self.content = _Bounded(self.content, self.status, watch)  # type: ignore[assignment]  # what LiteLLM reads by
         return self
+
+    def _check_redirect(self) -> None:
+        """Raise for a redirect to another origin: the HTTP client above would follow it with key and prompt."""
+        location = self.headers.get("location")
+        if self.status not in _REDIRECTS or not location:
+            return
+        target = self.url.join(URL(location))
+        if target.origin() != self.url.origin():
+            raise RedirectedElsewhereError(
+                f"{self.url.origin()} redirects to {target.origin()}, another host, which is sent neither the key nor "
+                f"the prompt. Set api_base to the new address if you trust it"
+            )
+
+
+class _Connector(aiohttp.TCPConnector):
+    async def connect(self, req: Any, *args: Any, **kwargs: Any) -> Connection:
+        """Connect, unless a SOCKS proxy is named."""
+        if req.proxy is not None and req.proxy.scheme.startswith("socks"):
+            address = req.proxy.with_user(None)
+            raise SocksProxyError(
+                f"SOCKS proxies are not supported (the environment names {address}). Set HTTPS_PROXY, HTTP_PROXY and "
+                "ALL_PROXY to an HTTP proxy, add the host to NO_PROXY, or set DISABLE_AIOHTTP_TRANSPORT=True and "
+                "pip install 'httpx[socks]'"
+            )
+        return await super().connect(req, *args, **kwargs)
 
 
 def session() -> aiohttp.ClientSession:
@@ -92,15 +137,22 @@ def session() -> aiohttp.ClientSession:
     loop = asyncio.get_running_loop()
     found = _sessions.get(loop)
     if found is None or found.closed:
-        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE_SECONDS)
+        connector = _Connector(limit=0, keepalive_timeout=_KEEP_ALIVE_SECONDS)
         at_end(_closed_at_exit)
         found = _sessions[loop] = aiohttp.ClientSession(
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
             request_class=_Request,
             response_class=_Response,
+            **_accepted(_MAX_HEADERS),
         )
     return found
+
+
+def _accepted(options: dict[str, int]) -> Any:
+    """Return those options that this aiohttp knows."""
+    known = inspect.signature(aiohttp.ClientSession).parameters
+    return {name: value for name, value in options.items() if name in known}
 
 
 def hand_over(request: Mapping[str, Any]) -> aiohttp.ClientSession:
@@ -116,7 +168,8 @@ def _hand_over(mine: aiohttp.ClientSession, name: str, ssl_verify: Any, minute: 
     client = internal("litellm.llms.custom_httpx.http_handler:get_async_httpx_client")
     with contextlib.suppress(ValueError, TypeError):  # a provider of the user's own, another LiteLLM
         provider = load().LlmProviders("vertex_ai" if name == "gemini" else name)
-        for params in (None, {"ssl_verify": ssl_verify}):
+        # LiteLLM keeps a client for each set of parameters; Gemini's and Bedrock's are the timeout.
+        for params in (None, {"ssl_verify": ssl_verify}, {"timeout": LITELLM_TIMEOUT_SECONDS}):
             client(llm_provider=provider, params=params, shared_session=mine)
 
 

@@ -16,7 +16,8 @@ from functools import cache
 from types import ModuleType
 from typing import Any
 
-from llmbatch._util.background_loop import at_end, within_call
+from llmbatch._util.background_call import within_call
+from llmbatch._util.loop_thread import at_end
 
 _CALLBACK_SECONDS = 3.0
 

@@ -19,6 +19,8 @@ hosted_vllm/, measured with the pins, which are the newest.
 - `defaults`: get_optional_params. Defaults are not sent to models that refuse them; if gone, they are sent.
 - `prices`: batch_cost_calculator, the names in the price map. Costs of jobs, budgets that hold; if gone, jobs have no
   cost.
+- `settings`: all_litellm_params. Parameters that LiteLLM keeps to itself are not reported as sent as is; if gone, they
+  are.
 - `closing`: the worker that tells callbacks; the clients that LiteLLM keeps for a loop. An exit loses no callback and
   leaves no socket open; if gone, it does.
 - `unheard`: warnings.filters is a list, its first match wins. LiteLLM's warnings fail no row, and the user's filters
@@ -41,6 +43,7 @@ PRIVATE_APIS: dict[str, tuple[str, ...]] = {
     "answer": (),
     "defaults": ("litellm.utils:get_optional_params",),
     "prices": ("litellm.cost_calculator:batch_cost_calculator",),
+    "settings": ("litellm.types.utils:all_litellm_params",),
     "closing": (
         "litellm.litellm_core_utils.logging_worker:GLOBAL_LOGGING_WORKER",
         "litellm:close_litellm_async_clients",

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from llmbatch._litellm import Target, load
+from llmbatch.errors import BatchNotSupportedError
 
 _SECONDS = 600.0
 _AZURE_VERSION = "2024-10-21"
@@ -167,7 +168,7 @@ class _Translated(Files):
 
     async def cancel(self, batch_id: str) -> dict[str, Any]:
         if self._provider == "mistral":
-            raise NotImplementedError("LiteLLM cannot cancel Mistral's batch jobs; cancel it in Mistral's console")
+            raise BatchNotSupportedError("LiteLLM cannot cancel Mistral's batch jobs; cancel it in Mistral's console")
         return _plain(await self._litellm.acancel_batch(batch_id=batch_id, **self._common))
 
     async def download(self, file_id: str, path: Path) -> None:
@@ -176,7 +177,7 @@ class _Translated(Files):
 
     async def jobs(self) -> AsyncIterator[dict[str, Any]]:
         if self._provider == "mistral":
-            raise NotImplementedError("LiteLLM cannot list Mistral's batch jobs; look for it in Mistral's console")
+            raise BatchNotSupportedError("LiteLLM cannot list Mistral's batch jobs; look for it in Mistral's console")
         after = None
         while True:
             page = await self._litellm.alist_batches(after=after, limit=100, **self._common)

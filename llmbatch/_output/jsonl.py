@@ -7,6 +7,7 @@ from typing import Any
 
 from llmbatch._output.provider_errors import decoded_body, line_error
 from llmbatch._rows.answer_body import sound
+from llmbatch._rows.failure_type import FailureType
 from llmbatch._rows.finish_reasons import answer_problem
 from llmbatch._rows.row import OWN_KEYS, Row, answer_row, error_row
 from llmbatch._util.files import json_text
@@ -74,7 +75,7 @@ def row_from_line(line: Mapping[str, Any]) -> Row:
         try:
             body = sound(body)
         except ValueError as exc:
-            body, error = {}, error or {"code": "UnparsableAnswer", "message": str(exc)}
+            body, error = {}, error or {"code": FailureType.UNPARSABLE_ANSWER, "message": str(exc)}
     known = not body or not {"choices", "data"}.isdisjoint(body)
     problem = answer_problem(body) if known and not error and status in SUCCESS else None
     if not error and status in SUCCESS and problem is None:

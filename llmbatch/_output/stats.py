@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from llmbatch._rows.failure_type import FailureType
 from llmbatch._rows.finish_reasons import is_filtered, is_truncated, unknown_reasons
 from llmbatch._rows.row import NO_USAGE, Row, add_usage
 
@@ -19,7 +20,15 @@ _REASON_LENGTH = 200  # characters of a message that tell its reason from anothe
 # Quoted values, and words with digits (numbers, ids): they differ from row to row where the reason is the same.
 _VARYING = re.compile(r"'[^']*'|\"[^\"]*\"|`[^`]*`|[\w.-]*\d[\w.-]*")
 # What befalls rows because others failed, or the caller's own limit was reached: never the root cause.
-_AFTERWARDS = {"NotSent", "Cancelled", "DeadlineExceeded", "BudgetExceeded"}
+_AFTERWARDS = {FailureType.NOT_SENT, FailureType.CANCELLED, FailureType.DEADLINE_EXCEEDED, FailureType.BUDGET_EXCEEDED}
+
+# Why a run ends before all rows are done, and how to continue: the causes in the order in which they matter.
+_ENDED_EARLY = {
+    "NotSent": ("not sent, since earlier rows failed for a reason that affects every row", "Fix it and run again"),
+    "BudgetExceeded": ("not sent, since max_cost does not allow for more", "Raise max_cost and run again"),
+    "DeadlineExceeded": ("not done when the deadline passed", "Run again, with a longer deadline if need be"),
+    "Cancelled": ("not done when the run was interrupted", "Run again"),
+}
 
 
 @dataclass(slots=True)
@@ -167,11 +176,20 @@ class RunStats:
 
 
 def failures_text(tally: RunStats) -> str:
-    """A line for each type and reason of failures, `""` where there is none."""
+    """Return why the run ended early, if it did, and a line for each type and reason of failures."""
     if not tally.failed:
         return ""
     lines = "".join(f"  {failures}\n" for failures in tally.failures)
-    return f"{tally.failed:,} of {tally.rows:,} rows failed:\n{lines}"
+    return f"{ended_early_text(tally)}{tally.failed:,} of {tally.rows:,} rows failed:\n{lines}"
+
+
+def ended_early_text(tally: RunStats) -> str:
+    """Return a line on why rows were not sent or not finished, and how to continue; `""` if all were."""
+    for kind, (why, fix) in _ENDED_EARLY.items():
+        if count := tally.errors.get(kind):
+            rows = "1 row was" if count == 1 else f"{count:,} rows were"
+            return f"Ended early: {rows} {why}. {fix}; with checkpoint= only the missing rows are sent.\n"
+    return ""
 
 
 def failures_line(rows: Iterable[Row]) -> str:

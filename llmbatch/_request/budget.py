@@ -5,39 +5,53 @@ from __future__ import annotations
 import asyncio
 import math
 
+# Floating-point sums leave a residue, for which nobody must wait.
+_RESIDUE = 1e-6
+
 
 class Budget:
-    """A hard cap in USD: each request's worst case is reserved before it is sent.
+    """A hard spending cap in USD: the cost upper bound of each request is reserved before it is sent.
 
-    Where an answer has cost more than its worst case after all (a provider that answers by another model), those after
-    it count as so many times more too.
+    An answer can cost more than its upper bound after all, if a provider answers with another model. The upper bounds
+    of later requests are then multiplied by the worst such overrun, so that the cap is exceeded by that answer at most.
+
+    Attributes:
+        cap: USD that may be spent; inf without a cap.
+        spent: USD that finished requests have cost; a request of unknown cost counts with its upper bound.
+        reserved: upper bounds of the requests in flight, in USD.
+        overrun_factor: the worst ratio of a cost to its upper bound so far, at least 1.
     """
 
     def __init__(self, cap: float | None) -> None:
         self.cap = math.inf if cap is None else cap
         self.spent = self.reserved = 0.0
-        self._dearer = 1.0
+        self.overrun_factor = 1.0
         self._settled = asyncio.Event()
 
-    def fits(self, worst: float) -> bool:
-        """Whether so much is left now."""
-        return self.spent + (self.reserved + worst) * self._dearer <= self.cap
+    @property
+    def left(self) -> float:
+        """USD that are neither spent nor reserved."""
+        return max(0.0, self.cap - self.spent - self.reserved * self.overrun_factor)
 
-    async def reserve(self, worst: float) -> bool:
-        """Take `worst` out of what is left, waiting for requests in flight to settle; False when it never fits."""
-        while not self.fits(worst):
+    def fits(self, upper_bound: float) -> bool:
+        """Return whether a request of this upper bound can be sent now."""
+        return self.spent + (self.reserved + upper_bound) * self.overrun_factor <= self.cap
+
+    async def reserve(self, upper_bound: float) -> bool:
+        """Reserve an upper bound, waiting for requests in flight to finish; return False if it never fits."""
+        while not self.fits(upper_bound):
             if not self.reserved:
                 return False
             self._settled.clear()
             await self._settled.wait()
-        self.reserved += worst
+        self.reserved += upper_bound
         return True
 
-    def settle(self, worst: float, cost: float | None) -> None:
-        """The request is over: its worst case comes back, and what it cost is spent; all of it where nobody knows."""
-        # Sums of floats leave a trace, which nobody is to wait for.
-        self.reserved = max(0.0, self.reserved - worst) if self.reserved > worst * 1.000001 else 0.0
-        self.spent += worst * self._dearer if cost is None else cost
-        if cost is not None and worst:
-            self._dearer = max(self._dearer, cost / worst)
+    def settle(self, upper_bound: float, cost: float | None) -> None:
+        """Release a reservation and spend what the request cost; None means unknown, and spends the upper bound."""
+        left = self.reserved > upper_bound * (1 + _RESIDUE)
+        self.reserved = max(0.0, self.reserved - upper_bound) if left else 0.0
+        self.spent += upper_bound * self.overrun_factor if cost is None else cost
+        if cost is not None and upper_bound:
+            self.overrun_factor = max(self.overrun_factor, cost / upper_bound)
         self._settled.set()

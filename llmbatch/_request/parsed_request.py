@@ -49,8 +49,13 @@ def parse_request(item: Any) -> ParsedRequest:
     """Parse one item of a caller's list. Messages are not looked into: plans check them."""
     if isinstance(item, ParsedRequest):
         return item
-    if not isinstance(item, str | list | dict):
-        item = plain(item)
+    try:
+        return _parsed(item if isinstance(item, str | list | dict) else plain(item))
+    except Exception as exc:  # noqa: BLE001 - what any object may do when it is looked at
+        return ParsedRequest(problem=f"the request cannot be read ({type(exc).__name__})")
+
+
+def _parsed(item: Any) -> ParsedRequest:
     if isinstance(item, str):
         return ParsedRequest([{"role": "user", "content": item}])
     if is_missing(item):

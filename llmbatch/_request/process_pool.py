@@ -26,7 +26,8 @@ from llmbatch._request.failures import Failure
 from llmbatch._request.retry import AttemptFailedError
 from llmbatch._request.sender import Call
 from llmbatch._request.worker_process import CALLS
-from llmbatch._util.background_loop import at_end
+from llmbatch._rows.failure_type import FailureType
+from llmbatch._util.loop_thread import at_end
 from llmbatch._util.send_times import note_sent
 
 IDLE_SECONDS, INTERRUPTED_SECONDS = 60.0, 1.0
@@ -142,7 +143,9 @@ class _WorkerProcess:
             died = f"the process that sent it ended ({await process.wait()})"
             for future in self.waiting.values():
                 if not future.done():
-                    future.set_exception(AttemptFailedError(Failure("ProcessDied", died, retryable=True, billed=None)))
+                    future.set_exception(
+                        AttemptFailedError(Failure(FailureType.PROCESS_DIED, died, retryable=True, billed=None))
+                    )
             self.waiting.clear()
         return served
 

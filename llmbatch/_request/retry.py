@@ -11,31 +11,38 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_ran
 
 from llmbatch._request.failures import Failure
 
-# Waits in seconds. A provider's hint below the floor is still a refusal a moment later; one above the cap is honoured
-# up to the cap.
-HINT_FLOOR, HINT_CAP = 0.05, 120.0
-BACKOFF_FIRST, BACKOFF_CAP = 0.5, 30.0
-# After a refusal: short, since the limiter paces.
-REST_FIRST, REST_CAP = 0.1, 1.0
-# A row that keeps failing for this long after its first failure is given up, whatever its attempts.
-FAULT_SECONDS, REFUSED_SECONDS = 600.0, 3600.0
+# Right after a wait shorter than this the provider still rejects.
+MIN_RETRY_AFTER_SECONDS = 0.05
+# A longer wait that the provider asks for is cut to this, and asked for again.
+MAX_RETRY_AFTER_SECONDS = 120.0
+# Backoff after a transient error: a random part of a bound that doubles with each attempt.
+INITIAL_BACKOFF_SECONDS = 0.5
+MAX_BACKOFF_SECONDS = 30.0
+# Pause of one row after a 429 without a wait: short, since the limiter throttles the others too.
+INITIAL_THROTTLE_PAUSE_SECONDS = 0.1
+MAX_THROTTLE_PAUSE_SECONDS = 1.0
+THROTTLE_PAUSE_GROWTH = 1.5
+# A row that keeps failing for this long after its first failure is given up, whatever its number of attempts.
+MAX_RETRY_SECONDS = 600.0
+MAX_RATE_LIMITED_SECONDS = 3600.0
 
 
-def rest(refusals: int, hint: float | None, jitter: float) -> float:
-    """Seconds that a row rests after so many refusals in a row: what the provider asks for, or a moment, ever longer.
+def throttle_pause(consecutive: int, retry_after: float | None, jitter: float) -> float:
+    """Return how many seconds a row pauses after so many 429s in a row.
 
-    `jitter` is a random number from 0 to 1. The limiter holds back the others, where that is called for.
+    It is at least what the provider asks for. `jitter` is a random number from 0 to 1.
     """
-    own = min(REST_FIRST * 1.5 ** (refusals - 1), REST_CAP)
-    return max(min(hint or 0.0, HINT_CAP), own * (0.5 + 0.5 * jitter))
+    own = min(INITIAL_THROTTLE_PAUSE_SECONDS * THROTTLE_PAUSE_GROWTH ** (consecutive - 1), MAX_THROTTLE_PAUSE_SECONDS)
+    return max(min(retry_after or 0.0, MAX_RETRY_AFTER_SECONDS), own * (0.5 + 0.5 * jitter))
 
 
 class AttemptFailedError(Exception):
-    """Carries a `Failure` through tenacity."""
+    """Carries a `Failure` through tenacity; a `final` one is not tried again, whatever it is."""
 
-    def __init__(self, failure: Failure) -> None:
+    def __init__(self, failure: Failure, *, final: bool = False) -> None:
         super().__init__(failure.type)
         self.failure = failure
+        self.final = final
 
 
 class NotSentError(AttemptFailedError):
@@ -45,54 +52,59 @@ class NotSentError(AttemptFailedError):
 def retrying(
     retries: int, *, paced: bool = False, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
 ) -> AsyncRetrying:
-    """Tenacity around the attempts of one row, or of one call to a provider's administration.
+    """Return tenacity's loop around the attempts of one row, or of one call to a provider's batch endpoints.
 
-    `retries` counts the faults (5xx, resets, timeouts) that are survived. Refusals for a rate limit do not count. What
-    is `paced` rests after one and goes back to its limiter, which holds everybody back where that is called for.
+    `retries` counts transient errors (5xx, resets, timeouts). 429s do not count, and neither do failures that are not
+    `counted`. After a 429 a `paced` row pauses for a moment and goes back to its limiter.
     """
     policy = _Policy(retries, paced)
     return AsyncRetrying(
-        retry=retry_if_exception(_may_pass), stop=policy.stop, wait=policy.wait, sleep=sleep, reraise=True
+        retry=retry_if_exception(_is_retryable), stop=policy.stop, wait=policy.wait, sleep=sleep, reraise=True
     )
 
 
-def _may_pass(exc: BaseException) -> bool:
-    return isinstance(exc, AttemptFailedError) and not isinstance(exc, NotSentError) and exc.failure.retryable
+def _is_retryable(exc: BaseException) -> bool:
+    return (
+        isinstance(exc, AttemptFailedError)
+        and not isinstance(exc, NotSentError)
+        and not exc.final
+        and exc.failure.retryable
+    )
 
 
 class _Policy:
-    """One instance serves one row."""
+    """The attempts of one row: when to stop, and how long to wait."""
 
     def __init__(self, retries: int, paced: bool) -> None:
         self.retries, self.paced = retries, paced
-        self.faults = self.refusals = 0
-        self.first_failure: float | None = None
-        self.backoff = wait_random_exponential(multiplier=BACKOFF_FIRST, max=BACKOFF_CAP)
+        self.errors = self.consecutive_rate_limits = 0
+        self.first_failure_at: float | None = None
+        self.backoff = wait_random_exponential(multiplier=INITIAL_BACKOFF_SECONDS, max=MAX_BACKOFF_SECONDS)
 
     def stop(self, retry_state: RetryCallState) -> bool:
-        """Attempts for faults, time for refusals."""
+        """Stop after `retries` transient errors, or after too long a time."""
         failure = _failure_of(retry_state)
-        if failure.mended:
+        if not failure.counted:
             return False
         now = time.monotonic()
-        self.first_failure = self.first_failure or now
-        spent = now - self.first_failure
-        if failure.refused:
-            return self.retries == 0 or spent > REFUSED_SECONDS
-        self.faults += 1
-        return self.faults > self.retries or spent > FAULT_SECONDS
+        self.first_failure_at = self.first_failure_at or now
+        seconds_since_first_failure = now - self.first_failure_at
+        if failure.rate_limited:
+            return self.retries == 0 or seconds_since_first_failure > MAX_RATE_LIMITED_SECONDS
+        self.errors += 1
+        return self.errors > self.retries or seconds_since_first_failure > MAX_RETRY_SECONDS
 
     def wait(self, retry_state: RetryCallState) -> float:
-        """Full jitter on an exponential for faults; the provider's own hint, floored and capped, where it gives one.
-
-        A row that its limiter paces only rests for a moment after a refusal.
-        """
+        """Return the backoff with full jitter, or what the provider asks for, within bounds."""
         failure = _failure_of(retry_state)
-        self.refusals = self.refusals + 1 if failure.refused else 0
-        if failure.refused and self.paced:
-            return rest(self.refusals, failure.hint, random.random())  # noqa: S311 - jitter
-        if failure.hint is not None:
-            return min(max(failure.hint, HINT_FLOOR), HINT_CAP) + random.uniform(0, BACKOFF_FIRST)  # noqa: S311 - jitter
+        self.consecutive_rate_limits = self.consecutive_rate_limits + 1 if failure.rate_limited else 0
+        if failure.rate_limited and self.paced:
+            return throttle_pause(self.consecutive_rate_limits, failure.retry_after, random.random())  # noqa: S311 - jitter
+        if not failure.counted:
+            return min(max(failure.retry_after or 0.0, MIN_RETRY_AFTER_SECONDS), MAX_RETRY_AFTER_SECONDS)
+        if failure.retry_after is not None:
+            wait = min(max(failure.retry_after, MIN_RETRY_AFTER_SECONDS), MAX_RETRY_AFTER_SECONDS)
+            return wait + random.uniform(0, INITIAL_BACKOFF_SECONDS)  # noqa: S311 - jitter
         return self.backoff(retry_state)
 
 

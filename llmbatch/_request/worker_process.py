@@ -14,7 +14,7 @@ from typing import Any, NoReturn, TextIO
 
 from llmbatch._litellm import Target, direct, load, provider_of, warm_up
 from llmbatch._litellm.calls import chat, embed
-from llmbatch._request.failures import classify
+from llmbatch._request.classify import classify
 from llmbatch._util.send_times import record_send_times
 
 CALLS = {"chat": chat, "embed": embed, "chat-direct": direct.send, "embed-direct": direct.send}

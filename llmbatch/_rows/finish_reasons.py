@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Final
 
+from llmbatch._rows.failure_type import FailureType
+
 
 class FinishClass(IntEnum):
     """How much of an answer there is. Where a choice has several finish reasons, the highest class counts."""
@@ -24,9 +26,9 @@ class FinishClass(IntEnum):
     """The provider failed while it answered: a failed row that keeps its text, retried like a transient error."""
 
 
-BROKEN_ANSWER: Final = "BrokenAnswer"
-EMPTY_ANSWER: Final = "EmptyAnswer"
-CONTENT_FILTERED: Final = "ContentFiltered"
+BROKEN_ANSWER: Final = FailureType.BROKEN_ANSWER
+EMPTY_ANSWER: Final = FailureType.EMPTY_ANSWER
+CONTENT_FILTERED: Final = FailureType.CONTENT_FILTERED
 
 _OPENAI = "https://platform.openai.com/docs/api-reference/chat/object"
 _RESPONSES = "https://platform.openai.com/docs/api-reference/responses/object (incomplete_details)"

@@ -82,7 +82,7 @@ def error_row(
     `cost` is None where the provider may have charged for an answer that was lost. `details` may be `status_code`,
     `provider`, `attempts`, and `retryable`, whether sending the same request again may succeed.
     """
-    details = {"type": type, "status_code": None, "provider": None, "retryable": False, "attempts": 0, **details}
+    details = {"type": str(type), "status_code": None, "provider": None, "retryable": False, "attempts": 0, **details}
     return {
         "model": model or "",
         "choices": [],

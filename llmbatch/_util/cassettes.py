@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import functools
 import json
 import re
@@ -15,7 +16,11 @@ from vcr import VCR
 from vcr.cassette import Cassette
 from vcr.util import read_body
 
+from llmbatch._util.secret_values import remembered, secrets_in, without
+
 REDACTED = "REDACTED"
+
+_of_request: contextvars.ContextVar[set[str]] = contextvars.ContextVar("_of_request", default=set())  # noqa: B039 - never changed
 
 # An allow-list: a header that nobody thought of cannot leak.
 _REQUEST_HEADERS = re.compile(r"content-type|accept|anthropic-(version|beta)|openai-beta|x-initiator", re.IGNORECASE)
@@ -24,7 +29,11 @@ _RESPONSE_HEADERS = re.compile(
     re.IGNORECASE,
 )
 _SECRET_PARAMETER = re.compile(r"key|token|secret|signature|credential|password|^sig$", re.IGNORECASE)
-_FIELDS = "api_?key|(access|refresh|id|session)_token|(client_)?secret|password|private_key|assertion|authorization"
+# `prompt_cache_key` and `max_tokens` are no credentials, nor is the "token" of an answer's logprobs.
+_FIELDS = (
+    r"(?:\w+[_-])?(?:api_?key|secret(?:_access_key)?|passw(?:or)?d|passphrase|credentials?)|(?:\w+_)?private_key"
+    r"|\w+[_-]token|access_key(?:_id)?|assertion|authorization"
+)
 _SECRET_FIELD = re.compile(rf'("(?:{_FIELDS})"\s*:\s*")[^"\\]+(?=")'.encode(), re.IGNORECASE)
 _SECRET_FORM_FIELD = re.compile(rf"((?:^|&)(?:token|{_FIELDS})=)[^&\s]+".encode(), re.IGNORECASE)
 _TOKEN_FIELD = re.compile(rb'("token"\s*:\s*")[^"\\]+')
@@ -42,7 +51,8 @@ _JOB_ID = re.compile(rb"\bjob-[0-9a-f]{16}\b")  # made up anew for each batch jo
 _LOOPBACK = {"localhost", "127.0.0.1", "0.0.0.0", "::1"}  # noqa: S104 - compared with, not bound to
 
 
-def _without_keys(body: bytes) -> bytes:
+def _without_keys(body: bytes, secrets: set[str]) -> bytes:
+    body = without(body, secrets, REDACTED.encode())
     body = _SECRET_FIELD.sub(rb"\1" + REDACTED.encode(), body)
     body = _SECRET_FORM_FIELD.sub(rb"\1" + REDACTED.encode(), body)
     if b'"expires_at"' in body and b'"choices"' not in body:  # a chat answer's "token" is of its logprobs
@@ -50,9 +60,9 @@ def _without_keys(body: bytes) -> bytes:
     return KEY_SHAPE.sub(REDACTED.encode(), body)
 
 
-def _plain_uri(uri: str) -> str:
-    """The URI without keys in its query, and without the port of a loopback server."""
-    parts = urlsplit(uri)
+def _plain_uri(uri: str, secrets: set[str]) -> str:
+    """Return the URI without credentials, and without the port of a loopback server."""
+    parts = urlsplit(without(uri.encode(), secrets, REDACTED.encode()).decode())
     netloc = "loopback" if parts.hostname in _LOOPBACK else parts.netloc.rpartition("@")[2]
     query = parts.query
     if _SECRET_PARAMETER.search(query):
@@ -71,20 +81,22 @@ def _body_bytes(request: Any) -> bytes:
 
 
 def clean_request(request: Any) -> Any:
-    """The request as it is stored and compared: no keys, harmless headers, a body in bytes."""
-    request.uri = _plain_uri(request.uri)
+    """Return the request as it is stored and compared: no credentials, harmless headers, a body in bytes."""
+    secrets = remembered() | _secrets_sent(request)
+    request.uri = _plain_uri(request.uri, secrets)
     request.headers = {k: v for k, v in request.headers.items() if _REQUEST_HEADERS.fullmatch(k)}
-    body = _without_keys(_body_bytes(request))
+    body = _without_keys(_body_bytes(request), secrets)
     request._was_file = request._was_iter = False  # noqa: SLF001 - the body is plain bytes from here on
     request.body = body
     return request
 
 
 def clean_response(response: dict[str, Any]) -> dict[str, Any]:
-    """The response as it is stored: no keys, and the headers that a client acts on."""
+    """Return the response as it is stored: no credentials, and the headers that a client acts on."""
     response["headers"] = {k: v for k, v in response["headers"].items() if _RESPONSE_HEADERS.fullmatch(k)}
     if body := response["body"].get("string"):
-        response["body"]["string"] = _without_keys(body if isinstance(body, bytes) else body.encode())
+        secrets = remembered() | _of_request.get()
+        response["body"]["string"] = _without_keys(body if isinstance(body, bytes) else body.encode(), secrets)
     return response
 
 
@@ -107,12 +119,15 @@ def same_request(one: Any, other: Any) -> bool:
     return request_key(one) == request_key(other)
 
 
-def _secrets_sent(headers: Any) -> list[bytes]:
-    """Values of the headers that are not stored, to be removed should the provider repeat them in its answer."""
-    values = [str(value).rpartition(" ")[2] for name, value in headers.items() if _SECRET_PARAMETER.search(name)]
-    values += [str(headers[name]).rpartition(" ")[2] for name in ("authorization", "cookie") if name in headers]
-    shortest = 8  # a shorter one may be a word of the answer
-    return [value.encode() for value in values if len(value) >= shortest]
+def _secrets_sent(request: Any) -> set[str]:
+    """Return the credentials in a request's headers, query and body, which its answer may repeat."""
+    secrets = set(secrets_in({str(name): str(value) for name, value in request.headers.items()}))
+    secrets |= set(secrets_in(dict(parse_qsl(urlsplit(request.uri).query))))
+    body = _body_bytes(request)
+    if body.startswith(b"{"):
+        with contextlib.suppress(ValueError, RecursionError):
+            secrets |= set(secrets_in(json.loads(body)))
+    return secrets - {REDACTED}
 
 
 class IndexedCassette(Cassette):  # type: ignore[misc]
@@ -124,11 +139,12 @@ class IndexedCassette(Cassette):  # type: ignore[misc]
 
     def append(self, request: Any, response: Any) -> None:
         """Store an interaction, filtered."""
-        body = response["body"].get("string") or b""
-        for secret in _secrets_sent(request.headers) if isinstance(body, bytes) else ():
-            body = body.replace(secret, REDACTED.encode())
         before = len(self.data)
-        super().append(request, {**response, "body": {**response["body"], "string": body}})
+        token = _of_request.set(_secrets_sent(request))
+        try:
+            super().append(request, response)
+        finally:
+            _of_request.reset(token)
         for index in range(before, len(self.data)):
             self._indices[request_key(self.data[index][0])].append(index)
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from llmbatch._util.base_errors import MissingExtraError
+
 
 def extra(package: str, what: str, name: str) -> Any:
-    """The package. Raises ImportError that says what needs it, and which extra brings it."""
+    """Return the package. Raises MissingExtraError that says what needs it, and which extra brings it."""
     try:
         return importlib.import_module(package)
     except ImportError as exc:
-        raise ImportError(f'{what} need the "{name}" extra: pip install "llmbatch[{name}]"') from exc
+        raise MissingExtraError(f'{what} need the "{name}" extra: pip install "llmbatch[{name}]"') from exc

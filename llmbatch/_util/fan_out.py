@@ -1,19 +1,37 @@
-"""Bounded, ordered-by-index fan-out: many inputs, one async function, results as they finish. It knows no LLM."""
+"""Bounded fan-out: many inputs, one async function, results as they finish, with their indices. It knows no LLM."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import contextvars
 import itertools
 import threading
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
-from typing import Any, Generic, TypeVar
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from llmbatch._util.background_call import NestedCalls
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-_MOMENT = 0.1  # seconds
+GROUP_SECONDS = 0.1  # that an item waits for others to fill its group
+
+
+class Reading(NamedTuple):
+    """How an input is read.
+
+    Attributes:
+        until: the loop's time at which it is left, None for never.
+        grace: it may go on after that, while it gives an item every `grace` seconds.
+        nested: the llmbatch calls that it makes.
+    """
+
+    until: float | None = None
+    grace: float = 0.0
+    nested: NestedCalls | None = None
+
+
+READ_TO_THE_END = Reading()
 
 
 async def fan_out(
@@ -21,16 +39,17 @@ async def fan_out(
     work: Callable[[int, T], Awaitable[R]],
     *,
     slots: Callable[[], int],
-    until: float | None = None,
+    reading: Reading = READ_TO_THE_END,
 ) -> AsyncGenerator[tuple[int, R]]:
     """Yield `(index, await work(index, item))` for every item, as they finish.
 
-    An item is taken, and its task made, only when one of `slots()` is free; a result that the consumer has not taken
-    yet keeps its slot, so memory is bounded by the slots whatever the number of items. Results never wait for the next
-    item, and from the loop's time `until` on no more is taken. Leaving the iteration early cancels what runs. An
-    exception from `work` ends the iteration; one from `items` does when what was taken before it has finished.
+    An item is taken, and its task made, only when one of `slots()` is free. A result that the consumer has not taken
+    yet keeps its slot, so memory is bounded by the slots, whatever the number of items. Results never wait for the next
+    item.
+
+    Leaving the iteration early cancels what runs. An exception from `work` ends the iteration at once; one from `items`
+    ends it when the items taken before have finished.
     """
-    loop = asyncio.get_running_loop()
     running: set[asyncio.Task[R]] = set()
     finished: asyncio.Queue[tuple[int, asyncio.Task[R]] | None] = asyncio.Queue()
     indices = itertools.count()
@@ -41,136 +60,152 @@ async def fan_out(
         running.add(task)
         task.add_done_callback(lambda task: finished.put_nowait((index, task)))
 
-    source = _Source(items, start, lambda: finished.put_nowait(None))
+    source = _Source(items, start, lambda: finished.put_nowait(None), reading)
     try:
         while source.open or running:
-            if until is not None and loop.time() >= until:
-                source.close()
-            while source.open and len(running) + source.asked < max(1, slots()):
-                source.ask()
-            try:
-                async with asyncio.timeout_at(until if source.open else None):
-                    one = await finished.get()
-            except TimeoutError:
-                continue
-            if one is not None:
-                index, task = one
+            while source.open and len(running) + source.requested < max(1, slots()):
+                source.request()
+            if (done := await finished.get()) is not None:
+                index, task = done
                 running.discard(task)
                 yield index, task.result()
         if source.error is not None:
             raise source.error
     finally:
         source.close()
-        await source.ended()
-        for task in running:
+        for task in running:  # before anything is awaited: a second cancellation may end that
             task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
+        await asyncio.gather(source.ended(), *running, return_exceptions=True)
 
 
-async def grouped(items: Iterable[T], most: int, *, until: float | None = None) -> AsyncGenerator[list[T]]:
-    """Yield the items in lists of `most`, and of fewer when one has waited for a moment; an empty one is the end.
+async def grouped(items: Iterable[T], size: int, *, reading: Reading = READ_TO_THE_END) -> AsyncGenerator[list[T]]:
+    """Yield the items in lists of `size`, and of fewer when one has waited for a moment; an empty list is the end.
 
-    So it is before an error of `items` is raised. From the loop's time `until` on no more is taken.
+    An empty list also comes before an error of `items` is raised.
     """
-    loop, there, moved, waited = asyncio.get_running_loop(), list[T](), asyncio.Event(), False
+    loop, group, changed, overdue = asyncio.get_running_loop(), list[T](), asyncio.Event(), False
 
-    def start(item: T) -> None:
-        there.append(item)
-        if len(there) == 1:
-            alarms.append(loop.call_later(_MOMENT, go))
-        moved.set()
+    def add(item: T) -> None:
+        group.append(item)
+        if len(group) == 1:
+            timers.append(loop.call_later(GROUP_SECONDS, end_group))
+        changed.set()
 
-    def go() -> None:
-        nonlocal waited
-        waited = True
-        moved.set()
+    def end_group() -> None:
+        nonlocal overdue
+        overdue = True
+        changed.set()
 
-    source = _Source(items, start, moved.set)
-    alarms: list[asyncio.Handle] = [] if until is None else [loop.call_at(until, source.close)]
+    source, timers = _Source(items, add, changed.set, reading), list[asyncio.Handle]()
     try:
-        while source.open or there:
-            while source.open and len(there) + source.asked < most:
-                source.ask()
-            if source.open and len(there) < most and not waited:
-                moved.clear()
-                await moved.wait()
-            elif there:
-                group, waited = there.copy(), False
-                there.clear()
-                alarms.pop().cancel()
-                yield group
+        while source.open or group:
+            while source.open and len(group) + source.requested < size:
+                source.request()
+            if source.open and len(group) < size and not overdue:
+                changed.clear()
+                await changed.wait()
+            elif group:
+                full, overdue = group.copy(), False
+                group.clear()
+                timers.pop().cancel()
+                yield full
         yield []
         if source.error is not None:
             raise source.error
     finally:
-        for alarm in alarms:
-            alarm.cancel()
+        for timer in timers:
+            timer.cancel()
         source.close()
         await source.ended()
 
 
 class _Source(Generic[T]):
-    """Gives `start` one item for each `ask()`, and calls `on_end` when there are no more.
+    """Gives `start` one item for each `request()`, and calls `on_end` when there are no more.
 
-    What is no sequence is taken in a thread of its own, since that may block for as long as it likes: a file, a
-    database, a queue that is fed by results. Nobody waits for that thread.
-    An asynchronous generator is ours, and runs on this loop.
+    A list is read on the loop. Any other input is read in a thread of its own, since it may block for as long as it
+    likes: a file, a database, a queue that is fed by results. Nobody waits for that thread.
+    An asynchronous generator is llmbatch's own, and runs on the loop.
     """
 
     def __init__(
-        self, items: Iterable[T] | AsyncGenerator[T], start: Callable[[T], None], on_end: Callable[[], None]
+        self,
+        items: Iterable[T] | AsyncGenerator[T],
+        start: Callable[[T], None],
+        on_end: Callable[[], None],
+        reading: Reading,
     ) -> None:
+        self._loop, self._reading = asyncio.get_running_loop(), reading
+        self._quiet_since = self._loop.time()
+        self._timer = None if reading.until is None else self._loop.call_at(reading.until, self._look)
         self.open = True
-        self.asked = 0
+        self.requested = 0
         self.error: BaseException | None = None
         self._start, self._on_end = start, on_end
-        self._held = iter(items) if isinstance(items, Sequence) else None
+        self._list: Iterator[T] | None = None
         self._task: asyncio.Task[None] | None = None
         self._wanted: threading.Semaphore | asyncio.Semaphore
         if isinstance(items, AsyncGenerator):
             self._wanted = asyncio.Semaphore(0)
-            self._task = asyncio.ensure_future(self._take_ours(items, self._wanted))
-        elif self._held is None:
-            self._loop = asyncio.get_running_loop()
+            self._task = asyncio.ensure_future(self._take_own(items, self._wanted))
+        elif type(items) in {list, tuple, range}:  # other sequences may load each item from a disk or a database
+            self._list = iter(items)
+        else:
             self._wanted = threading.Semaphore(0)
-            take = contextvars.copy_context().run
-            given = (self._take, items, self._wanted)
-            threading.Thread(target=take, args=given, name="llmbatch input", daemon=True).start()
+            run = (reading.nested or NestedCalls()).context().run
+            arguments = (self._take, items, self._wanted)
+            threading.Thread(target=run, args=arguments, name="llmbatch input", daemon=True).start()
 
-    def ask(self) -> None:
-        """Have one more item started, at once or when it comes."""
-        self.asked += 1
-        if self._held is None:
+    def request(self) -> None:
+        """Have one more item started, at once or when it comes; none if it is late."""
+        if self._close_if_late():
+            return
+        self.requested += 1
+        self._quiet_since = self._loop.time()
+        if self._list is None:
             self._wanted.release()
             return
-        for item in self._held:
+        for item in self._list:
             self._arrived(item)
             return
-        self._ended(None)
+        self._end(None)
+
+    def _look(self) -> None:
+        if not self._close_if_late():
+            self._timer = self._loop.call_later(self._reading.grace, self._look)
+
+    def _close_if_late(self) -> bool:
+        until, grace, _ = self._reading
+        now = self._loop.time()
+        late = (
+            until is not None and now >= until and (not grace or (self.requested and now - self._quiet_since >= grace))
+        )
+        if late:
+            self.close()
+        return bool(late)
 
     def close(self) -> None:
-        """Take no more; what comes all the same is dropped."""
-        self._ended(None)
+        """Take no more; an item that still comes is dropped."""
+        self._end(None)
         if self._task is not None:
             self._task.cancel()
-        elif self._held is None:
+        elif self._list is None:
             self._wanted.release()
 
     async def ended(self) -> None:
-        """Wait for what is ours to have closed."""
+        """Wait until llmbatch's own generator has closed."""
         if self._task is not None:
             await asyncio.gather(self._task, return_exceptions=True)
 
-    async def _take_ours(self, items: AsyncGenerator[T], wanted: asyncio.Semaphore) -> None:
+    async def _take_own(self, items: AsyncGenerator[T], wanted: asyncio.Semaphore) -> None:
         try:
             async with contextlib.aclosing(items):
                 async for item in items:
                     await wanted.acquire()
                     self._arrived(item)
         except Exception as exc:  # noqa: BLE001 - raised where the results are taken
-            self._ended(exc)
+            self._end(exc)
         else:
-            self._ended(None)
+            self._end(None)
 
     def _take(self, items: Iterable[T], wanted: threading.Semaphore) -> None:
         try:
@@ -178,20 +213,23 @@ class _Source(Generic[T]):
             while wanted.acquire() and self.open:
                 self._tell(self._arrived, next(iterator))
         except StopIteration:
-            self._tell(self._ended, None)
+            self._tell(self._end, None)
         except BaseException as exc:  # noqa: BLE001 - raised where the results are taken
-            self._tell(self._ended, exc)
+            self._tell(self._end, exc)
 
-    def _tell(self, what: Callable[[Any], None], value: Any) -> None:
+    def _tell(self, method: Callable[[Any], None], value: Any) -> None:
         with contextlib.suppress(RuntimeError):  # the loop has ended
-            self._loop.call_soon_threadsafe(what, value)
+            self._loop.call_soon_threadsafe(method, value)
 
     def _arrived(self, item: T) -> None:
         if self.open:
-            self.asked -= 1
+            self.requested -= 1
+            self._quiet_since = self._loop.time()
             self._start(item)
 
-    def _ended(self, error: BaseException | None) -> None:
+    def _end(self, error: BaseException | None) -> None:
         if self.open:
-            self.open, self.asked, self.error = False, 0, error
+            self.open, self.requested, self.error = False, 0, error
+            if self._timer is not None:
+                self._timer.cancel()
             self._on_end()

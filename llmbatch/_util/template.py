@@ -1,4 +1,4 @@
-"""Requests out of a table's rows: by a template, as in "Summarise: {text}", or by a function of a row."""
+"""Requests for the rows of a table: by a template, as in "Summarise: {text}", or by a function of a row."""
 
 from __future__ import annotations
 
@@ -11,32 +11,29 @@ from typing import Any, NamedTuple
 RowTemplate = str | Callable[[Mapping[str, Any]], Any]
 
 _BRACES = "write {column} for a column, {{ and }} for braces of the text itself, as in JSON"
-_QUOTED = re.compile(r"\s*[\"']")  # what JSON's `{"a": 1}` parses as: a column named `"a"`
+_QUOTED = re.compile(r"\s*[\"']")  # JSON's `{"a": 1}` is parsed as a column named `"a"`
 
 
-class Asking(NamedTuple):
-    """What asks for each row of a table.
+class RequestTemplate(NamedTuple):
+    """How each row of a table becomes a request.
 
     Attributes:
-        columns: those that must be there, and have a value.
-        request: gives a row's request.
+        columns: those that must exist, and have a value.
+        request: returns a row's request.
     """
 
     columns: list[str]
     request: Callable[[Mapping[str, Any]], Any]
 
 
-def asking(template: RowTemplate, system: str | None = None) -> Asking:
-    """What a template asks, after the system message if there is one; `{price:.2f}` formats, `{{` is a brace.
+def request_template(template: RowTemplate) -> RequestTemplate:
+    """Parse a template; `{price:.2f}` formats, `{{` is a brace. A function of a row (a dict) returns its request.
 
-    A function of a row (a dict of all its columns) asks what it returns. Raises ValueError for a template that names no
-    column.
+    Raises ValueError for a template that names no column.
     """
     if not callable(template):
-        return Asking(_columns(template), partial(_conversation, template, system))
-    if system is not None:
-        raise ValueError("system= goes with a template; let the function put it into the request's messages")
-    return Asking([], template)
+        return RequestTemplate(_columns(template), partial(_prompt, template))
+    return RequestTemplate([], template)
 
 
 def _columns(template: str) -> list[str]:
@@ -51,9 +48,8 @@ def _columns(template: str) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _conversation(template: str, system: str | None, row: Mapping[str, Any]) -> list[dict[str, str]]:
-    before = [{"role": "system", "content": system}] if system is not None else []
-    return [*before, {"role": "user", "content": _ByName().vformat(template, (), row)}]
+def _prompt(template: str, row: Mapping[str, Any]) -> str:
+    return _ByName().vformat(template, (), row)
 
 
 class _ByName(string.Formatter):

@@ -7,6 +7,7 @@ from __future__ import annotations
 import functools
 import io
 import json
+import os
 import sys
 from collections.abc import Callable
 from typing import IO, Any
@@ -18,6 +19,8 @@ from llmbatch._util.files import json_text
 from llmbatch.errors import CheckpointError, LLMBatchError
 
 BAD_END, MISUSE, NOT_YET, FAILED, INTERRUPTED = 1, 2, 3, 4, 130
+# Raised for misuse, with a message that says how to fix it; an unreadable file's says its path.
+MISUSES = (CheckpointError, ValueError, TypeError, NotImplementedError, ImportError, OSError)
 
 
 class Group(click.Group):
@@ -28,8 +31,7 @@ class Group(click.Group):
             return super().invoke(ctx)
         except BrokenPipeError:
             raise
-        except (LLMBatchError, ValueError, TypeError, NotImplementedError, ImportError, OSError) as exc:
-            # Misuse, which says its mend, as a missing extra does; an unreadable file says its path.
+        except (LLMBatchError, *MISUSES) as exc:
             click.echo(f"Error: {exc}", err=True)
             elsewhere = isinstance(exc, LLMBatchError) and not isinstance(exc, CheckpointError | NotImplementedError)
             sys.exit(FAILED if elsewhere else MISUSE)
@@ -51,6 +53,7 @@ def main(verbose: bool) -> None:
     Exit codes: 0 done; 1 rows failed or the job ended badly; 2 misuse;
                 3 not done yet; 4 the provider or the network failed; 130 interrupted.
     """
+    _replace_closed_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):  # what goes into a file or a pipe is JSON, whatever the locale
         encoding = sys.stdout.encoding if sys.stdout.isatty() else "utf-8"
         sys.stdout.reconfigure(encoding=encoding, errors="backslashreplace")
@@ -58,6 +61,20 @@ def main(verbose: bool) -> None:
         import llmbatch  # noqa: PLC0415
 
         llmbatch.enable_logging()
+
+
+def _replace_closed_streams() -> None:
+    """Put the null device where a daemon has closed a standard stream.
+
+    The next file to be opened would get its number otherwise, and would be taken for standard output.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number
+        if number and getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115 - until the process ends
 
 
 _OPTIONS = (

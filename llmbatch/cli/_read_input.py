@@ -14,7 +14,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Generator, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -22,7 +22,7 @@ from typing import IO, Any
 from llmbatch._request.parsed_request import ParsedRequest, parse_request
 from llmbatch._util.extras import extra
 from llmbatch._util.files import from_json
-from llmbatch._util.template import Asking, asking
+from llmbatch._util.template import RequestTemplate, request_template
 
 Records = Generator[tuple[int, Any], None, None]
 
@@ -45,6 +45,8 @@ def opened(source: str) -> Iterator[IO[bytes]]:
         with Path(source).open("rb") as file:
             yield file
         return
+    if sys.stdin is None:
+        raise ValueError("standard input is closed. Pipe the rows in, or name a file.")
     with tempfile.TemporaryFile() as file:
         shutil.copyfileobj(sys.stdin.buffer, file)
         file.seek(0)
@@ -61,8 +63,8 @@ def requests_of(
     """
     if template is not None and column is not None:
         raise ValueError("--template and --column exclude each other; a template of one column is '{column}'")
-    by_column = None if column is None else Asking([column], lambda row: str(row[column]))
-    by = by_column if template is None else asking(template)
+    by_column = None if column is None else RequestTemplate([column], lambda row: str(row[column]))
+    by = by_column if template is None else request_template(template)
     with opened(source) as file:
         requests = Input(file, kind or FORMATS.get(Path(source).suffix.lower(), "jsonl"), by, **how)
         requests.check()
@@ -80,16 +82,19 @@ class Input:
     Attributes:
         asking: what asks for a row of a table.
         said: what the command line says itself.
+        count: how many requests there are.
+        taken: whether a request has been taken since, and may have been sent.
         refused: what the file itself has no request for, as `row N: why`.
     """
 
     file: IO[bytes]
     kind: str
-    asking: Asking | None
+    asking: RequestTemplate | None
     id_column: str | None
     system: str | None
     said: Mapping[str, Any]
     count: int = 0
+    taken: bool = False
     refused: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
@@ -111,6 +116,7 @@ class Input:
 
     def __iter__(self) -> Generator[ParsedRequest]:
         for _, asked in self._read():
+            self.taken = True
             yield asked
 
     def _read(self) -> Iterator[tuple[str, ParsedRequest]]:
@@ -148,7 +154,7 @@ class Input:
             "--template or --column which columns to ask with"
         )
 
-    def _of_columns(self, by: Asking, record: Mapping[str, Any], custom_id: str | None) -> ParsedRequest:
+    def _of_columns(self, by: RequestTemplate, record: Mapping[str, Any], custom_id: str | None) -> ParsedRequest:
         for name in by.columns:
             if name not in record:
                 raise ValueError(f"has no column {name!r}; it has {', '.join(map(str, record))}")
@@ -212,7 +218,8 @@ def _csv(file: IO[bytes]) -> Records:
     except (csv.Error, UnicodeDecodeError) as exc:
         raise ValueError(f"this is no CSV in UTF-8: {exc}; save it as that, or say another --format") from None
     finally:
-        text.detach()
+        with suppress(ValueError):  # an interrupted run has closed the file already
+            text.detach()
 
 
 def _parquet(file: IO[bytes]) -> Records:

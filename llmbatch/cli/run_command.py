@@ -14,13 +14,14 @@ from typing import Any, get_args
 import click
 
 from llmbatch._output.stats import RunStats, failures_text, latency_text
+from llmbatch._rows.failure_type import FailureType
 from llmbatch._rows.row import Row
 from llmbatch._util.files import from_json
-from llmbatch.cli._main import BAD_END, INTERRUPTED, emit, request_options, seconds
-from llmbatch.cli._ordered_output import arrange
+from llmbatch.cli._main import BAD_END, INTERRUPTED, MISUSES, emit, request_options, seconds
+from llmbatch.cli._ordered_output import Arranged, arrange
 from llmbatch.cli._output_path import Destination, destination
 from llmbatch.cli._read_input import Input, requests_of
-from llmbatch.options import Lane
+from llmbatch.options import JOB_LANES, Lane
 
 
 def _count(text: str) -> int | str:
@@ -80,6 +81,9 @@ def _response_format(_ctx: Any, _param: Any, path: Path | None) -> dict[str, Any
 @click.option("--rpm", "requests_per_minute", type=float, help="Requests a minute never to exceed; else learnt.")
 @click.option("--tpm", "tokens_per_minute", type=float, help="Tokens a minute never to exceed; else learnt.")
 @click.option("--retries", type=int, default=6, show_default=True, help="Faults that a row survives.")
+@click.option(
+    "--server-wait", type=float, default=300.0, show_default=True, help="Seconds to wait for a server that restarts."
+)
 @click.option("--timeout", type=float, default=600.0, show_default=True, help="Seconds for one attempt.")
 @click.option(
     "--deadline",
@@ -137,8 +141,16 @@ def run(
         if output is None or dry_run:
             emit(_preview(requests, arguments, options))
         else:
-            with destination(output) as to:
-                code = _answer(requests, arguments | options, to)
+            tally = RunStats()
+            try:
+                with destination(output) as to:
+                    code = _answer(requests, arguments | options, to, tally)
+            except MISUSES as exc:
+                # Before a job is submitted its whole input is taken.
+                if not (tally.rows or (requests.taken and options["lane"] not in JOB_LANES)):
+                    raise
+                click.echo(f"Error: {exc}", err=True)
+                code = BAD_END
             sys.exit(code)
 
 
@@ -159,11 +171,11 @@ def _preview(requests: Input, arguments: dict[str, Any], options: dict[str, Any]
     return {"payload": payload, "estimates": [estimate], "refused": requests.refused}
 
 
-def _answer(requests: Input, arguments: dict[str, Any], to: Destination) -> int:
+def _answer(requests: Input, arguments: dict[str, Any], to: Destination, tally: RunStats) -> int:
     """Send everything, and return the exit code."""
     from llmbatch.completions import as_completed  # noqa: PLC0415 - `--help` needs none of it
 
-    started, tally, path = time.perf_counter(), RunStats(), to.journal
+    started, path = time.perf_counter(), to.journal
     custom_ids = [""] * len(requests)
     unsent: list[Row] = []
     try:
@@ -172,10 +184,9 @@ def _answer(requests: Input, arguments: dict[str, Any], to: Destination) -> int:
             for index, row in finished:
                 tally.add(row)
                 custom_ids[index] = row["custom_id"]
-                if "error" in row and row["error_details"]["type"] == "InvalidRow":
+                if "error" in row and row["error_details"]["type"] == FailureType.INVALID_ROW:
                     unsent.append(row)
-        arranged = arrange(path, custom_ids, unsent)
-        to.finish()
+        arranged = _finish(to, custom_ids, unsent)
     except KeyboardInterrupt:
         from llmbatch._jobs.job_state import job_state_path  # noqa: PLC0415 - `--help` needs none of it
 
@@ -184,14 +195,27 @@ def _answer(requests: Input, arguments: dict[str, Any], to: Destination) -> int:
         where = f"are in {to.name}; the same command goes on" if to.resumable else "have been written"
         click.echo(f"{failures_text(tally)}Interrupted: {tally.rows} of {len(requests)} rows {where}.", err=True)
         return INTERRUPTED
-    if arranged.moved:
-        click.echo(
-            f"{arranged.moved} answers to rows that IN no longer has, or asks anew, went to {to.name}.old", err=True
-        )
-    if arranged.kept:
-        click.echo(f"{arranged.kept} rows failed now and keep the answers of an earlier run in {to.name}", err=True)
+    if arranged is not None and arranged.moved:
+        click.echo(f"{arranged.moved} answers of changed or removed rows were moved to {to.name}.old", err=True)
+    if arranged is not None and arranged.kept:
+        click.echo(f"{arranged.kept} rows failed now and keep their answers of an earlier run in {to.name}", err=True)
     _report(tally, time.perf_counter() - started, to.name, before)
-    return BAD_END if tally.failed else 0
+    return BAD_END if tally.failed or arranged is None else 0
+
+
+def _finish(to: Destination, custom_ids: list[str], unsent: list[Row]) -> Arranged | None:
+    """Put the rows in order, and make the table of them; None when that fails, which loses no answer."""
+    try:
+        arranged = arrange(to.journal, custom_ids, unsent)
+        to.finish()
+    except Exception as exc:  # noqa: BLE001 - a full disk, or values that the table's format has no type for
+        click.echo(
+            f"Error: {to.name} could not be finished ({type(exc).__name__}: {exc}). The answers are in {to.journal}; "
+            "the same command tries again, and sends only the rows that failed.",
+            err=True,
+        )
+        return None
+    return arranged
 
 
 def _report(tally: RunStats, elapsed: float, name: str, before: int) -> None:

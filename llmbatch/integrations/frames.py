@@ -9,8 +9,10 @@ import warnings
 from typing import Any
 
 from llmbatch._output.stats import failures_line
+from llmbatch._request.messages import checked_messages, with_system
+from llmbatch._request.parsed_request import parse_request
 from llmbatch._util.extras import extra
-from llmbatch._util.template import RowTemplate, asking
+from llmbatch._util.template import RowTemplate, request_template
 from llmbatch.completions import create_chat_completions_batch
 from llmbatch.results import BatchResults
 
@@ -29,7 +31,7 @@ def complete_column(
         template: the prompt, with the table's columns in braces as for `str.format` ("Summarise: {text}"), or a
             function of a row (a dict) that gives its request.
         model: LiteLLM's model string; else the environment's MODEL_CHOICE, else gpt-4o-mini.
-        system: a system message for every row.
+        system: a system message for each row; a conversation that a function returns with one keeps its own.
         kwargs: those of `create_chat_completions_batch` (`max_tokens`, `checkpoint`, `max_cost`, …).
 
     Returns a column `text` of the table's own make: a Series of strings, with the index of a pandas frame, or a
@@ -41,7 +43,9 @@ def complete_column(
         df = df.with_columns(summary=complete_column(df, "Summarise: {text}"))  # polars
     """
     table = _opened(frame)
-    results = create_chat_completions_batch(_conversations(table, template, system), model, **kwargs)
+    results: Any = create_chat_completions_batch(_requests(table, template), model, system=system, **kwargs)
+    if not isinstance(results, BatchResults):  # a DryRun
+        return results
     if failed := results.failed:
         message = f"{len(failed)} of {len(results)} rows failed and are missing: {failures_line(failed)}"
         warnings.warn(f"{message}; use complete_frame for all errors", stacklevel=2)
@@ -59,8 +63,8 @@ def complete_frame(
         df.join(complete_frame(df, "Who wrote this? {text}", response_format=Author)[["name", "error", "cost"]])
     """
     table = _opened(frame)
-    results = create_chat_completions_batch(_conversations(table, template, system), model, **kwargs)
-    return _like(table, results).to_native()
+    results: Any = create_chat_completions_batch(_requests(table, template), model, system=system, **kwargs)
+    return _like(table, results).to_native() if isinstance(results, BatchResults) else results
 
 
 def conversations(frame: Any, template: RowTemplate, system: str | None = None) -> list[Any]:
@@ -68,7 +72,8 @@ def conversations(frame: Any, template: RowTemplate, system: str | None = None) 
 
     Raises ValueError for columns that are not there, and for rows with missing values in one of them.
     """
-    return _conversations(_opened(frame), template, system)
+    requests = map(parse_request, _requests(_opened(frame), template))
+    return [with_system(system, checked_messages(parsed.messages)) for parsed in requests]
 
 
 def _opened(frame: Any) -> Any:
@@ -83,8 +88,8 @@ def _opened(frame: Any) -> Any:
         ) from None
 
 
-def _conversations(table: Any, template: RowTemplate, system: str | None) -> list[Any]:
-    columns, request = asking(template, system)
+def _requests(table: Any, template: RowTemplate) -> list[Any]:
+    columns, request = request_template(template)
     absent = [name for name in columns if name not in table.columns]
     if absent:
         raise ValueError(

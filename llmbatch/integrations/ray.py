@@ -28,12 +28,13 @@ from llmbatch._output.jsonl import row_from_line, written_row
 from llmbatch._request.budget import Budget
 from llmbatch._request.parsed_request import Plans, parse_request
 from llmbatch._request.plans import ChatPlan, plan_chat
+from llmbatch._rows.failure_type import FailureType
 from llmbatch._rows.row import Row, error_row
 from llmbatch._util.background_loop import in_background
 from llmbatch._util.checks import check_number
 from llmbatch._util.extras import extra
 from llmbatch._util.identity import custom_id_for
-from llmbatch._util.template import RowTemplate, asking
+from llmbatch._util.template import RowTemplate, request_template
 
 if TYPE_CHECKING:
     import os
@@ -88,8 +89,8 @@ class Completions:
         **kwargs: Any,
     ) -> None:
         check_number("workers", workers, "it is the number of processes that share the limits", whole=True, least=1)
-        self._asking, self._output, self._id_column = asking(template, system), output, id_column
-        self._arguments = {"model": model, "progress": False, **kwargs}
+        self._asking, self._output, self._id_column = request_template(template), output, id_column
+        self._arguments = {"model": model, "system": system, "progress": False, **kwargs}
         shares = {"requests_per_minute": requests_per_minute, "tokens_per_minute": tokens_per_minute}
         self._arguments |= {name: limit / workers for name, limit in shares.items() if limit is not None}
         if max_cost is not None:
@@ -159,7 +160,7 @@ class Completions:
             absent = [name for name in self._asking.columns if empty[name][at]]
             if absent:
                 problem, model = f"column {absent[0]!r} has no value", self._arguments["model"]
-                rows[at] = error_row(type="InvalidRow", message=problem, model=model, custom_id=f"row-{at}")
+                rows[at] = error_row(type=FailureType.INVALID_ROW, message=problem, model=model, custom_id=f"row-{at}")
                 continue
             request = self._asking.request(row)
             if self._checkpoint is not None:

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from llmbatch._limits.limiter import Limiter
-from llmbatch._request.retry import rest
+from llmbatch._request.retry import throttle_pause
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -234,14 +234,14 @@ async def llmbatch(scenario: Scenario, provider: Provider) -> None:
     async def one(row: int) -> None:
         refusals = 0
         while True:
-            permit = await limiter.admit(row, 10.0)
+            permit = await limiter.acquire(row, 10.0)
             reply = await provider.ask()
             if reply.good:
-                limiter.answered(permit, reply.headers, 10.0)
+                limiter.on_success(permit, reply.headers, 10.0)
                 return
-            limiter.refused(permit, reply.headers, reply.hint)
+            limiter.on_rate_limit(permit, reply.headers, reply.hint)
             refusals += 1
-            await asyncio.sleep(rest(refusals, reply.hint, provider.rng.random()))
+            await asyncio.sleep(throttle_pause(refusals, reply.hint, provider.rng.random()))
 
     await _workers(scenario.workers, one, iter(range(scenario.rows)))
 

@@ -1,4 +1,4 @@
-"""The worst case of a request, added up by hand from prices that are made up."""
+"""The cost upper bound of a request, added up by hand from made-up prices."""
 
 from __future__ import annotations
 
@@ -30,31 +30,31 @@ WORDS = {"type": "text", "text": "some words"}
 
 @pytest.fixture
 def bound(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """`bound(job=…, **prices)` is the worst case of requests to a model of these prices."""
+    """`bound(job=…, **prices)` is the upper bound for a model with these prices."""
 
     def with_prices(*, job: bool = False, chat: bool = True, keeps: bool = True, **prices: Any) -> Any:
         monkeypatch.setattr(max_cost, "price_entry", lambda target: {**PRICES, **prices})
-        monkeypatch.setattr(max_cost, "_keeps_limits", lambda *whose: keeps and whose == ("m", "p"))
+        monkeypatch.setattr(max_cost, "_keeps_max_tokens", lambda *whose: keeps and whose == ("m", "p"))
         plan = SimpleNamespace(target=Target("p/m", "m", "p"), params={"max_tokens": 1})
         if chat:
             plan.response_format = None
-        return max_cost.cost_upper_bound(plan, job=job)
+        return max_cost.CostUpperBound.for_plan(plan, job=job).of
 
     return with_prices
 
 
 def chat(*contents: Any, **given: Any) -> dict[str, Any]:
-    """A request of these contents; the answer has a token at most."""
+    """Return a request of these contents; the answer has one token at most."""
     return {"messages": [{"role": "user", "content": content} for content in contents], "max_tokens": 1, **given}
 
 
 def size(content: Any) -> int:
-    """What a message takes at most."""
+    """Return the most tokens of a message."""
     return len(json.dumps({"role": "user", "content": content})) + 16
 
 
-def test_a_chat_is_the_sum_of_its_parts(bound: Any) -> None:
-    """Its texts, a price for each request, and all its answers as long as they may be."""
+def test_cost_upper_bound_chat_is_sum_of_parts(bound: Any) -> None:
+    """Texts, the price of a request, and all answers at their longest."""
     of = bound()
     text = TEXT * (size(["hello"]) + size([WORDS]))
     assert of(chat("hello", [WORDS])) == text + ONCE + ANSWER
@@ -64,8 +64,8 @@ def test_a_chat_is_the_sum_of_its_parts(bound: Any) -> None:
     assert of(chat("hello", [WORDS], extra_body={"n": 2})) == text + ONCE + ANSWER * 2
 
 
-def test_images_and_media_add_up_over_all_messages(bound: Any) -> None:
-    """An image takes its price and 50,000 tokens; any other medium whatever the window has room for."""
+def test_cost_upper_bound_images_and_media_add_up(bound: Any) -> None:
+    """An image costs its price and 50,000 tokens, any other medium the context window."""
     of = bound()
     plain = of(chat([WORDS], [WORDS]))
     assert of(chat([WORDS, IMAGE], [WORDS])) == plain + PICTURE + 50_000 * MEDIUM
@@ -82,8 +82,8 @@ def test_images_and_media_add_up_over_all_messages(bound: Any) -> None:
     assert small(chat([WORDS, IMAGE])) == small(chat([WORDS])) + PICTURE + 100 * MEDIUM
 
 
-def test_schemas_and_other_objects_count_as_they_are_written(bound: Any) -> None:
-    """Each object by what it says of itself."""
+def test_cost_upper_bound_objects_count_as_sent(bound: Any) -> None:
+    """An object counts as its text."""
 
     class Long:
         def __str__(self) -> str:
@@ -93,16 +93,16 @@ def test_schemas_and_other_objects_count_as_they_are_written(bound: Any) -> None
     assert of(chat("a", response_format=Long())) == of(chat("a")) + TEXT * (2000 + 502)
 
 
-def test_embeddings_have_texts_and_no_answer(bound: Any) -> None:
-    """One text is one, however it is given."""
+def test_cost_upper_bound_embeddings_have_no_answer(bound: Any) -> None:
+    """One text may come as a string or a list."""
     of = bound(chat=False, mode="embedding")
     assert of({"input": ["abc", "de"]}) == 5 * TEXT + 2 * (ONCE + PICTURE)
     assert of({"input": "abc"}) == of({"input": ["abc"]}) == 3 * TEXT + ONCE + PICTURE
     assert of({"input": ["gs://bucket/film"]}) == 16 * TEXT + WINDOW * MEDIUM + ONCE + PICTURE
 
 
-def test_an_answer_that_nothing_bounds_is_the_models_longest(bound: Any) -> None:
-    """Also where LiteLLM would leave the bound out, for a model that does not take it."""
+def test_cost_upper_bound_without_max_tokens_is_longest_answer(bound: Any) -> None:
+    """Also if LiteLLM may drop max_tokens for a model that does not support it."""
     within, without = ANSWER * 1, ANSWER * LONGEST
     for keeps, given, expected in (
         (True, {}, within),
@@ -114,19 +114,19 @@ def test_an_answer_that_nothing_bounds_is_the_models_longest(bound: Any) -> None
         of = bound(keeps=keeps)
         assert of(chat("a", **given)) - TEXT * size(["a"]) - ONCE == expected
     of = bound(max_output_tokens=None)
-    with pytest.raises(ValueError, match="needs a bound on the answers of 'p/m': pass max_tokens="):
+    with pytest.raises(ValueError, match="upper bound for the answers of 'p/m', and none is known"):
         of(chat("a", max_tokens=None))
 
 
-def test_multipliers_multiply(bound: Any) -> None:
-    """All of them, those of a provider's regions and speeds too; none makes it cheaper."""
+def test_cost_upper_bound_multipliers_multiply(bound: Any) -> None:
+    """Those of regions and speeds, too; none lowers the bound."""
     plain = bound()(chat("a"))
     dear = bound(regional_multiplier=1.5, other_multiplier=0.5, provider_specific_entry={"us": 1.1, "fast": 6.0})
     assert dear(chat("a")) == pytest.approx(plain * 1.5 * 1.1 * 6.0)
 
 
-def test_a_job_costs_half_unless_it_has_prices_of_its_own(bound: Any) -> None:
-    """Nor does it halve what was cached, and it is served at no dearer tier."""
+def test_cost_upper_bound_job_is_half_without_batch_prices(bound: Any) -> None:
+    """Cached tokens are not halved, and live tiers do not count."""
     live, job = bound()(chat("a")), bound(job=True)(chat("a"))
     assert job == live / 2
     assert bound(job=True, input_cost_per_token_batches=0.7)(chat("a")) == job + 0.2 * size(["a"])
@@ -138,27 +138,27 @@ def test_a_job_costs_half_unless_it_has_prices_of_its_own(bound: Any) -> None:
 @pytest.mark.parametrize(
     ("prices", "why"),
     [
-        ({"input_cost_per_second": 1.0}, "it has a price by input_cost_per_second"),
+        ({"input_cost_per_second": 1.0}, "it charges by input_cost_per_second, which has no upper bound"),
         ({"mode": "image_generation"}, "it searches or makes media by itself"),
     ],
 )
-def test_models_that_nothing_bounds(bound: Any, prices: dict[str, Any], why: str) -> None:
-    """Are told as what they are."""
+def test_cost_upper_bound_unbounded_model_raises(bound: Any, prices: dict[str, Any], why: str) -> None:
+    """The message names the reason."""
     with pytest.raises(ValueError, match=why):
         bound(**prices)
 
 
-def test_arguments_that_nothing_bounds(bound: Any) -> None:
-    """Are named; tools by whose they are."""
+def test_cost_upper_bound_unbounded_argument_raises(bound: Any) -> None:
+    """The message names the argument."""
     of = bound()
-    with pytest.raises(ValueError, match="cannot hold with plugins=: nothing bounds"):
+    with pytest.raises(ValueError, match="cannot be enforced with plugins=: its cost has no upper bound"):
         of(chat("a", plugins=["web"]))
-    with pytest.raises(ValueError, match="cannot hold with tools= of the provider's own"):
+    with pytest.raises(ValueError, match="cannot be enforced with tools= that the provider runs"):
         of(chat("a", tools=[{"type": "web_search"}]))
 
 
-def test_whether_a_models_limits_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As LiteLLM says of model and provider; kept where it does not know."""
+def test_keeps_max_tokens_follows_litellm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that LiteLLM does not know keeps them."""
     known: dict[str, list[str] | None] = {
         "a": ["max_tokens", "n"],
         "b": ["max_completion_tokens"],
@@ -171,4 +171,4 @@ def test_whether_a_models_limits_are_kept(monkeypatch: pytest.MonkeyPatch) -> No
         return known[model]
 
     monkeypatch.setattr(max_cost, "load", lambda: SimpleNamespace(get_supported_openai_params=supported))
-    assert [max_cost._keeps_limits(model, "p") for model in known] == [True, True, False, True]
+    assert [max_cost._keeps_max_tokens(model, "p") for model in known] == [True, True, False, True]

@@ -1,4 +1,4 @@
-"""The worst case that a budget reserves is no less than what LiteLLM says of any answer; the unbounded is refused."""
+"""A cost upper bound is at least what LiteLLM says of any answer; what has no upper bound is rejected."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 import llmbatch
 from llmbatch._litellm import load
-from llmbatch._request.max_cost import cost_upper_bound
+from llmbatch._request.max_cost import CostUpperBound
 from llmbatch._request.plans import plan_chat, plan_embeddings
 from tests.server import Response
 from tests.talk import KEY, answered, batch, chats, place
@@ -30,7 +30,7 @@ FILE = {"type": "file", "file": {"file_id": "file-1"}}
 
 
 def kinds_of_models() -> Iterator[tuple[str, dict[str, Any]]]:
-    """One model of each provider for each set of prices in LiteLLM's map."""
+    """Yield one model of each provider for each set of prices in LiteLLM's map."""
     seen = set()
     for name, entry in load().model_cost.items():
         prices = tuple(sorted(key for key in entry if "cost" in key or "pricing" in key or "multiplier" in key))
@@ -42,7 +42,7 @@ def kinds_of_models() -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def usages(prompt: int, medium: str, tokens: int) -> Iterator[Any]:
-    """What makes a prompt of so many tokens, some of which may be a medium's, and the longest answer dearest."""
+    """Yield the most expensive usages of a prompt, some of it a medium's, with the longest answer."""
     from litellm.types.utils import CompletionTokensDetailsWrapper as Out
     from litellm.types.utils import PromptTokensDetailsWrapper as In
     from litellm.types.utils import Usage
@@ -66,7 +66,7 @@ def usages(prompt: int, medium: str, tokens: int) -> Iterator[Any]:
 
 
 def costs(plan: Any, entry: dict[str, Any], usage: Any) -> Iterator[float]:
-    """What LiteLLM says of it, at each tier that the model has."""
+    """Yield what LiteLLM says that a usage costs, at each tier that the model has."""
     from litellm.types.utils import EmbeddingResponse, ModelResponse
 
     litellm, target = load(), plan.target
@@ -82,14 +82,14 @@ def costs(plan: Any, entry: dict[str, Any], usage: Any) -> Iterator[float]:
                 raise
 
 
-def test_no_price_of_the_map_passes_the_worst_case() -> None:
-    """Whatever the tokens count as (cached, written, thought, spoken, seen), in long or short prompts, at any tier."""
+def test_cost_upper_bound_every_price_of_map_holds() -> None:
+    """Whatever the tokens count as, in long and short prompts, at any service tier."""
     checked, refused = 0, []
     for name, entry in kinds_of_models():
         embeds, window = entry["mode"] == "embedding", entry.get("max_input_tokens")
         try:
             plan: Any = plan_embeddings(name) if embeds else plan_chat(name, None, MOST)
-            worst = cost_upper_bound(plan)
+            worst = CostUpperBound.for_plan(plan).of
         except ValueError:
             refused.append(name)
             continue
@@ -129,9 +129,9 @@ UNBOUNDED: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("given", UNBOUNDED, ids=str)
-def test_what_nothing_bounds_is_refused(server: Server, given: dict[str, Any]) -> None:
-    """With its mend, before anything is sent; without max_cost it is not."""
-    with pytest.raises(ValueError, match=r"leave (max_cost )?out|pass max_tokens="):
+def test_max_cost_unbounded_arguments_raise(server: Server, given: dict[str, Any]) -> None:
+    """Before anything is sent, with the remedy."""
+    with pytest.raises(ValueError, match=r"(?i)leave (max_cost )?out|pass max_tokens="):
         batch(server.api_base, chats(2), max_cost=1.0, **given)
     assert not server.requests
 
@@ -140,15 +140,15 @@ def content(*parts: Any) -> list[dict[str, Any]]:
     return [{"role": "user", "content": [{"type": "text", "text": "What is it?"}, *parts]}]
 
 
-def test_media_count_for_all_that_they_may_be(server: Server) -> None:
-    """An image as the largest one, anything else as the whole context window; only rows with too much of it fail."""
+def test_max_cost_media_count_at_most(server: Server) -> None:
+    """An image counts as the largest one, other media as the whole context window; only such rows fail."""
     rows = batch(
         server.api_base, [content(PICTURE), *chats(1), content(SOUND), content(FILE)], max_cost=0.017, max_tokens=10
     )
     assert ["error" in row for row in rows] == [False, False, True, True]
     assert {row["error_details"]["type"] for row in rows.failed} == {"BudgetExceeded"}
     (row,) = batch(server.api_base, [content(PICTURE)], max_cost=IMAGE * 0.15e-6, max_tokens=10)
-    assert "worst case" in row["error"]
+    assert "may cost up to" in row["error"]
     at = "https://example.org/a.{}"
     odd = [
         *({"type": "image_url", "image_url": url} for url in (at.format("png"), at.format("pdf"))),
@@ -166,12 +166,12 @@ def test_media_count_for_all_that_they_may_be(server: Server) -> None:
     ]
     own = {"input_cost_per_token": 1e-6, "output_cost_per_token": 1e-6, "model": "openai/nobody-knows-it"}
     rows = batch(server.api_base, [content(SOUND), *chats(1)], max_cost=1.0, max_tokens=10, **own)
-    assert "nothing bounds" in rows[0]["error"]
+    assert "no upper bound" in rows[0]["error"]
     assert "error" not in rows[1]
 
 
-def test_the_worst_case_is_what_can_be_and_little_more() -> None:
-    """A token a byte and the longest answer: not less, and no reason to refuse what fits."""
+def test_cost_upper_bound_is_tight() -> None:
+    """A token for each byte and the longest answer, and little more."""
 
     class Shape(pydantic.BaseModel):
         field: str = pydantic.Field(description="x" * 500)
@@ -180,7 +180,7 @@ def test_the_worst_case_is_what_can_be_and_little_more() -> None:
     plan = plan_chat("openai/nobody-knows-it", None, 10, **own)
 
     def most(messages: Any, **more: Any) -> float:
-        return cost_upper_bound(plan)({**plan.params, "messages": messages, **more}) - 10_000
+        return CostUpperBound.for_plan(plan).of({**plan.params, "messages": messages, **more}) - 10_000
 
     def said(text: Any) -> dict[str, Any]:
         return {"role": "user", "content": text}
@@ -199,16 +199,16 @@ def test_the_worst_case_is_what_can_be_and_little_more() -> None:
             most([], tools=[strange])
 
 
-def test_embeddings_of_media_count_for_all_that_they_may_be(server: Server) -> None:
-    """A text in the form of an address or data may be read as what is there: the whole context window."""
+def test_max_cost_embeddings_of_media_count_at_most(server: Server) -> None:
+    """A text that is an address or a data URL may be read as a medium, as long as the context window."""
     given = place(server.api_base, model="openai/text-embedding-3-small", max_cost=0.0001)
     for text, fails in (("a text", False), ("data:image/png;base64,iVBORw0KGgo=", True), ("https://a/b.png", True)):
         (row,) = llmbatch.create_embeddings_batch([text], **given)
         assert ("error" in row) is fails
 
 
-def test_what_cannot_be_counted_is_its_rows_error(server: Server) -> None:
-    """A part of no kind at all counts as anything may; nothing in a row harms the others."""
+def test_max_cost_malformed_request_fails_alone(server: Server) -> None:
+    """A malformed part of a message does not harm other rows."""
     odd = [{"role": "user", "content": [{"type": []}]}]
     rows = batch(server.api_base, [odd, *chats(1)], max_cost=9.0)
     assert ["error" in row for row in rows] == [True, False]
@@ -227,8 +227,8 @@ def test_what_cannot_be_counted_is_its_rows_error(server: Server) -> None:
     ],
     ids=lambda given: next(iter(given)),
 )
-def test_all_that_goes_along_counts(server: Server, given: dict[str, Any]) -> None:
-    """Schemas of any form, tools, what is predicted, choices, and what the body has from extra_body."""
+def test_cost_upper_bound_counts_all_arguments(server: Server, given: dict[str, Any]) -> None:
+    """Schemas, tools, predictions, choices, and extra_body."""
     rows = batch(server.api_base, chats(1), max_cost=0.009, max_tokens=100, **given)
     assert rows[0]["error_details"]["type"] == "BudgetExceeded"
     assert not server.requests
@@ -240,14 +240,14 @@ def test_all_that_goes_along_counts(server: Server, given: dict[str, Any]) -> No
         ({"n": -5}, "with n="), ({"n": 0}, "with n="), ({"n": 0.5}, "with n="), ({"n": "3"}, "with n="),
         ({"max_tokens": True}, "with max_tokens="),
         ({"max_completion_tokens": [1]}, "with max_completion_tokens="), ({"model": "gpt-4"}, "a model in extra_body"),
-        ({"modalities": 5}, "cannot be counted (TypeError)"), ({"messages": [5]}, "cannot be counted (AttributeError)"),
-        (5, "cannot be counted (TypeError)"),
+        ({"modalities": 5}, "maximum cost of this request (TypeError)"), ({"messages": [5]}, "maximum cost of this request (AttributeError)"),
+        (5, "maximum cost of this request (TypeError)"),
     ],
     ids=str,
 )  # fmt: skip
-def test_an_extra_body_that_cannot_be_counted_is_refused(server: Server, body: Any, why: str) -> None:
-    """As an argument of the call, and in a request, beside which others are answered."""
-    with pytest.raises(ValueError, match=f"max_cost cannot hold .*{re.escape(why)}"):
+def test_max_cost_malformed_extra_body_raises(server: Server, body: Any, why: str) -> None:
+    """As an argument of the call; in a request it fails that row alone."""
+    with pytest.raises(ValueError, match=re.escape(why)):
         batch(server.api_base, chats(1), max_cost=1.0, extra_body=body)
     requests = [{"prompt": "a", "extra_body": body}, *chats(1)]
     rows = batch(server.api_base, requests, max_cost=1.0)
@@ -255,8 +255,8 @@ def test_an_extra_body_that_cannot_be_counted_is_refused(server: Server, body: A
     assert answered(rows[1], 0)
 
 
-def test_an_answer_that_was_dearer_than_its_worst_case_makes_the_next_ones_dearer(server: Server) -> None:
-    """A provider that answers by another model is found out by its first answer."""
+def test_budget_overrun_raises_later_upper_bounds(server: Server) -> None:
+    """A provider that answers with another model is found out by its first answer."""
     usage = {"prompt_tokens": 100_000, "completion_tokens": 5, "total_tokens": 100_005}
     choices = [{"index": 0, "message": {"role": "assistant", "content": "ok"}, "finish_reason": "stop"}]
     body = {"id": "x", "object": "chat.completion", "created": 1, "model": "gpt-4o-mini", "choices": choices}
@@ -266,8 +266,8 @@ def test_an_answer_that_was_dearer_than_its_worst_case_makes_the_next_ones_deare
     assert rows.failed
 
 
-def test_a_job_is_checked_by_the_same_bound(server: Server) -> None:
-    """Not by an estimate of its tokens; also where it is submitted by itself."""
+def test_max_cost_job_is_checked_by_upper_bound(server: Server) -> None:
+    """And not by an estimate; also if it is submitted by itself."""
     rows = [content(PICTURE)] * 3
     for submit in (
         lambda **given: llmbatch.create_chat_completions_batch(rows, batch_job=True, **given),
@@ -278,8 +278,8 @@ def test_a_job_is_checked_by_the_same_bound(server: Server) -> None:
     assert not server.requests
 
 
-def test_own_prices_are_of_their_call_only(server: Server) -> None:
-    """They price rows, worst cases and estimates of the call; LiteLLM and the provider never see them."""
+def test_custom_prices_apply_to_their_call_only(server: Server) -> None:
+    """They price rows, upper bounds and estimates; LiteLLM and the provider never see them."""
     before = repr(load().model_cost["gpt-4o-mini"])
     plain = batch(server.api_base, chats(1))[0]["cost"]
     own = {"input_cost_per_token": 0.001, "output_cost_per_token": 0.002}
@@ -305,8 +305,8 @@ def test_own_prices_are_of_their_call_only(server: Server) -> None:
 
 
 @pytest.mark.usefixtures("batches")
-def test_a_job_keeps_its_own_prices(server: Server, tmp_path: Path) -> None:
-    """In its state too; half of them, as it is with every price that has none for batches."""
+def test_custom_prices_of_job_are_kept(server: Server, tmp_path: Path) -> None:
+    """In its state; a job costs half of them, as with every price that has none for batches."""
     own = {"input_cost_per_token": 0.001, "output_cost_per_token": 0.002}
     llmbatch.submit_batch_job(chats(1), state=tmp_path / "job.json", **place(server.api_base), **own)
     (row,) = llmbatch.BatchJob.load(tmp_path / "job.json", api_key=KEY).wait(poll=0.05, progress=False).results()
@@ -327,7 +327,7 @@ def test_a_job_keeps_its_own_prices(server: Server, tmp_path: Path) -> None:
     ],
     ids=str,
 )
-def test_half_a_price_is_misuse(server: Server, given: dict[str, Any]) -> None:
+def test_custom_prices_incomplete_raise(server: Server, given: dict[str, Any]) -> None:
     """It would price rows at 0."""
     with pytest.raises((ValueError, TypeError), match=r"USD|register_model"):
         batch(server.api_base, chats(1), **given)
