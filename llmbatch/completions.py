@@ -97,6 +97,9 @@ def create_chat_completions_batch(
         on_result: called with (index, row) as each row finishes, on llmbatch's own thread.
         custom_ids: one id per row, instead of the ids derived from the requests.
         processes: number of worker processes for LiteLLM calls, or "auto": one for each core.
+        transport: "litellm", or "direct": send rendered requests with llmbatch's own HTTP session, several times faster;
+            the rows are the same. For OpenAI-style providers (OpenAI, Azure, Groq, Mistral, xAI, vLLM, any `api_base`).
+            Other requests, streams, and requests with LiteLLM callbacks, a cache or `client=` still go through LiteLLM.
         dry_run: True sends nothing and returns a DryRun with `payloads` and `estimate`.
         lane: "live"; "job", the provider's own batch job at batch prices, which is waited for; "flex", OpenAI's flex
             tier, and the standard one when that has no resources; or "cheapest": a job for as long as the `deadline`

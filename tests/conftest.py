@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import importlib.util
 import os
@@ -37,8 +38,15 @@ _SETTINGS = ("OPENAI_", "AZURE_", "ANTHROPIC_", "COPILOT_", "GITHUB_", "LITELLM_
 _SECRETS = ("_API_KEY", "_API_BASE", "_TOKEN", "_BASE_URL", "_PROXY", "_proxy")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--transport direct` runs the tests of this process with `transport="direct"` in every batch."""
+    parser.addoption("--transport", choices=("litellm", "direct"), default="litellm")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Find out whether this is the nightly run, before test modules are imported."""
+    if config.option.transport == "direct":
+        send_directly()
     if "nightly" in config.option.markexpr:
         set_effort("nightly")
 
@@ -47,6 +55,17 @@ def pytest_itemcollected(item: pytest.Item) -> None:
     """Select for the nightly run what tries more then."""
     if effort() == "nightly" and item.get_closest_marker("more_at_night"):
         item.add_marker("nightly")
+
+
+def send_directly() -> None:
+    """Make "direct" the transport of each batch."""
+    from llmbatch._batch import chat_run, embeddings_run, transport
+
+    def sending(kind: Any, options: Any) -> Any:
+        return transport.sending(kind, dataclasses.replace(options, transport="direct"))
+
+    for module in (chat_run, embeddings_run):
+        module.sending = sending
 
 
 @pytest.hookimpl(trylast=True)  # when it is known which are asked for

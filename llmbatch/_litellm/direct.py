@@ -31,7 +31,7 @@ from llmbatch._litellm.render_body import Renderer
 from llmbatch._litellm.wire import NotOnTheWireError, WireRequest, wire_request
 from llmbatch._rows.answer_body import has_tokens, sound_usage
 
-_ERRORS_FROM = 300  # HTTP status; redirects are not followed
+_ERRORS_FROM = HTTPStatus.BAD_REQUEST
 _LONG_PROMPT = 100_000  # tokens; prices for long prompts begin at 128,000
 _PRICED = ("model", "usage", "service_tier")  # fields of an answer that a plain price depends on
 _PLAIN_DETAILS = {"text_tokens", "reasoning_tokens"}
@@ -92,7 +92,7 @@ class DirectTarget:
             wire.url,
             data=wire.encoded(body),
             headers=wire.headers,
-            allow_redirects=False,
+            allow_redirects=True,  # within the origin; the session follows no other
             timeout=_NO_TIMEOUT,
             proxy=self._proxy,
             ssl=_ssl(request.get("ssl_verify")),

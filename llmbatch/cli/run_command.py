@@ -21,7 +21,7 @@ from llmbatch.cli._main import BAD_END, INTERRUPTED, MISUSES, emit, request_opti
 from llmbatch.cli._ordered_output import Arranged, arrange
 from llmbatch.cli._output_path import Destination, destination
 from llmbatch.cli._read_input import Input, requests_of
-from llmbatch.options import JOB_LANES, Lane
+from llmbatch.options import JOB_LANES, Lane, Transport
 
 
 def _count(text: str) -> int | str:
@@ -77,6 +77,13 @@ def _response_format(_ctx: Any, _param: Any, path: Path | None) -> dict[str, Any
     default="1",
     show_default=True,
     help='Processes that make the calls, or "auto".',
+)
+@click.option(
+    "--transport",
+    type=click.Choice(get_args(Transport)),
+    default="litellm",
+    show_default=True,
+    help="How requests are sent: through LiteLLM, or directly (faster; OpenAI-style providers).",
 )
 @click.option("--rpm", "requests_per_minute", type=float, help="Requests a minute never to exceed; else learnt.")
 @click.option("--tpm", "tokens_per_minute", type=float, help="Tokens a minute never to exceed; else learnt.")
