@@ -265,7 +265,7 @@ def _batch(options: ChatOptions, *arguments: *_Arguments) -> Batch:
     """Return the batch for a public function's arguments, in their order."""
     given: dict[str, Any] = dict(options)
     if given.get("batch_job") or given.get("lane") in JOB_LANES:
-        from llmbatch._jobs.hybrid_run import job_batch  # noqa: PLC0415 - only batch jobs need it
+        from llmbatch._jobs.lane_batch import job_batch  # noqa: PLC0415 - only batch jobs need it
 
         return job_batch(*arguments, given)
     if (path := given.get("checkpoint")) is not None and (state := job_state_path(path)).exists():

@@ -153,7 +153,7 @@ def test_a_job_is_cancelled(batches: BatchProvider, place: dict[str, Any]) -> No
     llm("submit", "prompts.jsonl", "-m", MODEL, "--api-base", place["api_base"], "-s", "job.json")
     waited = llm("wait", "job.json", "--poll", "0.01", "--timeout", "0.03")
     assert waited.exit_code == 3
-    assert "it goes on" in waited.stderr
+    assert "it continues" in waited.stderr
     assert json.loads(llm("cancel", "job.json").stdout)["status"] == "cancelling"
 
 

@@ -53,7 +53,7 @@ def sent(batches: BatchProvider) -> list[list[dict[str, Any]]]:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Jobs are looked at often."""
-    monkeypatch.setattr("llmbatch._jobs.hybrid_run._LOOKS", 1000)
+    monkeypatch.setattr("llmbatch._jobs.job_run._LEAST_POLLS", 1000)
 
 
 @pytest.fixture
@@ -132,7 +132,7 @@ def test_a_deadline_ends_a_round_too(
     server: Server, batches: BatchProvider, place: dict[str, Any], monkeypatch: pytest.MonkeyPatch, jump: Any
 ) -> None:
     """Its rows keep their first answers; what they have cost in the end nobody knows."""
-    monkeypatch.setattr("llmbatch._jobs.hybrid_run._CANCEL_SECONDS", 1.0)
+    monkeypatch.setattr("llmbatch._jobs.job_run.CANCEL_SECONDS", 1.0)
     served = server.handler
 
     def handler(request: Request) -> Response | None:
@@ -175,10 +175,10 @@ def test_what_no_budget_holds_is_not_asked_again(batches: BatchProvider, place: 
 RUN = """
 import sys
 import llmbatch
-from llmbatch._jobs import hybrid_run
+from llmbatch._jobs import job_run
 from tests.batch_server import MODEL, asked
 from tests.test_job_asks import validate
-hybrid_run._LOOKS = 200
+job_run._LEAST_POLLS = 200
 given = {"lane": "job", "deadline": 60, "max_tokens": 10, "checkpoint": sys.argv[2], "reask": 1, "validate": validate}
 place = {"api_base": sys.argv[1], "api_key": "k", "progress": False}
 results = llmbatch.create_chat_completions_batch(asked(40), MODEL, **place, **given)

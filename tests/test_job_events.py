@@ -171,7 +171,7 @@ def test_refused_events_say_why_and_quote_nothing(
     with pytest.raises(ValueError, match="secret is this webhook's") as raised:
         job.refresh_from(body, signed(body), secret="whsec_not_quite_base_64_quoted")
     assert "quoted" not in str(raised.value)
-    with pytest.raises(ValueError, match=r"not to be trusted .*does not match"):
+    with pytest.raises(ValueError, match=r"signature is not valid .*does not match"):
         job.refresh_from(b"quoted \xff", signed(b"quoted \xff"))
     with pytest.raises(ValueError, match="Expecting property name"):
         job.refresh_from(b"{quoted", signed(b"{quoted"))
@@ -182,7 +182,7 @@ def test_refused_events_say_why_and_quote_nothing(
 def test_an_event_of_another_job_is_refused(batches: BatchProvider, place: dict[str, Any], server: Server) -> None:
     """By the job at hand, without a look; the other job takes it."""
     one, other = submitted(place), submitted(place)
-    with pytest.raises(BatchJobError, match=r"'batch_2' is no batch of job .*BatchJob.of_event"):
+    with pytest.raises(BatchJobError, match=r"'batch_2' is not a batch of job .*BatchJob.of_event"):
         one.refresh_from(told("batch_2"), signed(told("batch_2")))
     assert looks(server) == 0
     assert other.refresh_from(told("batch_2"), signed(told("batch_2"))).status == "completed"
@@ -194,12 +194,12 @@ def test_a_parsed_event_is_a_hint_too(batches: BatchProvider, place: dict[str, A
     job = submitted(place)
     event = json.loads(told())
     assert job.refresh_from(event).status == "in_progress"
-    with pytest.raises(ValueError, match="pass the body as it came"):
+    with pytest.raises(ValueError, match="event is parsed"):
         job.refresh_from(event, signed(told()))
     assert job.refresh_from(BatchCompletedWebhookEvent.model_validate(event)).status == "in_progress"
     assert asyncio.run(job.arefresh_from(told(), signed(told()))).status == "failed"
     for odd in ({}, None, 7, [], {"data": "batch_1"}):
-        with pytest.raises(ValueError, match="names no batch"):
+        with pytest.raises(ValueError, match="no batch id"):
             job.refresh_from(odd)
     for none in ({}, "", "\ud800", 7):
         with pytest.raises(BatchJobError):

@@ -274,7 +274,7 @@ def test_waiting_has_an_end(batches: BatchProvider, place: dict[str, Any]) -> No
     """After `timeout` the job goes on without us; its results are not there yet."""
     batches.polls = 10_000
     job = submitted(place)
-    with pytest.raises(TimeoutError, match="it goes on"):
+    with pytest.raises(TimeoutError, match="it continues"):
         job.wait(0.01, timeout=0.05)
     with pytest.raises(BatchJobError, match="call wait"):
         job.results()

@@ -95,7 +95,7 @@ def test_a_refused_file_fails_each_row_and_names_the_faulty_one(batches: BatchPr
     first, second, third = job.results()
     assert second["error"] == "invalid_json_line: This line is not parseable."
     assert first["error"] == third["error"]
-    assert "refused the whole file: invalid_json_line (line 2)" in first["error"]
+    assert "rejected the whole input file: invalid_json_line (line 2)" in first["error"]
     assert (first["error_details"]["retryable"], second["error_details"]["retryable"]) == (True, False)
 
 
@@ -219,7 +219,7 @@ def test_payloads_and_files_are_submitted_as_they_are(
     for given in (payloads, iter(payloads), path, str(path)):
         assert submit_batch_job(given, **place).wait(0.01).results().texts[2] == answer_to("Question 2")
     assert len({file.content for file in batches.files.values() if not file.name.startswith("batch_")}) == 1
-    with pytest.raises(ValueError, match="leave out seed"):
+    with pytest.raises(ValueError, match="Leave out seed"):
         submit_batch_job(payloads, seed=1, **place)
     with pytest.raises(ValueError, match="are for model 'gpt-4o'"):
         submit_batch_job(payloads, MODEL, **place)

@@ -34,8 +34,8 @@ HALF = 0.5  # of the live price
 @pytest.fixture(autouse=True)
 def early_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """A job is ended long before the deadline."""
-    monkeypatch.setattr("llmbatch._jobs.hybrid_run._LEAST_LIVE_SHARE", 0.8)
-    monkeypatch.setattr("llmbatch._jobs.hybrid_run._CANCEL_SHARE", 0.1)
+    monkeypatch.setattr("llmbatch._jobs.cheapest_run.LEAST_LIVE_SHARE", 0.8)
+    monkeypatch.setattr("llmbatch._jobs.cheapest_run.CANCEL_SHARE", 0.1)
 
 
 def cheapest(place: dict[str, Any], rows: Any = None, **options: Any) -> llmbatch.BatchResults:
@@ -207,7 +207,7 @@ def test_a_provider_without_batch_lines_is_asked_live(server: Server, place: dic
     given: dict[str, Any] = {"progress": False, **place, "model": "together_ai/some-model"}
     results = llmbatch.create_chat_completions_batch(asked(3), lane="cheapest", **given)
     assert whole(results, 3)
-    assert sum("goes live" in line for line in log) == 1
+    assert sum("sending all rows live" in line for line in log) == 1
     with pytest.raises(NotImplementedError, match="together_ai"):
         llmbatch.create_chat_completions_batch(asked(3), lane="job", **given)
 
@@ -385,9 +385,9 @@ def test_a_tier_without_resources_is_given_up_by_its_lane_alone(
 RUN = """
 import sys
 import llmbatch
-from llmbatch._jobs import hybrid_run
+from llmbatch._jobs import cheapest_run
 from tests.batch_server import MODEL, asked
-hybrid_run._LEAST_LIVE_SHARE, hybrid_run._CANCEL_SHARE = 0.8, 0.1
+cheapest_run.LEAST_LIVE_SHARE, cheapest_run.CANCEL_SHARE = 0.8, 0.1
 place = {"api_base": sys.argv[1], "api_key": "k", "progress": False}
 llmbatch.create_chat_completions_batch(asked(30), MODEL, **place)
 given = {"lane": "cheapest", "deadline": 30, "max_tokens": 10, "checkpoint": sys.argv[2], "max_workers": 4}

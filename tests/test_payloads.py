@@ -165,7 +165,7 @@ def test_what_providers_refuse_a_whole_file_for_is_refused_here(tmp_path: Path) 
     (other,) = llmbatch.render_batch_requests(asked(1), "gpt-4o")
     (vector,) = llmbatch.render_embeddings_requests(["x"])
     vector["body"]["model"] = a["body"]["model"]
-    for payloads, why in (([a, b, a], "is there already"), ([a, other], "one model"), ([a, vector], "one endpoint")):
+    for payloads, why in (([a, b, a], "duplicate custom_id"), ([a, other], "one model"), ([a, vector], "one endpoint")):
         with pytest.raises(ValueError, match=why):
             llmbatch.write_batch_file(tmp_path / "x.jsonl", payloads)
 

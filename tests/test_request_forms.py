@@ -102,7 +102,7 @@ def test_a_job_takes_each_form_with_a_file_for_each_model(
     state = tmp_path / "job.json"
     forms = [*FORMS[:2], {"prompt": "three", "model": "openai/gpt-4o", "metadata": [1]}, "four"]
     job = llmbatch.submit_batch_job(forms, MODEL, state=state, **place)
-    assert [part.model for part in job.state.parts] == ["gpt-4o-mini", "gpt-4o"]
+    assert [file.model for file in job.state.input_files] == ["gpt-4o-mini", "gpt-4o"]
     rows = job.wait(0.01).results()
     again = llmbatch.BatchJob.load(state, api_key=place["api_key"]).results()
     for found in (rows, again):
@@ -125,7 +125,7 @@ def test_a_jobs_failed_rows_keep_their_model(batches: BatchProvider, place: dict
     assert rows[1]["metadata"] == "m"
     again = job.resubmit_failed().wait(0.01).results()
     assert again.texts == rows.texts
-    assert [part.model for part in job.state.parts] == ["gpt-4o-mini", "gpt-4o"] * 2
+    assert [file.model for file in job.state.input_files] == ["gpt-4o-mini", "gpt-4o"] * 2
 
 
 def test_a_jobs_rows_of_odd_parameters_are_their_own_errors(batches: BatchProvider, place: dict[str, Any]) -> None:
@@ -147,9 +147,9 @@ def test_a_jobs_rows_of_odd_parameters_are_their_own_errors(batches: BatchProvid
     [
         ({"model": "mistral/mistral-small-latest"}, "not at openai"),
         ({"api_base": "http://127.0.0.1:9/v1"}, "not at openai"),
-        ({"extra_headers": {"X-Team": "b"}}, "one account"),
-        ({"response_format": BaseModel}, "a response_format of its own"),
-        ({"custom_id": "first"}, "there already"),
+        ({"extra_headers": {"X-Team": "b"}}, "each account"),
+        ({"response_format": BaseModel}, "another response_format"),
+        ({"custom_id": "first"}, "duplicate custom_id"),
     ],
 )
 def test_what_no_job_can_join_is_refused(

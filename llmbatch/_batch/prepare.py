@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 from llmbatch._batch.batch import Batch
@@ -23,7 +23,7 @@ def chat_batch(
     max_workers: int | Literal["auto"] = 10,
     *,
     shared_budget: Budget | None = None,
-    kind: type[ChatRun] = ChatRun,
+    kind: Callable[..., ChatRun] = ChatRun,
     **given: Any,
 ) -> Batch:
     """A batch of chats; `given` holds llmbatch's own options and LiteLLM's arguments.

@@ -147,7 +147,7 @@ def _summary(job: BatchJob) -> dict[str, Any]:
         "rows": len(job),
         "request_counts": job.request_counts,
         "batch_ids": job.batch_ids,
-        "errors": list(chain.from_iterable(part.errors for part in job.state.parts)),
+        "errors": list(chain.from_iterable(file.errors for file in job.state.input_files)),
         "state": str(job.path),
     }
 
