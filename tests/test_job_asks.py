@@ -218,7 +218,7 @@ def test_a_job_that_is_found_again_knows_what_was_asked_again(
     with warm.script(RUN, server.api_base, str(path)) as process:
         until = time.monotonic() + 240
         while time.monotonic() < until:
-            parts = json.loads(state.read_bytes())["parts"] if state.exists() else []
+            parts = json.loads(state.read_bytes())["input_files"] if state.exists() else []
             if len(parts) == 2 and parts[1]["batch_id"]:
                 break
             time.sleep(0.02)

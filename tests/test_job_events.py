@@ -7,7 +7,7 @@ import base64
 import hashlib
 import hmac
 import json
-import re
+import runpy
 import time
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection
@@ -31,8 +31,7 @@ if TYPE_CHECKING:
 
 KEY = b"a key of the webhook, 32 bytes.."
 SECRET = f"whsec_{base64.b64encode(KEY).decode()}"
-README = (Path(__file__).parent.parent / "README.md").read_text()
-(HANDLER,) = (block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "of_event" in block)
+EXAMPLE = Path(__file__).parent.parent / "examples" / "webhooks.py"
 
 
 def told(batch_id: str = "batch_1", kind: str = "batch.completed") -> bytes:
@@ -60,15 +59,14 @@ def _secret(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture
 def post(server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[bytes, dict[str, str]], int]]:
-    """The README's handler in a server; posts an event there, and gives the status."""
+    """The handler of examples/webhooks.py in a server; posts an event there, and gives the status."""
     monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
-    readers: dict[str, Any] = {}
-    exec(compile(HANDLER, "README.md", "exec"), readers)  # noqa: S102 - it is our own
+    example = runpy.run_path(str(EXAMPLE))
 
     class Route(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
-            self.send_response(readers["on_event"](body, self.headers))
+            self.send_response(example["on_event"](body, self.headers))
             self.end_headers()
 
         def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - http.server's name
@@ -97,7 +95,7 @@ def looks(server: Server) -> int:
     return sum(request.method == "GET" and request.path.startswith("/v1/batches/") for request in server.requests)
 
 
-def test_the_readmes_handler_finds_the_job_of_a_signed_event(
+def test_webhook_signed_event_finds_its_job(
     batches: BatchProvider, place: dict[str, Any], server: Server, post: Any
 ) -> None:
     """Among many jobs; only that one is looked at, and an event of no job here is answered too."""
@@ -242,7 +240,7 @@ def test_of_handlers_at_once_the_last_one_sees_the_jobs_end(batches: BatchProvid
 
 
 def test_handlers_at_once_leave_one_whole_answer(batches: BatchProvider, place: dict[str, Any], post: Any) -> None:
-    """The README's handler, for eight events of one job at the same time."""
+    """The example's handler, for eight events of one job at the same time."""
     job = submitted(place, 8, state="jobs/one.json", max_rows=1)
     bodies = [told(batch_id) for batch_id in job.batch_ids]
     with ThreadPoolExecutor(8) as pool:
