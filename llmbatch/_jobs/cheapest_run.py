@@ -53,8 +53,11 @@ class CheapestRun(JobRun):
     def _configure(self) -> None:
         """Take all options: they are those of the live requests too."""
 
-    def _reading_ends(self) -> float | None:
+    def _begin(self) -> None:
+        super()._begin()
         self._deadline = self._end if self._end < math.inf else None
+
+    def _reading_ends(self) -> float | None:
         until = super()._reading_ends()
         return None if until is None else until - self._live_time(0)
 

@@ -8,7 +8,7 @@ import math
 import tempfile
 from collections import Counter
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,13 @@ from loguru import logger
 from llmbatch._batch.chat_run import ChatRun, Input
 from llmbatch._batch.row_builder import failure_row
 from llmbatch._jobs import submit
-from llmbatch._jobs.input_files import further_input_files, submitted_ids
+from llmbatch._jobs.input_files import submitted_ids
+from llmbatch._jobs.job_context import JobContext
 from llmbatch._jobs.job_inputs import JobInputs, Reservations
 from llmbatch._jobs.job_poller import JobPoller
-from llmbatch._jobs.job_state import JobState, job_state_path
 from llmbatch._jobs.output_files import JOB
 from llmbatch._jobs.polling import FIRST_POLL, poll_until
-from llmbatch._jobs.provider_job import ProviderJob, prepared_job
+from llmbatch._jobs.provider_job import ProviderJob
 from llmbatch._jobs.reask_rounds import Reask, ReaskRounds
 from llmbatch._request.budget import Budget
 from llmbatch._request.failures import Failure
@@ -40,24 +40,6 @@ from llmbatch.options import Options
 _LEAST_POLLS = 50
 CANCEL_SECONDS = 600.0  # that providers take at most to end a cancelled job
 _GROUP, _CANCEL_POLLS = 100, 50
-_ROW_OPTIONS = ("reask", "validate", "dedupe")  # of the rows, not of the job
-
-
-@dataclass(frozen=True)
-class JobContext:
-    """The options of a job, known before any input is read.
-
-    Attributes:
-        completion_window: how long the provider may take.
-        state_path: the job's state file, next to the checkpoint; None without a checkpoint.
-        seconds: the deadline, infinite without one.
-        call: the arguments of the job's requests.
-    """
-
-    completion_window: str
-    state_path: Path | None
-    seconds: float
-    call: Mapping[str, Any]
 
 
 class JobRun(ChatRun):
@@ -83,12 +65,7 @@ class JobRun(ChatRun):
         budget: Budget | None, completion_window: str = "24h",
     ) -> None:  # fmt: skip
         super().__init__(requests, count, call, options, budget)
-        self._context = JobContext(
-            completion_window=completion_window,
-            state_path=None if options.checkpoint is None else job_state_path(options.checkpoint),
-            seconds=math.inf if options.deadline is None else options.deadline,
-            call={name: value for name, value in self.ways.call.items() if name not in _ROW_OPTIONS},
-        )
+        self._context = JobContext.of(self.ways.call, options, completion_window)
         self._configure()
         self._end = math.inf
         self._inputs = JobInputs()
@@ -123,7 +100,7 @@ class JobRun(ChatRun):
 
     async def rows(self) -> AsyncGenerator[tuple[int, Row]]:
         """Run the batch."""
-        self._end = _now() + self._context.seconds
+        self._begin()
         reading = Reading(self._reading_ends(), nested=self.nested)
         async with contextlib.aclosing(grouped(self.inputs, _GROUP, reading=reading)) as groups:
             self._inputs.items = [item async for group in groups for item in group]
@@ -136,6 +113,10 @@ class JobRun(ChatRun):
         path = self._context.state_path
         if path is not None and (self._job is None or self._job.state.ended):
             await asyncio.to_thread(path.unlink, missing_ok=True)
+
+    def _begin(self) -> None:
+        """Start the clock."""
+        self._end = _now() + self._context.seconds
 
     def _reading_ends(self) -> float | None:
         """Return the loop's time at which inputs of unknown number are no longer waited for."""
@@ -193,8 +174,8 @@ class JobRun(ChatRun):
 
     async def _start_job(self) -> bool:
         """Submit what no earlier call has submitted. Returns whether there is a job to wait for."""
-        self._job = await asyncio.to_thread(self._earlier_job)
         wanted = self._inputs.wanted
+        self._job = await asyncio.to_thread(self._context.earlier_job, self.ways.first.plans[0], wanted.keys())
         known = set() if self._job is None else submitted_ids(self._job.state)
         missing = self._submittable([key for key in wanted if key not in known])
         await self._reserve([key for key in wanted if key in known] + missing)
@@ -215,41 +196,11 @@ class JobRun(ChatRun):
             bounds = await asyncio.to_thread(submit.check_cost, self._context.call, requests, *limits)
             await self._reservations.reserve(dict(zip(indices, bounds, strict=True)))
 
-    def _earlier_job(self) -> ProviderJob | None:
-        """Return the job that an earlier call left, if it has any of these inputs."""
-        path = self._context.state_path
-        if path is None or not path.exists():
-            return None
-        plan = self.ways.first.plans[0]
-        job = ProviderJob(JobState.load(path), path, submit.access_from(plan.params), plan.response_format)
-        if any(key in self._inputs.wanted for key in job.state.custom_ids):
-            return job
-        job.abandon_unsubmitted()
-        if not job.state.ended:
-            raise ValueError(
-                f"{path} is the state of job {job.id}, which is still running for other requests. Give another "
-                "checkpoint, or cancel that job"
-            )
-        path.unlink()
-        return None
-
     async def _submit(self, keys: list[str]) -> None:
         """Submit these rows, in a new job or in further input files of the earlier one."""
         requests = [replace(self._inputs.items[self._inputs.wanted[key]], custom_id=key) for key in keys]
-        submission = submit.of_call(self._context.call, requests, None)
         with tempfile.TemporaryDirectory(prefix="llmbatch-") as directory:
-            folder = Path(directory)
-            if self._job is None:
-                window = self._context.completion_window
-                self._job, paths = await prepared_job(
-                    submission, self._context.state_path, folder, completion_window=window
-                )
-                files = self._job.state.input_files
-            else:
-                state = self._job.state
-                paths, files = await asyncio.to_thread(further_input_files, state, submission.lines, folder)
-                logger.info("Batch job {}: submitting {} rows that it lacks", self._job.id, len(keys))
-                self._job.save()
+            self._job, paths, files = await self._context.prepared(self._job, requests, Path(directory))
             try:
                 async with asyncio.timeout_at(self._live_at(len(self._inputs.wanted))):
                     await self._job.submit(paths, files, tolerant=self.tolerant)
