@@ -27,7 +27,10 @@ LEAST_LIVE_SECONDS = 300.0  # for live rows, however few there are
 LEAST_LIVE_SHARE = 0.15  # of a short deadline, likewise
 _ANSWER_SECONDS, _TOKENS_PER_SECOND = 2.0, 50.0  # of a live answer, until one has been seen
 _AUTO_WORKERS = 64  # workers that max_workers="auto" is expected to reach
-_BETTER_LIVE = {FailureType.BATCH_REFUSED, FailureType.INVALID_ROW}  # failures of the job, which a live request does not meet
+_BETTER_LIVE = {
+    FailureType.BATCH_REFUSED,
+    FailureType.INVALID_ROW,
+}  # failures of the job, which a live request does not meet
 
 
 class CheapestRun(JobRun):

@@ -291,7 +291,9 @@ class JobRun(ChatRun):
         row = self._taken(one.index)
         if row is not None:
             return row
-        failure = Failure(FailureType.DEADLINE_EXCEEDED, f"the batch job had not ended {CANCEL_SECONDS:g} s after the deadline")
+        failure = Failure(
+            FailureType.DEADLINE_EXCEEDED, f"the batch job had not ended {CANCEL_SECONDS:g} s after the deadline"
+        )
         return failure_row(failure, plan.target, one.custom_id, cost=None, lane=JOB)
 
 

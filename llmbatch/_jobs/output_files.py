@@ -63,7 +63,8 @@ class JobRows:
         self._state = state
         self._plan = ChatPlan(target=state.target, params={}, response_format=response_format)
         self._rows: dict[str, Row] = {
-            custom_id: self._error(custom_id, Failure(FailureType.INVALID_ROW, why)) for custom_id, why in state.invalid.items()
+            custom_id: self._error(custom_id, Failure(FailureType.INVALID_ROW, why))
+            for custom_id, why in state.invalid.items()
         }
         self._provider_errors: set[str] = set()
 
@@ -187,7 +188,9 @@ class JobRows:
         if ran <= answers:
             return None
         total = file.request_counts.get("total") or sum(1 for _ in file.positions())
-        return Failure(FailureType.MISSING_RESULT, _DISCARDED.format(ran=ran, total=total, lost=ran - answers), retryable=True)
+        return Failure(
+            FailureType.MISSING_RESULT, _DISCARDED.format(ran=ran, total=total, lost=ran - answers), retryable=True
+        )
 
     def _rejected(self, file: InputFile) -> dict[str, Row]:
         """Return the rows of an input file that the provider rejected as a whole; each says if it was to blame."""
