@@ -179,9 +179,9 @@ class Throttle:
             return
         if known := self.observations.up_to_last_rate_limit():
             run = list(takewhile(lambda p: p.rate_limited, reversed(known)))[::-1]
-            if permit.number >= self.observations.decided_at:
-                self._decide(permit, known, run, now)
-            if retry_after and self._is_improbable(run):
+            new = permit.number >= self.observations.decided_at
+            verdict = self._decide(permit, known, run, now) if new else None
+            if retry_after and not isinstance(verdict, LimitConcurrency) and self._is_improbable(run):
                 self._cooldown.extend(now + retry_after)
                 self._cooldown.set_by = permit.number
 
@@ -190,13 +190,14 @@ class Throttle:
         share = self.random.share(run[0].number)
         return len(run) == len(self.observations.recent) or share ** len(run) < IMPROBABLE_RUN
 
-    def _decide(self, permit: Permit, known: list[Permit], run: list[Permit], now: float) -> None:
-        """Act on the first verdict about a 429."""
+    def _decide(self, permit: Permit, known: list[Permit], run: list[Permit], now: float) -> Verdict | None:
+        """Act on the first verdict about a 429, and return it."""
         evidence = self._evidence(permit, known, run)
         for detector in self._detectors:
             if (verdict := detector.decide(evidence)) is not None:
                 self._act_on(verdict, now)
-                return
+                return verdict
+        return None
 
     def _evidence(self, permit: Permit, known: list[Permit], run: list[Permit]) -> Evidence:
         recent = [p for p in known if p.number >= self.observations.decided_at]
@@ -228,6 +229,7 @@ class Throttle:
                 self._stop_throttling(since)
             case LimitConcurrency(limit):
                 self.concurrency.begin(limit, now)
+                self._cooldown.until = 0.0  # a slot is free when an answer has come, whatever a Retry-After said
                 self._decided()
             case OpenCircuit(run):
                 self._open_circuit(run, now)

@@ -53,6 +53,7 @@ class Scenario:
     chance_from: float = 0.0  # seconds
     headers: bool = False  # what the bucket holds
     hint: bool = False  # Retry-After
+    slot_hint: float = 0.0  # seconds that the Retry-After of a concurrency limit says, whatever answers take
     step: tuple[float, float] | None = None  # from this second on, this rpm
     others: float = 0.0  # the share of the rpm that others take, 10 s on, 10 s off
     outage: tuple[float, float] | None = None  # between these seconds everything is refused
@@ -185,7 +186,7 @@ class Provider:
         if s.outage and s.outage[0] <= now - self.began < s.outage[1]:
             return True, None
         if s.slots and self.in_flight >= s.slots:
-            return True, s.latency
+            return True, s.slot_hint or s.latency
         if s.chance and now - self.began >= s.chance_from and self.rng.random() < s.chance:
             return True, 1.0
         if s.window:
@@ -241,7 +242,7 @@ async def llmbatch(scenario: Scenario, provider: Provider) -> None:
                 return
             limiter.on_rate_limit(permit, reply.headers, reply.hint)
             refusals += 1
-            await asyncio.sleep(throttle_pause(refusals, reply.hint, provider.rng.random()))
+            await limiter.pause(throttle_pause(refusals, reply.hint, provider.rng.random()))
 
     await _workers(scenario.workers, one, iter(range(scenario.rows)))
 
