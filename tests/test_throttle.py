@@ -52,7 +52,7 @@ class Script:
             self.now += each
             self.back(permit, mark, retry_after)
 
-    def crowd(self, limit: int, rounds: int) -> None:
+    def saturate(self, limit: int, rounds: int) -> None:
         """Send rounds of requests to a provider that accepts `limit` at once."""
         for _ in range(rounds):
             accepted = [self.send() for _ in range(limit)]
@@ -117,7 +117,7 @@ def test_finding_names_outage() -> None:
 def test_finding_names_concurrency_limit() -> None:
     """With its number."""
     script = Script()
-    script.crowd(4, rounds=8)
+    script.saturate(4, rounds=8)
     assert script.phase is Phase.CONCURRENCY_LIMITED
     assert script.summary == "concurrency limit found: at most 4 in flight"
 
@@ -185,7 +185,7 @@ def test_rate_limited_request_was_not_in_flight_beside_others() -> None:
 def limited_to(limit: int, rounds: int = 8) -> Script:
     """Return a script that has found a concurrency limit and has nothing in flight."""
     script = Script()
-    script.crowd(limit, rounds)
+    script.saturate(limit, rounds)
     assert script.throttle.concurrency.limit == limit
     return script
 
@@ -217,7 +217,7 @@ def test_concurrency_limit_is_tested_by_one_request_now_and_then() -> None:
 def test_concurrency_limit_is_tested_more_seldom_while_tests_fail() -> None:
     """The time between tests doubles, up to a bound; after a test that succeeds it is short again."""
     script = Script()
-    script.crowd(4, rounds=3)
+    script.saturate(4, rounds=3)
     waits = []
     for _ in range(12):
         permits = full(script)

@@ -1,4 +1,4 @@
-"""Quota windows: so many requests in each fixed window of time, and a Retry-After that says when the next one begins.
+"""Quota windows: a number of requests in each fixed window of time; the Retry-After says when the next one begins.
 
 Waiting for that moment is enough, and the rate need not be cut, as long as each window lets many requests through for
 each 429 at its end. A token bucket with a Retry-After does not: it lets one request through after each wait.
@@ -13,7 +13,7 @@ from llmbatch._limits.permit import Permit
 MIN_RETRY_AFTER_SECONDS = 0.1
 # Requests that a window lets through at least, ...
 MIN_ACCEPTED = 16
-# ... and at least so many for each 429.
+# ... and at least this many for each 429.
 MIN_ACCEPTED_PER_429 = 8
 
 

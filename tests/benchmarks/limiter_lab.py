@@ -47,8 +47,8 @@ class Scenario:
     rpm: float = 0.0  # a token bucket, unless there is a window
     burst: float = 2.0  # seconds of quota that the bucket holds
     window: float = 0.0  # seconds of the fixed windows in which the rpm counts
-    concurrency: int = 0  # 429s above so many in flight
-    queue: int = 0  # so many are worked on, the others wait: no 429s
+    concurrency: int = 0  # number in flight at which 429s begin
+    queue: int = 0  # number that is worked on at once; the others wait, without 429s
     random: float = 0.0  # share that gets a 429 whatever the rate
     random_from: float = 0.0  # seconds
     headers: bool = False  # what the bucket holds
