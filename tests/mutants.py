@@ -57,6 +57,7 @@ TESTS = {
     "_limits/configured_limits": ("limiter", "limiter_lab"),
     "_limits/throttle": ("throttle", "detectors", "limiter_lab"),
     "_limits/observations": ("throttle", "detectors", "limiter_lab"),
+    "_limits/quota_window_detector": ("throttle", "detectors", "limiter_lab"),
     "_limits/outage_detector": ("throttle", "detectors", "limiter_lab"),
     "_limits/concurrency_detector": ("throttle", "detectors", "limiter_lab"),
     "_limits/random_rejection_detector": ("throttle", "detectors", "limiter_lab"),

@@ -501,3 +501,35 @@ def test_absurd_token_counts_are_not_believed(tokens: int, believed: bool) -> No
     estimate, owed = asyncio.run(debt())
     assert estimate == (tokens if believed else 5.0)
     assert owed == pytest.approx(tokens - 1.0 if believed else 0.0, abs=1.0)
+
+
+def test_pause_ends_when_concurrency_limit_is_found() -> None:
+    """A Retry-After of a minute holds neither its row nor others back, once a slot is all that they wait for."""
+
+    async def work(limiter: Limiter) -> None:
+        in_flight = 0
+
+        async def one(row: int) -> None:
+            nonlocal in_flight
+            while True:
+                permit = await limiter.acquire(row, 1.0)
+                if in_flight < 2:
+                    in_flight += 1
+                    await asyncio.sleep(3)
+                    in_flight -= 1
+                    limiter.on_success(permit, {}, 1.0)
+                    return
+                await asyncio.sleep(0.01)
+                limiter.on_rate_limit(permit, {}, 60.0)
+                await limiter.pause(60.0)
+
+        await asyncio.gather(*(one(row) for row in range(20)))
+        assert limiter.finding.phase is Phase.CONCURRENCY_LIMITED
+        await limiter.pause(60.0)
+
+    assert in_virtual_time(work) < 40
+
+
+def test_pause_otherwise_is_retry_after() -> None:
+    """Nothing but a concurrency limit shortens it."""
+    assert in_virtual_time(lambda limiter: limiter.pause(60.0)) == pytest.approx(60, abs=0.1)

@@ -57,6 +57,9 @@ class Told:
     def on_rate_limit(self, permit: Permit, headers: Mapping[str, str], hint: float | None) -> None:
         self.events.append(("on_rate_limit", headers, hint))
 
+    async def pause(self, seconds: float) -> None:
+        self.events.append(("pause", seconds))
+
     def on_error(self, permit: Permit) -> None:
         self.events.append(("on_error",))
 
@@ -90,7 +93,7 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """How long it rested between attempts; there are none, and no jitter."""
     seen: list[float] = []
 
-    async def pause(self: Sender, seconds: float) -> None:
+    async def pause(self: Sender, outcome: Outcome, seconds: float) -> None:
         seen.append(seconds)
 
     monkeypatch.setattr(Sender, "_pause", pause)
@@ -350,10 +353,16 @@ def test_a_pause_is_one(told: Told) -> None:
 
     async def main() -> float:
         began = asyncio.get_running_loop().time()
-        await sender(told)._pause(0.05)
+        await sender(told)._pause(Outcome(), 0.05)
         return asyncio.get_running_loop().time() - began
 
     assert asyncio.run(main()) >= 0.049
+
+
+def test_pause_after_429_is_limiters(told: Told) -> None:
+    """A concurrency limit that is found meanwhile ends it."""
+    asyncio.run(sender(told)._pause(Outcome(rate_limited=True), 60.0))
+    assert told.events == [("pause", 60.0)]
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,8 @@ MAX_BELIEVED_TOKENS = 10**7
 LEARNED_BURST_SECONDS = 0.05
 # Requests that are kept back from a stated limit: a jitter of milliseconds must not bring a 429.
 STATED_RESERVE = 2.0
+# Seconds that a rate-limited row waits at most under a concurrency limit, whatever its Retry-After says.
+MAX_CONCURRENCY_PAUSE_SECONDS = 1.0
 # Weight of the newest answer in the averages of latency and of tokens.
 LATENCY_WEIGHT = 0.3
 TOKENS_WEIGHT = 0.1
@@ -77,6 +79,7 @@ class Limiter:
         self._last_sent_at = now
         self._logged: dict[Phase, float] = {}
         self._spell = _Spell()
+        self._concurrency_limited = asyncio.Event()
         self._waiters: list[tuple[int, int, float, asyncio.Future[Permit]]] = []
         self._ticket = itertools.count()
         self._timer: asyncio.TimerHandle | None = None
@@ -142,12 +145,27 @@ class Limiter:
         self._release(permit, 0.0)
         self._read(headers, permit)
         self.throttle.on_rate_limit(permit, now, retry_after or 0.0)
+        if self.throttle.phase is Phase.CONCURRENCY_LIMITED:
+            self._concurrency_limited.set()
+        else:
+            self._concurrency_limited.clear()
         if not self._spell.count:
             asked = f" (Retry-After {retry_after:.3g} s)" if retry_after else ""
             logger.info("{}: 429{}; rate-limited requests are sent again", self.name, asked)
         self._spell.add(now)
         self._log_finding(now)
         self._pump()
+
+    async def pause(self, seconds: float) -> None:
+        """Let a rate-limited row wait for as long as its Retry-After says, unless a concurrency limit is the reason.
+
+        Under that a slot is free when an answer has come, which `acquire` waits for.
+        """
+        longest = min(seconds, MAX_CONCURRENCY_PAUSE_SECONDS)
+        await asyncio.sleep(longest)
+        if seconds > longest:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._concurrency_limited.wait(), seconds - longest)
 
     def on_error(self, permit: Permit) -> None:
         """Release a request that failed in a way that says nothing about limits, or was cancelled."""

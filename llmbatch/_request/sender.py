@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from http import HTTPStatus
 from operator import attrgetter
 from typing import Any, Protocol
@@ -58,6 +59,7 @@ class Outcome:
         outages: the outages of the server that it has met, by number.
         rejected: the last attempt's answer if it did not count as one (broken, empty, filtered).
         usage: the tokens of all such answers.
+        rate_limited: whether the last attempt got a 429 that the limiter learnt from.
     """
 
     answer: Answer | None = None
@@ -73,6 +75,7 @@ class Outcome:
     outages: set[int] = field(default_factory=set)
     rejected: Answer | None = None
     usage: dict[str, Any] = field(default_factory=dict)
+    rate_limited: bool = False
 
     def reject(self, answer: Answer) -> None:
         """Keep an answer that does not count as one."""
@@ -123,7 +126,7 @@ class Sender:
         that is given is filled on the way, for a caller that may cancel this.
         """
         outcome = outcome or Outcome()
-        retried = retrying(self.retries, paced=True, sleep=self._pause)
+        retried = retrying(self.retries, paced=True, sleep=partial(self._pause, outcome))
         try:
             answer: Answer = await retried(self._attempt, request, order, call, outcome)
         except AttemptFailedError as exc:
@@ -136,8 +139,9 @@ class Sender:
             outcome.cost = None if answer.cost is None else outcome.cost
         return outcome
 
-    async def _pause(self, seconds: float) -> None:
-        await self.breaker.unless_given_up(asyncio.sleep(seconds))
+    async def _pause(self, outcome: Outcome, seconds: float) -> None:
+        pause = self.limiter.pause if outcome.rate_limited else asyncio.sleep
+        await self.breaker.unless_given_up(pause(seconds))
 
     async def _attempt(self, request: dict[str, Any], order: int, call: Call, outcome: Outcome) -> Answer:
         """Make one attempt, with its cost upper bound reserved meanwhile. Counts itself and its cost in `outcome`."""
@@ -165,6 +169,7 @@ class Sender:
             sent_at, sent_times = time.monotonic(), record_send_times()
             result = await self._once({**request, **arguments}, permit, call)
             cost = result.cost if isinstance(result, Answer) else (None if result.billed is None else 0.0)
+            outcome.rate_limited = isinstance(result, Failure) and result.rate_limited
         finally:
             self.budget.settle(bound, cost)
             outcome.uncertain |= cost is None
