@@ -84,7 +84,7 @@ class Chat:
         return self
 
     def with_params(self, **params: Any) -> Self:
-        """Set anything else that `create_chat_completion` takes: `max_tokens`, `seed`, `api_base`, `timeout`, …"""
+        """Set anything else that `create_chat_completion` takes: `max_tokens`, `seed`, `timeout` and so on."""
         self._params.update(params)
         return self
 
