@@ -256,7 +256,7 @@ def test_models_share_one_budget_and_have_their_own_circuit_breaker(server: Serv
         model: Counter(row["error_details"]["type"] for row in group.failed)
         for model, group in rows.by("model").items()
     }
-    assert kinds == {MODEL: Counter(), "openai/gpt-4": Counter(NotFoundError=5, NotSent=25)}
+    assert kinds == {MODEL: Counter(), "openai/gpt-4": Counter(NotFoundError=8, NotSent=22)}
     server.handler = None
     dear = [{"prompt": f"q{i}", "model": "openai/gpt-4o"} if i % 2 else f"q{i}" for i in range(40)]
     rows = llmbatch.create_chat_completions_batch(dear, MODEL, max_cost=0.003, **place)
