@@ -187,7 +187,9 @@ def create_chat_completions_batch_copilot(
     Example:
         results = create_chat_completions_batch_copilot(chats, "gpt-4o")
     """
-    return in_background(_collected(options, messages_list, copilot.named(model), temperature, max_tokens, max_workers))
+    return in_background(
+        _collected(options, messages_list, copilot.prefixed(model), temperature, max_tokens, max_workers)
+    )
 
 
 async def acreate_chat_completions_batch_copilot(
@@ -203,7 +205,9 @@ async def acreate_chat_completions_batch_copilot(
     Example:
         results = await acreate_chat_completions_batch_copilot(chats)
     """
-    return await awaited(_collected(options, messages_list, copilot.named(model), temperature, max_tokens, max_workers))
+    return await awaited(
+        _collected(options, messages_list, copilot.prefixed(model), temperature, max_tokens, max_workers)
+    )
 
 
 def create_chat_completion(

@@ -73,7 +73,7 @@ def test_a_function_of_a_row_gives_its_request(server: Server, tmp_path: Path) -
         )  # fmt: skip
         made = add(frame)
         assert made["answer"].tolist()[:2] == [answer_to("a"), answer_to("b")]
-        assert "prompt must be a string" in made["answer_error"][5]
+        assert made["answer_error"][5] == "InvalidRow: prompt is missing"
         assert list(made.columns) == ["q", "model", *ADDED] == list(add.meta(frame).columns)
         assert {request.json["model"] for request in server.requests} == ({"one", "two"} if sent else set())
 

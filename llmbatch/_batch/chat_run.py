@@ -56,7 +56,7 @@ class Input:
 
 
 def _provider_in(model: str | None, call: Mapping[str, Any]) -> str | None:
-    return copilot.PROVIDER if copilot.asked_for(model, call) else provider_in(model, call)
+    return copilot.PROVIDER if copilot.is_chosen(model, call) else provider_in(model, call)
 
 
 class _RouteBuilder:
@@ -64,13 +64,13 @@ class _RouteBuilder:
 
     def __init__(self, call: dict[str, Any], fallbacks: Sequence[str | dict[str, Any]]) -> None:
         self.call, self._fallbacks = call, fallbacks
-        self._by_copilot = copilot.asked_for(call["model"], call)
+        self._by_copilot = copilot.is_chosen(call["model"], call)
         self._tokens: dict[Any, copilot.CopilotToken] = {}
 
     def plans(self, arguments: dict[str, Any]) -> list[ChatPlan]:
         """The plan for these arguments, and then its fallbacks'."""
         if self._by_copilot and self.provider_of(arguments["model"], self.call) == copilot.PROVIDER:
-            arguments = {**arguments, "model": copilot.named(default_model(arguments["model"]))}
+            arguments = {**arguments, "model": copilot.prefixed(default_model(arguments["model"]))}
         entries = ({"model": entry} if isinstance(entry, str) else entry for entry in self._fallbacks)
         given = [merged(arguments, {"model": default_model(None), **entry}, _provider_in) for entry in entries]
         return [self._plan(**one) for one in (arguments, *given)]
@@ -81,7 +81,7 @@ class _RouteBuilder:
         return copilot.PROVIDER if self._by_copilot and bare else _provider_in(model, call)
 
     def _plan(self, model: str | None, temperature: float | None, max_tokens: int | None, **kwargs: Any) -> ChatPlan:
-        if copilot.asked_for(model, kwargs):
+        if copilot.is_chosen(model, kwargs):
             return copilot.plan(model, temperature, max_tokens, kwargs, self._tokens)
         return plan_chat(model, temperature, max_tokens, **kwargs)
 

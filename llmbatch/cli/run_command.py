@@ -98,7 +98,7 @@ def _response_format(_ctx: Any, _param: Any, path: Path | None) -> dict[str, Any
     show_default=True,
     help="Live; the provider's batch job; its flex tier; or a job as long as the deadline allows, and the rest live.",
 )
-@click.option("--max-cost", type=float, help="USD never to exceed in this run.")
+@click.option("--max-cost", type=float, help="Spending cap in USD, for all runs with this OUT.")
 @click.option(
     "--fallback", "fallbacks", multiple=True, metavar="MODEL", help="Model to try when a row fails; repeatable."
 )
