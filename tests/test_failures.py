@@ -70,6 +70,28 @@ KINDS: dict[str, tuple[Exception, Failure]] = {
         made("RateLimitError", "busy", made("SDKs", code="rate_limit_exceeded"), status_code=429),
         Failure("RateLimitError", "busy", 429, retryable=True, rate_limited=True),
     ),
+    "a CA that nobody knows": (
+        made("APIError", cause=made("ConnectError", "no", made("SSLCertVerificationError", "verify failed"))),
+        Failure(
+            "CertificateError",
+            "it broke. For a company's or a proxy's CA, set SSL_CERT_FILE to its certificates",
+            scope=Scope.FINAL,
+        ),
+    ),
+    "a proxy's password": (
+        made("APIError", cause=made("ClientHttpProxyError", "407", status=407)),
+        Failure(
+            "ProxyError",
+            "the proxy wants a user and a password (407 Proxy Authentication Required). "
+            "Set HTTPS_PROXY (or HTTP_PROXY) to http://user:password@host:port",
+            407,
+            scope=Scope.FINAL,
+        ),
+    ),
+    "a wrong protocol": (
+        made("APIError", cause=made("ConnectError", "no", made("SSLError", "wrong version number"))),
+        Failure("ConnectionError", "it broke", retryable=True, scope=Scope.SHARED),
+    ),
     "round and round": (
         made("TooManyRedirects"),
         Failure("TooManyRedirects", "it broke (check api_base)", scope=Scope.SHARED),
