@@ -1,8 +1,8 @@
-"""Each hold on LiteLLM's internals (`llmbatch/_litellm/private_api.py`) is there, and holds what it is for.
+"""Each private API of LiteLLM that llmbatch uses (`llmbatch/_litellm/private_api.py`) is there and does what it should.
 
-The first red line tells what moved: tests are named after their hold. Those of some are in other files: `render` in
-`test_render.py`, `session` and `stream` in `test_hostile_server.py`, `unheard` in `test_quiet.py`, and what is known
-of LiteLLM's exceptions in `test_litellm_failures.py`.
+Tests are named after their entry, so that the first failure says what an update has moved. Some are in other files:
+`render_body` in `test_render.py`, `http_session` and `finish_reason` in `test_hostile_server.py`, `warning_filter` in
+`test_quiet.py`, and what is known of LiteLLM's exceptions in `test_classify_recorded.py`.
 """
 
 from __future__ import annotations

@@ -13,8 +13,8 @@ on hosted_vllm/, measured with the pinned versions.
   A body is rendered by the code that sends it. Without it nothing is rendered.
 - `http_session`: shared_session= and get_async_httpx_client; LiteLLM reads it by content.iter_chunked. Errors and
   answers are bounded in size, broken streams are noticed, redirects keep the key. Without it there is only the timeout.
-- `finish_reason`: received_finish_reason of a stream. A cut answer is told from a complete one. Without it streamed rows
-  fail.
+- `finish_reason`: received_finish_reason of a stream. A cut answer is told from a complete one. Without it streamed
+  rows fail.
 - `hidden_params`: _hidden_params of an answer: its price and the headers with the rate limits. Without it there are no
   costs, and limits are learned from 429s.
 - `supported_params`: get_optional_params. Defaults are not sent to models that reject them. Without it they are sent.

@@ -1,8 +1,8 @@
 """Worker processes, to use more than one core: they make LiteLLM's calls, and the parent keeps everything else.
 
 Requests and answers cross pipes as lines of JSON. Workers are new interpreters: nothing is forked, and the user's
-script does not run again. Each holds many requests at a time and is kept for the next batch. It ends when it is idle, when the
-environment or LiteLLM's settings change, or when the parent's end of the pipe closes.
+script does not run again. Each holds many requests at a time and is kept for the next batch. It ends when it is idle,
+when the environment or LiteLLM's settings change, or when the parent's end of the pipe closes.
 """
 
 from __future__ import annotations
