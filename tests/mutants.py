@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 # Each module, and the tests that concern it.
 TESTS = {
     "_request/budget": ("budget", "max_cost"),
-    "_request/circuit_breaker": ("fail_fast",),
-    "_request/retry": ("retry", "copilot", "fail_fast"),
+    "_request/circuit_breaker": ("circuit_breaker", "circuit_breaker_give_up"),
+    "_request/retry": ("retry", "copilot", "circuit_breaker_give_up"),
     "_request/max_cost": ("cost_upper_bound", "max_cost"),
     "_request/prompt_size": ("cost_upper_bound", "max_cost"),
     "_request/price_kinds": ("cost_upper_bound", "max_cost"),
@@ -41,7 +41,8 @@ TESTS = {
     "_request/sender": (
         "sender",
         "budget",
-        "fail_fast",
+        "circuit_breaker",
+        "circuit_breaker_give_up",
         "keys",
         "retry",
         "copilot",
@@ -49,7 +50,9 @@ TESTS = {
         "deadline_interrupt",
         "cheapest_run",
     ),
-    "_request/failures": ("failures", "retry", "fail_fast", "hostile_server", "litellm_failures", "secrecy"),
+    "_request/classify": ("classify", "retry", "hostile_server", "classify_recorded"),
+    "_request/rejections": ("classify", "circuit_breaker", "http_session", "classify_recorded"),
+    "_request/error_report": ("classify", "http_session", "classify_recorded", "redaction"),
     "_limits/account": ("accounts",),
     "_limits/registry": ("accounts",),
     "_limits/limiter": ("limiter", "limiter_lab", "limits"),

@@ -222,7 +222,7 @@ def test_the_root_cause_comes_first(server: Server) -> None:
     assert "AuthenticationError (rows 0, " in cause
     assert "Incorrect API key" in cause
     assert "NotSent" in effect
-    assert ", …): not sent, since" in effect
+    assert ", …): not sent: " in effect
     assert totals.startswith("0/60 rows succeeded")
     with pytest.raises(llmbatch.BatchFailedError, match=r"60 of 60 rows failed: \d AuthenticationError"):
         results.raise_for_errors()

@@ -151,7 +151,7 @@ class Run:
         """Send nothing into a cassette that would give concurrent rows each other's answers."""
         problem = None if self.options.max_workers == 1 or self.count == 1 else cassette_problem()
         if problem is not None:
-            failure = Failure("CassetteMiss", problem)
+            failure = Failure(FailureType.CASSETTE_MISS, problem)
 
             async def reject(request: dict[str, Any]) -> Answer:  # noqa: ARG001 - a Call
                 raise NotSentError(failure)
