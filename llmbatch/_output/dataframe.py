@@ -80,12 +80,35 @@ def rows_table(rows: Sequence[Row], model: ResponseFormat | None, formats: Forma
     def array(name: str, values: list[Any]) -> pa.Array:
         if name in _KINDS:
             return arrow.array(values, arrow.type_for_alias(_KINDS[name]))
-        try:
-            return arrow.array(values)
-        except (arrow.ArrowException, OverflowError):  # of several types, or of one that Arrow has none for
-            return arrow.array([_cell(value) for value in values])
+        with contextlib.suppress(arrow.ArrowException, OverflowError):  # several types, or one that Arrow has none for
+            made = arrow.array(values)
+            if name == "embedding" or (_portable(arrow.types, made.type) and _same(values, made.to_pylist())):
+                return made
+        return arrow.array([_cell(value) for value in values])
 
     return arrow.table({name: array(name, values) for name, values in rows_columns(rows, model, formats).items()})
+
+
+def _portable(types: Any, kind: Any) -> bool:
+    """Return whether Parquet and polars have this Arrow type too."""
+    if types.is_decimal256(kind) or isinstance(kind, _extension_type()):
+        return False
+    if types.is_struct(kind) and not kind.num_fields:
+        return False
+    return all(_portable(types, kind.field(at).type) for at in range(kind.num_fields))
+
+
+def _extension_type() -> Any:
+    return extra("pyarrow", "Arrow tables", "frames").BaseExtensionType  # a UUID's
+
+
+def _same(value: Any, made: Any) -> bool:
+    """Return whether Arrow has kept a value: it mixes times with and without a zone, and dates with times, silently."""
+    if isinstance(value, Mapping) and isinstance(made, Mapping):  # an object has the fields of all others
+        return all(_same(value.get(name), item) for name, item in made.items())
+    if isinstance(value, list | tuple | set | frozenset) and isinstance(made, list):
+        return len(value) == len(made) and all(map(_same, value, made))
+    return bool(value == made) or (value != value and made != made)  # noqa: PLR0124 - NaN is not equal to itself
 
 
 def rows_csv(rows: Sequence[Row], model: ResponseFormat | None, formats: Formats) -> bytes:

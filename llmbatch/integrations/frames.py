@@ -6,6 +6,7 @@ Tables of pandas, polars, pyarrow, and what else narwhals takes. Needs the `fram
 from __future__ import annotations
 
 import warnings
+from decimal import Decimal
 from typing import Any
 
 from llmbatch._output.stats import failures_line
@@ -110,11 +111,15 @@ def _missing(name: str, table: Any) -> str:
 
     column = table[name]
     pairs = zip(column.is_null(), column, strict=True)
-    rows = [at for at, (null, value) in enumerate(pairs) if null or value != value]  # noqa: PLR0124 - NaN is not itself
+    rows = [at for at, (null, value) in enumerate(pairs) if null or _is_nan(value)]
     index = narwhals.maybe_get_index(table)
     named = ", ".join(str(at if index is None else index[at]) for at in rows[:_NAMED])
     more = f" and {len(rows) - _NAMED} more" if len(rows) > _NAMED else ""
     return f"column {name!r}, rows {named}{more}" if rows else ""
+
+
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, float | Decimal) and value != value  # noqa: PLR0124 - NaN is not equal to itself
 
 
 def _like(table: Any, results: BatchResults) -> Any:

@@ -17,6 +17,7 @@ import json
 import math
 import threading
 import uuid
+import warnings
 from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -98,6 +99,7 @@ class Completions:
         self._budget = Budget(self._arguments.get("max_cost"))
         self._checkpoint = checkpoint
         self._name = uuid.uuid4().hex
+        self._warned = False
         self._open()
 
     def _open(self) -> None:
@@ -111,6 +113,9 @@ class Completions:
                 "max_cost cannot hold where each partition gets a copy of this object (Spark, Dask's processes): leave "
                 "it out there, or use complete_dataset (Ray) or Dask's threads"
             )
+        if self._checkpoint is None and not self._warned:
+            self._warned = True
+            _warn_without_checkpoint(stacklevel=3)
         return {name: value for name, value in vars(self).items() if name not in {"_lock", "_journal", "_plans"}}
 
     def __dask_tokenize__(self) -> tuple[str, str]:
@@ -228,7 +233,9 @@ def complete_dataset(
         complete_dataset(dataset, "Sentiment of: {text}", actors=4, max_cost=20, checkpoint="/shared/answers")
     """
     ray_data = extra("ray.data", "Ray datasets", "ray")
-    Completions(template, model, workers=actors, **kwargs)  # misuse is told here, not by an actor
+    Completions(template, model, workers=actors, **kwargs)  # so that misuse is raised here, and not in an actor
+    if kwargs.get("checkpoint") is None:
+        _warn_without_checkpoint(stacklevel=3)
     return dataset.map_batches(
         Completions,
         fn_constructor_args=(template, model),
@@ -239,6 +246,14 @@ def complete_dataset(
         compute=ray_data.ActorPoolStrategy(size=actors),
         num_cpus=num_cpus,
         **({} if kwargs.get("max_cost") is None else {"max_restarts": 0}),  # it would begin its share of max_cost anew
+    )
+
+
+def _warn_without_checkpoint(stacklevel: int) -> None:
+    warnings.warn(
+        "the rows of a worker that is killed are sent again, and paid twice. Pass checkpoint=, a directory that all "
+        "workers reach, to keep finished answers.",
+        stacklevel=stacklevel,
     )
 
 
