@@ -90,9 +90,9 @@ def test_what_a_template_cannot_be_filled_with_is_refused(server: Server, option
     """Nulls and NaN are missing values in every make, and are named by their rows; so are unknown columns."""
     table = make({"text": ["x", None, "z"], "price": [1.0, 2.0, float("nan")]})
     for template, message in (
-        ("{text}", "column 'text', rows 1: drop these rows"),
+        ("{text}", "column 'text', rows 1. Drop these rows"),
         ("{price} {text}", "column 'price', rows 2; column 'text', rows 1"),
-        ("{txt}", "no column 'txt'; the frame has 'text', 'price'"),
+        ("{txt}", "no column 'txt'. The table has 'text', 'price'"),
     ):
         with pytest.raises(ValueError, match=message):
             complete_frame(table, template, **options)
@@ -102,7 +102,7 @@ def test_what_a_template_cannot_be_filled_with_is_refused(server: Server, option
 @pytest.mark.parametrize("what", [pl.LazyFrame(ROWS), ROWS, [1]])
 def test_what_is_no_table_in_memory_is_misuse(options: dict[str, Any], what: Any) -> None:
     """Lazy frames, which would be computed unasked, included."""
-    with pytest.raises(TypeError, match=r"is no table in memory; give a DataFrame .*\.collect\(\)"):
+    with pytest.raises(TypeError, match=r"is not an in-memory table. Give a DataFrame .*\.collect\(\)"):
         complete_column(what, "{city}", **options)
 
 
