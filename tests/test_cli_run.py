@@ -416,7 +416,7 @@ def test_a_table_that_is_somebody_elses_is_left_alone(shell: Shell, server: Serv
     shell.out.write_text("a,b\n")
     done = shell.run(write(shell.directory / "in.jsonl", [{"prompt": "a"}]))
     assert (done.exit_code, len(server.requests)) == (2, 0)
-    assert "give another path" in done.stderr
+    assert "Give another path" in done.stderr
     assert shell.out.read_text() == "a,b\n"
 
 
@@ -427,7 +427,7 @@ def test_answers_on_stdout_are_alone_there(shell: Shell, server: Server) -> None
     done = shell.run(source)
     assert done.exit_code == 0
     assert [text_of(json.loads(line)) for line in done.stdout.splitlines()] == [answer_to(text) for text in "abc"]
-    assert "keeps no checkpoint" in done.stderr
+    assert "cannot be a checkpoint" in done.stderr
     assert json.loads(done.stderr.splitlines()[-1])["succeeded"] == 3
     assert [path.name for path in shell.directory.iterdir()] == ["in.jsonl"]
 
@@ -451,7 +451,7 @@ def test_a_path_that_cannot_be_written_is_refused_first(shell: Shell, server: Se
     done = shell.run(source)
     assert (done.exit_code, len(server.requests)) == (2, 0)
     assert "cannot write to" in done.stderr
-    assert "give another path" in done.stderr
+    assert "Give another path" in done.stderr
 
 
 def test_the_version_is_told() -> None:
@@ -469,7 +469,7 @@ def test_the_version_is_told() -> None:
         ('{"text": "x"}\n', ["--template", "no columns"], "must name its columns"),
         ('{"text": "x"}\n', ["--template", "{text", "-q"], "not well formed"),
         ('{"text": "x"}\n', ["--template", "{text}", "--column", "text"], "exclude each other"),
-        ('{"id": 1, "prompt": "x"}\n{"id": 1, "prompt": "y"}\n', [], "line 2: the id '1' is there already"),
+        ('{"id": 1, "prompt": "x"}\n{"id": 1, "prompt": "y"}\n', [], "line 2: the id '1' is a duplicate"),
         ('{"id": 1, "prompt": "x"}\n{"prompt": "y"}\n', [], "line 2 has no id"),
         ('{"custom_id": "a", "url": "/v1/embeddings", "body": {"input": "x"}}\n', [], "/v1/embeddings"),
         ('{"prompt": "x"}\n', ["--max-workers", "0"], "max_workers"),
@@ -552,7 +552,7 @@ def test_ctrl_c_exits_130_and_leaves_out_resumable(warm: Warm, shell: Shell, ser
         _, err = process.communicate()
     assert process.returncode == 130
     assert err.startswith("Interrupted: ")
-    assert "the same command goes on" in err
+    assert "the same command resumes" in err
     kept = {line["custom_id"] for line in lines(shell.out)}
     assert len(kept) >= 30
     server.reset()

@@ -105,5 +105,5 @@ def row_from_line(line: Mapping[str, Any]) -> Row:
 
 
 def written_row(row: Row, **extra: Any) -> bytes:
-    """The row's line as it is written."""
+    """Return the row's line as bytes."""
     return json_text(line_from_row(row, **extra), separators=(",", ":")).encode() + b"\n"
