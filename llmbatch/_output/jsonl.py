@@ -76,16 +76,8 @@ def row_from_line(line: Mapping[str, Any]) -> Row:
             body = sound(body)
         except ValueError as exc:
             body, error = {}, error or {"code": FailureType.UNPARSABLE_ANSWER, "message": str(exc)}
-    known = not body or not {"choices", "data"}.isdisjoint(body)
-    problem = answer_problem(body) if known and not error and status in SUCCESS else None
-    if not error and status in SUCCESS and problem is None:
-        row = answer_row(body, custom_id=custom_id, cost=None)
-    elif problem is not None:
-        row = error_row(
-            type=problem.type, message=problem.message, model=body.get("model"), custom_id=custom_id, cost=None,
-            status_code=status, retryable=problem.retryable, attempts=1,
-        )  # fmt: skip
-        row.update({k: body[k] for k in _KEPT_OF_FAILED if k in body})  # type: ignore[typeddict-item]
+    if not error and status in SUCCESS:
+        row = _answered_row(body, custom_id)
     else:
         if "error_details" in own:
             row = error_row(message="", model=own.get("model"), custom_id=custom_id, **own["error_details"])
@@ -101,6 +93,19 @@ def row_from_line(line: Mapping[str, Any]) -> Row:
             )
         row.update({k: body[k] for k in _KEPT_OF_FAILED if k in body})  # type: ignore[typeddict-item]
     row.update({k: own[k] for k in _OWN_KEYS if k in own})  # type: ignore[typeddict-item]
+    return row
+
+
+def _answered_row(body: Mapping[str, Any], custom_id: str) -> Row:
+    """Return the row of a line with status 200: failed if its answer does not count as one."""
+    problem = answer_problem(body) if not body or not {"choices", "data"}.isdisjoint(body) else None
+    if problem is None:
+        return answer_row(body, custom_id=custom_id, cost=None)
+    row = error_row(
+        type=problem.type, message=problem.message, model=body.get("model"), custom_id=custom_id, cost=None,
+        status_code=200, retryable=problem.retryable, attempts=1,
+    )  # fmt: skip
+    row.update({k: body[k] for k in _KEPT_OF_FAILED if k in body})  # type: ignore[typeddict-item]
     return row
 
 

@@ -91,7 +91,7 @@ class RunStats:
         self.truncated += is_truncated(row)
         self.filtered += is_filtered(row)
         self.unknown_reasons.update(unknown_reasons(row))
-        self.rechecked += row.get("rechecked", False)
+        self.rechecked += "rechecked" in row
         if "error" in row:
             self._add_failure(row)
         elif (elapsed := row.get("elapsed")) is not None:
