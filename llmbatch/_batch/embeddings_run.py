@@ -95,7 +95,8 @@ class EmbeddingsRun(Run):
             return
         request_id = self._ids(request)
         custom_id = self._row_id(index, request_id)
-        row, prints = self._known(request, request_id, custom_id)
+        prints = self._prints(request)
+        row = self._known(request_id, prints, custom_id)
         if row is not None:
             chunk.rows.append((index, row))
         else:

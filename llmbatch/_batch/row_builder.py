@@ -61,11 +61,17 @@ def chat_row(outcome: Outcome, plan: ChatPlan, custom_id: str) -> Row:
         if answer is outcome.rejected:
             row["usage"] = dict(NO_USAGE)
         add_usage(row["usage"], outcome.usage)
-    failure = failure or answer_failure(answer.body, plan.target.provider)
-    if failure is not None and not any(says_anything(choice.get("message") or {}) for choice in row["choices"]):
+    failure = failure or answer_rejection(row, plan)
+    if failure is None:
+        return row
+    if not any(says_anything(choice.get("message") or {}) for choice in row["choices"]):
         row["choices"] = []
-    failure = failure or _format_failure(row, plan.response_format)
-    return row if failure is None else rejected_row(row, failure, plan)
+    return rejected_row(row, failure, plan)
+
+
+def answer_rejection(row: Row, plan: ChatPlan) -> Failure | None:
+    """Return why a row's answer is no answer, or does not match the response format; None if it does."""
+    return answer_failure(row, plan.target.provider) or _format_failure(row, plan.response_format)
 
 
 def rejected_row(row: Row, failure: Failure, plan: ChatPlan) -> Row:
