@@ -14,7 +14,7 @@ from loguru import logger
 
 from llmbatch._batch.base_run import Run
 from llmbatch._batch.reask import asked_again, judged, still_passes
-from llmbatch._batch.row_builder import chat_row, failure_row, in_lane, labelled
+from llmbatch._batch.row_builder import chat_row, failure_row, in_lane, is_answer, labelled
 from llmbatch._request.account import route_key
 from llmbatch._request.budget import Budget
 from llmbatch._request.failures import Failure, clean
@@ -142,7 +142,7 @@ class ChatRun(Run):
         prints = self._prints(request)
         before_upgrade = upgrade_id(request, prints, plan.untouched) if prints else ""
         known = self._known(request_id, prints, custom_id, asked.metadata, before_upgrade)
-        rechecked = known is not None and not still_passes(known, plan, request, self.options)
+        rechecked = known is not None and not await self._still_passes(known, plan, request)
         if rechecked:
             known = None
         if known is not None and not self.options.dedupe:
@@ -165,6 +165,13 @@ class ChatRun(Run):
         if known is None:
             self._record(request_id, prints, row, before_upgrade)
         return row
+
+    async def _still_passes(self, row: Row, plan: ChatPlan, request: Mapping[str, Any]) -> bool:
+        """Return whether a row of the checkpoint passes this run's checks, as far as they end before the deadline."""
+        check = partial(still_passes, row, plan, request, self.options)
+        if self.options.validate is None:
+            return check()
+        return await self._in_time(partial(self.validate_threads.run, check)) or False
 
     @staticmethod
     def _same(request_id: str, plan: ChatPlan) -> Any:
@@ -219,7 +226,7 @@ class ChatRun(Run):
             # `validate` may take its time, and may call llmbatch itself.
             row, wrong = judge() if self.options.validate is None else await self.validate_threads.run(judge)
             if before is not None:
-                if not row["choices"]:  # what was answered before stays
+                if not is_answer(row):  # what was answered before stays
                     row, before, wrong = before, row, None
                 add_spent(row, before)
             if most:

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from llmbatch._output.jsonl import is_line, row_from_line, written_row
-from llmbatch._util.identity import first_id
 from llmbatch._util.files import from_json, replaceable, replacing
+from llmbatch._util.identity import first_id
 from llmbatch.errors import CheckpointError
 
 if sys.platform != "win32":  # where nothing is locked
