@@ -195,7 +195,7 @@ def test_answer_with_parts_or_odd_numbers_is_paid_once(route: str) -> None:
 
 STREAMS = {
     "cut": (sse(CHUNK), "ConnectionError", None, True),
-    "only [DONE]": (sse(CHUNK, "[DONE]"), "ConnectionError", None, True),
+    "only [DONE]": (sse("[DONE]"), "EmptyAnswer", 200, True),
     "nothing": (sse(), "ConnectionError", None, True),
     "an error in it": (sse(CHUNK, json.dumps({"error": {"message": "boom", "code": 502}})), "StreamError", 502, True),
     "a page": (body(b"<html>sign in</html>", kind="text/html"), "ConnectionError", None, True),

@@ -258,29 +258,32 @@ class Run:
         return None
 
     def _known(
-        self, request: Mapping[str, Any], request_id: str, custom_id: str, metadata: Any = None
-    ) -> tuple[Row | None, dict[str, str]]:
-        """The row that the checkpoint holds for a request, as this run calls it, and the digests to write it with."""
+        self, request_id: str, prints: dict[str, str], custom_id: str, metadata: Any = None, upgrade_id: str = ""
+    ) -> Row | None:
+        """Return the checkpoint's row for a request, with the id and metadata of this run; None if it has none."""
         if self._checkpoint is None:
-            return None, {}
-        prints = fingerprints(request)
-        row = self._checkpoint.found(request_id)
+            return None
+        row = self._checkpoint.found(request_id, prints, upgrade_id)
         if row is None:
             self._checkpoint.note_change(prints)
-            return None, prints
+            return None
         row.pop("same_as", None)  # a place in another run's input
         if (row["custom_id"], row.get("metadata")) != (custom_id, metadata):
             labelled(row, custom_id, metadata)
-            self._record(request_id, prints, row)
+            self._record(request_id, prints, row, upgrade_id)
         row["resumed"] = True
-        return row, prints
+        return row
 
-    def _record(self, request_id: str, prints: dict[str, str], row: Row) -> None:
+    def _prints(self, request: Mapping[str, Any]) -> dict[str, str]:
+        """Return the digests of a request's fields that its line in the checkpoint has; empty without a checkpoint."""
+        return {} if self._checkpoint is None else fingerprints(request)
+
+    def _record(self, request_id: str, prints: dict[str, str], row: Row, upgrade_id: str = "") -> None:
         """Write a finished row; when that fails, nothing more is sent, since it could not be kept."""
         if self._checkpoint is None:
             return
         try:
-            self._checkpoint.append(request_id, prints, row)
+            self._checkpoint.append(request_id, prints, row, upgrade_id)
         except CheckpointError as exc:
             self._unkept = Failure(FailureType.CHECKPOINT, str(exc))
             for breaker in self._breakers.values():

@@ -13,8 +13,8 @@ from typing import Any
 from loguru import logger
 
 from llmbatch._batch.base_run import Run
-from llmbatch._batch.reask import asked_again, judged
-from llmbatch._batch.row_builder import chat_row, failure_row, in_lane, labelled
+from llmbatch._batch.reask import asked_again, judged, still_passes
+from llmbatch._batch.row_builder import chat_row, failure_row, in_lane, is_answer, labelled
 from llmbatch._request.account import route_key
 from llmbatch._request.budget import Budget
 from llmbatch._request.failures import Failure, clean
@@ -25,7 +25,7 @@ from llmbatch._request.sender import Sender
 from llmbatch._rows.failure_type import FailureType
 from llmbatch._rows.row import NO_USAGE, Row, add_spent
 from llmbatch._util.checks import UnsendableError, copied
-from llmbatch._util.identity import CustomIds, SeenIds, first_id
+from llmbatch._util.identity import CustomIds, SeenIds, first_id, upgrade_id
 from llmbatch.options import Options
 from llmbatch.providers import copilot
 
@@ -138,7 +138,13 @@ class ChatRun(Run):
         custom_id = asked.custom_id or self._row_id(index, request_id)
         if self.formats is not None and way.plans[0].response_format is not self.ways.first.plans[0].response_format:
             self.formats[custom_id] = way.plans[0].response_format
-        known, prints = self._known(request, request_id, custom_id, asked.metadata)
+        plan = way.plans[0]
+        prints = self._prints(request)
+        before_upgrade = upgrade_id(request, prints, plan.untouched) if prints else ""
+        known = self._known(request_id, prints, custom_id, asked.metadata, before_upgrade)
+        rechecked = known is not None and not await self._still_passes(known, plan, request)
+        if rechecked:
+            known = None
         if known is not None and not self.options.dedupe:
             return known
         same = self._same(request_id, way.plans[0])
@@ -154,9 +160,18 @@ class ChatRun(Run):
             row = known or _copied(await its_row)
             row["same_as"] = first
         labelled(row, custom_id, asked.metadata)
+        if rechecked:
+            row["rechecked"] = True
         if known is None:
-            self._record(request_id, prints, row)
+            self._record(request_id, prints, row, before_upgrade)
         return row
+
+    async def _still_passes(self, row: Row, plan: ChatPlan, request: Mapping[str, Any]) -> bool:
+        """Return whether a row of the checkpoint passes this run's checks, as far as they end before the deadline."""
+        check = partial(still_passes, row, plan, request, self.options)
+        if self.options.validate is None:
+            return check()
+        return await self._in_time(partial(self.validate_threads.run, check)) or False
 
     @staticmethod
     def _same(request_id: str, plan: ChatPlan) -> Any:
@@ -211,7 +226,7 @@ class ChatRun(Run):
             # `validate` may take its time, and may call llmbatch itself.
             row, wrong = judge() if self.options.validate is None else await self.validate_threads.run(judge)
             if before is not None:
-                if not row["choices"]:  # what was answered before stays
+                if not is_answer(row):  # what was answered before stays
                     row, before, wrong = before, row, None
                 add_spent(row, before)
             if most:

@@ -14,6 +14,7 @@ from llmbatch._util.extras import extra
 from llmbatch._util.files import json_text
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
     import pyarrow as pa
 
@@ -71,6 +72,26 @@ def rows_frame(rows: Sequence[Row], model: ResponseFormat | None, formats: Forma
             # Integers stay integers next to the missing values of failed rows.
             frame[name] = frame[name].convert_dtypes()
     return frame
+
+
+def vectors_array(vectors: Sequence[list[float] | None]) -> np.ndarray[Any, Any]:
+    """Return what `results.to_numpy()` returns: rows by dimensions, NaN for a missing vector."""
+    numpy = extra("numpy", "arrays", "pandas")
+    sizes = {len(vector): at for at, vector in enumerate(vectors) if vector is not None}
+    if not vectors:
+        return numpy.empty((0, 0))  # type: ignore[no-any-return]
+    if not sizes:
+        raise ValueError("no row has a vector: to_numpy is for the results of create_embeddings_batch; see .failed")
+    if len(sizes) > 1:
+        rows = " and ".join(f"row {at} has {size}" for size, at in list(sizes.items())[:2])
+        raise ValueError(f"the vectors differ in length: {rows} numbers; use .embeddings, which is a list")
+    if any(isinstance(vector[0], list) for vector in vectors if vector):
+        raise ValueError("each row has several vectors; use .embeddings, which is a list")
+    array = numpy.full((len(vectors), next(iter(sizes))), numpy.nan)
+    for at, vector in enumerate(vectors):
+        if vector is not None:
+            array[at] = vector
+    return array  # type: ignore[no-any-return]
 
 
 def rows_table(rows: Sequence[Row], model: ResponseFormat | None, formats: Formats) -> pa.Table:

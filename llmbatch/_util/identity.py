@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import functools
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 # Arguments that say how a provider is reached.
@@ -49,6 +50,36 @@ def custom_id_for(request: Mapping[str, Any], occurrence: int = 1) -> str:
 def first_id(request_id: str) -> str:
     """Return the id of the first of this id's duplicates."""
     return request_id[: len("req-") + 16]
+
+
+def upgrade_id(request: Mapping[str, Any], prints: Mapping[str, str], untouched: Iterable[str]) -> str:
+    """Return an id of a request that stays the same when an upgrade changes what is sent for it.
+
+    `prints` are the request's fingerprints. `untouched` names the options that have their default: whether they are
+    sent depends on the version of LiteLLM. How a pydantic class is rendered depends on the version of pydantic.
+    """
+    fields = {**prints, **dict.fromkeys(untouched, "default")}
+    model = request.get("response_format")
+    if isinstance(model, type) and hasattr(model, "model_json_schema"):
+        fields["response_format"] = _upgrade_schema_print(model)
+    return hashlib.blake2b(json.dumps(sorted(fields.items())).encode(), digest_size=8).hexdigest()
+
+
+@functools.lru_cache(maxsize=64)
+def _upgrade_schema_print(model: Any) -> str:
+    """Return a digest of a class's schema without what versions of pydantic render differently."""
+    from pydantic.json_schema import GenerateJsonSchema  # noqa: PLC0415 - only where a class was given
+
+    class Schema(GenerateJsonSchema):
+        def dataclass_schema(self, schema: Any) -> Any:
+            made = super().dataclass_schema(schema)
+            made.pop("description", None)  # a docstring, from pydantic 2.13 on
+            return made
+
+        def encode_default(self, dft: Any) -> Any:
+            return repr(dft) if isinstance(dft, dt.timedelta | dt.date | dt.time) else super().encode_default(dft)
+
+    return hashlib.blake2b(_canonical(model.model_json_schema(schema_generator=Schema)), digest_size=8).hexdigest()
 
 
 class CustomIds:
