@@ -32,9 +32,7 @@ def tool_schema(tool: Any) -> dict[str, Any]:
             f"tool {name} has a parameter without a JSON type: {exc.message}. Give it a type that JSON has"
         ) from exc
     if parameters.get("type") != "object":
-        raise TypeError(
-            f"tool {name} has positional-only parameters. Remove the slash: models pass arguments by name"
-        )
+        raise TypeError(f"tool {name} has positional-only parameters. Remove the slash: models pass arguments by name")
     return _function(name, inspect.getdoc(tool) or "", parameters)
 
 
