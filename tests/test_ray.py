@@ -135,7 +135,7 @@ def test_a_budget_is_not_copied_to_each_partition(server: Server) -> None:
 def test_misuse_is_told_at_once(server: Server) -> None:
     """A table without the column, a taken name and a wrong number of workers are errors with their mend."""
     frame = pd.DataFrame({"text": ["a"]})
-    with pytest.raises(ValueError, match="no column 'txt'. The table has 'text'"):
+    with pytest.raises(ValueError, match=r"no column 'txt'\. The table has 'text'"):
         Completions("{txt}", **options(server))(frame)
     with pytest.raises(ValueError, match="column 'text' already"):
         Completions("{text}", output="text", **options(server))(frame)

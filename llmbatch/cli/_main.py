@@ -79,7 +79,9 @@ def _replace_closed_streams() -> None:
 
 
 _OPTIONS = (
-    click.option("--format", "kind", type=click.Choice(["jsonl", "csv", "parquet"]), help="Of IN; default: by its suffix."),
+    click.option(
+        "--format", "kind", type=click.Choice(["jsonl", "csv", "parquet"]), help="Format of IN; default: by its suffix."
+    ),
     click.option("--template", metavar="TEXT", help='Prompt with columns in braces, as in "Summarise: {text}".'),
     click.option("--column", metavar="NAME", help="Column that holds the prompt."),
     click.option("--id-column", metavar="NAME", help="Column that holds the row's id; default: custom_id or id."),

@@ -66,8 +66,8 @@ def _write(output: str | None, made: Iterator[Payload]) -> None:
 def estimate(source: str, reading: dict[str, Any], arguments: dict[str, Any], **pace: Any) -> None:
     """Estimate tokens, cost and time of IN for each lane, without sending anything.
 
-    The lanes are live calls, the provider's flex tier, its batch job, and the cheapest one that meets the deadline. Prints
-    a table on a terminal, else JSON.
+    The lanes are live calls, the provider's flex tier, its batch job, and the cheapest one that meets the deadline.
+    Prints a table on a terminal, else JSON.
 
     \b
     Example:
