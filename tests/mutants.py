@@ -56,6 +56,7 @@ TESTS = {
     "_limits/account": ("accounts",),
     "_limits/registry": ("accounts",),
     "_limits/limiter": ("limiter", "limiter_lab", "limits"),
+    "_limits/pauses": ("limiter", "limiter_lab"),
     "_limits/token_bucket": ("limiter", "limiter_lab"),
     "_limits/configured_limits": ("limiter", "limiter_lab"),
     "_limits/throttle": ("throttle", "detectors", "limiter_lab"),

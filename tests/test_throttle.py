@@ -303,6 +303,21 @@ def test_retry_after_is_capped() -> None:
     assert script.wait() == 120.0
 
 
+@pytest.mark.parametrize(("mark", "wait"), [("x", 20.0), (".", 0.0)])
+def test_retry_after_allow_one_tests_it(mark: str, wait: float) -> None:
+    """One request is let through: if it is accepted all may go, and its 429 confirms the Retry-After."""
+    script = Script()
+    script.go("." * 30 + "xx")
+    script.go("x", retry_after=9.0)
+    script.throttle.allow_one()
+    assert script.wait() == 0
+    permit = script.send()
+    assert script.wait(1) == 9.0
+    script.back(permit, mark, retry_after=20.0)
+    assert script.wait() == wait
+    assert script.phase is Phase.UNTHROTTLED
+
+
 def test_rate_limit_that_comes_very_late_changes_nothing() -> None:
     """Its request is no longer remembered by itself."""
     script = Script()

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from loguru import logger
 
 from llmbatch._limits.configured_limits import ConfiguredLimits
+from llmbatch._limits.pauses import MIN_PAUSE_SECONDS, Pauses
 from llmbatch._limits.permit import Permit
 from llmbatch._limits.rate_headers import stated_limits
 from llmbatch._limits.throttle import Finding, Phase, Throttle
@@ -36,8 +37,6 @@ MAX_BELIEVED_TOKENS = 10**7
 LEARNED_BURST_SECONDS = 0.05
 # Requests that are kept back from a stated limit: a jitter of milliseconds must not bring a 429.
 STATED_RESERVE = 2.0
-# Seconds that a rate-limited row waits at most under a concurrency limit, whatever its Retry-After says.
-MAX_CONCURRENCY_PAUSE_SECONDS = 1.0
 # Weight of the newest answer in the averages of latency and of tokens.
 LATENCY_WEIGHT = 0.3
 TOKENS_WEIGHT = 0.1
@@ -79,7 +78,7 @@ class Limiter:
         self._last_sent_at = now
         self._logged: dict[Phase, float] = {}
         self._spell = _Spell()
-        self._concurrency_limited = asyncio.Event()
+        self._pauses = Pauses()
         self._waiters: list[tuple[int, int, float, asyncio.Future[Permit]]] = []
         self._ticket = itertools.count()
         self._timer: asyncio.TimerHandle | None = None
@@ -135,6 +134,8 @@ class Limiter:
         believed = used_tokens is not None and used_tokens < MAX_BELIEVED_TOKENS
         self._release(permit, used_tokens if believed and used_tokens is not None else permit.tokens)
         self._read(headers, permit)
+        if self._pauses.on_success(permit, now, self.throttle.observations.sent):
+            self.throttle.allow_one()
         if self._spell.count and now - self._spell.last_at > SPELL_END_SECONDS:
             self._end_spell()
         self._pump()
@@ -145,10 +146,9 @@ class Limiter:
         self._release(permit, 0.0)
         self._read(headers, permit)
         self.throttle.on_rate_limit(permit, now, retry_after or 0.0)
+        self._pauses.on_rate_limit(permit, now)
         if self.throttle.phase is Phase.CONCURRENCY_LIMITED:
-            self._concurrency_limited.set()
-        else:
-            self._concurrency_limited.clear()
+            self._pauses.end_all()
         if not self._spell.count:
             asked = f" (Retry-After {retry_after:.3g} s)" if retry_after else ""
             logger.info("{}: 429{}; rate-limited requests are sent again", self.name, asked)
@@ -161,11 +161,9 @@ class Limiter:
 
         Under that a slot is free when an answer has come, which `acquire` waits for.
         """
-        longest = min(seconds, MAX_CONCURRENCY_PAUSE_SECONDS)
-        await asyncio.sleep(longest)
-        if seconds > longest:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._concurrency_limited.wait(), seconds - longest)
+        if self.throttle.phase is Phase.CONCURRENCY_LIMITED:
+            seconds = min(seconds, MIN_PAUSE_SECONDS)
+        await self._pauses.wait(seconds, self._clock())
 
     def on_error(self, permit: Permit) -> None:
         """Release a request that failed in a way that says nothing about limits, or was cancelled."""

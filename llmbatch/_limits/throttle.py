@@ -106,6 +106,8 @@ class Throttle:
         self.observations = Observations()
         self.learned_rate = LearnedRate(now)
         self._cooldown = Cooldown()
+        self._one_allowed = False  # in spite of the cooldown
+        self._sent_early: Permit | None = None
         self.outage = OutageDetector(self._cooldown, now)
         self.concurrency = ConcurrencyDetector(self.observations)
         self.random = RandomRejectionDetector(self.observations, self.learned_rate)
@@ -151,12 +153,19 @@ class Throttle:
         if self.outage.probe is not None:
             decided_in = self.outage.probe.sent_at + self.observations.grace - now
             return ThrottleDecision.after(max(decided_in, MIN_WAIT_SECONDS))
-        if self._cooldown.until > now:
+        if self._cooldown.until > now and not self._one_allowed:
             return ThrottleDecision.after(self._cooldown.until - now)
         return ThrottleDecision.after(self.concurrency.seconds_until_room(now, in_flight))
 
+    def allow_one(self) -> None:
+        """Let one request through a Retry-After that holds all back: if it is accepted, the others may go."""
+        self._one_allowed = self.outage.is_closed
+
     def on_sent(self, permit: Permit, in_flight: int) -> None:
         """Note that a request is sent beside `in_flight` others."""
+        if self._one_allowed and self._cooldown.until > permit.sent_at:
+            self._sent_early = permit
+        self._one_allowed = False
         permit.in_flight_at_send, permit.rate = in_flight, self.rate
         permit.at_limit = not self.concurrency.limit and self.learned_rate.is_near_limit
         self.outage.on_sent(permit)
@@ -181,6 +190,11 @@ class Throttle:
         if any(detector.observe(permit, now) for detector in self._detectors):
             if not self.outage.is_closed:
                 self._cooldown.extend(now + retry_after)
+            return
+        if permit is self._sent_early:  # the Retry-After counts: nothing new
+            permit.at_limit = True
+            self._cooldown.extend(now + retry_after)
+            self._cooldown.set_by = permit.number
             return
         if known := self.observations.up_to_last_rate_limit():
             run = list(takewhile(lambda p: p.rate_limited, reversed(known)))[::-1]

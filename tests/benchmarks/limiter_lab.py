@@ -57,6 +57,7 @@ class Scenario:
     step: tuple[float, float] | None = None  # from this second on, this rpm
     others: float = 0.0  # the share of the rpm that others take, 10 s on, 10 s off
     outage: tuple[float, float] | None = None  # between these seconds everything gets a 429
+    jitter: float = 0.0  # seconds by which requests overtake each other on their way
     late: tuple[float, float] | None = None  # seconds, least and most, that a 429 takes beyond the round trip
 
     def ideal(self) -> float:
@@ -132,6 +133,18 @@ SCENARIOS = [
     Scenario("rpm low (120), answers of 3 s", 0.85, 120, rows=200, rpm=120, latency=3),
     Scenario("rpm low (60), answers of 5 s", 0.80, 100, rows=100, rpm=60, latency=5),
     Scenario("concurrency 10, Retry-After 60 s", 0.90, 40, concurrency=10, retry_after=True, busy_for=60),
+    Scenario(
+        "concurrency 5, Retry-After 60 s, 10 workers",
+        0.85,
+        25,
+        rows=100,
+        workers=10,
+        concurrency=5,
+        latency=3,
+        retry_after=True,
+        busy_for=60,
+        jitter=0.005,
+    ),
 ]
 
 
@@ -180,7 +193,8 @@ class Provider:
     async def ask(self) -> Reply:
         """One request."""
         now = self.loop.time()
-        await asyncio.sleep(ROUND_TRIP)
+        jitter = self.scenario.jitter
+        await asyncio.sleep(ROUND_TRIP + (self.rng.uniform(0, jitter) if jitter else 0.0))
         limited, retry_after = self._is_limited(now)
         if limited:
             self.rate_limited += 1
