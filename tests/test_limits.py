@@ -227,7 +227,7 @@ def test_concurrency_limit_is_found(provider: Callable[..., Server], log: list[s
     rows = batch(server.api_base, chats(40), max_workers=20, model="openai/concurrency")
     assert all(answered(row, i) for i, row in enumerate(rows))
     assert server.stats.limited < 60
-    assert any("concurrency limit found: at most 5 in flight" in line for line in log)
+    assert any("concurrency limit found: at most" in line for line in log)
 
 
 def test_retry_after_of_zero_opens_circuit(server: Server) -> None:
