@@ -56,6 +56,7 @@ class Outcome:
         elapsed: seconds of the last attempt, from its HTTP request on where that is known.
         waited: seconds before it, since `begun`.
         rows: how many rows the request is for.
+        last_failure: the failure of its last attempt so far.
         outages: the outages of the server that it has met, by number.
         rejected: the last attempt's answer if it did not count as one (broken, empty, filtered).
         usage: the tokens of all such answers.
@@ -72,6 +73,7 @@ class Outcome:
     waited: float | None = None
     begun: float = field(default_factory=time.monotonic)
     rows: int = 1
+    last_failure: Failure | None = None
     outages: set[int] = field(default_factory=set)
     rejected: Answer | None = None
     usage: dict[str, Any] = field(default_factory=dict)
@@ -182,6 +184,7 @@ class Sender:
                 return result
             outcome.reject(result)
             raise AttemptFailedError(failure)
+        outcome.last_failure = result
         unauthorised = result.status_code == HTTPStatus.UNAUTHORIZED
         if unauthorised and self.credentials is not None and outcome.renewed is None:
             self.credentials.renew(arguments)
