@@ -65,7 +65,7 @@ def _folded(text: str) -> str:
 
 
 def _bare(text: str) -> str:
-    """Return the text without escapes of JSON, Python and HTML, however often they were applied; consistent, not exact."""
+    """Return the text without escapes of JSON, Python and HTML, however often applied; consistent, not exact."""
 
     def plain(escape: re.Match[str]) -> str:
         code, character = escape.groups()
