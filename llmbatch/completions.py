@@ -79,7 +79,8 @@ def create_chat_completions_batch(
             models), spread evenly. Left out, they are learned from the provider, for each model.
         retries: retries per request for 5xx, resets and timeouts, 6; 429s do not count.
         server_wait: seconds to wait for a server that restarts or loads its model, 300; rows use up no retries
-            meanwhile. A server that has never answered in this run gets a tenth of it.
+            meanwhile. A server that has never answered in this run gets a tenth of it. With
+            `fallbacks` rows fall back instead of waiting.
         timeout: seconds for one whole attempt, 600; None for no limit.
         deadline: seconds for the whole batch; unfinished rows become errors, and no more input is read.
         max_cost: a spending cap in USD. The maximum cost of each request is reserved before it is sent; requests

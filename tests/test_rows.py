@@ -218,7 +218,8 @@ def test_the_root_cause_comes_first(server: Server) -> None:
     refusal = {"error": {"message": "Incorrect API key provided.", "type": "x", "code": "invalid_api_key"}}
     server.handler = lambda request: Response(401, body=refusal)
     results = batch(server.api_base, chats(60), max_workers=2)
-    first, cause, effect, totals = results.summary().splitlines()
+    why, first, cause, effect, totals = results.summary().splitlines()
+    assert "ended early" in why or "not sent" in why.lower(), why
     assert first == "60 of 60 rows failed:"
     assert "AuthenticationError (rows 0, " in cause
     assert "Incorrect API key" in cause

@@ -113,7 +113,7 @@ class Run:
         if limiter not in self._breakers:
             _litellm.warm_up(target)
             breaker = self._breakers[limiter] = CircuitBreaker(
-                server_wait=self.options.server_wait,
+                server_wait=0.0 if self.options.fallbacks else self.options.server_wait,
                 max_in_flight=lambda: self._max_in_flight(),  # noqa: PLW0108 - it is set when the run begins
                 name=f"{target.provider}/{target.name}: ",
             )
@@ -299,8 +299,11 @@ class Run:
         return request_id or f"row-{index}"
 
     def _late(self, index: int, custom_id: str, target: Target | None = None) -> Row:
-        failure = Failure(FailureType.DEADLINE_EXCEEDED, f"not done within deadline={self.options.deadline} s")
-        return self.cut(failure, index, custom_id, target)
+        message = f"not done within deadline={self.options.deadline} s"
+        outcomes = self.under_way.get(index, [])
+        if last := next((outcome.last_failure for outcome in reversed(outcomes) if outcome.last_failure), None):
+            message += f"; the last attempt failed with {last.type}: {last.message}"
+        return self.cut(Failure(FailureType.DEADLINE_EXCEEDED, message), index, custom_id, target)
 
     def _begun(self, *indices: int) -> Outcome:
         """The outcome, to be filled, of a request for these inputs."""

@@ -242,6 +242,8 @@ def _exhausted_quota(report: ErrorReport, status: int, retry_after: float | None
     if limited and retry_after is None:
         reset = _hours_until_reset(report)
     when = "" if reset is None else f", resets in {_duration(reset)}: the provider asks to wait {reset:.0f} s"
+    if reset is not None and not limited:
+        return f"the provider asks to wait {reset:.0f} s ({_duration(reset)})"
     if _BUDGET.search(words) and (status in _BUDGET_STATUS or _BUDGET_CODES.search(report.code)):
         return f"the budget is spent{when or '; its owner can raise it'}"
     if limited and (found := _DAILY_QUOTA_ID.search(report.details)):

@@ -56,6 +56,7 @@ class Outcome:
         elapsed: seconds of the last attempt, from its HTTP request on where that is known.
         waited: seconds before it, since `begun`.
         rows: how many rows the request is for.
+        last_failure: the failure of its last attempt so far.
         outages: the outages of the server that it has met, by number.
         rejected: the last attempt's answer if it did not count as one (broken, empty, filtered).
         usage: the tokens of all such answers.
@@ -72,6 +73,7 @@ class Outcome:
     waited: float | None = None
     begun: float = field(default_factory=time.monotonic)
     rows: int = 1
+    last_failure: Failure | None = None
     outages: set[int] = field(default_factory=set)
     rejected: Answer | None = None
     usage: dict[str, Any] = field(default_factory=dict)
@@ -157,7 +159,7 @@ class Sender:
         sent_at = None
         sent_times: list[float] = []
         try:
-            arguments = await self.breaker.unless_given_up(self._arguments(outcome))
+            arguments = await self.breaker.unless_given_up(self._arguments(outcome, passage))
             turn = self.limiter.acquire(passage.order, self._tokens(request))
             permit = await self.breaker.unless_given_up(turn, passage)
             if self.breaker.given_up is not None:
@@ -182,10 +184,13 @@ class Sender:
                 return result
             outcome.reject(result)
             raise AttemptFailedError(failure)
+        outcome.last_failure = result
         unauthorised = result.status_code == HTTPStatus.UNAUTHORIZED
         if unauthorised and self.credentials is not None and outcome.renewed is None:
             self.credentials.renew(arguments)
             outcome.renewed = result
+            if passage.probe:  # other rows have met it with a new token
+                self.breaker.on_failure(passage, result)
             raise AttemptFailedError(replace(result, retryable=True, retry_after=0.0, counted=False))
         if self.gives_up_without_resources and result.no_resources:
             result = replace(result, retryable=outcome.attempts < _ATTEMPTS_WITHOUT_RESOURCES)
@@ -199,13 +204,14 @@ class Sender:
             self.breaker.on_failure(passage, replace(result, unavailable=False))
         raise AttemptFailedError(result)
 
-    async def _arguments(self, outcome: Outcome) -> dict[str, Any]:
+    async def _arguments(self, outcome: Outcome, passage: Passage) -> dict[str, Any]:
         if self.credentials is None:
             return {}
         try:
             return await self.credentials.arguments()
         except Exception as exc:  # noqa: BLE001 - whatever it is, it is this row's failure
             failure = outcome.renewed or replace(classify(exc, self.target.provider), scope=Scope.SHARED)
+            self.breaker.on_failure(passage, failure)
         raise AttemptFailedError(failure)
 
     async def _once(self, request: dict[str, Any], permit: Permit, call: Call) -> Answer | Failure:
