@@ -27,15 +27,15 @@ if TYPE_CHECKING:
     from tests.warm import Warm
 
 ROWS, WARM = 12, 30
-SOON = 30.0  # seconds: a tenth of it for the job, most of it for the rest, however slow this machine is
+SOON = 30.0  # seconds: a fifth of it for the job, most of it for the rest, however slow this machine is
 HALF = 0.5  # of the live price
 
 
 @pytest.fixture(autouse=True)
 def early_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """A job is ended long before the deadline."""
-    monkeypatch.setattr("llmbatch._jobs.cheapest_run.LEAST_LIVE_SHARE", 0.8)
-    monkeypatch.setattr("llmbatch._jobs.cheapest_run.CANCEL_SHARE", 0.1)
+    monkeypatch.setattr("llmbatch._jobs.cheapest_run.LEAST_LIVE_SHARE", 0.75)
+    monkeypatch.setattr("llmbatch._jobs.cheapest_run.CANCEL_SHARE", 0.05)
 
 
 def cheapest(place: dict[str, Any], rows: Any = None, **options: Any) -> llmbatch.BatchResults:
@@ -391,7 +391,7 @@ import sys
 import llmbatch
 from llmbatch._jobs import cheapest_run
 from tests.batch_server import MODEL, asked
-cheapest_run.LEAST_LIVE_SHARE, cheapest_run.CANCEL_SHARE = 0.8, 0.1
+cheapest_run.LEAST_LIVE_SHARE, cheapest_run.CANCEL_SHARE = 0.75, 0.05
 place = {"api_base": sys.argv[1], "api_key": "k", "progress": False}
 llmbatch.create_chat_completions_batch(asked(30), MODEL, **place)
 given = {"lane": "cheapest", "deadline": 30, "max_tokens": 10, "checkpoint": sys.argv[2], "max_workers": 4}

@@ -137,3 +137,24 @@ def test_batch_job_shows_what_users_need() -> None:
         "await_", "batch_ids", "ended", "id", "load", "of_event", "path", "request_counts", "save", "state", "status",
         "to_dict", "wait",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("lane", LANES)
+def test_resume_rows_that_fail_a_new_check_are_in_the_job(
+    batches: BatchProvider, call: dict[str, Any], lane: str
+) -> None:
+    """They are submitted like new rows, once, and marked; the other rows stay as they were."""
+    rows: list[Any] = [*asked(2), []]
+    assert len(llmbatch.create_chat_completions_batch(rows, MODEL, lane=lane, **call).failed) == 1
+    checked: list[str] = []
+
+    def validate(row: Any) -> str | None:
+        checked.append(row["custom_id"])
+        return "no" if checked.count(row["custom_id"]) == 1 and "Question 1" in str(row["choices"]) else None
+
+    results = llmbatch.create_chat_completions_batch(rows, MODEL, lane=lane, validate=validate, **call)
+    assert results.texts == [answer_to("Question 0"), answer_to("Question 1"), None]
+    assert [row.get("rechecked", False) for row in results] == [False, True, False]
+    assert [row.get("resumed", False) for row in results] == [True, False, False]
+    assert sizes(batches) == [2, 1]
+    assert len(checked) == 3

@@ -142,7 +142,7 @@ class ChatRun(Run):
         prints = self._prints(request)
         before_upgrade = upgrade_id(request, prints, plan.untouched) if prints else ""
         known = self._known(request_id, prints, custom_id, asked.metadata, before_upgrade)
-        rechecked = known is not None and not await self._still_passes(known, plan, request)
+        rechecked = known is not None and not await self._still_passes(index, known, plan, request)
         if rechecked:
             known = None
         if known is not None and not self.options.dedupe:
@@ -166,7 +166,13 @@ class ChatRun(Run):
             self._record(request_id, prints, row, before_upgrade)
         return row
 
-    async def _still_passes(self, row: Row, plan: ChatPlan, request: Mapping[str, Any]) -> bool:
+    async def _still_passes(
+        self,
+        index: int,  # noqa: ARG002 - a job's rows are checked before
+        row: Row,
+        plan: ChatPlan,
+        request: Mapping[str, Any],
+    ) -> bool:
         """Return whether a row of the checkpoint passes this run's checks, as far as they end before the deadline."""
         check = partial(still_passes, row, plan, request, self.options)
         if self.options.validate is None:

@@ -85,7 +85,8 @@ class Checkpoint:
         # A further duplicate of a request whose id is the same has to be sent.
         if not keys or first_id(keys[0]) == first_id(request_id):
             return None
-        return self._places[keys.popleft()]
+        place = self._places[request_id] = self._places[keys.popleft()]
+        return place
 
     def _read(self, offset: int, length: int) -> bytes:
         return os.pread(self._file.fileno(), length, offset)

@@ -19,7 +19,7 @@ from llmbatch._request.plans import ChatPlan
 from llmbatch._request.sender import Sender
 from llmbatch._rows.failure_type import FailureType
 from llmbatch._rows.row import Row, add_spent
-from llmbatch._util.identity import fingerprints
+from llmbatch._util.identity import fingerprints, upgrade_id
 
 CANCEL_SHARE = 0.25  # of a short deadline, for the job's end after it was cancelled
 LIVE_MARGIN = 1.5  # times the time that the remaining rows are expected to take live
@@ -102,8 +102,10 @@ class CheapestRun(JobRun):
         self._reservations.settle(index, late)
         merge_late(row, late)
         parsed = self._inputs.items[index]
-        request = self.ways.of(parsed).plans[0].request(parsed.messages)
-        self._record(self._inputs.request_ids[index], fingerprints(request), row)
+        plan = self.ways.of(parsed).plans[0]
+        request = plan.request(parsed.messages)
+        prints = fingerprints(request)
+        self._record(self._inputs.request_ids[index], prints, row, upgrade_id(request, prints, plan.untouched))
 
     @property
     def _grace(self) -> float:
@@ -117,7 +119,7 @@ class CheapestRun(JobRun):
         latencies = [limiter.latency for limiter in limiters if limiter.latency is not None]
         latency = max(latencies, default=_ANSWER_SECONDS + most / _TOKENS_PER_SECOND)
         workers = self.options.max_workers if isinstance(self.options.max_workers, int) else _AUTO_WORKERS
-        tokens = self._inputs.prompt_tokens
+        tokens = self._inputs.prompt_tokens / max(1, len(self._inputs.items))
         limited = max(limiter.seconds_for(rows, limiter.estimated_tokens(tokens, most)) for limiter in limiters)
         least = min(LEAST_LIVE_SECONDS, LEAST_LIVE_SHARE * self._context.seconds)
         return max(least, LIVE_MARGIN * max(limited, math.ceil(rows / workers) * latency))

@@ -19,13 +19,15 @@ class JobInputs:
         request_ids: their ids in the checkpoint and in the job, "" for an input that cannot be sent.
         wanted: the indices of the inputs that the job is to answer, by request id.
         duplicates: the indices of inputs that get a copy of another row, with `dedupe=True`.
-        prompt_tokens: the mean length of the prompts.
+        rejected: the indices of inputs whose rows in the checkpoint do not pass this run's checks.
+        prompt_tokens: the length of all prompts.
     """
 
     items: list[Any] = field(default_factory=list)
     request_ids: list[str] = field(default_factory=list)
     wanted: dict[str, int] = field(default_factory=dict)
     duplicates: set[int] = field(default_factory=set)
+    rejected: set[int] = field(default_factory=set)
     prompt_tokens: float = 0.0
 
 

@@ -33,7 +33,7 @@ from llmbatch._request.sender import Sender, prompt_tokens
 from llmbatch._rows.failure_type import FailureType
 from llmbatch._rows.row import Row
 from llmbatch._util.fan_out import Reading, grouped
-from llmbatch._util.identity import CustomIds
+from llmbatch._util.identity import CustomIds, upgrade_id
 from llmbatch.options import Options
 
 # A job with a short deadline is polled more often: at least so many times before the deadline.
@@ -151,26 +151,43 @@ class JobRun(ChatRun):
             await self._reasks.run(self._job, self._follow)
 
     async def _parse_inputs(self) -> None:
-        """Parse the inputs, and find those for the job: what can be sent and is not in the checkpoint."""
-        inputs, ids, seen, tokens = self._inputs, CustomIds(), set[Any](), 0.0
-        for index, item in enumerate(inputs.items):
-            if not index % _GROUP:
-                await asyncio.sleep(0)
-            request_id, same = "", None
-            with contextlib.suppress(Exception):  # `_row` makes an error row of it
-                parsed = inputs.items[index] = parse_request(item)
-                plan = self.ways.of(parsed).plans[0]
-                request = plan.request(parsed.messages)
-                request_id = ids(request)
-                same = self._same(request_id, plan)
-                tokens += prompt_tokens(request)
-            inputs.request_ids.append(request_id)
-            if request_id and self.options.dedupe and same in seen:
-                inputs.duplicates.add(index)
-            elif request_id and (self._checkpoint is None or request_id not in self._checkpoint):
-                inputs.wanted[request_id] = index
-            seen.add(same)
-        inputs.prompt_tokens = tokens / max(1, len(inputs.items))
+        """Parse the inputs, and find those that the job is to answer."""
+        inputs, ids, seen = self._inputs, CustomIds(), set[Any]()
+        for start in range(0, len(inputs.items), _GROUP):
+            group = range(start, min(start + _GROUP, len(inputs.items)))
+            keys = await asyncio.gather(*(self._parse(index, ids, seen) for index in group))
+            inputs.wanted.update((key, index) for key, index in zip(keys, group, strict=True) if key)
+
+    async def _parse(self, index: int, ids: CustomIds, seen: set[Any]) -> str:
+        """Parse an input. Returns its id if the job is to answer it: it can be sent, and the checkpoint lacks it."""
+        inputs = self._inputs
+        inputs.request_ids.append("")
+        try:
+            parsed = inputs.items[index] = parse_request(inputs.items[index])
+            plan = self.ways.of(parsed).plans[0]
+            request = plan.request(parsed.messages)
+            request_id = inputs.request_ids[index] = ids(request)
+            inputs.prompt_tokens += prompt_tokens(request)
+        except Exception:  # noqa: BLE001 - `_row` makes an error row of it
+            return ""
+        same = self._same(request_id, plan)
+        if self.options.dedupe and same in seen:
+            inputs.duplicates.add(index)
+            return ""
+        seen.add(same)
+        if self._checkpoint is None:
+            return request_id
+        prints = self._prints(request)
+        known = self._checkpoint.found(request_id, prints, upgrade_id(request, prints, plan.untouched))
+        if known is None:
+            return request_id
+        if await super()._still_passes(index, known, plan, request):
+            return ""
+        inputs.rejected.add(index)
+        return request_id
+
+    async def _still_passes(self, index: int, row: Row, plan: ChatPlan, request: Mapping[str, Any]) -> bool:  # noqa: ARG002 - it was checked in `_parse`
+        return index not in self._inputs.rejected
 
     async def _start_job(self) -> bool:
         """Submit what no earlier call has submitted. Returns whether there is a job to wait for."""

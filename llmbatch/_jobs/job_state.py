@@ -78,7 +78,7 @@ class InputFile:
 
     @property
     def reask_round(self) -> int:
-        """The ask of its rows that it holds: 1, or more for re-asks. Its name at the provider says so."""
+        """The number of the ask of its rows: 1, or more for re-asks. Its name at the provider says so."""
         named = _REASK_FILE.search(self.name)
         return int(named[1]) if named else 1
 

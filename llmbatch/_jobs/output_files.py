@@ -36,7 +36,7 @@ _NOT_RUN = {
         FailureType.BATCH_CANCELLED, "the job was cancelled before the provider got to this request", retryable=True
     ),
 }
-_NO_RESULT = Failure(FailureType.MISSING_RESULT, "the provider's files hold no result for this request", retryable=True)
+_NO_RESULT = Failure(FailureType.MISSING_RESULT, "the provider's files have no result for this request", retryable=True)
 # OGX 1.5 writes no output file for a cancelled batch, whatever it has run and charged for by then.
 _DISCARDED = (
     "the provider ran {ran} of the {total} requests of this input file, but returned no answer for {lost} of them"
@@ -55,7 +55,7 @@ _TRANSIENT_ERRORS = {
 class JobRows:
     """Collects the rows of a job from the files of its input files, added in their order.
 
-    A later input file holds rows that failed before, or are re-asked. Its answers replace earlier rows; its failures
+    A later input file has rows that failed before, or are re-asked. Its answers replace earlier rows; its failures
     do not replace answers.
     """
 

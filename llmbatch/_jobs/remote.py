@@ -229,7 +229,7 @@ class Remote:
     async def _find(
         self, listing: Callable[[], AsyncIterator[_Batch]], is_sought: Callable[[_Batch], bool], *, harmless: bool
     ) -> _Batch | None:
-        """Look for what a request created whose response was lost. Raises BatchJobError if nobody can know."""
+        """Look for what a request created whose response was lost. Raises BatchJobError if that cannot be found out."""
         try:
             return await self._first_listed(listing, is_sought)
         except ProviderFailedError as exc:

@@ -47,7 +47,7 @@ async def payloads_of(state: JobState, remote: Remote, wanted: Sequence[str], gi
                 await asyncio.to_thread(take, read_payloads(path))
     if missing:
         raise BatchJobError(
-            f"no input file holds the requests of {len(missing)} rows, such as {min(missing)}; pass payloads= to this "
+            f"no input file has the requests of {len(missing)} rows, such as {min(missing)}; pass payloads= to this "
             "method"
         )
     return {custom_id: found[custom_id] for custom_id in order}
