@@ -266,7 +266,7 @@ def test_no_error_takes_the_place_of_an_answer(shell: Shell, server: Server) -> 
     server.handler = lambda request: Response(401)
     done = shell.run(source, "-t", "0.9")
     assert done.exit_code == 1
-    assert "4 rows failed now and keep the answers" in done.stderr
+    assert "4 rows failed now and keep their answers" in done.stderr
     assert shell.out.read_bytes() == paid
     (shell.directory / "in.csv").write_text("id,text\nr0,\n" + "".join(f"r{i},q{i}\n" for i in range(1, 4)))
     assert shell.run(shell.directory / "in.csv", "--column", "text").exit_code == 1
