@@ -89,13 +89,14 @@ def create_chat_completions_batch(
         fallbacks: models to try, in order, when a row finally fails.
         reask: how often to re-ask, in the same conversation, for an answer that does not match `response_format` (with
             pydantic's errors), that `validate` rejects, or that was truncated (with twice the tokens), 0.
-        validate: a function of a row that returns None, or what is wrong with its answer.
+        validate: a function of a row that returns None, or what is wrong with its answer. It is called in threads, for
+            up to 8 rows at once, and may call llmbatch.
         dedupe: True sends identical requests once. Duplicates reuse the answer for free; their `same_as` is the index
             of the row that was sent. Answers are kept in memory until the batch has ended.
         checkpoint: path of a file of finished rows; a rerun sends only what is missing or failed.
         warm_prompt_cache: send one request per shared prefix first, so that the rest hit the prompt cache.
         progress: True or False for the bar; None: on in notebooks and terminal scripts.
-        on_result: called with (index, row) as each row finishes, on llmbatch's own thread.
+        on_result: called with (index, row) as each row finishes, for one row at a time, in a thread of its own.
         custom_ids: one id per row, instead of the ids derived from the requests.
         processes: number of worker processes for LiteLLM calls, or "auto": one for each core.
         dry_run: True sends nothing and returns a DryRun with `payloads` and `estimate`.

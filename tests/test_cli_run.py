@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import os
 import pty
 import shlex
 import signal
+import subprocess
 import sys
 import termios
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +23,7 @@ from click.testing import CliRunner
 
 import llmbatch
 from llmbatch.cli import main
+from llmbatch.cli._read_input import Input
 from tests.replies import said
 from tests.server import Response, Server, answer_to
 from tests.talk import lines, until
@@ -263,7 +266,7 @@ def test_no_error_takes_the_place_of_an_answer(shell: Shell, server: Server) -> 
     server.handler = lambda request: Response(401)
     done = shell.run(source, "-t", "0.9")
     assert done.exit_code == 1
-    assert "4 rows failed now and keep the answers" in done.stderr
+    assert "4 rows failed now and keep their answers" in done.stderr
     assert shell.out.read_bytes() == paid
     (shell.directory / "in.csv").write_text("id,text\nr0,\n" + "".join(f"r{i},q{i}\n" for i in range(1, 4)))
     assert shell.run(shell.directory / "in.csv", "--column", "text").exit_code == 1
@@ -560,6 +563,65 @@ def test_ctrl_c_exits_130_and_leaves_out_resumable(warm: Warm, shell: Shell, ser
     assert done.exit_code == 0
     assert not kept & {request.text[1:] for request in server.requests}
     assert len(lines(shell.out)) == 200
+
+
+@pytest.mark.processes
+def test_interrupted_csv_run_prints_no_traceback(warm: Warm, shell: Shell, server: Server) -> None:
+    """The reader of the file, which waits in a thread of its own, ends quietly too."""
+    server.set(latency=0.05)
+    source = shell.directory / "in.csv"
+    source.write_text("text\n" + "".join(f"q{i}\n" for i in range(200)))
+    with shell.start(warm, source, "--column", "text") as process:
+        until(process, lambda: server.stats.ok >= 20)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate()
+    assert process.returncode == 130
+    assert err.count("\n") == 1
+    assert err.startswith("Interrupted: ")
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("closed", [">&-", "<&-", ">&- <&-"])
+def test_closed_standard_streams_are_no_error(shell: Shell, closed: str) -> None:
+    """As cron and daemons close them: the rows are answered, and the exit code says so."""
+    source = write(shell.directory / "in.jsonl", [{"prompt": f"q{i}"} for i in range(3)])
+    command = shlex.join([sys.executable, "-c", START, *shell.arguments(source)])
+    done = subprocess.run(["/bin/sh", "-c", f"exec {command} {closed}"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(lines(shell.out)) == 3
+
+
+def test_output_that_cannot_be_finished_exits_1(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk or a table that cannot be written, after all rows are paid: the answers are kept, and found again."""
+    shell.out = shell.directory / "out.csv"
+    source = write(shell.directory / "in.jsonl", [{"prompt": f"q{i}"} for i in range(3)])
+    with monkeypatch.context() as patch:
+        patch.setattr(llmbatch.BatchResults, "to_csv", lambda *_: 1 // 0)
+        done = shell.run(source)
+    assert done.exit_code == 1
+    assert "out.csv could not be finished (ZeroDivisionError" in done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["succeeded"] == 3
+    shell.server.reset()
+    assert shell.run(source).exit_code == 0
+    assert shell.server.requests == []
+    assert len(pd.read_csv(shell.out)) == 3
+
+
+def test_input_that_changes_while_it_is_sent_exits_1(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exit code 2 says that nothing was sent."""
+    source = write(shell.directory / "in.jsonl", [{"prompt": f"q{i}"} for i in range(30)])
+
+    given = Input.__iter__
+
+    def changing(self: Input) -> Any:
+        yield from itertools.islice(given(self), 3)
+        raise ValueError("line 4 is not JSON")
+
+    monkeypatch.setattr(Input, "__iter__", changing)
+    done = shell.run(source)
+    assert done.exit_code == 1
+    assert "line 4 is not JSON" in done.stderr
+    assert shell.server.requests
 
 
 @pytest.mark.processes

@@ -33,8 +33,8 @@ class Group(click.Group):
             raise
         except (LLMBatchError, *MISUSES) as exc:
             click.echo(f"Error: {exc}", err=True)
-            elsewhere = isinstance(exc, LLMBatchError) and not isinstance(exc, CheckpointError | NotImplementedError)
-            sys.exit(FAILED if elsewhere else MISUSE)
+            misuse = CheckpointError | NotImplementedError | ImportError
+            sys.exit(FAILED if isinstance(exc, LLMBatchError) and not isinstance(exc, misuse) else MISUSE)
         except KeyboardInterrupt:
             click.echo("Interrupted", err=True)
             sys.exit(INTERRUPTED)
