@@ -156,6 +156,7 @@ async def _submitted(
 async def _found(
     job: PathLike | Sequence[str], model: str | None, response_format: ResponseFormat | None, given: dict[str, Any]
 ) -> BatchJob:
+    await asyncio.to_thread(submit.check_access_names, given, model)
     if isinstance(job, os.PathLike) or (isinstance(job, str) and os.path.exists(job)):  # noqa: ASYNC240, PTH110 - one look at a local path
         known = BatchJob.load(job, response_format=response_format, **given)
         return await known.arefresh()

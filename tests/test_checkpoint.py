@@ -515,7 +515,7 @@ def test_checkpoint_survives_upgrade_that_changes_untouched_default(
     path = tmp_path / "run.jsonl"
     accepted = {True: {"temperature": 0.3, "max_tokens": 200}, False: {"max_tokens": 200}}
     for sends in (first, not first):
-        monkeypatch.setattr("llmbatch._litellm.without_refused_defaults", lambda *_, sends=sends: accepted[sends])
+        monkeypatch.setattr("llmbatch._litellm.accepted_defaults", lambda *_, sends=sends: accepted[sends])
         results = batch(server.api_base, [*chats(2), *chats(1)], checkpoint=path)
     assert len(results.resumed) == 3
     assert len(server.requests) == 3

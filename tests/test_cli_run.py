@@ -480,7 +480,7 @@ def test_the_version_is_told() -> None:
         ('{"prompt": "x"}\n', ["-p", "max_worker=3"], "Did you mean max_workers"),
         ('{"prompt": "x"}\n', ["-p", "temprature=1"], "Did you mean temperature"),
         ('{"text": "x"}\n', ["--template", '{"a": 1} {text}'], "{{ and }} for braces"),
-        ('{"prompt": "x"}\n', ["-m", "no-such-model-anywhere", "--api-base", ""], "cannot tell which provider"),
+        ('{"prompt": "x"}\n', ["-m", "no-such-model-anywhere", "--api-base", ""], "cannot be determined"),
         ('{"prompt": "x"}\n', ["--max-cost", "1"], "max_cost needs a price"),
         ('{"prompt": "x"}\n', ["--no-such-option"], "No such option"),
     ],

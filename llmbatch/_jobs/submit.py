@@ -180,9 +180,16 @@ def access_from(given: Mapping[str, Any]) -> Access:
     return Access(**{name: given.get(name) for name in _ACCESS})
 
 
+def check_access_names(given: Mapping[str, Any], model: str | None) -> None:
+    """Raise ValueError for an argument that says nothing about how to reach a provider."""
+    check_names(given, model=model)
+    if others := sorted(given.keys() - {*_ACCESS, *_ADDRESS}):
+        names = ", ".join(_ACCESS + _ADDRESS)
+        raise ValueError(f"unknown option {others[0]}=. A job is found with model=, response_format=, {names}")
+
+
 def empty_state(model: str | None, given: Mapping[str, Any]) -> tuple[JobState, Access]:
     """Return the state of a job of which only the account is known, and how to reach it."""
-    check_names(given, model=model)
     return _new_state(plan_chat(model, None, None, **{k: v for k, v in given.items() if k in {*_ACCESS, *_ADDRESS}}))
 
 

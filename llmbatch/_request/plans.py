@@ -122,7 +122,7 @@ def plan_chat(
         )
     defaults = {"temperature": temperature is DEFAULT_TEMPERATURE, "max_tokens": max_tokens is DEFAULT_MAX_TOKENS}
     if any(defaults.values()):
-        accepted = _litellm.without_refused_defaults(target, float(DEFAULT_TEMPERATURE), int(DEFAULT_MAX_TOKENS))
+        accepted = _litellm.accepted_defaults(target, float(DEFAULT_TEMPERATURE), int(DEFAULT_MAX_TOKENS))
         if temperature is DEFAULT_TEMPERATURE:
             temperature = accepted.get("temperature")
         if max_tokens is DEFAULT_MAX_TOKENS:

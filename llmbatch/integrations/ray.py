@@ -26,6 +26,7 @@ from llmbatch._batch.checkpoint import output_lines
 from llmbatch._batch.prepare import chat_batch
 from llmbatch._output.dataframe import rows_frame
 from llmbatch._output.jsonl import row_from_line, written_row
+from llmbatch._request.argument_names import check_argument_names
 from llmbatch._request.budget import Budget
 from llmbatch._request.parsed_request import Plans, parse_request
 from llmbatch._request.plans import ChatPlan, plan_chat
@@ -36,6 +37,7 @@ from llmbatch._util.checks import check_number
 from llmbatch._util.extras import extra
 from llmbatch._util.identity import custom_id_for
 from llmbatch._util.template import RowTemplate, request_template
+from llmbatch.options import OWN_OPTIONS
 
 if TYPE_CHECKING:
     import os
@@ -90,6 +92,7 @@ class Completions:
         **kwargs: Any,
     ) -> None:
         check_number("workers", workers, "it is the number of processes that share the limits", whole=True, least=1)
+        check_argument_names(kwargs, OWN_OPTIONS, frozenset())
         self._asking, self._output, self._id_column = request_template(template), output, id_column
         self._arguments = {"model": model, "system": system, "progress": False, **kwargs}
         shares = {"requests_per_minute": requests_per_minute, "tokens_per_minute": tokens_per_minute}
