@@ -27,15 +27,23 @@ if TYPE_CHECKING:
     from tests.warm import Warm
 
 ROWS, WARM = 12, 30
-SOON = 30.0  # seconds: a fifth of it for the job, most of it for the rest, however slow this machine is
+SOON = 120.0  # seconds: a tenth of it for the job, most of it for the rest, however slow this machine is
 HALF = 0.5  # of the live price
 
 
 @pytest.fixture(autouse=True)
 def early_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """A job is ended long before the deadline."""
-    monkeypatch.setattr("llmbatch._jobs.cheapest_run.LEAST_LIVE_SHARE", 0.75)
-    monkeypatch.setattr("llmbatch._jobs.cheapest_run.CANCEL_SHARE", 0.05)
+    monkeypatch.setattr("llmbatch._jobs.cheapest_run.LEAST_LIVE_SHARE", 0.8)
+    monkeypatch.setattr("llmbatch._jobs.cheapest_run.CANCEL_SHARE", 0.1)
+    monkeypatch.setattr("llmbatch._jobs.job_run._LEAST_POLLS", 400)
+
+
+@pytest.fixture
+def job_time_passes(jump: Any, batches: BatchProvider, server: Server) -> None:
+    """The time for the job passes as soon as it has been looked at, the time for its end as soon as it is cancelled."""
+    jump(SOON / 10, lambda: any("/batches/" in request.path for request in server.requests))
+    jump(SOON / 10, lambda: any(job["status"] == "cancelling" for job in batches.jobs.values()))
 
 
 def cheapest(place: dict[str, Any], rows: Any = None, **options: Any) -> llmbatch.BatchResults:
@@ -106,11 +114,13 @@ def down(batches: BatchProvider) -> None:
 )
 def test_cheapest_answers_every_row_once_by_the_deadline(  # noqa: PLR0917 - fixtures
     server: Server, batches: BatchProvider, place: dict[str, Any], price: float,
-    fate: Callable[[BatchProvider], None], by_job: int,
+    fate: Callable[[BatchProvider], None], by_job: int, jump: Any,
 ) -> None:  # fmt: skip
     """Whatever becomes of the job; the bill is the provider's own count, and each row says its lane."""
     fate(batches)
     server.requests.clear()
+    if fate in {never, in_part}:
+        jump(SOON / 10, lambda: any("/batches/" in request.path for request in server.requests))
     results = cheapest(place, deadline=SOON)
     assert whole(results)
     assert [row["lane"] for row in results].count("job") == by_job
@@ -123,6 +133,7 @@ def test_cheapest_answers_every_row_once_by_the_deadline(  # noqa: PLR0917 - fix
 
 
 @pytest.mark.processes
+@pytest.mark.usefixtures("job_time_passes")
 def test_cheapest_late_answer_is_counted_as_paid_twice(
     server: Server, batches: BatchProvider, place: dict[str, Any], price: float, tmp_path: Path
 ) -> None:
@@ -153,6 +164,7 @@ def test_cheapest_late_answer_is_counted_as_paid_twice(
 
 
 @pytest.mark.processes
+@pytest.mark.usefixtures("job_time_passes")
 def test_cheapest_job_that_never_ends_delays_nothing(
     batches: BatchProvider, place: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -187,6 +199,7 @@ def test_lane_rows_come_as_input_files_end(server: Server, batches: BatchProvide
 
 
 @pytest.mark.processes
+@pytest.mark.usefixtures("job_time_passes")
 def test_cheapest_max_cost_covers_job_and_live_rows(
     server: Server, batches: BatchProvider, place: dict[str, Any], price: float
 ) -> None:
@@ -391,10 +404,10 @@ import sys
 import llmbatch
 from llmbatch._jobs import cheapest_run
 from tests.batch_server import MODEL, asked
-cheapest_run.LEAST_LIVE_SHARE, cheapest_run.CANCEL_SHARE = 0.75, 0.05
+cheapest_run.LEAST_LIVE_SHARE, cheapest_run.CANCEL_SHARE = 0.85, 0.1
 place = {"api_base": sys.argv[1], "api_key": "k", "progress": False}
 llmbatch.create_chat_completions_batch(asked(30), MODEL, **place)
-given = {"lane": "cheapest", "deadline": 30, "max_tokens": 10, "checkpoint": sys.argv[2], "max_workers": 4}
+given = {"lane": "cheapest", "deadline": 60, "max_tokens": 10, "checkpoint": sys.argv[2], "max_workers": 4}
 results = llmbatch.create_chat_completions_batch(asked(40), MODEL, **place, **given)
 print(len(results.succeeded), results.cost)
 """
@@ -428,7 +441,7 @@ def test_cheapest_kill_at_any_moment_makes_no_second_job(
 
 @pytest.mark.processes
 def test_cheapest_hanging_upload_is_sent_live_in_time(
-    server: Server, batches: BatchProvider, place: dict[str, Any], tmp_path: Path
+    server: Server, batches: BatchProvider, place: dict[str, Any], tmp_path: Path, jump: Any
 ) -> None:
     """The upload hangs: the rows are answered live by the deadline, and by the next call too."""
     served = server.handler
@@ -436,9 +449,10 @@ def test_cheapest_hanging_upload_is_sent_live_in_time(
     def handler(request: Request) -> Response | None:
         assert served is not None
         answer = served(request)
-        return replace(answer, delay=60.0) if answer is not None and request.path.endswith("/files") else answer
+        return replace(answer, delay=600.0) if answer is not None and request.path.endswith("/files") else answer
 
     server.handler = handler
+    jump(SOON / 5, lambda: any(request.path.endswith("/files") for request in server.requests))
     results = cheapest(place, deadline=SOON, checkpoint=tmp_path / "run.jsonl")
     assert whole(results)
     assert {row["lane"] for row in results} == {"live"}
