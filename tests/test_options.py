@@ -140,7 +140,7 @@ def test_columns_and_generators_keep_their_order(server: Server) -> None:
 
 def test_generator_with_too_few_ids_raises(server: Server) -> None:
     """When the row comes that has none."""
-    with pytest.raises(ValueError, match="has 2 ids, fewer than there are rows. Give each row one"):
+    with pytest.raises(ValueError, match=r"has 2 ids, fewer than there are rows\. Give each row one"):
         llmbatch.create_chat_completions_batch(
             ([HI] for _ in range(9)), "openai/gpt-4o-mini", custom_ids=["a", "b"], max_workers=1,
             api_base=server.api_base, api_key="sk-test", progress=False,
