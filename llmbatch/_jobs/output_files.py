@@ -8,12 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from llmbatch._batch.row_builder import chat_row, failure_row, in_lane
+from llmbatch._batch.row_builder import chat_row, failure_row
 from llmbatch._jobs.job_state import InputFile, JobState
 from llmbatch._jobs.remote import MESSAGE_LEFT_OUT
+from llmbatch._jobs.row_prices import RowPrices
 from llmbatch._litellm import Answer
 from llmbatch._litellm.convert_response import answer_body
-from llmbatch._litellm.prices import batch_cost
 from llmbatch._output.jsonl import SUCCESS
 from llmbatch._output.provider_errors import decoded_body, line_error
 from llmbatch._request.failures import RETRYABLE_STATUS, Failure, clean
@@ -67,6 +67,7 @@ class JobRows:
             for custom_id, why in state.invalid.items()
         }
         self._provider_errors: set[str] = set()
+        self._prices = RowPrices()
 
     @property
     def quoting(self) -> list[str]:
@@ -159,12 +160,16 @@ class JobRows:
         except Exception:  # noqa: BLE001 - LiteLLM's, of any kind
             failure = Failure(_UNREADABLE, "the provider's answer has no known shape", 200, retryable=True)
             return self._error(custom_id, failure, cost=None)
-        cost = batch_cost(self._plan.target, body.get("usage"), body.get("model"))
+        target = self._plan.target
+        cost = self._prices.job(target, body.get("usage"), body.get("model"))
         if "choices" not in body:
             row = answer_row(body, custom_id=custom_id, cost=cost)
         else:
             row = chat_row(Outcome(Answer(body, {}, cost), None, 1, cost), self._plan, custom_id)
-        in_lane(row, JOB, self._plan.target)
+        row["lane"] = JOB
+        live = self._prices.live(target, row["usage"])
+        if live is not None and row["cost"] is not None:
+            row["saved"] = max(0.0, live - row["cost"])
         return row
 
     def _failed(self, custom_id: str, error: Any, body: Any, status: Any) -> Row:
