@@ -79,7 +79,8 @@ def create_chat_completions_batch(
             models), spread evenly. Left out, they are learned from the provider, for each model.
         retries: retries per request for 5xx, resets and timeouts, 6; 429s do not count.
         server_wait: seconds to wait for a server that restarts or loads its model, 300; rows use up no retries
-            meanwhile. A server that has never answered in this run gets a tenth of it.
+            meanwhile. A server that has never answered in this run gets a tenth of it. With
+            `fallbacks` rows fall back instead of waiting.
         timeout: seconds for one whole attempt, 600; None for no limit.
         deadline: seconds for the whole batch; unfinished rows become errors, and no more input is read.
         max_cost: a spending cap in USD. The maximum cost of each request is reserved before it is sent; requests
@@ -88,13 +89,14 @@ def create_chat_completions_batch(
         fallbacks: models to try, in order, when a row finally fails.
         reask: how often to re-ask, in the same conversation, for an answer that does not match `response_format` (with
             pydantic's errors), that `validate` rejects, or that was truncated (with twice the tokens), 0.
-        validate: a function of a row that returns None, or what is wrong with its answer.
+        validate: a function of a row that returns None, or what is wrong with its answer. It is called in threads, for
+            up to 8 rows at once, and may call llmbatch.
         dedupe: True sends identical requests once. Duplicates reuse the answer for free; their `same_as` is the index
             of the row that was sent. Answers are kept in memory until the batch has ended.
         checkpoint: path of a file of finished rows; a rerun sends only what is missing or failed.
         warm_prompt_cache: send one request per shared prefix first, so that the rest hit the prompt cache.
         progress: True or False for the bar; None: on in notebooks and terminal scripts.
-        on_result: called with (index, row) as each row finishes, on llmbatch's own thread.
+        on_result: called with (index, row) as each row finishes, for one row at a time, in a thread of its own.
         custom_ids: one id per row, instead of the ids derived from the requests.
         processes: number of worker processes for LiteLLM calls, or "auto": one for each core.
         transport: "litellm", or "direct": send rendered requests with llmbatch's own HTTP session, several times faster;
@@ -190,7 +192,9 @@ def create_chat_completions_batch_copilot(
     Example:
         results = create_chat_completions_batch_copilot(chats, "gpt-4o")
     """
-    return in_background(_collected(options, messages_list, copilot.named(model), temperature, max_tokens, max_workers))
+    return in_background(
+        _collected(options, messages_list, copilot.prefixed(model), temperature, max_tokens, max_workers)
+    )
 
 
 async def acreate_chat_completions_batch_copilot(
@@ -206,7 +210,9 @@ async def acreate_chat_completions_batch_copilot(
     Example:
         results = await acreate_chat_completions_batch_copilot(chats)
     """
-    return await awaited(_collected(options, messages_list, copilot.named(model), temperature, max_tokens, max_workers))
+    return await awaited(
+        _collected(options, messages_list, copilot.prefixed(model), temperature, max_tokens, max_workers)
+    )
 
 
 def create_chat_completion(
@@ -268,7 +274,7 @@ def _batch(options: ChatOptions, *arguments: *_Arguments) -> Batch:
     """Return the batch for a public function's arguments, in their order."""
     given: dict[str, Any] = dict(options)
     if given.get("batch_job") or given.get("lane") in JOB_LANES:
-        from llmbatch._jobs.hybrid_run import job_batch  # noqa: PLC0415 - only batch jobs need it
+        from llmbatch._jobs.lane_batch import job_batch  # noqa: PLC0415 - only batch jobs need it
 
         return job_batch(*arguments, given)
     if (path := given.get("checkpoint")) is not None and (state := job_state_path(path)).exists():

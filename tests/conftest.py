@@ -19,7 +19,7 @@ import pytest
 from loguru import logger
 
 from llmbatch._litellm.loading import load
-from llmbatch._util import background_loop
+from llmbatch._util import loop_thread
 from tests.batch_server import BatchProvider
 from tests.effort import effort, set_effort
 from tests.server import Server
@@ -163,7 +163,7 @@ def jump() -> Iterator[Callable[[float, Callable[[], object]], None]]:
 
     So that a deadline passes when a test is ready for it, and not before, however slow the machine.
     """
-    loop: Any = background_loop._background()
+    loop: Any = loop_thread.background()
     over = threading.Event()
 
     def moved(seconds: float, when: Callable[[], object]) -> None:

@@ -235,3 +235,15 @@ def test_system_message_is_put_first_where_there_is_none(server: Server, tmp_pat
         llmbatch.create_embeddings_batch(["a"], system="Be brief.", **place)
     with pytest.raises(ValueError, match="payloads carry their own parameters: leave out system"):
         llmbatch.submit_batch_job(payloads, system="Be brief.", state=tmp_path / "job.json", **place)
+
+
+def test_wrong_name_for_a_job_that_is_found_or_a_table_raises(tmp_path: Path) -> None:
+    """Before a state file is read, and in the program that starts the workers."""
+    (tmp_path / "job.json").write_text("{}")
+    with pytest.raises(ValueError, match="Use max_cost="):
+        llmbatch.retrieve_batch_job(tmp_path / "job.json", budget=3)
+    with pytest.raises(ValueError, match=r"unknown option top_k=.*model=, response_format=, api_key"):
+        llmbatch.retrieve_batch_job(tmp_path / "job.json", top_k=3)
+    ray = pytest.importorskip("llmbatch.integrations.ray")
+    with pytest.raises(ValueError, match="Use max_cost="):
+        ray.Completions("{text}", budget=3)

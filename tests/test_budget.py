@@ -131,8 +131,8 @@ def test_budget_lost_answer_after_overrun_counts_more(server: Server) -> None:
     """After an answer of ten times its upper bound, each lost one counts ten times, too."""
     upper = upper_bound_of(chats(1)[0], max_tokens=50)
     usage = {"prompt_tokens": 0, "completion_tokens": round(10 * upper / PRICE_OUT)}
-    dear = said("ok").body | {"usage": {**usage, "total_tokens": usage["completion_tokens"]}}
-    server.enqueue(Response(body=dear))
+    expensive = said("ok").body | {"usage": {**usage, "total_tokens": usage["completion_tokens"]}}
+    server.enqueue(Response(body=expensive))
     server.handler = lambda request: Response(200, body=b'{"choices": [', cut=5)
     rows = batch(server.api_base, chats(20), max_cost=35 * upper, max_tokens=50, max_workers=1, retries=0)
     assert len(rows.failed) == 19
@@ -162,7 +162,7 @@ def test_budget_highest_price_of_all_tiers_is_reserved() -> None:
             cost = sum(litellm.cost_per_token(model=model, custom_llm_provider=provider, **given))
             assert cost <= reserved * (1 + 1e-9), (model, tier)
             seen |= {model} if cost > 1.5 * plain else set()
-    assert len(seen) > 30, "some are much dearer than their plain price"
+    assert len(seen) > 30, "some cost much more than their plain price"
 
 
 def test_budget_settled_reservations_leave_no_residue() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import resource
@@ -11,10 +12,14 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from pydantic import BaseModel, field_validator
+from pydantic.json_schema import GenerateJsonSchema
 
 import llmbatch
 from llmbatch._batch import checkpoint
 from llmbatch._batch.checkpoint import Checkpoint
+from llmbatch._util import identity
+from tests.replies import said
 from tests.server import Response, answer_to, vector_for
 from tests.talk import KEY, answered, batch, chats, lines, place, question, until
 
@@ -390,7 +395,7 @@ def test_a_file_of_something_else_is_no_journal(path: Path, line: str) -> None:
 
 def test_a_last_line_without_its_newline_joins_no_other(server: Server, path: Path) -> None:
     """Whatever its length, and that of the lines before it."""
-    line = '{"custom_id": "%s", "response": {"status_code": 200, "body": {}}, "error": null}'
+    line = '{"custom_id": "%s", "response": {"status_code": 200, "body": {"output": []}}, "error": null}'
     path.write_text(line % "a" + "\n" + line % "bb")
     batch(server.api_base, chats(1), checkpoint=path)
     assert len(lines(path)) == 3
@@ -401,7 +406,6 @@ def test_a_last_line_without_its_newline_joins_no_other(server: Server, path: Pa
     [
         (("custom_id",), 5),
         (("response",), [1]),
-        (("response", "body"), "text"),
         (("llmbatch",), "x"),
         (("llmbatch", "cost"), "free"),
         (("llmbatch", "attempts"), None),
@@ -439,3 +443,118 @@ def test_an_answer_in_a_checkpoint_that_cannot_be_read_is_asked_for_again(server
     assert all(answered(row, number) for number, row in enumerate(rows))
     assert [request.text for request in server.requests] == [question(0)]
     assert rows[1]["usage"]["total_tokens"] == 0
+
+
+# A resumed row is checked like a new one
+
+
+class Review(BaseModel):
+    stars: int
+
+
+def stricter() -> type[BaseModel]:
+    """A class of the same schema that takes fewer values."""
+
+    class Strict(Review):
+        @field_validator("stars")
+        @classmethod
+        def _at_most_five(cls, stars: int) -> int:
+            if stars > 5:
+                raise ValueError("at most 5")
+            return stars
+
+    Strict.__name__ = Strict.__qualname__ = "Review"
+    Strict.model_rebuild(force=True)
+    return Strict
+
+
+def test_resume_with_stricter_class_sends_what_no_longer_fits(server: Server, tmp_path: Path) -> None:
+    """The row is asked again like a new one, and the summary counts it; rows that fit stay."""
+    server.handler = lambda request: said(json.dumps({"stars": 9 if request.text == question(0) else 4}))
+    options: dict[str, Any] = {"checkpoint": tmp_path / "run.jsonl"}
+    batch(server.api_base, chats(2), response_format=Review, **options)
+    server.handler = lambda _: said('{"stars": 5}')
+    results = batch(server.api_base, chats(2), response_format=stricter(), **options)
+    assert [found.stars for found in results.parsed] == [5, 4]
+    assert [row.get("rechecked") for row in results] == [True, None]
+    assert "1 rows in the checkpoint no longer passed" in results.summary()
+    assert len(server.requests) == 3
+    again = batch(server.api_base, chats(2), response_format=stricter(), **options)
+    assert len(again.resumed) == 2
+    assert len(server.requests) == 3
+
+
+def test_resume_with_validate_looks_at_resumed_rows(server: Server, tmp_path: Path) -> None:
+    """What `validate` rejects is sent again; what it accepts is not."""
+    path, answers = tmp_path / "run.jsonl", ["short", "a long answer", "a longer answer"]
+    server.handler = lambda _: said(answers[len(server.requests) - 1])
+    batch(server.api_base, chats(2), checkpoint=path, max_workers=1)
+    results = batch(
+        server.api_base, chats(2), checkpoint=path, validate=lambda row: "too short" if "long" not in str(row) else None
+    )
+    assert results.texts == ["a longer answer", "a long answer"]
+    assert len(results.resumed) == 1
+
+
+def test_resume_with_reask_gives_cut_answer_more_room_once(server: Server, tmp_path: Path) -> None:
+    """An answer that was cut off is asked again where `reask` was not spent on it."""
+    path = tmp_path / "run.jsonl"
+    server.handler = lambda _: said("half", "length")
+    batch(server.api_base, chats(1), checkpoint=path)
+    for _ in range(2):
+        (row,) = batch(server.api_base, chats(1), checkpoint=path, reask=1)
+    assert row["asks"] == 2
+    assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["no longer sent", "newly sent"])
+def test_checkpoint_survives_upgrade_that_changes_untouched_default(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: bool
+) -> None:
+    """Whether an untouched default is sent is up to LiteLLM's version; a caller's own value is never ignored."""
+    path = tmp_path / "run.jsonl"
+    accepted = {True: {"temperature": 0.3, "max_tokens": 200}, False: {"max_tokens": 200}}
+    for sends in (first, not first):
+        monkeypatch.setattr("llmbatch._litellm.accepted_defaults", lambda *_, sends=sends: accepted[sends])
+        results = batch(server.api_base, [*chats(2), *chats(1)], checkpoint=path)
+    assert len(results.resumed) == 3
+    assert len(server.requests) == 3
+    batch(server.api_base, chats(1), checkpoint=path, temperature=0.31)
+    assert len(server.requests) == 4
+
+
+def test_checkpoint_survives_upgrade_that_renders_dataclass_anew(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pydantic writes a dataclass's docstring into the schema from 2.13 on; a changed field is a changed request."""
+
+    @dataclasses.dataclass
+    class Where:
+        """A place."""
+
+        city: str = ""
+
+    class Sentiment(BaseModel):
+        positive: bool
+        where: Where | None = None
+
+    path = tmp_path / "run.jsonl"
+    server.handler = lambda _: said('{"positive": true, "where": null}')
+    monkeypatch.setattr(GenerateJsonSchema, "dataclass_schema", _undocumented(GenerateJsonSchema.dataclass_schema))
+    identity._schema.cache_clear()
+    batch(server.api_base, chats(2), checkpoint=path, response_format=Sentiment)
+    monkeypatch.undo()
+    identity._schema.cache_clear()
+    assert "A place." in json.dumps(Sentiment.model_json_schema())
+    results = batch(server.api_base, chats(2), checkpoint=path, response_format=Sentiment)
+    assert len(results.resumed) == 2
+    assert len(server.requests) == 2
+
+
+def _undocumented(render: Any) -> Any:
+    def rendered(self: Any, schema: Any) -> Any:
+        made = render(self, schema)
+        made.pop("description", None)
+        return made
+
+    return rendered

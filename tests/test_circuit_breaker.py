@@ -12,7 +12,7 @@ import pytest
 
 from llmbatch._request import circuit_breaker
 from tests.server import Response, Server
-from tests.talk import answered, batch, chats, question
+from tests.talk import KEY, answered, batch, chats, question
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -236,3 +236,22 @@ def test_row_that_breaks_its_server_is_given_up(server: Server) -> None:
     rows = batch(server.api_base, chats(30), retries=2, max_workers=2, deadline=60.0)
     assert [i for i, row in enumerate(rows) if "error" in row] == [3]
     assert rows[3]["error_details"]["type"] == "ServiceUnavailableError"
+
+
+def test_fallback_is_taken_instead_of_waiting(server: Server) -> None:
+    """With fallbacks nobody waits for a server that is away."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        base = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
+    fallback = {"model": "openai/other", "api_base": server.api_base, "api_key": KEY}
+    rows = batch(base, chats(20), max_workers=4, retries=1, fallbacks=[fallback], deadline=60.0)
+    assert not rows.failed
+    assert all(row["fallback"]["instead_of"] == "openai/gpt-4o-mini" for row in rows)
+
+
+def test_deadline_error_names_last_failure(server: Server) -> None:
+    """A row that is still tried at the deadline says what it met."""
+    server.handler = lambda request: LOADING["llama.cpp"]
+    rows = batch(server.api_base, chats(3), max_workers=1, deadline=1.0)
+    assert rows[0]["error_details"]["type"] == "DeadlineExceeded"
+    assert "Loading model" in rows[0]["error"]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import os
 import pty
 import shlex
 import signal
+import subprocess
 import sys
 import termios
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +23,7 @@ from click.testing import CliRunner
 
 import llmbatch
 from llmbatch.cli import main
+from llmbatch.cli._read_input import Input
 from tests.replies import said
 from tests.server import Response, Server, answer_to
 from tests.talk import lines, until
@@ -263,7 +266,7 @@ def test_no_error_takes_the_place_of_an_answer(shell: Shell, server: Server) -> 
     server.handler = lambda request: Response(401)
     done = shell.run(source, "-t", "0.9")
     assert done.exit_code == 1
-    assert "4 rows failed now and keep the answers" in done.stderr
+    assert "4 rows failed now and keep their answers" in done.stderr
     assert shell.out.read_bytes() == paid
     (shell.directory / "in.csv").write_text("id,text\nr0,\n" + "".join(f"r{i},q{i}\n" for i in range(1, 4)))
     assert shell.run(shell.directory / "in.csv", "--column", "text").exit_code == 1
@@ -416,7 +419,7 @@ def test_a_table_that_is_somebody_elses_is_left_alone(shell: Shell, server: Serv
     shell.out.write_text("a,b\n")
     done = shell.run(write(shell.directory / "in.jsonl", [{"prompt": "a"}]))
     assert (done.exit_code, len(server.requests)) == (2, 0)
-    assert "give another path" in done.stderr
+    assert "Give another path" in done.stderr
     assert shell.out.read_text() == "a,b\n"
 
 
@@ -427,7 +430,7 @@ def test_answers_on_stdout_are_alone_there(shell: Shell, server: Server) -> None
     done = shell.run(source)
     assert done.exit_code == 0
     assert [text_of(json.loads(line)) for line in done.stdout.splitlines()] == [answer_to(text) for text in "abc"]
-    assert "keeps no checkpoint" in done.stderr
+    assert "cannot be a checkpoint" in done.stderr
     assert json.loads(done.stderr.splitlines()[-1])["succeeded"] == 3
     assert [path.name for path in shell.directory.iterdir()] == ["in.jsonl"]
 
@@ -451,7 +454,7 @@ def test_a_path_that_cannot_be_written_is_refused_first(shell: Shell, server: Se
     done = shell.run(source)
     assert (done.exit_code, len(server.requests)) == (2, 0)
     assert "cannot write to" in done.stderr
-    assert "give another path" in done.stderr
+    assert "Give another path" in done.stderr
 
 
 def test_the_version_is_told() -> None:
@@ -469,7 +472,7 @@ def test_the_version_is_told() -> None:
         ('{"text": "x"}\n', ["--template", "no columns"], "must name its columns"),
         ('{"text": "x"}\n', ["--template", "{text", "-q"], "not well formed"),
         ('{"text": "x"}\n', ["--template", "{text}", "--column", "text"], "exclude each other"),
-        ('{"id": 1, "prompt": "x"}\n{"id": 1, "prompt": "y"}\n', [], "line 2: the id '1' is there already"),
+        ('{"id": 1, "prompt": "x"}\n{"id": 1, "prompt": "y"}\n', [], "line 2: the id '1' is a duplicate"),
         ('{"id": 1, "prompt": "x"}\n{"prompt": "y"}\n', [], "line 2 has no id"),
         ('{"custom_id": "a", "url": "/v1/embeddings", "body": {"input": "x"}}\n', [], "/v1/embeddings"),
         ('{"prompt": "x"}\n', ["--max-workers", "0"], "max_workers"),
@@ -477,7 +480,7 @@ def test_the_version_is_told() -> None:
         ('{"prompt": "x"}\n', ["-p", "max_worker=3"], "Did you mean max_workers"),
         ('{"prompt": "x"}\n', ["-p", "temprature=1"], "Did you mean temperature"),
         ('{"text": "x"}\n', ["--template", '{"a": 1} {text}'], "{{ and }} for braces"),
-        ('{"prompt": "x"}\n', ["-m", "no-such-model-anywhere", "--api-base", ""], "cannot tell which provider"),
+        ('{"prompt": "x"}\n', ["-m", "no-such-model-anywhere", "--api-base", ""], "cannot be determined"),
         ('{"prompt": "x"}\n', ["--max-cost", "1"], "max_cost needs a price"),
         ('{"prompt": "x"}\n', ["--no-such-option"], "No such option"),
     ],
@@ -552,7 +555,7 @@ def test_ctrl_c_exits_130_and_leaves_out_resumable(warm: Warm, shell: Shell, ser
         _, err = process.communicate()
     assert process.returncode == 130
     assert err.startswith("Interrupted: ")
-    assert "the same command goes on" in err
+    assert "the same command resumes" in err
     kept = {line["custom_id"] for line in lines(shell.out)}
     assert len(kept) >= 30
     server.reset()
@@ -560,6 +563,65 @@ def test_ctrl_c_exits_130_and_leaves_out_resumable(warm: Warm, shell: Shell, ser
     assert done.exit_code == 0
     assert not kept & {request.text[1:] for request in server.requests}
     assert len(lines(shell.out)) == 200
+
+
+@pytest.mark.processes
+def test_interrupted_csv_run_prints_no_traceback(warm: Warm, shell: Shell, server: Server) -> None:
+    """The reader of the file, which waits in a thread of its own, ends quietly too."""
+    server.set(latency=0.05)
+    source = shell.directory / "in.csv"
+    source.write_text("text\n" + "".join(f"q{i}\n" for i in range(200)))
+    with shell.start(warm, source, "--column", "text") as process:
+        until(process, lambda: server.stats.ok >= 20)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate()
+    assert process.returncode == 130
+    assert err.count("\n") == 1
+    assert err.startswith("Interrupted: ")
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("closed", [">&-", "<&-", ">&- <&-"])
+def test_closed_standard_streams_are_no_error(shell: Shell, closed: str) -> None:
+    """As cron and daemons close them: the rows are answered, and the exit code says so."""
+    source = write(shell.directory / "in.jsonl", [{"prompt": f"q{i}"} for i in range(3)])
+    command = shlex.join([sys.executable, "-c", START, *shell.arguments(source)])
+    done = subprocess.run(["/bin/sh", "-c", f"exec {command} {closed}"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(lines(shell.out)) == 3
+
+
+def test_output_that_cannot_be_finished_exits_1(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk or a table that cannot be written, after all rows are paid: the answers are kept, and found again."""
+    shell.out = shell.directory / "out.csv"
+    source = write(shell.directory / "in.jsonl", [{"prompt": f"q{i}"} for i in range(3)])
+    with monkeypatch.context() as patch:
+        patch.setattr(llmbatch.BatchResults, "to_csv", lambda *_: 1 // 0)
+        done = shell.run(source)
+    assert done.exit_code == 1
+    assert "out.csv could not be finished (ZeroDivisionError" in done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["succeeded"] == 3
+    shell.server.reset()
+    assert shell.run(source).exit_code == 0
+    assert shell.server.requests == []
+    assert len(pd.read_csv(shell.out)) == 3
+
+
+def test_input_that_changes_while_it_is_sent_exits_1(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exit code 2 says that nothing was sent."""
+    source = write(shell.directory / "in.jsonl", [{"prompt": f"q{i}"} for i in range(30)])
+
+    given = Input.__iter__
+
+    def changing(self: Input) -> Any:
+        yield from itertools.islice(given(self), 3)
+        raise ValueError("line 4 is not JSON")
+
+    monkeypatch.setattr(Input, "__iter__", changing)
+    done = shell.run(source)
+    assert done.exit_code == 1
+    assert "line 4 is not JSON" in done.stderr
+    assert shell.server.requests
 
 
 @pytest.mark.processes

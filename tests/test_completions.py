@@ -33,7 +33,7 @@ def test_rows_come_back_in_order_with_usage_and_cost(server: Server) -> None:
     assert "25/25 rows succeeded" in results.summary()
 
 
-def test_the_seeds_defaults_are_sent(server: Server) -> None:
+def test_default_parameters_are_sent(server: Server) -> None:
     """temperature=0.3 and max_tokens=200 are on the wire unless changed; None leaves them out."""
     batch(server.api_base, chats(1))
     batch(server.api_base, chats(1), temperature=None, max_tokens=None, seed=3, top_p=0.5)
@@ -54,7 +54,7 @@ def test_defaults_never_break_a_reasoning_model(server: Server, model: str) -> N
     assert "max_tokens" not in sent
 
 
-def test_a_chosen_parameter_that_the_model_refuses_is_a_row_error(server: Server) -> None:
+def test_parameter_that_the_model_rejects_is_a_row_error(server: Server) -> None:
     """What the caller chose is not dropped silently."""
     (row,) = batch(server.api_base, chats(1), model="openai/o3-mini", temperature=0.3000001)
     assert row["error_details"]["type"] == "UnsupportedParamsError"
@@ -70,7 +70,7 @@ def test_model_comes_from_the_environment(server: Server, monkeypatch: pytest.Mo
     assert [request.json["model"] for request in server.requests] == ["gpt-4o-mini", "gpt-4o", "gpt-4.1"]
 
 
-def test_a_bare_model_name_with_api_base_is_an_openai_compatible_server(server: Server) -> None:
+def test_bare_model_with_api_base_is_openai_compatible(server: Server) -> None:
     """Local servers work by their model's own name."""
     (row,) = batch(server.api_base, chats(1), model="my-local-model")
     assert row["model"] == "my-local-model"
@@ -78,7 +78,7 @@ def test_a_bare_model_name_with_api_base_is_an_openai_compatible_server(server: 
     assert batch(server.api_base, chats(2), model="my-local-model").cost is None
 
 
-def test_an_empty_list_gives_an_empty_result(server: Server) -> None:
+def test_empty_list_gives_empty_results(server: Server) -> None:
     """Nothing in, nothing out."""
     results = batch(server.api_base, [])
     assert results == []
@@ -86,7 +86,7 @@ def test_an_empty_list_gives_an_empty_result(server: Server) -> None:
     assert results.texts == []
 
 
-def test_bad_rows_among_good_ones_are_their_own_errors(server: Server) -> None:
+def test_invalid_rows_among_valid_ones_are_error_rows(server: Server) -> None:
     """Empty, role-less and unserialisable rows are error rows; the rows around them are answered."""
     bad: list[Any] = [[], [{"content": "x"}], [{"role": "user", "content": object()}], b"text", None, 7]
     results = batch(server.api_base, [row for pair in zip(chats(6), bad, strict=True) for row in pair])
@@ -95,7 +95,7 @@ def test_bad_rows_among_good_ones_are_their_own_errors(server: Server) -> None:
     assert all(row["error_details"]["type"] == "InvalidRow" and row["choices"] == [] for row in results.failed)
 
 
-def test_failures_are_rows_beside_answers(server: Server) -> None:
+def test_failures_are_rows_among_answers(server: Server) -> None:
     """A provider's refusal of one request is that row's error, with its status."""
     server.handler = lambda r: Response(400) if r.text == question(2) else None
     results = batch(server.api_base, chats(4))
@@ -112,7 +112,7 @@ def test_failures_are_rows_beside_answers(server: Server) -> None:
 
 
 @pytest.mark.usefixtures("quick_backoff")
-def test_hundreds_of_rows_survive_faults(provider: Callable[..., Server]) -> None:
+def test_hundreds_of_rows_survive_transient_errors(provider: Callable[..., Server]) -> None:
     """200 rows at 64 workers through 6 % of 5xx and 6 % of connection resets: 200 good rows in order."""
     server = provider(error_rate=0.06, reset_rate=0.06, log=False)
     results = batch(server.api_base, chats(200), max_workers=64)
@@ -122,7 +122,7 @@ def test_hundreds_of_rows_survive_faults(provider: Callable[..., Server]) -> Non
     assert sum(row["attempts"] for row in results) == 200 + server.stats.resets + server.stats.errors
 
 
-def test_a_generator_is_taken_as_it_is_sent(provider: Callable[..., Server]) -> None:
+def test_generator_is_read_as_rows_are_sent(provider: Callable[..., Server]) -> None:
     """Rows of a generator are taken when they have a slot, not all at once."""
     server = provider(latency=0.01)
     taken = 0
@@ -139,7 +139,7 @@ def test_a_generator_is_taken_as_it_is_sent(provider: Callable[..., Server]) -> 
             break
 
 
-def test_a_single_completion_is_a_row_or_raises(server: Server) -> None:
+def test_single_completion_is_a_row_or_raises(server: Server) -> None:
     """create_chat_completion gives one row and raises with the fields of its error."""
     assert answered(llmbatch.create_chat_completion(chats(1)[0], **place(server.api_base)), 0)
     server.enqueue(Response(404))
@@ -169,7 +169,7 @@ def test_tools_and_several_choices_pass_through_whole(server: Server) -> None:
     assert server.requests[-1].json["tools"][0]["function"]["parameters"]["required"] == ["city"]
 
 
-def test_a_lost_attempt_does_not_make_an_answers_cost_unknown(server: Server) -> None:
+def test_lost_attempt_leaves_the_cost_of_the_answer_known(server: Server) -> None:
     """A row that was answered after a reset has its answer's cost; one that was never answered has none."""
     server.enqueue(Response(reset=True))
     (row,) = batch(server.api_base, chats(1))

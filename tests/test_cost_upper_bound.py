@@ -121,8 +121,8 @@ def test_cost_upper_bound_without_max_tokens_is_longest_answer(bound: Any) -> No
 def test_cost_upper_bound_multipliers_multiply(bound: Any) -> None:
     """Those of regions and speeds, too; none lowers the bound."""
     plain = bound()(chat("a"))
-    dear = bound(regional_multiplier=1.5, other_multiplier=0.5, provider_specific_entry={"us": 1.1, "fast": 6.0})
-    assert dear(chat("a")) == pytest.approx(plain * 1.5 * 1.1 * 6.0)
+    raised = bound(regional_multiplier=1.5, other_multiplier=0.5, provider_specific_entry={"us": 1.1, "fast": 6.0})
+    assert raised(chat("a")) == pytest.approx(plain * 1.5 * 1.1 * 6.0)
 
 
 def test_cost_upper_bound_job_is_half_without_batch_prices(bound: Any) -> None:

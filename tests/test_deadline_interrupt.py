@@ -138,7 +138,7 @@ input()
 def endless():
     yield from chats(10)
     time.sleep(600)
-batch(base, endless(), max_workers=10)
+batch(base, endless(), max_workers=4)
 """
 
 

@@ -21,6 +21,7 @@ from llmbatch._limits.detector import (
     StopThrottling,
     Undecided,
     Verdict,
+    WaitForWindow,
     significant,
 )
 from llmbatch._limits.learned_rate import LearnedRate
@@ -28,6 +29,7 @@ from llmbatch._limits.log_odds import sent_rate
 from llmbatch._limits.observations import MAX_RECENT, Observations
 from llmbatch._limits.outage_detector import OUTAGE_ODDS, RARE_IN_RECOVERY, Cooldown, OutageDetector
 from llmbatch._limits.permit import Permit
+from llmbatch._limits.quota_window_detector import MIN_RETRY_AFTER_SECONDS, QuotaWindowDetector
 from llmbatch._limits.random_rejection_detector import RandomRejectionDetector
 from llmbatch._limits.rate_detector import RateDetector
 
@@ -74,6 +76,8 @@ def evidence(marks: str, **known: float) -> Evidence:
         known=recent,
         recent=recent,
         run=run,
+        retry_after=0.0,
+        is_improbable_run=False,
         share_before_run=0.02,
         run_odds=-math.inf,
         concurrency=0,
@@ -88,6 +92,39 @@ def evidence(marks: str, **known: float) -> Evidence:
 def test_significant_needs_more_where_429s_are_frequent() -> None:
     """Twice the log odds, from one in twenty on."""
     assert (significant(RARE - 0.001), significant(RARE)) == (SIGNIFICANT, 2 * SIGNIFICANT)
+
+
+# -- quota windows
+
+
+@pytest.mark.parametrize(
+    ("accepted", "run", "late", "retry_after", "waits"),
+    [
+        (16, "xx", 0, 3.0, True),
+        (15, "x", 0, 3.0, False),
+        (23, "xxx", 0, 3.0, False),
+        (24, "xxx", 0, 3.0, True),
+        (39, "xx", 5, 3.0, False),
+        (40, "xx", 5, 3.0, True),
+        (40, "xx", 0, MIN_RETRY_AFTER_SECONDS, True),
+        (40, "xx", 0, MIN_RETRY_AFTER_SECONDS - 0.01, False),
+    ],
+)
+def test_quota_window_detector_waits_for_next_window(
+    accepted: int, run: str, late: int, retry_after: float, waits: bool
+) -> None:
+    """If windows let many through for each 429, those that came late after the last one's end included."""
+    detector = QuotaWindowDetector()
+    detector.begin(100)
+    for number in range(accepted):
+        detector.observe(Permit(1.0, 0.0, number=100 + number, accepted=True), 1.0)
+    for number in range(late):
+        detector.observe(Permit(1.0, 0.0, number=number, rate_limited=True), 1.0)
+    given = evidence(".." + run, retry_after=retry_after, is_improbable_run=True)
+    assert detector.decide(given) == (WaitForWindow() if waits else None)
+    assert detector.decide(replace(given, is_improbable_run=False)) is None
+    detector.begin(200)
+    assert detector.decide(given) is None
 
 
 # -- outages

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 
 import llmbatch
@@ -86,3 +87,90 @@ def test_options_of_chats_are_misuse(server: Server, option: str) -> None:
     with pytest.raises(ValueError, match=f"{option}= is for chat completions"):
         embed(server, ["a"], **{option: ["x"]})
     assert not server.requests
+
+
+def vectors_reply(texts: list[str], *, indices: list[int | None]) -> Response:
+    items = [
+        {"object": "embedding", "embedding": [float(len(text)), 1.0], **({} if index is None else {"index": index})}
+        for text, index in zip(texts, indices, strict=True)
+    ]
+    return Response(body={"object": "list", "model": "m", "data": items, "usage": {"prompt_tokens": 6}})
+
+
+def test_chunk_rejected_for_size_with_500_is_split(server: Server) -> None:
+    """llama.cpp answers 500 for a text longer than its batch: only that text fails, after one request for it."""
+    words = "input (992 tokens) is too large to process. increase the physical batch size (current batch size: 512)"
+
+    def reject(request: Request) -> Response | None:
+        if any("long" in text for text in request.json["input"]):
+            return Response(500, body={"error": {"code": 500, "message": words, "type": "server_error"}})
+        return None
+
+    server.handler = reject
+    texts = [f"text {i}" for i in range(20)]
+    texts[3], texts[11] = "a long one", "another long one"
+    results = embed(server, texts, model="openai/nomic")
+    assert [row["error_details"]["index"] for row in results.failed] == [3, 11]
+    assert "too large to process" in results[3]["error"]
+    assert {row["attempts"] for row in results.failed} == {1}
+
+
+UNCLEAR: dict[str, list[int | None]] = {
+    "no index": [None] * 3,
+    "always 0": [0] * 3,
+    "from 1 on": [1, 2, 3],
+    "one without": [0, 1, None],
+}
+
+
+@pytest.mark.parametrize("indices", UNCLEAR.values(), ids=UNCLEAR)
+def test_vectors_of_unclear_index_are_asked_for_one_by_one(server: Server, indices: list[int | None]) -> None:
+    """Nobody guesses whose a vector is: such an answer is rejected, and its cost is part of the rows'."""
+
+    def reply(request: Request) -> Response:
+        texts = request.json["input"]
+        return vectors_reply(texts, indices=indices if len(texts) == 3 else [indices[0]])
+
+    server.handler = reply
+    results = embed(server, ["a", "bb", "ccc"], input_cost_per_token=1.0)
+    assert [vector and vector[0] for vector in results.embeddings] == [1.0, 2.0, 3.0]
+    assert [len(request.json["input"]) for request in server.requests] == [3, 1, 1, 1]
+    assert results.cost == pytest.approx(4 * 6)
+    assert {row["attempts"] for row in results} == {2}
+
+
+@pytest.mark.parametrize("route", ["openai", "hosted_vllm", "infinity"])
+def test_dimensions_reach_server_of_any_model(server: Server, route: str) -> None:
+    """LiteLLM's list of models does not decide it for a self-hosted one."""
+    (vector,) = embed(server, ["a"], model=f"{route}/bert", dimensions=16).embeddings
+    assert vector is not None
+    assert len(vector) == 16
+    assert server.requests[0].json["dimensions"] == 16
+
+
+def test_vector_of_wrong_dimensions_fails(server: Server) -> None:
+    """A server that ignores `dimensions` is no success."""
+    server.handler = lambda request: vectors_reply(request.json["input"], indices=[0])
+    (row,) = embed(server, ["a"], model="openai/bert", dimensions=16)
+    assert row["error_details"]["type"] == "WrongDimensions"
+    assert "2 numbers" in row["error"]
+
+
+def test_to_numpy_gives_rows_by_dimensions(server: Server) -> None:
+    """A failed row is NaN or an error, as the caller chooses; what is no table of vectors raises."""
+    results = embed(server, ["a", "", "b"])
+    array = results.to_numpy(on_failed="nan")
+    assert array.shape == (3, 8)
+    assert array[0].tolist() == pytest.approx(vector_for("a"))
+    assert [bool(np.isnan(row).all()) for row in array] == [False, True, False]
+    with pytest.raises(llmbatch.BatchFailedError):
+        results.to_numpy()
+    assert results[:1].to_numpy().shape == (1, 8)
+    assert llmbatch.BatchResults().to_numpy().shape == (0, 0)
+    with pytest.raises(ValueError, match="on_failed must be 'raise' or 'nan', not 'zero'"):
+        results.to_numpy(on_failed="zero")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="no row has a vector"):
+        results[1:2].to_numpy(on_failed="nan")
+    longer = embed(server, ["c"], dimensions=4)
+    with pytest.raises(ValueError, match="differ in length: row 0 has 8 and row 1 has 4"):
+        llmbatch.BatchResults([*results[:1], *longer]).to_numpy()

@@ -40,7 +40,7 @@ def test_rows_tokens_and_costs_add_up() -> None:
         (ROWS * 120, {"model": "gpt-4o-mini"}, "scaled by length"),
     ],
 )
-def test_what_is_unknown_is_said(rows: list[Any], arguments: dict[str, Any], caveat: str) -> None:
+def test_unknown_numbers_are_none_and_named_in_caveats(rows: list[Any], arguments: dict[str, Any], caveat: str) -> None:
     """In words, and as None instead of 0."""
     estimate = llmbatch.estimate_batch(rows, **arguments)
     assert any(caveat in text for text in estimate.caveats)
@@ -65,7 +65,7 @@ def test_lanes_are_priced_side_by_side() -> None:
     assert not any(lane.missing for lane in lanes.values())
 
 
-def test_a_lane_that_is_not_there_says_so() -> None:
+def test_missing_lane_says_why() -> None:
     """A model without a flex price, a provider without batch jobs; then the cheapest is the live one."""
     estimate = llmbatch.estimate_batch(ROWS, "anthropic/claude-sonnet-4-5", requests_per_minute=5)
     flex, job, cheapest = (estimate.lanes[name] for name in ("flex", "job", "cheapest"))
@@ -103,7 +103,7 @@ def test_a_lane_that_is_not_there_says_so() -> None:
         ({"latency": 2, "requests_per_minute": 0.002}, 300_000, "about 3.5 days"),
     ],
 )
-def test_live_time_follows_from_what_is_stated(stated: dict[str, Any], seconds: float | None, words: str) -> None:
+def test_live_time_follows_from_limits_and_latency(stated: dict[str, Any], seconds: float | None, words: str) -> None:
     """Never from a guess; a job takes up to a day whatever the limits are."""
     lanes = llmbatch.estimate_batch(ROWS, "gpt-4o-mini", **stated).lanes
     assert lanes["live"].seconds == pytest.approx(seconds)
@@ -111,7 +111,7 @@ def test_live_time_follows_from_what_is_stated(stated: dict[str, Any], seconds: 
     assert (lanes["job"].seconds, lanes["job"].time) == (86_400, "up to 24 h")
 
 
-def test_a_deadline_shows_what_would_be_late() -> None:
+def test_deadline_shows_late_lanes() -> None:
     """In the risk of each lane that may take longer; the cheapest keeps it."""
     lanes = llmbatch.estimate_batch(ROWS, "gpt-5-mini", deadline=6 * 3600, requests_per_minute=10).lanes
     late = {name for name, lane in lanes.items() if "those past the deadline fail" in lane.risk}
@@ -119,7 +119,7 @@ def test_a_deadline_shows_what_would_be_late() -> None:
     assert (lanes["cheapest"].seconds, lanes["cheapest"].time) == (21_600, "up to 6 h")
 
 
-def test_an_estimate_shows_itself_as_a_table() -> None:
+def test_estimate_prints_as_a_table() -> None:
     """A line for each lane, its columns one below the other."""
     shown = str(llmbatch.estimate_batch(ROWS, "gpt-4o-mini", requests_per_minute=60)).splitlines()
     head, live, flex, job, cheapest = shown[1:6]
@@ -134,21 +134,21 @@ def test_an_estimate_shows_itself_as_a_table() -> None:
     assert cheapest.startswith("cheapest  $")
 
 
-def test_misuse_of_what_is_stated_raises() -> None:
+def test_estimate_with_misuse_raises() -> None:
     """As in the call itself."""
     for wrong in ({"latency": 0}, {"latency": float("nan")}, {"requests_per_minute": -1}, {"max_workers": 0}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             llmbatch.estimate_batch(ROWS, "gpt-4o-mini", **wrong)
 
 
-def test_the_count_is_the_providers_where_the_tokenizer_is_known() -> None:
+def test_token_count_with_known_tokenizer_is_the_providers() -> None:
     """Within the tokens that OpenAI puts around messages."""
     (text,) = ["Hello world"]
     estimate = llmbatch.estimate_batch([[{"role": "user", "content": text}]], "gpt-4o-mini")
     assert estimate.prompt_tokens == 9
 
 
-def test_estimating_sends_nothing(server: Server) -> None:
+def test_estimate_sends_nothing(server: Server) -> None:
     """Not even a picture is fetched."""
     picture = {"type": "image_url", "image_url": {"url": f"{server.url}/picture.png"}}
     rows = [[{"role": "user", "content": [{"type": "text", "text": "What is it?"}, picture]}]]

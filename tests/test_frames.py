@@ -5,16 +5,21 @@ from __future__ import annotations
 import csv
 import json
 import sys
+from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from enum import Enum
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 import pytest
 from pydantic import BaseModel
+from pydantic_core import to_jsonable_python
 
 from llmbatch import create_chat_completions_batch, create_embeddings_batch
 from llmbatch._output.jsonl import row_from_line
-from llmbatch.integrations.frames import complete_column, complete_frame
+from llmbatch._rows.row import answer_row
+from llmbatch.integrations.frames import complete_column, complete_frame, conversations
+from llmbatch.integrations.ray import Completions
 from llmbatch.results import BatchResults
 from tests.replies import said
 from tests.server import Request, Response, Server, answer_to, vector_for
@@ -85,9 +90,9 @@ def test_what_a_template_cannot_be_filled_with_is_refused(server: Server, option
     """Nulls and NaN are missing values in every make, and are named by their rows; so are unknown columns."""
     table = make({"text": ["x", None, "z"], "price": [1.0, 2.0, float("nan")]})
     for template, message in (
-        ("{text}", "column 'text', rows 1: drop these rows"),
+        ("{text}", "column 'text', rows 1. Drop these rows"),
         ("{price} {text}", "column 'price', rows 2; column 'text', rows 1"),
-        ("{txt}", "no column 'txt'; the frame has 'text', 'price'"),
+        ("{txt}", "no column 'txt'. The table has 'text', 'price'"),
     ):
         with pytest.raises(ValueError, match=message):
             complete_frame(table, template, **options)
@@ -97,7 +102,7 @@ def test_what_a_template_cannot_be_filled_with_is_refused(server: Server, option
 @pytest.mark.parametrize("what", [pl.LazyFrame(ROWS), ROWS, [1]])
 def test_what_is_no_table_in_memory_is_misuse(options: dict[str, Any], what: Any) -> None:
     """Lazy frames, which would be computed unasked, included."""
-    with pytest.raises(TypeError, match=r"is no table in memory; give a DataFrame .*\.collect\(\)"):
+    with pytest.raises(TypeError, match=r"is not an in-memory table. Give a DataFrame .*\.collect\(\)"):
         complete_column(what, "{city}", **options)
 
 
@@ -197,3 +202,50 @@ def test_what_is_not_installed_is_named_with_its_extra(monkeypatch: pytest.Monke
              "pyarrow": BatchResults([]).to_arrow}  # fmt: skip
     with pytest.raises(ImportError, match=r"llmbatch\[(frames|polars)\]"):
         calls[package]()
+
+
+def test_template_list_column_fills_whole_list(server: Server, options: dict[str, Any], tmp_path: Path) -> None:
+    """Lists, arrays and Series are lists in the prompt, however long; a missing list is named as missing."""
+    numbers = {"name": ["a", "b"], "tags": [list(range(1500)), [7]], "nested": [{"x": [1]}, {"x": [2]}]}
+    pd.DataFrame(numbers).to_parquet(tmp_path / "rows.parquet")
+    for table in (pd.read_parquet(tmp_path / "rows.parquet"), pl.DataFrame(numbers), pa.table(numbers)):
+        made = conversations(table, "{name}: {tags} {nested}")
+        assert made[0][0]["content"] == f"a: {list(range(1500))} {{'x': [1]}}"
+    with pytest.raises(ValueError, match="column 'tags', rows 1"):
+        conversations(pl.DataFrame({"tags": [["x", "y"], None]}), "{tags}")
+    Completions("{tags}", **options)(pd.read_parquet(tmp_path / "rows.parquet"))
+    assert {request.text for request in server.requests} == {str(list(range(1500))), "[7]"}
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [{}, {}],
+        [{"deep": {}}, {"deep": {}}],
+        [[{}], [{}]],
+        [datetime(2024, 1, 1, 10), datetime(2024, 1, 1, 10, tzinfo=UTC)],  # noqa: DTZ001 - models write both
+        [datetime(2024, 1, 1, 10, tzinfo=UTC), datetime(2024, 1, 1, 10)],  # noqa: DTZ001 - likewise
+        [time(10), time(10, tzinfo=UTC)],
+        [date(2024, 1, 1), datetime(2024, 1, 1, 10)],  # noqa: DTZ001 - likewise
+        [UUID(int=1), UUID(int=2)],
+        [Decimal("1." + "1" * 50), Decimal(2)],
+        [2**60 + 1, 0.5],
+    ],
+    ids=str,
+)
+def test_table_value_without_common_type_is_text(values: list[Any], tmp_path: Path) -> None:
+    """No table format changes it or fails: it is JSON, in Arrow, Parquet and polars alike."""
+    rows = [answer_row({"choices": []}, custom_id=str(at), cost=None) for at in range(2)]
+    for row, value in zip(rows, values, strict=True):
+        row["metadata"] = {"value": value}
+    results = BatchResults(rows)
+    expected = [_text(value) for value in values]
+    results.to_parquet(tmp_path / "out.parquet")
+    for found in (results.to_arrow()["value"].to_pylist(), results.to_polars()["value"].to_list(),
+                  pl.read_parquet(tmp_path / "out.parquet")["value"].to_list()):  # fmt: skip
+        assert [text.replace(" ", "") for text in found] == [text.replace(" ", "") for text in expected]
+
+
+def _text(value: Any) -> str:
+    plain = to_jsonable_python(value)
+    return plain if isinstance(plain, str) else json.dumps(plain)

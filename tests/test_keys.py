@@ -43,7 +43,7 @@ def test_a_missing_key_is_named_before_anything_is_sent(model: str, variable: st
     assert not rows[0]["error_details"]["retryable"]
     assert rows[0]["attempts"] == 1
     assert "NotSent" in rows[-1]["error"]
-    assert "check the API" in rows[-1]["error"]
+    assert "Check the API" in rows[-1]["error"]
 
 
 def test_embeddings_without_a_key_say_the_same() -> None:

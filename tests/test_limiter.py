@@ -501,3 +501,94 @@ def test_absurd_token_counts_are_not_believed(tokens: int, believed: bool) -> No
     estimate, owed = asyncio.run(debt())
     assert estimate == (tokens if believed else 5.0)
     assert owed == pytest.approx(tokens - 1.0 if believed else 0.0, abs=1.0)
+
+
+def test_pause_ends_when_concurrency_limit_is_found() -> None:
+    """A Retry-After of a minute holds neither its row nor others back, once a slot is all that they wait for."""
+
+    async def work(limiter: Limiter) -> None:
+        in_flight = 0
+
+        async def one(row: int) -> None:
+            nonlocal in_flight
+            while True:
+                permit = await limiter.acquire(row, 1.0)
+                if in_flight < 2:
+                    in_flight += 1
+                    await asyncio.sleep(3)
+                    in_flight -= 1
+                    limiter.on_success(permit, {}, 1.0)
+                    return
+                await asyncio.sleep(0.01)
+                limiter.on_rate_limit(permit, {}, 60.0)
+                await limiter.pause(60.0)
+
+        await asyncio.gather(*(one(row) for row in range(20)))
+        assert limiter.finding.phase is Phase.CONCURRENCY_LIMITED
+        await limiter.pause(60.0)
+
+    assert in_virtual_time(work) < 40
+
+
+def test_pause_otherwise_is_retry_after() -> None:
+    """Nothing but a concurrency limit shortens it."""
+    assert in_virtual_time(lambda limiter: limiter.pause(60.0)) == pytest.approx(60, abs=0.1)
+
+
+async def paused(limiter: Limiter, count: int) -> tuple[list[Permit], list[asyncio.Task[None]]]:
+    """Return two requests in flight, and rows that got a 429 with a Retry-After of a minute beside them."""
+    in_flight = [await limiter.acquire(0, 1.0) for _ in range(2)]
+    rows = []
+    for _ in range(count):
+        limiter.on_rate_limit(await limiter.acquire(0, 1.0), {}, 60.0)
+        rows.append(asyncio.ensure_future(limiter.pause(60.0)))
+    await asyncio.sleep(5)
+    assert not any(row.done() for row in rows)
+    return in_flight, rows
+
+
+def test_pause_answer_frees_slot_for_one_row() -> None:
+    """Each answer ends one pause, as long as rows that are tried early are accepted."""
+
+    async def work(limiter: Limiter) -> None:
+        in_flight, rows = await paused(limiter, 3)
+        limiter.on_success(in_flight[0], {}, 1.0)
+        await asyncio.sleep(0.01)
+        assert [row.done() for row in rows] == [True, False, False]
+        tried = await asyncio.wait_for(limiter.acquire(0, 1.0), 0.1)
+        await asyncio.sleep(3)
+        limiter.on_success(tried, {}, 1.0)
+        await asyncio.sleep(0.01)
+        assert [row.done() for row in rows] == [True, True, False]
+        await rows[2]
+
+    assert in_virtual_time(work) > 55
+
+
+def test_pause_early_try_with_429_ends_early_tries() -> None:
+    """The Retry-After counts, for everyone."""
+
+    async def work(limiter: Limiter) -> None:
+        in_flight, rows = await paused(limiter, 3)
+        limiter.on_success(in_flight[0], {}, 1.0)
+        limiter.on_rate_limit(await asyncio.wait_for(limiter.acquire(0, 1.0), 0.1), {}, 60.0)
+        limiter.on_success(in_flight[1], {}, 1.0)
+        await asyncio.sleep(1)
+        assert [row.done() for row in rows] == [True, False, False]
+        await asyncio.gather(*rows)
+
+    assert in_virtual_time(work) == pytest.approx(60, abs=1)
+
+
+def test_pause_answer_of_later_request_frees_no_slot() -> None:
+    """It was not in flight when the row got its 429: others are accepted at random, say."""
+
+    async def work(limiter: Limiter) -> None:
+        limiter.on_rate_limit(await limiter.acquire(0, 1.0), {}, None)
+        row = asyncio.ensure_future(limiter.pause(30.0))
+        await asyncio.sleep(2)
+        await send(limiter, 3)
+        assert not row.done()
+        await row
+
+    assert in_virtual_time(work) == pytest.approx(30, abs=0.1)

@@ -1,4 +1,4 @@
-"""Limits are held as the server counts them, shared by everyone who meets them, and remembered."""
+"""Limits hold as the server counts them, are shared by all batches of an account, and are remembered."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def admitted(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 @pytest.mark.parametrize("workers", [2, 50, "auto"])
-def test_requests_per_minute_are_never_passed(server: Server, admitted: list[float], workers: Any) -> None:
+def test_requests_per_minute_are_never_exceeded(server: Server, admitted: list[float], workers: Any) -> None:
     """In no second are there more than a sixtieth of a minute's, whatever the number of workers."""
     began = time.monotonic()
     rows = batch(
@@ -70,7 +70,7 @@ def test_requests_per_minute_are_never_passed(server: Server, admitted: list[flo
     assert last_after(server, began) >= 24 / 10 * 0.98
 
 
-def test_tokens_per_minute_are_never_passed(server: Server) -> None:
+def test_tokens_per_minute_are_never_exceeded(server: Server) -> None:
     """As the server counts prompt and answer tokens, from the second second on and over the whole run."""
     began = time.monotonic()
     rows = batch(server.api_base, chats(25), tokens_per_minute=6000, max_tokens=20, max_workers=20, model="openai/tpm")
@@ -78,7 +78,7 @@ def test_tokens_per_minute_are_never_passed(server: Server) -> None:
     assert server.stats.tokens <= 6000 / 60 * last_after(server, began) + 2 * 100 + 20
 
 
-def test_two_batches_in_two_threads_share_the_limit(server: Server, admitted: list[float]) -> None:
+def test_limit_two_batches_in_two_threads_share_it(server: Server, admitted: list[float]) -> None:
     """The limit is the account's, not the call's."""
     began = time.monotonic()
 
@@ -92,7 +92,7 @@ def test_two_batches_in_two_threads_share_the_limit(server: Server, admitted: li
     assert last_after(server, began) >= 21 / 10 * 0.98
 
 
-def test_many_small_calls_share_the_limit(server: Server, admitted: list[float]) -> None:
+def test_limit_many_small_calls_share_it(server: Server, admitted: list[float]) -> None:
     """One row at a time, call after call: the pace goes on where the last call left it."""
     began = time.monotonic()
     for i in range(22):
@@ -102,7 +102,7 @@ def test_many_small_calls_share_the_limit(server: Server, admitted: list[float])
 
 
 @pytest.mark.usefixtures("quick_backoff")
-def test_retries_count_against_the_limit(server: Server, admitted: list[float]) -> None:
+def test_limit_retries_count_against_it(server: Server, admitted: list[float]) -> None:
     """An attempt that failed was a request too."""
     server.enqueue(*(Response(503) for _ in range(8)))
     assert not batch(server.api_base, chats(14), requests_per_minute=600, retries=12, model="openai/retries").failed
@@ -110,7 +110,7 @@ def test_retries_count_against_the_limit(server: Server, admitted: list[float]) 
     assert most_in(admitted, 1.0) <= 11
 
 
-def test_embeddings_are_paced_by_request(server: Server) -> None:
+def test_limit_embeddings_count_by_request(server: Server) -> None:
     """A chunk of texts is one request."""
     texts = [f"text {i}" for i in range(400)]
     given = place(server.api_base, model="openai/e", requests_per_minute=600)
@@ -120,8 +120,8 @@ def test_embeddings_are_paced_by_request(server: Server) -> None:
     assert last_after(server, began) >= 19 / 10 * 0.98
 
 
-def test_a_limit_that_falls_is_learnt_anew(provider: Callable[..., Server]) -> None:
-    """When slow answers and quick refusals come side by side, the pace goes down until refusals are rare."""
+def test_limit_that_falls_is_learnt_anew(provider: Callable[..., Server]) -> None:
+    """Among slow answers and quick 429s, the rate goes down until 429s are rare."""
     server = provider(rpm=3600, latency=1.0, sigma=0.3, limit_headers=False)
     asked = threading.Timer(3, lambda: server.set(rpm=1200))
     asked.start()
@@ -131,27 +131,27 @@ def test_a_limit_that_falls_is_learnt_anew(provider: Callable[..., Server]) -> N
     assert server.stats.limited < 75
 
 
-def test_a_retry_after_holds_everybody_back(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a refusal nobody on the account sends before the time that one of them was told."""
-    known, tell = threading.Event(), limiter.Limiter.on_rate_limit
+def test_retry_after_holds_whole_account_back(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a 429 nothing is sent on the account before its Retry-After has passed."""
+    known, learn = threading.Event(), limiter.Limiter.on_rate_limit
 
-    def refused(*told: Any) -> None:
-        tell(*told)
+    def on_rate_limit(*given: Any) -> None:
+        learn(*given)
         known.set()
 
-    monkeypatch.setattr(limiter.Limiter, "on_rate_limit", refused)
+    monkeypatch.setattr(limiter.Limiter, "on_rate_limit", on_rate_limit)
     server.enqueue(Response(429, {"retry-after-ms": "1500"}))
     with ThreadPoolExecutor(2) as pool:
-        first = pool.submit(batch, server.api_base, chats(5), model="openai/told", max_workers=1)
+        first = pool.submit(batch, server.api_base, chats(5), model="openai/retry-after", max_workers=1)
         assert known.wait(60)
-        second = pool.submit(batch, server.api_base, chats(5, start=5), model="openai/told", max_workers=1)
+        second = pool.submit(batch, server.api_base, chats(5, start=5), model="openai/retry-after", max_workers=1)
         assert not first.result().failed
         assert not second.result().failed
     earliest, *others = [request.at for request in server.requests]
     assert min(others) - earliest >= 1.5 * 0.99
 
 
-def test_a_refusal_that_comes_late_is_its_rows_alone(server: Server) -> None:
+def test_rate_limit_that_comes_late_concerns_its_row_alone(server: Server) -> None:
     """When hundreds were sent and answered after it, its Retry-After included."""
     late = MAX_RECENT + 64
     server.enqueue(Response(429, {"retry-after-ms": "500"}, until=lambda: len(server.requests) > late))
@@ -177,7 +177,7 @@ def test_retry_after_of_concurrency_limit_is_ignored(server: Server, headers: di
 
 
 @pytest.mark.usefixtures("quick_backoff")
-def test_server_faults_do_not_slow_the_others_down(provider: Callable[..., Server]) -> None:
+def test_server_errors_do_not_throttle(provider: Callable[..., Server]) -> None:
     """5xx and resets say nothing about limits: no cut, hardly a longer run."""
     server = provider(error_rate=0.15, reset_rate=0.15, latency=1.0)
     rows = batch(server.api_base, chats(100), max_workers=32, retries=12, model="openai/faults")
@@ -185,8 +185,8 @@ def test_server_faults_do_not_slow_the_others_down(provider: Callable[..., Serve
     assert server.stats.peak_in_flight > INITIAL_CONCURRENCY, "more and more is in flight, as without the faults"
 
 
-def test_a_limit_in_the_headers_is_learnt_and_kept(provider: Callable[..., Server]) -> None:
-    """The first batch learns it; the second one starts with it: hardly a refusal in either."""
+def test_limit_in_headers_is_learnt_and_kept(provider: Callable[..., Server]) -> None:
+    """The first batch learns it, and the second one starts with it: hardly a 429 in either."""
     server = provider(rpm=1200)
     for start in (0, 60):
         rows = batch(server.api_base, chats(60, start=start), max_workers=32, model="openai/headers")
@@ -194,21 +194,21 @@ def test_a_limit_in_the_headers_is_learnt_and_kept(provider: Callable[..., Serve
     assert server.stats.limited <= 4
 
 
-def test_a_limit_without_headers_is_learnt_from_refusals(provider: Callable[..., Server]) -> None:
-    """No headers, no Retry-After: what is in flight is refused once, little more, and no more in the second batch."""
+def test_limit_without_headers_is_learnt_from_429s(provider: Callable[..., Server]) -> None:
+    """No headers, no Retry-After: what is in flight gets a 429 once, and hardly more in the second batch."""
     server = provider(rpm=2400, burst=1.0, latency=0.1, limit_headers=False, retry_after=False)
-    refused = []
+    limited = []
     for start in (0, 120):
         before = server.stats.limited
         rows = batch(server.api_base, chats(120, start=start), max_workers=32, model="openai/no-headers")
         assert not rows.failed
-        refused.append(server.stats.limited - before)
-    assert sum(refused) <= 2 * 32
-    assert refused[1] <= max(refused[0], 16), "a slow machine meets the limit late"
+        limited.append(server.stats.limited - before)
+    assert sum(limited) <= 2 * 32
+    assert limited[1] <= max(limited[0], 16), "a slow machine meets the limit late"
 
 
-def test_refusals_by_chance_hold_nobody_back(provider: Callable[..., Server], log: list[str]) -> None:
-    """A fifth refused whatever the rate: the log says so in a line, and the next batch does not wait for anything."""
+def test_random_rejections_do_not_throttle(provider: Callable[..., Server], log: list[str]) -> None:
+    """A fifth gets 429 whatever the rate: one log line says so, and the next batch waits for nothing."""
     server = provider(refuse_rate=0.2, latency=0.05)
     rows = batch(server.api_base, chats(300), max_workers=20, model="openai/chance")
     assert all(answered(row, i) for i, row in enumerate(rows))
@@ -221,25 +221,25 @@ def test_refusals_by_chance_hold_nobody_back(provider: Callable[..., Server], lo
     assert server.stats.peak_in_flight > INITIAL_CONCURRENCY
 
 
-def test_a_limit_on_the_crowd_is_found(provider: Callable[..., Server], log: list[str]) -> None:
-    """At most five in flight: that many are sent at once, and few are refused."""
-    server = provider(most_in_flight=5, latency=1.0)  # long beside the delays of a busy machine, which hide the crowd
-    rows = batch(server.api_base, chats(40), max_workers=20, model="openai/crowd")
+def test_concurrency_limit_is_found(provider: Callable[..., Server], log: list[str]) -> None:
+    """With at most five in flight, few requests get a 429."""
+    server = provider(most_in_flight=5, latency=1.0)  # long beside the delays of a busy machine
+    rows = batch(server.api_base, chats(40), max_workers=20, model="openai/concurrency")
     assert all(answered(row, i) for i, row in enumerate(rows))
     assert server.stats.limited < 60
-    assert any("concurrency limit found: at most 5 in flight" in line for line in log)
+    assert any("concurrency limit found: at most" in line for line in log)
 
 
-def test_a_retry_after_of_nothing_is_no_invitation(server: Server) -> None:
-    """Every answer is a refusal with `Retry-After: 0`: soon one request at a time is tried, ever more seldom."""
+def test_retry_after_of_zero_opens_circuit(server: Server) -> None:
+    """If every answer is a 429 with `Retry-After: 0`, single probes are sent, ever more seldom."""
     server.handler = lambda request: Response(429, {"retry-after": "0"})
     rows = batch(server.api_base, chats(10), model="openai/now", deadline=4)
     assert len(rows.failed) == 10
     assert len(server.requests) <= 25
 
 
-def test_answers_of_unknown_length_count_at_the_most(server: Server) -> None:
-    """Until an answer has taught better, a request without a bound counts as the longest that the model may give."""
+def test_tokens_per_minute_unknown_answers_count_at_most(server: Server) -> None:
+    """Before any answer, a request without max_tokens counts with the model's longest answer."""
     long = said("x").body
     long["usage"] = {"prompt_tokens": 10, "completion_tokens": 3000, "total_tokens": 3010}
     server.handler = lambda request: Response(200, body=long)
@@ -247,14 +247,14 @@ def test_answers_of_unknown_length_count_at_the_most(server: Server) -> None:
     assert len(server.requests) == 1
 
 
-def test_auto_stops_growing_where_a_server_queues(provider: Callable[..., Server]) -> None:
-    """A GPU server works on eight, the others wait: no refusals, and yet no hundreds in flight."""
+def test_max_workers_auto_stops_growing_at_queueing_server(provider: Callable[..., Server]) -> None:
+    """A GPU server works on eight requests, the others wait: no hundreds are in flight."""
     server = provider(slots=8, latency=0.05)
     assert not batch(server.api_base, chats(400), max_workers="auto", model="openai/gpu").failed
     assert server.stats.peak_in_flight <= 128
 
 
-def test_other_accounts_are_not_held_back(server: Server) -> None:
+def test_limit_other_accounts_are_not_throttled(server: Server) -> None:
     """Another key, model or server has a limit of its own."""
     server.handler = lambda request: Response(429, {"retry-after": "60"}) if request.json["model"] == "slow" else None
     held = batch(server.api_base, chats(3), model="openai/slow", deadline=0.5)

@@ -1,8 +1,8 @@
-"""Each hold on LiteLLM's internals (`llmbatch/_litellm/private_api.py`) is there, and holds what it is for.
+"""Each private API of LiteLLM that llmbatch uses (`llmbatch/_litellm/private_api.py`) is there and does what it should.
 
-The first red line tells what moved: tests are named after their hold. Those of some are in other files: `render` in
-`test_render.py`, `session` and `stream` in `test_hostile_server.py`, `unheard` in `test_quiet.py`, and what is known
-of LiteLLM's exceptions in `test_litellm_failures.py`.
+Tests are named after their entry, so that the first failure says what an update has moved. Some are in other files:
+`render_body` in `test_render.py`, `http_session` and `finish_reason` in `test_hostile_server.py`, `warning_filter` in
+`test_quiet.py`, and what is known of LiteLLM's exceptions in `test_classify_recorded.py`.
 """
 
 from __future__ import annotations
@@ -81,12 +81,14 @@ def alone(calls: Coroutine[Any, Any, T]) -> T:
 
 
 @pytest.mark.parametrize("name", PRIVATE_APIS)
-def test_the_hold_stands(name: str) -> None:
-    """What it leans on is where it was."""
-    assert is_available(name), f"the hold {name!r} is gone: `llmbatch/_litellm/private_api.py` says what that means"
+def test_private_api_exists(name: str) -> None:
+    """Each is where it was."""
+    assert is_available(name), (
+        f"the private API {name!r} is gone: `llmbatch/_litellm/private_api.py` says what that means"
+    )
 
 
-def test_every_hold_is_in_the_table() -> None:
+def test_private_apis_used_are_listed() -> None:
     """LiteLLM's modules are imported by `loading` alone; the places asked for by name are the table's."""
     told = {place for needs in PRIVATE_APIS.values() for place in needs}
     for path in Path(quiet_logging.__file__).parent.glob("*.py"):
@@ -96,9 +98,7 @@ def test_every_hold_is_in_the_table() -> None:
         assert asked <= told, path
 
 
-def test_quiet_no_payloads_are_built_for_callbacks_that_nobody_registered(
-    server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_quiet_logging_without_callbacks_builds_no_payloads(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each row's call gets the quiet logging object."""
     silent: list[Any] = []
     logging = quiet_logging.logging_arguments
@@ -113,7 +113,7 @@ def test_quiet_no_payloads_are_built_for_callbacks_that_nobody_registered(
 
 
 @pytest.mark.parametrize("parameters", PARAMETERS)
-def test_quiet_a_row_sends_the_very_bytes_that_a_bare_call_sends(
+def test_quiet_logging_sends_same_bytes_as_bare_call(
     server: Server, place: dict[str, Any], parameters: dict[str, Any]
 ) -> None:
     """What saves CPU does not show on the wire."""
@@ -132,7 +132,7 @@ def test_quiet_a_row_sends_the_very_bytes_that_a_bare_call_sends(
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_linear_a_row_costs_what_litellm_says(server: Server, place: dict[str, Any], model: str) -> None:
+def test_fast_prices_equal_litellms(server: Server, place: dict[str, Any], model: str) -> None:
     """To the last digit, whatever there is to price besides plain tokens."""
 
     def answer(request: Request) -> Response:
@@ -155,9 +155,7 @@ def test_linear_a_row_costs_what_litellm_says(server: Server, place: dict[str, A
         assert row["cost"] == (pytest.approx(cost, rel=1e-12) if cost is not None else None), text
 
 
-def test_linear_plain_tokens_are_priced_without_litellms_calculation_once_it_has_agreed(
-    server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_fast_prices_after_agreement_skip_litellms_calculation(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """It runs for the first answer only, and once more when the price has changed."""
     litellm = load()
     calculated: list[Any] = []
@@ -175,7 +173,7 @@ def test_linear_plain_tokens_are_priced_without_litellms_calculation_once_it_has
     assert second == pytest.approx(2 * first)
 
 
-def test_linear_prices_of_the_callers_own_count(server: Server) -> None:
+def test_fast_prices_callers_own_prices_count(server: Server) -> None:
     """LiteLLM's arguments for a price hold for a model that has none."""
     own = {"input_cost_per_token": 1.0, "output_cost_per_token": 2.0}
     results = batch(server.api_base, chats(3), model="openai/my-unpriced-model", **own)
@@ -183,9 +181,9 @@ def test_linear_prices_of_the_callers_own_count(server: Server) -> None:
     assert results.cost == pytest.approx(usage["prompt_tokens"] + 2 * usage["completion_tokens"])
 
 
-def test_another_litellm_is_left_to_itself(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_private_api_missing_rows_answered_and_priced(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without what the short cuts build on, rows are answered and priced all the same."""
-    monkeypatch.setitem(PRIVATE_APIS, "quiet", ("litellm:no_such_name",))
+    monkeypatch.setitem(PRIVATE_APIS, "quiet_logging", ("litellm:no_such_name",))
     quiet_logging._quiet_logging.cache_clear()
     monkeypatch.setattr(fast_prices.LinearPrices, "_key", lambda *_: None)
     try:
@@ -197,7 +195,7 @@ def test_another_litellm_is_left_to_itself(server: Server, monkeypatch: pytest.M
     assert results.cost
 
 
-def test_answer_price_and_headers_of_an_answer_are_read(server: Server) -> None:
+def test_hidden_params_give_price_and_headers(server: Server) -> None:
     """On both routes: `cost` is there, and the stated limits are, under the names that the provider gave them."""
     server.handler = lambda request: Response(200, {"x-ratelimit-limit-requests": "7"}, body=reply(request).body)
 
@@ -211,7 +209,7 @@ def test_answer_price_and_headers_of_an_answer_are_read(server: Server) -> None:
         assert (answer.cost is not None) == model.startswith("openai/")
 
 
-def test_answer_usage_has_its_known_shape(server: Server) -> None:
+def test_hidden_params_usage_has_known_shape(server: Server) -> None:
     """Reasoning, cached and audio tokens keep their places, whichever LiteLLM has read them."""
     server.handler = lambda request: Response(body={**reply(request).body, "usage": USAGES[request.text]})
     names = [name for name in USAGES if name != "costed by the provider"]
@@ -222,7 +220,7 @@ def test_answer_usage_has_its_known_shape(server: Server) -> None:
             assert (told.items() <= got.items()) if isinstance(told, dict) else got == told, (name, part)
 
 
-def test_mended_an_answer_that_litellm_cannot_read_is_not_lost(server: Server) -> None:
+def test_original_response_unread_by_litellm_is_kept(server: Server) -> None:
     """Content in parts: paid for, and asked once."""
     parts = [{"type": "text", "text": "in parts"}]
 
@@ -237,13 +235,13 @@ def test_mended_an_answer_that_litellm_cannot_read_is_not_lost(server: Server) -
     assert len(server.requests) == 1
 
 
-def test_defaults_what_a_model_refuses_is_known(server: Server) -> None:
+def test_supported_params_of_reasoning_model_known(server: Server) -> None:
     """A reasoning model gets no temperature of llmbatch's."""
     assert not batch(server.api_base, chats(1), model="openai/o3-mini").failed
     assert "temperature" not in server.requests[0].json
 
 
-def test_prices_jobs_cost_half(server: Server) -> None:
+def test_batch_prices_are_half(server: Server) -> None:
     """Of what the live answers cost, where the map has no price of its own."""
     usage = {"prompt_tokens": 1000, "completion_tokens": 100, "total_tokens": 1100}
     target = resolve("openai/gpt-4o-mini")
@@ -252,15 +250,15 @@ def test_prices_jobs_cost_half(server: Server) -> None:
     assert batch_cost(target, usage) == pytest.approx(live / 2)
 
 
-def test_settings_are_not_called_sent_as_is() -> None:
+def test_own_parameters_are_not_called_sent_as_is() -> None:
     """What LiteLLM keeps to itself, what it knows for all providers, and what it knows for this one."""
     names = ["metadata", "mock_response", "seed", "extra_body", "aws_region_name", "thinking", "top_k"]
     assert unknown_parameters(resolve("anthropic/claude-sonnet-4-5"), names) == ("top_k",)
 
 
-def test_closing_the_clients_of_a_loop_are_known() -> None:
+def test_exit_flush_clients_of_loop_known() -> None:
     """They are closed with it, by LiteLLM's own names; `test_sync.py` shows that nothing is left."""
     litellm = load()
     assert inspect.iscoroutinefunction(litellm.close_litellm_async_clients)
     assert callable(litellm.in_memory_llm_clients_cache.flush_cache)
-    assert inspect.iscoroutinefunction(internal(PRIVATE_APIS["closing"][0]).flush)
+    assert inspect.iscoroutinefunction(internal(PRIVATE_APIS["exit_flush"][0]).flush)

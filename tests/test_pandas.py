@@ -110,7 +110,7 @@ def test_failed_rows_are_missing_with_a_warning(server: Server, options: dict[st
     """A failure loses no other answer, and is not silent."""
     server.handler = lambda request: Response(400) if request.text == "b" else None
     frame = pd.DataFrame({"text": ["a", "b"]})
-    with pytest.warns(UserWarning, match="1 of 2 rows failed and are missing.*complete_frame"):
+    with pytest.warns(UserWarning, match="1 of 2 rows failed and have no answer.*complete_frame"):
         column = complete_column(frame, "{text}", retries=0, **options)
     assert column.isna().tolist() == [False, True]
     joined = frame.join(complete_frame(frame, "{text}", retries=0, **options)[["error", "attempts"]])
@@ -144,7 +144,7 @@ def test_a_function_of_a_row_gives_its_request(server: Server, options: dict[str
 @pytest.mark.parametrize(
     ("template", "message"),
     [
-        ("{txt}", r"no column 'txt'; the frame has 'text', 'note'"),
+        ("{txt}", r"no column 'txt'. The table has 'text', 'note'"),
         ("{text} {note}", r"missing values in column 'note', rows b, c.*dropna"),
         ("no columns", "must name its columns"),
         ("{}", "must name its columns"),

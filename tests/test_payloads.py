@@ -20,7 +20,7 @@ def asked(count: int) -> Iterator[list[dict[str, str]]]:
     return ([{"role": "user", "content": f"What is {i} + 1?"}] for i in range(count))
 
 
-def test_a_payload_has_openais_four_keys() -> None:
+def test_payload_has_four_keys() -> None:
     """And the very body of the live call."""
     (payload,) = llmbatch.render_batch_requests(asked(1), "gpt-4o-mini", seed=1)
     assert list(payload) == ["custom_id", "method", "url", "body"]
@@ -46,19 +46,19 @@ def test_ids_are_stable_unique_and_replaceable() -> None:
     ("ids", "why"),
     [(["a"], "fewer"), (["a", "b", "c"], "more"), (["a", "a"], "duplicate custom_id"), (["", "b"], "non-empty")],
 )
-def test_ids_that_do_not_fit_the_rows_are_refused(ids: list[str], why: str) -> None:
+def test_ids_that_do_not_fit_the_rows_raise(ids: list[str], why: str) -> None:
     """Before anything could be joined wrongly."""
     with pytest.raises(ValueError, match=why):
         llmbatch.render_batch_requests(asked(2), custom_ids=ids)
 
 
-def test_a_row_that_cannot_be_sent_is_named_by_its_number() -> None:
+def test_row_that_cannot_be_sent_raises_with_its_number() -> None:
     """Rendering has no error rows to put it in."""
     with pytest.raises(ValueError, match="row 1: a conversation must be a list"):
         llmbatch.render_batch_requests([*asked(1), 7])
 
 
-def test_live_options_say_nothing_about_the_request() -> None:
+def test_options_of_live_runs_are_not_in_the_payload() -> None:
     """The arguments of a live call can be passed as they are."""
     assert llmbatch.render_batch_requests(asked(1), max_workers=3, retries=0, timeout=5) == (
         llmbatch.render_batch_requests(asked(1))
@@ -76,7 +76,7 @@ def test_live_options_say_nothing_about_the_request() -> None:
         "together_ai/x",
     ],
 )
-def test_compatible_chat_alone_is_no_batch_support(model: str) -> None:
+def test_provider_without_batch_support_raises(model: str) -> None:
     """The error names the provider and the method to implement."""
     with pytest.raises(
         NotImplementedError, match=rf"{model.split('/', maxsplit=1)[0]} .* render_payload_for_batch_request"
@@ -88,13 +88,13 @@ def test_compatible_chat_alone_is_no_batch_support(model: str) -> None:
     "model",
     ["gpt-4o", "azure/x", "hosted_vllm/x", "groq/llama-3.1-8b-instant", "mistral/mistral-small-latest", "xai/grok-3"],
 )
-def test_providers_that_take_openai_lines_render_them(model: str) -> None:
+def test_providers_with_batch_support_render_lines(model: str) -> None:
     """Azure's path has no version."""
     (payload,) = llmbatch.render_batch_requests(asked(1), model)
     assert payload["url"] == ("/chat/completions" if model.startswith("azure") else "/v1/chat/completions")
 
 
-def test_a_registered_provider_renders_its_own_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_registered_provider_renders_its_own_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     """`register_provider` adds one, and the base class renders the body."""
     monkeypatch.setattr(registry, "_providers", dict(registry._providers))
 
@@ -126,7 +126,7 @@ def test_embeddings_are_rendered_text_by_text() -> None:
     assert first["custom_id"] != second["custom_id"]
 
 
-def test_a_file_is_written_and_read_as_a_stream(tmp_path: Path) -> None:
+def test_batch_file_is_written_and_read_as_a_stream(tmp_path: Path) -> None:
     """What is read is what was rendered."""
     path = tmp_path / "batch.jsonl"
     assert llmbatch.write_batch_file(path, llmbatch.stream_batch_requests(asked(50))) == 50
@@ -134,7 +134,7 @@ def test_a_file_is_written_and_read_as_a_stream(tmp_path: Path) -> None:
     assert len(path.read_text("utf-8").splitlines()) == 50
 
 
-def test_a_failed_write_leaves_no_file(tmp_path: Path) -> None:
+def test_failed_write_leaves_no_file(tmp_path: Path) -> None:
     """Half a batch file would be a smaller batch."""
     path = tmp_path / "batch.jsonl"
     with pytest.raises(ValueError, match="row 2"):
@@ -151,7 +151,7 @@ def test_a_failed_write_leaves_no_file(tmp_path: Path) -> None:
         (['{"custom_id": "a", "method": "POST", "url": "/v1/x", "body": {"m": 1}}'], "the body has no model"),
     ],
 )
-def test_a_bad_line_is_named_by_its_number(tmp_path: Path, lines: list[str], why: str) -> None:
+def test_invalid_line_raises_with_its_number(tmp_path: Path, lines: list[str], why: str) -> None:
     """As an editor counts."""
     path = tmp_path / "batch.jsonl"
     path.write_text("\n".join(lines), "utf-8")
@@ -159,13 +159,13 @@ def test_a_bad_line_is_named_by_its_number(tmp_path: Path, lines: list[str], why
         list(llmbatch.read_batch_file(path))
 
 
-def test_what_providers_refuse_a_whole_file_for_is_refused_here(tmp_path: Path) -> None:
+def test_file_that_providers_reject_raises(tmp_path: Path) -> None:
     """An id twice, two models, two endpoints."""
     a, b = llmbatch.render_batch_requests(asked(2))
     (other,) = llmbatch.render_batch_requests(asked(1), "gpt-4o")
     (vector,) = llmbatch.render_embeddings_requests(["x"])
     vector["body"]["model"] = a["body"]["model"]
-    for payloads, why in (([a, b, a], "is there already"), ([a, other], "one model"), ([a, vector], "one endpoint")):
+    for payloads, why in (([a, b, a], "duplicate custom_id"), ([a, other], "one model"), ([a, vector], "one endpoint")):
         with pytest.raises(ValueError, match=why):
             llmbatch.write_batch_file(tmp_path / "x.jsonl", payloads)
 

@@ -1,4 +1,4 @@
-"""`processes=2`: LiteLLM's part of the calls runs in children, and nobody sees a difference but the clock."""
+"""`processes=2`: worker processes make LiteLLM's calls, and the results are the same as with one process."""
 
 from __future__ import annotations
 
@@ -57,20 +57,20 @@ def gone(pids: list[int]) -> bool:
 
 
 def ready(server: Server) -> list[int]:
-    """Two children that serve; what is asked from here on goes to them."""
+    """Return the ids of two workers that are ready; later requests go to them."""
     batch(server.api_base, chats(1), processes=2)
     pool = process_pool._pools[2]
     end = time.monotonic() + 240
-    while not all(child.ready for child in pool.children):
+    while not all(worker.ready for worker in pool.workers):
         assert time.monotonic() < end
         time.sleep(0.05)
     server.reset()
-    return [child.process.pid for child in pool.children if child.process]
+    return [worker.process.pid for worker in pool.workers if worker.process]
 
 
 @pytest.fixture(autouse=True)
 def kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Children of one test serve the next ones, though pytest tells each test's name in the environment."""
+    """Keep the workers of one test for the next ones, though pytest puts each test's name into the environment."""
     known = process_pool._circumstances
 
     def known_but_for_the_test() -> Any:
@@ -79,10 +79,10 @@ def kept(monkeypatch: pytest.MonkeyPatch) -> None:
         return environment, *others
 
     monkeypatch.setattr(process_pool, "_circumstances", known_but_for_the_test)
-    monkeypatch.setattr(process_pool, "INTERRUPTED_SECONDS", 60.0)
+    monkeypatch.setattr(process_pool, "IDLE_SECONDS_AFTER_INTERRUPT", 60.0)
 
 
-def test_rows_are_the_same_with_one_process_and_with_two(server: Server, tmp_path: Path) -> None:
+def test_rows_one_and_two_processes_same(server: Server, tmp_path: Path) -> None:
     """Answers, usage, cost, ids, errors and bodies on the wire; what one has answered the other finds."""
     ready(server)
     server.handler = lambda request: {
@@ -108,7 +108,7 @@ def test_rows_are_the_same_with_one_process_and_with_two(server: Server, tmp_pat
     assert not server.requests
 
 
-def test_what_is_no_plain_data_arrives_all_the_same(server: Server) -> None:
+def test_pydantic_class_and_embeddings_cross_to_worker(server: Server) -> None:
     """A pydantic class is the schema that LiteLLM makes of it; embeddings go the same way."""
     ready(server)
     server.handler = lambda request: None if "input" in request.json else Response(
@@ -125,8 +125,8 @@ def test_what_is_no_plain_data_arrives_all_the_same(server: Server) -> None:
     assert one == two
 
 
-def test_a_killed_child_loses_no_row(server: Server) -> None:
-    """Its rows are sent again as a fault each, of which nobody knows the cost, and a new child comes."""
+def test_worker_killed_loses_no_row(server: Server) -> None:
+    """Its rows are retried, with one attempt more, and a new worker starts."""
     ready(server)
     server.set(latency=0.02)
     stop = threading.Event()
@@ -134,9 +134,9 @@ def test_a_killed_child_loses_no_row(server: Server) -> None:
     def kill() -> None:
         killed = 0
         while not stop.wait(0.2) and killed < 1:
-            for child in list(process_pool._pools[2].children)[:1]:
-                if child.ready and child.process is not None:
-                    os.kill(child.process.pid, signal.SIGKILL)
+            for worker in list(process_pool._pools[2].workers)[:1]:
+                if worker.ready and worker.process is not None:
+                    os.kill(worker.process.pid, signal.SIGKILL)
                     killed += 1
 
     killer = threading.Thread(target=kill)
@@ -151,17 +151,17 @@ def test_a_killed_child_loses_no_row(server: Server) -> None:
     server.set(latency=0.0)
 
 
-def test_a_refusal_reaches_the_limiter(server: Server) -> None:
-    """Headers cross the pipe: what the provider states paces the parent."""
+def test_rate_limit_headers_reach_limiter(server: Server) -> None:
+    """Headers cross the pipe: the limits that the provider states throttle the parent."""
     ready(server)
     server.set(rpm=1200)
-    rows = batch(server.api_base, chats(60), processes=2, model="openai/paced-in-children")
+    rows = batch(server.api_base, chats(60), processes=2, model="openai/paced-in-workers")
     assert not rows.failed
     assert server.stats.limited <= 3
 
 
-def test_cancelling_reaches_what_is_in_flight(server: Server, jump: Any) -> None:
-    """At the deadline children let go of their requests."""
+def test_deadline_cancels_requests_of_workers(server: Server, jump: Any) -> None:
+    """At the deadline workers cancel their requests."""
     ready(server)
     server.handler = lambda request: Response(200, delay=60)
     jump(60, lambda: len(server.requests) == 6)
@@ -179,7 +179,7 @@ batch(sys.argv[1], chats(100000), processes=2, max_workers=8)
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_no_child_outlives_its_parent(warm: Warm, server: Server, how: signal.Signals) -> None:
+def test_worker_parent_ended_ends_too(warm: Warm, server: Server, how: signal.Signals) -> None:
     """Neither after kill -9 nor after Ctrl-C; the script itself, without a main guard, ran once."""
     server.set(latency=0.05)
     with warm.script(SCRIPT, server.api_base) as process:
@@ -192,7 +192,7 @@ def test_no_child_outlives_its_parent(warm: Warm, server: Server, how: signal.Si
     assert gone(started)
 
 
-def test_idle_children_end(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_worker_idle_ends(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """Kept for the next batch, not for ever."""
     pids = ready(server)
     monkeypatch.setattr(process_pool, "IDLE_SECONDS", 0.2)
@@ -201,10 +201,8 @@ def test_idle_children_end(server: Server, monkeypatch: pytest.MonkeyPatch) -> N
     assert not process_pool._pools
 
 
-def test_children_follow_the_parents_environment_settings_and_prices(
-    server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A key of the environment, LiteLLM's own settings and a registered price count in children as in the parent."""
+def test_worker_copies_environment_settings_and_prices(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key of the environment, LiteLLM's own settings and a registered price count in workers as in the parent."""
     litellm = load()
     ready(server)
     monkeypatch.setenv("OPENAI_API_KEY", "sk-of-this-moment")
@@ -214,11 +212,29 @@ def test_children_follow_the_parents_environment_settings_and_prices(
     given: dict[str, Any] = {"model": "openai/our-own", "api_base": server.api_base, "progress": False}
     first = llmbatch.create_chat_completions_batch(chats(1), processes=2, **given)
     pool = process_pool._pools[2]
-    while not all(child.ready for child in pool.children):
+    while not all(worker.ready for worker in pool.workers):
         time.sleep(0.05)
     (second,) = llmbatch.create_chat_completions_batch(chats(1), processes=2, **given)
     assert second["cost"] == first[0]["cost"] == float(second["usage"]["prompt_tokens"])
     assert {request.headers["authorization"] for request in server.requests} == {"Bearer sk-of-this-moment"}
-    for child in pool.children:
-        assert child.process is not None
-        assert b"sk-" not in Path(f"/proc/{child.process.pid}/cmdline").read_bytes()
+    for worker in pool.workers:
+        assert worker.process is not None
+        assert b"sk-" not in Path(f"/proc/{worker.process.pid}/cmdline").read_bytes()
+
+
+def test_shared_failure_of_worker_stops_batch(server: Server) -> None:
+    """The scope of a failure crosses the pipe: a bad key stops the batch after a few requests."""
+    ready(server)
+    server.handler = lambda request: Response(401, body={"error": {"message": "Incorrect API key provided"}})
+    rows = batch(server.api_base, chats(100), processes=2, max_workers=4)
+    assert len(server.requests) <= 5 + 3 + 3
+    assert len(rows.failed) == 100
+
+
+def test_row_rejection_of_worker_concerns_row_only(server: Server) -> None:
+    """Rejections of single rows, all at the beginning, cost no other row."""
+    ready(server)
+    flagged = Response(403, body={"error": {"message": "Your input was flagged"}})
+    server.handler = lambda request: flagged if int(request.text.split()[2].rstrip("?")) < 20 else None
+    rows = batch(server.api_base, chats(40), processes=2, max_workers=4)
+    assert [index for index, row in enumerate(rows) if not answered(row, index)] == list(range(20))

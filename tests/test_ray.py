@@ -7,6 +7,7 @@ import math
 import pickle
 import shutil
 import sys
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 pd = pytest.importorskip("pandas")
-pytestmark = pytest.mark.processes
+pytestmark = [pytest.mark.processes, pytest.mark.filterwarnings("ignore:the rows of a worker that is killed")]
 
 ADDED = ["answer", "answer_error", "answer_finish_reason", "answer_model", "answer_prompt_tokens",
          "answer_completion_tokens", "answer_total_tokens", "answer_cost", "answer_attempts", "answer_elapsed",
@@ -52,6 +53,18 @@ def test_a_table_gets_columns_of_answers_and_errors(server: Server) -> None:
     assert list(frame.columns) == ["text"], "the frame given is not changed"
 
 
+def test_completions_without_checkpoint_warn_once_when_sent_to_workers(tmp_path: Path) -> None:
+    """A worker that is killed runs its rows again: the warning names `checkpoint=`, and is gone with it."""
+    add = Completions("Say {text}", "gpt-4o-mini", api_key="sk-test")
+    with pytest.warns(UserWarning, match="checkpoint="):
+        pickle.dumps(add)
+    kept = Completions("Say {text}", "gpt-4o-mini", api_key="sk-test", checkpoint=tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pickle.dumps(add)
+        pickle.dumps(kept)
+
+
 def test_the_empty_frame_has_the_columns_of_a_full_one(server: Server) -> None:
     """`meta` tells Dask the types without a request."""
     frame = pd.DataFrame({"text": ["a"]})
@@ -73,7 +86,7 @@ def test_a_function_of_a_row_gives_its_request(server: Server, tmp_path: Path) -
         )  # fmt: skip
         made = add(frame)
         assert made["answer"].tolist()[:2] == [answer_to("a"), answer_to("b")]
-        assert "prompt must be a string" in made["answer_error"][5]
+        assert made["answer_error"][5] == "InvalidRow: prompt is missing"
         assert list(made.columns) == ["q", "model", *ADDED] == list(add.meta(frame).columns)
         assert {request.json["model"] for request in server.requests} == ({"one", "two"} if sent else set())
 
@@ -122,7 +135,7 @@ def test_a_budget_is_not_copied_to_each_partition(server: Server) -> None:
 def test_misuse_is_told_at_once(server: Server) -> None:
     """A table without the column, a taken name and a wrong number of workers are errors with their mend."""
     frame = pd.DataFrame({"text": ["a"]})
-    with pytest.raises(ValueError, match="no column 'txt'; the table has 'text'"):
+    with pytest.raises(ValueError, match=r"no column 'txt'\. The table has 'text'"):
         Completions("{txt}", **options(server))(frame)
     with pytest.raises(ValueError, match="column 'text' already"):
         Completions("{text}", output="text", **options(server))(frame)

@@ -85,6 +85,9 @@ def test_help_of_every_function_has_an_example_that_runs(monkeypatch: pytest.Mon
     """As it stands in `help()`, given `chats`; a few leave behind what others read."""
     monkeypatch.setattr(registry, "_providers", dict(registry._providers))
     names = {name: getattr(llmbatch, name) for name in llmbatch.__all__}
+    Path("photo.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    Path("clip.wav").write_bytes(b"RIFF\x00\x00\x00\x00WAVE")
+    Path("report.pdf").write_bytes(b"%PDF-1.7")
     namespace = {**names, "chats": [[{"role": "user", "content": text}] for text in ("Hi", "Ho")]}
     for name in dict.fromkeys(["write_batch_file", "submit_batch_job", "Provider", *names]):
         example = (inspect.getdoc(names[name]) or "").partition("Example:\n")[2]

@@ -103,7 +103,7 @@ def test_a_report_shows_the_run_and_no_secret(server: Server, place: dict[str, A
     slowest = [float(line[-1]) for line in page.rows["Slowest"][1:]]
     assert slowest == sorted(slowest, reverse=True)
     assert len(page.rows["Dearest"]) == 11
-    for label in (">answered<", ">failed<", ">refused or faulted, sent again<", ">waiting<", ">p95 "):
+    for label in (">answered<", ">failed<", ">retried<", ">waiting<", ">p95 "):
         assert label in page.text, label
 
     with_prompts = reported(results, tmp_path / "asked.html", prompts=asked)
@@ -112,7 +112,7 @@ def test_a_report_shows_the_run_and_no_secret(server: Server, place: dict[str, A
     assert reported(results, tmp_path / "its own.html", prompts=True).rows["Samples"] == with_prompts.rows["Samples"]
     with pytest.raises(ValueError, match="do not know"):
         results[:2].report(tmp_path / "no.html", prompts=True)
-    with pytest.raises(ValueError, match="2 prompts for 11 rows"):
+    with pytest.raises(ValueError, match="there are 2 prompts for 11 rows"):
         results.report(tmp_path / "no.html", prompts=asked[:2])
     assert not (tmp_path / "no.html").exists()
 

@@ -26,11 +26,11 @@ def error(message: str, **more: Any) -> dict[str, Any]:
     return {"error": {"message": message, "type": "x", "param": None, "code": None, **more}}
 
 
-MAY_PASS = [*map(Response, (408, 409, 429, 500, 502, 503, 504, 529)), Response(reset=True)]
+TRANSIENT = [*map(Response, (408, 409, 429, 500, 502, 503, 504, 529)), Response(reset=True)]
 
 
-@pytest.mark.parametrize("fault", MAY_PASS, ids=lambda fault: "reset" if fault.reset else str(fault.status))
-def test_what_may_pass_is_sent_again(server: Server, fault: Response) -> None:
+@pytest.mark.parametrize("fault", TRANSIENT, ids=lambda fault: "reset" if fault.reset else str(fault.status))
+def test_retry_transient_error_is_retried(server: Server, fault: Response) -> None:
     """Timeouts, conflicts, refusals, server faults and lost connections; the attempts are counted on the row."""
     server.enqueue(fault, fault)
     (row,) = batch(server.api_base, chats(1))
@@ -39,7 +39,7 @@ def test_what_may_pass_is_sent_again(server: Server, fault: Response) -> None:
 
 
 @pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 405, 413, 418, 422, 451])
-def test_what_will_not_pass_is_not_sent_again(server: Server, status: int) -> None:
+def test_retry_permanent_error_is_not_retried(server: Server, status: int) -> None:
     """A refusal for good is one attempt, with its status on the row."""
     server.handler = lambda request: Response(status)
     (row,) = batch(server.api_base, chats(1))
@@ -47,7 +47,7 @@ def test_what_will_not_pass_is_not_sent_again(server: Server, status: int) -> No
     assert (row["error_details"]["status_code"], row["error_details"]["retryable"]) == (status, False)
 
 
-def test_retries_counts_faults_and_zero_sends_once(server: Server) -> None:
+def test_retries_option_counts_transient_errors(server: Server) -> None:
     """`retries=2` is three attempts; 0 is one; the row says that it could be retried."""
     server.handler = lambda request: Response(503)
     for retries in (0, 2):
@@ -57,7 +57,7 @@ def test_retries_counts_faults_and_zero_sends_once(server: Server) -> None:
         assert row["error_details"]["retryable"]
 
 
-def test_refusals_for_a_rate_limit_do_not_use_up_the_retries(server: Server) -> None:
+def test_retries_option_does_not_count_429s(server: Server) -> None:
     """A row outlives more 429s than it has retries."""
     server.enqueue(*(Response(429, {"retry-after-ms": "20"}) for _ in range(5)))
     (row,) = batch(server.api_base, chats(1), retries=1)
@@ -82,7 +82,7 @@ SOON = {
 
 @pytest.mark.parametrize("status", [429, 503])
 @pytest.mark.parametrize(("headers", "least"), SOON.values(), ids=SOON)
-def test_retry_after_is_waited_for(server: Server, status: int, headers: dict[str, str], least: float) -> None:
+def test_retry_after_header_is_waited_for(server: Server, status: int, headers: dict[str, str], least: float) -> None:
     """No attempt comes before the time that the provider asked for, in each form of saying it."""
     server.enqueue(Response(status, headers))
     (row,) = batch(server.api_base, chats(1))
@@ -91,7 +91,7 @@ def test_retry_after_is_waited_for(server: Server, status: int, headers: dict[st
     assert second.at - first.at >= least * 0.99
 
 
-def test_retry_after_as_a_date_is_waited_for(server: Server) -> None:
+def test_retry_after_date_is_waited_for(server: Server) -> None:
     """An HTTP date counts from now."""
     server.enqueue(Response(503, {"retry-after": formatdate(time.time() + 2, usegmt=True)}))
     (row,) = batch(server.api_base, chats(1))
@@ -101,7 +101,7 @@ def test_retry_after_as_a_date_is_waited_for(server: Server) -> None:
 
 
 @pytest.mark.parametrize("message", ["Please retry in 0.4s.", "Rate limit reached. Please try again in 400ms."])
-def test_a_wait_named_in_the_text_is_kept(server: Server, message: str) -> None:
+def test_retry_after_in_message_is_waited_for(server: Server, message: str) -> None:
     """Gemini has no header and names the wait in its message."""
     server.enqueue(Response(429, body=error(message)))
     (row,) = batch(server.api_base, chats(1))
@@ -110,7 +110,7 @@ def test_a_wait_named_in_the_text_is_kept(server: Server, message: str) -> None:
     assert second.at - first.at >= 0.39
 
 
-def test_a_wait_of_a_day_fails_the_row(server: Server) -> None:
+def test_retry_after_of_day_fails_row(server: Server) -> None:
     """`retry-after: 73192` is a spent quota, not a pause."""
     server.handler = lambda request: Response(429, {"retry-after": "73192"})
     (row,) = batch(server.api_base, chats(1), deadline=30.0)
@@ -129,7 +129,7 @@ def test_a_wait_of_a_day_fails_the_row(server: Server) -> None:
         "retry after 2 days",
     ],
 )
-def test_a_wait_of_hours_in_words_fails_the_row(server: Server, words: str) -> None:
+def test_retry_after_of_hours_in_message_fails_row(server: Server, words: str) -> None:
     """In any unit, on its first refusal."""
     server.handler = lambda request: Response(
         429, body={"error": {"message": f"Tokens per day: {words}. Upgrade today"}}
@@ -140,7 +140,7 @@ def test_a_wait_of_hours_in_words_fails_the_row(server: Server, words: str) -> N
     assert "asks to wait" in row["error"]
 
 
-def test_a_wait_of_a_moment_in_words_is_kept(server: Server, jump: Any) -> None:
+def test_retry_after_of_minutes_in_message_is_waited_for(server: Server, jump: Any) -> None:
     """Each row waits as long as its own refusal says: none is sent again within the deadline."""
     words = ["in 90 seconds", "in 2 minutes", "in 3m", "in 1m30s", "after 2 minutes and 3 seconds", "in 99 secs"]
     server.handler = lambda request: Response(
@@ -152,14 +152,14 @@ def test_a_wait_of_a_moment_in_words_is_kept(server: Server, jump: Any) -> None:
     assert {row["error_details"]["type"] for row in rows} == {"DeadlineExceeded"}
 
 
-def test_retry_after_on_a_success_means_nothing(server: Server) -> None:
+def test_retry_after_on_success_is_ignored(server: Server) -> None:
     """Some providers send it with every answer."""
     server.enqueue(Response(200, {"retry-after": "60"}, said("x").body))
     rows = batch(server.api_base, chats(3), max_workers=1, deadline=30)
     assert not rows.failed
 
 
-def test_x_should_retry_overrules_the_status(server: Server) -> None:
+def test_x_should_retry_header_overrules_status(server: Server) -> None:
     """`false` ends a 500 and a 429 at once; `true` retries a 400."""
     for status in (500, 429):
         server.reset()
@@ -173,7 +173,7 @@ def test_x_should_retry_overrules_the_status(server: Server) -> None:
     assert len(server.requests) == 2
 
 
-HOPELESS = {
+NOT_RETRYABLE = {
     "OpenAI's quota": error("You exceeded your current quota, please check your plan.", code="insufficient_quota"),
     "too large": error("Request too large for gpt-4o on tokens per min (TPM): Limit 10, Requested 20."),
     "no balance": error("Insufficient Balance"),
@@ -181,15 +181,15 @@ HOPELESS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("shape", HOPELESS.values(), ids=HOPELESS)
-def test_a_429_that_waiting_does_not_mend_is_not_sent_again(server: Server, shape: Any) -> None:
+@pytest.mark.parametrize("shape", NOT_RETRYABLE.values(), ids=NOT_RETRYABLE)
+def test_retry_429_of_quota_or_size_is_not_retried(server: Server, shape: Any) -> None:
     """A spent quota and a request that is too large are failures at once."""
     server.handler = lambda request: Response(429, body=shape)
     (row,) = batch(server.api_base, chats(1))
     assert (len(server.requests), row["error_details"]["retryable"]) == (1, False)
 
 
-def test_geminis_quota_words_with_a_wait_are_a_rate_limit(server: Server) -> None:
+def test_retry_geminis_quota_message_with_wait_is_rate_limit(server: Server) -> None:
     """It says "exceeded your current quota" for a full minute, and when to come back."""
     text = "You exceeded your current quota, please check your plan. Please retry in 0.2s."
     server.enqueue(Response(429, body=error(text, status="RESOURCE_EXHAUSTED")))
@@ -198,7 +198,7 @@ def test_geminis_quota_words_with_a_wait_are_a_rate_limit(server: Server) -> Non
     assert len(server.requests) == 2
 
 
-def test_a_request_that_cannot_be_built_is_not_sent_again(server: Server) -> None:
+def test_retry_request_that_cannot_be_built_is_not_retried(server: Server) -> None:
     """A fault on this side that LiteLLM dresses up as a server error is one attempt and no request."""
     (row,) = batch(server.api_base, chats(1), tools=[{"type": "function", "function": {"name": object}}])
     assert "error" in row
@@ -208,7 +208,7 @@ def test_a_request_that_cannot_be_built_is_not_sent_again(server: Server) -> Non
 
 
 @pytest.mark.parametrize("fault", [ImportError, AttributeError, TypeError, KeyError])
-def test_local_bugs_dressed_as_a_500_are_told_apart(fault: type[Exception]) -> None:
+def test_classify_local_bug_as_500_is_not_retryable(fault: type[Exception]) -> None:
     """The chain of causes tells."""
 
     class InternalServerError(Exception):
@@ -230,7 +230,7 @@ class _State:
         return retry.AttemptFailedError(self._failure)
 
 
-def test_each_retry_waits_longer_on_the_whole() -> None:
+def test_backoff_grows_with_full_jitter_up_to_bound() -> None:
     """The waits are drawn from the full range up to an exponential bound, and never beyond the cap."""
     policy = retry.retrying(50)
     fault = failures.Failure("x", "x", 500, retryable=True)
@@ -244,7 +244,7 @@ def test_each_retry_waits_longer_on_the_whole() -> None:
         assert least <= min(waits) < max(waits) <= least + retry.INITIAL_BACKOFF_SECONDS
 
 
-def test_a_rest_after_refusals_grows_and_heeds_the_provider() -> None:
+def test_throttle_pause_grows_and_honours_retry_after() -> None:
     """From 0.1 s by a half each time up to 1 s, half of it at random; a longer hint holds, up to two minutes."""
     rests = [retry.throttle_pause(refusals, None, 1.0) for refusals in (1, 2, 3, 50)]
     assert rests == pytest.approx([0.1, 0.15, 0.225, 1.0])
@@ -252,7 +252,7 @@ def test_a_rest_after_refusals_grows_and_heeds_the_provider() -> None:
     assert [retry.throttle_pause(1, hint, 1.0) for hint in (0.01, 5.0, 1000.0)] == [0.1, 5.0, 120.0]
 
 
-def test_what_its_limiter_paces_rests_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_policy_paced_row_pauses_shortly_after_429(monkeypatch: pytest.MonkeyPatch) -> None:
     """Longer with each refusal in a row, anew after a fault; faults and administration wait as ever."""
     monkeypatch.setattr("random.random", lambda: 1.0)
     monkeypatch.setattr("random.uniform", lambda least, most: most)
@@ -268,7 +268,7 @@ def test_what_its_limiter_paces_rests_for_a_moment(monkeypatch: pytest.MonkeyPat
     assert unpaced == pytest.approx([backoff] * 4 + [5.0 + retry.INITIAL_BACKOFF_SECONDS, backoff])
 
 
-def test_no_retries_means_none_after_a_refusal_either(server: Server) -> None:
+def test_retries_zero_does_not_retry_429(server: Server) -> None:
     """`retries=0` sends once, whatever the fault; the row says that it could be retried."""
     server.enqueue(Response(429, {"retry-after-ms": "20"}))
     (row,) = batch(server.api_base, chats(1), retries=0)
@@ -277,7 +277,9 @@ def test_no_retries_means_none_after_a_refusal_either(server: Server) -> None:
 
 
 @pytest.mark.parametrize(("status", "kind"), [(429, "RateLimitError"), (503, "ServiceUnavailableError")])
-def test_a_row_is_given_up_in_the_end(server: Server, monkeypatch: pytest.MonkeyPatch, status: int, kind: str) -> None:
+def test_retry_row_failing_too_long_is_given_up(
+    server: Server, monkeypatch: pytest.MonkeyPatch, status: int, kind: str
+) -> None:
     """After an hour of refusals, or ten minutes of faults, whatever the retries; here they pass before the third."""
     limit = {429: retry.MAX_RATE_LIMITED_SECONDS, 503: retry.MAX_RETRY_SECONDS}[status]
     clock = SimpleNamespace(monotonic=lambda: time.monotonic() + (limit if len(server.requests) > 2 else 0.0))

@@ -147,23 +147,24 @@ def test_a_resumed_row_has_the_metadata_of_its_own_run(server: Server, tmp_path:
 
 
 def test_a_refusal_is_not_bad_json(server: Server) -> None:
-    """With a model to fit, a refusal is an error of its own with the model's words; bad JSON stays bad JSON."""
+    """A refusal and a filtered answer are errors of their own; bad JSON stays bad JSON."""
     server.handler = by_number({
         0: said('{"x": 1}'), 1: said(None, refusal="I can't help with that."), 2: said("", "content_filter"),
         3: said("I had to stop", "content_filter"), 4: said("no JSON"), 5: said('{"x": 2}', "content_filter"),
     })  # fmt: skip
     results = batch(server.api_base, chats(6), response_format=Number)
     kinds = [row.get("error_details", {}).get("type") for row in results]
-    assert kinds == [None, "Refused", "Refused", "Refused", "ValidationError", None]
+    assert kinds == [None, "Refused", "ContentFiltered", "ContentFiltered", "ValidationError", None]
     assert {row["error_details"]["status_code"] for row in results.failed} == {200}
     assert results[1]["error"] == "Refused: I can't help with that."
     assert "content_filter" in results[2]["error"]
-    assert results[3]["error"] == "Refused: I had to stop"
+    assert results[3]["error"].startswith("ContentFiltered: ")
+    assert [results.index(row) for row in results.filtered] == [2, 3, 5]
     assert results[3]["choices"][0]["message"]["content"] == "I had to stop"
     assert results[1]["usage"]["total_tokens"] == 12
     assert results[1]["cost"] > 0
     plain = batch(server.api_base, chats(3))
-    assert not plain.failed
+    assert plain.failed == plain.filtered == [plain[2]]
     assert "I can&#x27;t help with that." in plain._repr_html_()
 
 
@@ -217,12 +218,13 @@ def test_the_root_cause_comes_first(server: Server) -> None:
     refusal = {"error": {"message": "Incorrect API key provided.", "type": "x", "code": "invalid_api_key"}}
     server.handler = lambda request: Response(401, body=refusal)
     results = batch(server.api_base, chats(60), max_workers=2)
-    first, cause, effect, totals = results.summary().splitlines()
+    why, first, cause, effect, totals = results.summary().splitlines()
+    assert "ended early" in why or "not sent" in why.lower(), why
     assert first == "60 of 60 rows failed:"
     assert "AuthenticationError (rows 0, " in cause
     assert "Incorrect API key" in cause
     assert "NotSent" in effect
-    assert ", …): not sent, since" in effect
+    assert ", …): not sent: " in effect
     assert totals.startswith("0/60 rows succeeded")
     with pytest.raises(llmbatch.BatchFailedError, match=r"60 of 60 rows failed: \d AuthenticationError"):
         results.raise_for_errors()

@@ -57,6 +57,9 @@ class Told:
     def on_rate_limit(self, permit: Permit, headers: Mapping[str, str], hint: float | None) -> None:
         self.events.append(("on_rate_limit", headers, hint))
 
+    async def pause(self, seconds: float) -> None:
+        self.events.append(("pause", seconds))
+
     def on_error(self, permit: Permit) -> None:
         self.events.append(("on_error",))
 
@@ -90,7 +93,7 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """How long it rested between attempts; there are none, and no jitter."""
     seen: list[float] = []
 
-    async def pause(self: Sender, seconds: float) -> None:
+    async def pause(self: Sender, outcome: Outcome, seconds: float) -> None:
         seen.append(seconds)
 
     monkeypatch.setattr(Sender, "_pause", pause)
@@ -117,7 +120,7 @@ def sent(limiter: Any, *replies: Any, request: dict[str, Any] | None = None, **g
     return asyncio.run(sender(limiter, **given).send(request or REQUEST, 7, Provider(*replies), outcome))
 
 
-def test_an_answer_tells_its_limiter_what_it_used(told: Told) -> None:
+def test_send_answer_reports_usage_to_limiter(told: Told) -> None:
     """And what the headers state."""
     outcome = sent(told, GOOD)
     assert told.events == [
@@ -156,13 +159,13 @@ TEXTS = [
     ],
     ids=lambda given: ", ".join(given) if isinstance(given, dict) else "",
 )
-def test_what_a_request_will_count_as(told: Told, request_: dict[str, Any], expected: tuple[float, float]) -> None:
+def test_send_estimates_tokens_of_request(told: Told, request_: dict[str, Any], expected: tuple[float, float]) -> None:
     """A quarter of the letters of its texts, and its longest answer; vectors have none."""
     sent(told, GOOD, request=request_, longest_answer=777.0)
     assert told.events[0] == ("estimated_tokens", *expected)
 
 
-def test_a_refusal_tells_its_limiter_and_rests_as_that_paces(
+def test_send_429_reports_to_limiter_and_pauses(
     told: Told, pauses: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It waits for its turn again, before those that come after it."""
@@ -177,7 +180,7 @@ def test_a_refusal_tells_its_limiter_and_rests_as_that_paces(
     assert (outcome.answer, outcome.attempts) == (GOOD, 3)
 
 
-def test_a_fault_says_nothing_about_limits(told: Told, pauses: list[float]) -> None:
+def test_send_transient_error_says_nothing_about_limits(told: Told, pauses: list[float]) -> None:
     """Its place is free again."""
     outcome = sent(told, DOWN, GOOD, retries=1)
     assert [event[0] for event in told.events] == [
@@ -186,7 +189,7 @@ def test_a_fault_says_nothing_about_limits(told: Told, pauses: list[float]) -> N
     assert (outcome.answer, outcome.cost, outcome.uncertain) == (GOOD, 0.25, False)
 
 
-def test_what_an_attempt_may_have_cost(told: Told, pauses: list[float]) -> None:
+def test_send_failed_attempt_has_cost_or_none(told: Told, pauses: list[float]) -> None:
     """Nothing where it was refused; unknown where it was lost; beside what was spent before."""
     unpriced = Answer({"choices": CHOICES}, {}, None)
     assert [sent(told, reply).cost for reply in (BAD, LOST, unpriced)] == [0.0, None, None]
@@ -199,7 +202,7 @@ def test_what_an_attempt_may_have_cost(told: Told, pauses: list[float]) -> None:
     assert sent(told, BAD, outcome=Outcome(None, None, 1, 0.5)).cost == 0.5
 
 
-def test_a_timeout_says_how_long_it_was(told: Told) -> None:
+def test_send_timeout_names_its_length(told: Told) -> None:
     """Where nobody else has words for it."""
     outcome = sent(told, None, timeout=0.05)
     assert outcome.failure is not None
@@ -209,7 +212,7 @@ def test_a_timeout_says_how_long_it_was(told: Told) -> None:
     assert (sent(told, worded).failure, sent(told, BAD).failure) == (worded, BAD)
 
 
-def test_a_cancelled_request_gives_its_place_back(told: Told) -> None:
+def test_send_cancelled_releases_permit(told: Told) -> None:
     """And may have been charged for; whoever cancels it has what became of it until then."""
     outcome = Outcome(None, None, 0, 0.0)
 
@@ -227,7 +230,7 @@ def test_a_cancelled_request_gives_its_place_back(told: Told) -> None:
     assert outcome.elapsed is not None
 
 
-def test_a_request_that_is_cancelled_from_inside_is_a_row(told: Told) -> None:
+def test_send_cancelled_from_inside_is_failure(told: Told) -> None:
     """A provider's library that cancels its own work cancels nobody else's."""
     outcome = sent(told, asyncio.CancelledError())
     assert outcome.failure == Failure(
@@ -236,7 +239,7 @@ def test_a_request_that_is_cancelled_from_inside_is_a_row(told: Told) -> None:
     assert (outcome.cost, told.events[-1]) == (None, ("on_error",))
 
 
-def test_an_exception_is_classified_with_what_was_sent(told: Told) -> None:
+def test_send_exception_message_hides_prompt(told: Told) -> None:
     """It names the provider, and repeats nothing of the prompt."""
     text = "a prompt that nobody is to read in a log"
     request = {"messages": [{"role": "user", "content": text}]}
@@ -246,7 +249,7 @@ def test_an_exception_is_classified_with_what_was_sent(told: Told) -> None:
     assert text not in failure.message
 
 
-def test_a_permit_that_comes_with_the_stop_goes_back(told: Told) -> None:
+def test_send_permit_given_at_give_up_is_released(told: Told) -> None:
     """Whoever is let in at the very moment in which the sending stops sends nothing, and holds no place."""
     breaker = CircuitBreaker()
 
@@ -282,7 +285,7 @@ class Tokens:
         self.now += 1
 
 
-def test_a_token_is_renewed_once_and_at_once(told: Told, pauses: list[float]) -> None:
+def test_send_401_renews_credentials_once(told: Told, pauses: list[float]) -> None:
     """Without a retry and without a backoff; the second refusal is the row's failure."""
     refused = Failure("AuthenticationError", "expired", 401, "openai")
     tokens = Tokens()
@@ -295,7 +298,7 @@ def test_a_token_is_renewed_once_and_at_once(told: Told, pauses: list[float]) ->
     assert (alone.type, alone.provider, alone.shared) == ("ValueError", "openai", True)
 
 
-def test_what_no_budget_can_hold_is_not_sent(told: Told) -> None:
+def test_send_over_budget_is_skipped(told: Told) -> None:
     """With the words of whoever refuses it, unless those might repeat the row."""
 
     def raising(error: Exception) -> Any:
@@ -315,7 +318,7 @@ def test_what_no_budget_can_hold_is_not_sent(told: Told) -> None:
     assert not told.events
 
 
-def test_only_a_key_that_was_refused_is_looked_for(told: Told) -> None:
+def test_send_401_names_unset_variables(told: Told) -> None:
     """The variables that could hold one are named for a 401, and for nothing else."""
     nowhere = Target("gpt-4o-mini", "gpt-4o-mini", "openai")
     refused = Failure("AuthenticationError", "no", 401, "openai")
@@ -325,7 +328,7 @@ def test_only_a_key_that_was_refused_is_looked_for(told: Told) -> None:
         assert found.message == words
 
 
-def test_its_budget_is_settled_whatever_comes(told: Told, pauses: list[float]) -> None:
+def test_send_settles_budget_after_each_outcome(told: Told, pauses: list[float]) -> None:
     """What an answer cost is spent, nothing for a refusal, and the worst for what was lost."""
     for reply, spent in ((GOOD, 0.25), (BAD, 0.0), (LOST, 0.5)):
         budget = Budget(1.0)
@@ -333,7 +336,7 @@ def test_its_budget_is_settled_whatever_comes(told: Told, pauses: list[float]) -
         assert (budget.spent, budget.reserved) == (spent, 0.0)
 
 
-def test_its_breaker_hears_of_both(told: Told) -> None:
+def test_send_reports_answers_and_failures_to_breaker(told: Told) -> None:
     """An answer starts the count of shared faults anew."""
     breaker = CircuitBreaker()
     shared = Failure("AuthenticationError", "no", 401, "openai", scope=Scope.SHARED)
@@ -345,15 +348,21 @@ def test_its_breaker_hears_of_both(told: Told) -> None:
     assert breaker.given_up is None
 
 
-def test_a_pause_is_one(told: Told) -> None:
+def test_pause_lasts_as_long_as_given(told: Told) -> None:
     """It lasts as long as it is told."""
 
     async def main() -> float:
         began = asyncio.get_running_loop().time()
-        await sender(told)._pause(0.05)
+        await sender(told)._pause(Outcome(), 0.05)
         return asyncio.get_running_loop().time() - began
 
     assert asyncio.run(main()) >= 0.049
+
+
+def test_pause_after_429_is_limiters(told: Told) -> None:
+    """A concurrency limit that is found meanwhile ends it."""
+    asyncio.run(sender(told)._pause(Outcome(rate_limited=True), 60.0))
+    assert told.events == [("pause", 60.0)]
 
 
 @pytest.mark.parametrize(
@@ -366,7 +375,7 @@ def test_a_pause_is_one(told: Told) -> None:
     ],
 )
 @pytest.mark.usefixtures("pauses")
-def test_only_a_tier_that_is_given_up_says_nothing_of_limits(
+def test_send_tier_without_resources_says_nothing_about_limits(
     told: Told, scarce: bool, gives_up: bool, heard: str, attempts: int
 ) -> None:
     """And only where it has no resources: any other refusal is its limiter's, and is waited out."""

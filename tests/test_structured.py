@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from pydantic import BaseModel
 
-from tests.replies import said
+from tests.replies import event_stream, said
 from tests.server import Response
-from tests.talk import batch, chats, question
+from tests.talk import batch, chats, question, streamed
 
 if TYPE_CHECKING:
     import llmbatch
@@ -136,7 +136,7 @@ def test_parsed_needs_a_format(server: Server) -> None:
 
 
 def test_what_an_error_row_of_an_answer_says(server: Server) -> None:
-    """Its id, status 200, the provider, that it is not to be retried, and where the answer does not fit."""
+    """Its id, status 200, the provider, whether a retry may help, and where the answer does not fit."""
 
     class Fact(BaseModel):
         year: int
@@ -145,11 +145,61 @@ def test_what_an_error_row_of_an_answer_says(server: Server) -> None:
     words = ['{"year": "no"}', "no JSON", ""]
     server.enqueue(*(Response(200, body=said(text).body) for text in words), Response(200, body=empty))
     ids = [f"row-{i}" for i in range(4)]
-    rows = batch(server.api_base, chats(4), response_format=Fact, max_workers=1, custom_ids=ids)
+    rows = batch(server.api_base, chats(4), response_format=Fact, max_workers=1, custom_ids=ids, retries=0)
     assert [row["custom_id"] for row in rows] == ids
-    told = [{key: row["error_details"][key] for key in ("status_code", "provider", "retryable")} for row in rows]
-    assert told == [{"status_code": 200, "provider": "openai", "retryable": False}] * 4
-    assert [row["error_details"]["type"] for row in rows] == ["ValidationError"] * 3 + ["EmptyAnswer"]
+    details = [row["error_details"] for row in rows]
+    assert [(found["status_code"], found["provider"]) for found in details] == [(200, "openai")] * 4
+    assert [found["retryable"] for found in details] == [False, False, True, True]
+    assert [found["type"] for found in details] == ["ValidationError"] * 2 + ["EmptyAnswer"] * 2
     assert "the answer is no Fact: year: Input should be a valid integer" in rows[0]["error"]
     assert "the answer is no Fact: Invalid JSON" in rows[1]["error"]
     assert "without any choice" in rows[3]["error"]
+
+
+FINAL, DRAFT = '{"name": "Rome", "people": 3}', '{"name": "Paris, the city of light", "people": 2}'
+SCHEMA = json.dumps(City.model_json_schema())
+DRAFTED = {
+    "thinking": f"<think>\nFirst guess: {DRAFT}. But no.\n</think>\n{FINAL}",
+    "a closing tag only": f"First guess: {DRAFT}. But no.\n</think>\n\n```json\n{FINAL}\n```",
+    "Magistral's thinking": f"[THINK]Perhaps {DRAFT}[/THINK]{FINAL}",
+    "two blocks": f"<think>{DRAFT}</think>{DRAFT}<think>wait</think>{FINAL}",
+    "the schema first": f"The schema is {SCHEMA}\nMy answer:\n{FINAL}",
+    "examples first": f'Examples: ["a city that is well known", "another one"]\n{FINAL}',
+    "braces in prose": f"{{x}} and {{y}}: {FINAL} Note: {{}}",
+}
+
+
+@pytest.mark.parametrize("streams", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize("response_format", [City, {"type": "json_object"}], ids=["class", "json_object"])
+@pytest.mark.parametrize("text", DRAFTED.values(), ids=DRAFTED)
+def test_parsed_is_what_was_answered_not_its_draft(
+    server: Server, text: str, response_format: Any, streams: bool
+) -> None:
+    """Reasoning is ignored, and the last value that fits counts, however long another is."""
+    server.handler = lambda _: (
+        event_stream([json.dumps(chunk(text)), json.dumps(chunk("", "stop")), "[DONE]"]) if streams else said(text)
+    )
+    options = {"response_format": response_format}
+    results = (streamed if streams else batch)(server.api_base, chats(1), **options)
+    results.response_format = response_format
+    (found,) = results.parsed
+    assert (found if isinstance(found, dict) else found.model_dump()) == json.loads(FINAL)
+
+
+def test_draft_is_no_answer_if_thinking_was_cut_off(server: Server) -> None:
+    """Without a closing tag, or without anything after it, the draft does not count."""
+    results = ask(server, f"<think>{DRAFT} but", f"{DRAFT}</think>", finish="length")
+    assert results.parsed == [None, None]
+    assert all("raise max_tokens" in row["error"] for row in results)
+
+
+def test_value_that_fits_json_schema_is_preferred(server: Server) -> None:
+    """Of a schema that is a dict the required keys and the type decide."""
+    schema = {"type": "json_schema", "json_schema": {"name": "city", "schema": City.model_json_schema()}}
+    server.handler = lambda _: said(f'{FINAL} (as in {{"source": "an atlas of the whole world, volume 3"}})')
+    assert batch(server.api_base, chats(1), response_format=schema).parsed == [json.loads(FINAL)]
+
+
+def chunk(text: str, finish: str | None = None) -> dict[str, Any]:
+    choices = [{"index": 0, "delta": {"content": text}, "finish_reason": finish}]
+    return {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": choices}

@@ -7,11 +7,13 @@ import io
 import signal
 import sys
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
 import llmbatch
+from tests.replies import reply
 from tests.talk import batch, chats, place, script
 
 if TYPE_CHECKING:
@@ -77,19 +79,21 @@ import llmbatch
 from tests.talk import batch, chats
 most = int(sys.argv[2])
 resource.setrlimit(resource.RLIMIT_NOFILE, (200, most))
-rows = batch(sys.argv[1], chats(300), max_workers=most, retries=0, deadline=30)
+rows = batch(sys.argv[1], chats(300), max_workers=most, retries=0, deadline=200)
 print(len(rows.failed), resource.getrlimit(resource.RLIMIT_NOFILE)[1])
 """
 
 
 @pytest.mark.processes
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows limits no files")
-@pytest.mark.parametrize(("allowed", "latency"), [(200, 0.5), (400, 4.0)])
+@pytest.mark.parametrize("allowed", [200, 400])
 def test_workers_beyond_the_files_that_may_be_open_lose_no_row(
-    provider: Callable[..., Server], warm: Warm, allowed: int, latency: float
+    provider: Callable[..., Server], warm: Warm, allowed: int
 ) -> None:
     """The process's own limit is raised as far as it may be, and no more are in flight than that."""
-    server = provider(latency=latency)  # long beside the time in which a busy machine begins so many
+    server = provider(latency=0.5)
+    if allowed > 200:
+        server.handler = lambda request: replace(reply(request), until=lambda: len(server.requests) > 250)
     with warm.script(_FEW_FILES, server.api_base, str(allowed)) as process:
         assert process.communicate() == (f"0 {allowed}\n", "")
     assert (server.stats.peak_in_flight > 200) is (allowed > 200)
@@ -115,7 +119,7 @@ assert row["cost"] > 0
 print("imported", sorted(set(sys.modules) - before))
 """
     with script(code, server.api_base) as process:
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=500)
     lines = out.splitlines()
     assert err == ""
     assert lines[0] == "warm"
@@ -131,5 +135,5 @@ def test_warming_up_is_checked_like_a_call() -> None:
     """Misuse raises there already."""
     with pytest.raises(ValueError, match="did you mean temperature"):
         llmbatch.warm_up("gpt-4o-mini", temprature=1)  # type: ignore[call-arg]
-    with pytest.raises(ValueError, match="cannot tell which provider"):
+    with pytest.raises(ValueError, match="cannot be determined"):
         asyncio.run(llmbatch.awarm_up("no-such-model"))

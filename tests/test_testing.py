@@ -192,7 +192,7 @@ def test_one_cassette_at_a_time(server: Server, tmp_path: Path) -> None:
         thread = threading.Thread(target=another)
         thread.start()
         thread.join()
-    assert "close that one first" in str(refused[0])
+    assert "Close that one first" in str(refused[0])
     with cassette(tmp_path / "three.yaml", record=True):
         assert not ask(1, server.api_base).failed
 

@@ -52,7 +52,7 @@ class Script:
             self.now += each
             self.back(permit, mark, retry_after)
 
-    def crowd(self, limit: int, rounds: int) -> None:
+    def saturate(self, limit: int, rounds: int) -> None:
         """Send rounds of requests to a provider that accepts `limit` at once."""
         for _ in range(rounds):
             accepted = [self.send() for _ in range(limit)]
@@ -117,7 +117,7 @@ def test_finding_names_outage() -> None:
 def test_finding_names_concurrency_limit() -> None:
     """With its number."""
     script = Script()
-    script.crowd(4, rounds=8)
+    script.saturate(4, rounds=8)
     assert script.phase is Phase.CONCURRENCY_LIMITED
     assert script.summary == "concurrency limit found: at most 4 in flight"
 
@@ -185,7 +185,7 @@ def test_rate_limited_request_was_not_in_flight_beside_others() -> None:
 def limited_to(limit: int, rounds: int = 8) -> Script:
     """Return a script that has found a concurrency limit and has nothing in flight."""
     script = Script()
-    script.crowd(limit, rounds)
+    script.saturate(limit, rounds)
     assert script.throttle.concurrency.limit == limit
     return script
 
@@ -214,11 +214,27 @@ def test_concurrency_limit_is_tested_by_one_request_now_and_then() -> None:
     assert 0 < (script.wait(5) or 0) < math.inf
 
 
-def test_concurrency_limit_surer_is_tested_more_seldom() -> None:
-    """Each 429 at the limit makes it surer."""
-    waits = [limited_to(4, rounds).wait(4) or 0.0 for rounds in (3, 4, 40)]
-    assert waits[0] < waits[1] == pytest.approx(waits[2])
+def test_concurrency_limit_is_tested_more_seldom_while_tests_fail() -> None:
+    """The time between tests doubles, up to a bound; after a test that succeeds it is short again."""
+    script = Script()
+    script.saturate(4, rounds=3)
+    waits = []
+    for _ in range(12):
+        permits = full(script)
+        waits.append(script.wait(4) or 0.0)
+        script.settle(waits[-1])
+        script.back(script.send(), "x")
+        script.settle(0.5)
+        for permit in permits:
+            script.back(permit)
+    assert waits[2] + 0.5 == pytest.approx(2 * (waits[1] + 0.5)), "half a second has passed already"
     assert waits[-1] <= concurrency.WIDEN_SECONDS * 2 ** (concurrency.MAX_CERTAINTY - concurrency.SIGNIFICANT)
+    full(script)
+    script.settle(waits[-1] * 2)
+    script.send()
+    script.settle(1.0)
+    assert script.throttle.concurrency.window == 5
+    assert (script.wait(5) or 0.0) <= concurrency.WIDEN_SECONDS
 
 
 def test_concurrency_limit_429_at_limit_narrows_window() -> None:
@@ -285,6 +301,21 @@ def test_retry_after_is_capped() -> None:
     script.go("." * 30 + "xx")
     script.go("x", retry_after=3600.0)
     assert script.wait() == 120.0
+
+
+@pytest.mark.parametrize(("mark", "wait"), [("x", 20.0), (".", 0.0)])
+def test_retry_after_allow_one_tests_it(mark: str, wait: float) -> None:
+    """One request is let through: if it is accepted all may go, and its 429 confirms the Retry-After."""
+    script = Script()
+    script.go("." * 30 + "xx")
+    script.go("x", retry_after=9.0)
+    script.throttle.allow_one()
+    assert script.wait() == 0
+    permit = script.send()
+    assert script.wait(1) == 9.0
+    script.back(permit, mark, retry_after=20.0)
+    assert script.wait() == wait
+    assert script.phase is Phase.UNTHROTTLED
 
 
 def test_rate_limit_that_comes_very_late_changes_nothing() -> None:

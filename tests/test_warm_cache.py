@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import llmbatch
-from tests.server import Response
+from tests.replies import reply
+from tests.server import Request, Response
 from tests.talk import batch, place
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from tests.server import Server
@@ -22,11 +25,25 @@ def row(beginning: int, number: int) -> list[dict[str, str]]:
     ]
 
 
+def leaders_then(server: Server, group: Callable[[Request], Any], count: int) -> None:
+    """The first request of each group is answered after 0.2 s, the others when so many have arrived in all."""
+    led: set[Any] = set()
+
+    def handler(request: Request) -> Response:
+        leads = group(request) not in led
+        led.add(group(request))
+        return replace(
+            reply(request), **({"delay": 0.2} if leads else {"until": lambda: len(server.requests) >= count})
+        )
+
+    server.handler = handler
+
+
 def test_one_row_of_each_beginning_goes_first(server: Server) -> None:
     """The others follow when it has answered; different beginnings do not wait for each other."""
-    server.set(latency=0.2)
+    leaders_then(server, lambda request: request.text[0], 3 + 4)
     rows = [row(beginning, number) for number in range(6) for beginning in range(3)]
-    assert not batch(server.api_base, rows, max_workers=18, warm_prompt_cache=True).failed
+    assert not batch(server.api_base, rows, max_workers=18, warm_prompt_cache=True, deadline=120).failed
     for beginning in range(3):
         first, *others = sorted(request.at for request in server.requests if request.text.startswith(f"{beginning}-"))
         assert len(others) == 5
@@ -36,10 +53,10 @@ def test_one_row_of_each_beginning_goes_first(server: Server) -> None:
 
 def test_each_model_has_a_cache_of_its_own(server: Server) -> None:
     """One row of each model leads."""
-    server.set(latency=0.2)
+    leaders_then(server, lambda request: request.json["model"], 2 + 6)
     models = ("openai/gpt-4o-mini", "openai/gpt-4o")
     rows = [{"messages": row(0, number), "model": model} for number in range(4) for model in models]
-    assert not batch(server.api_base, rows, max_workers=8, warm_prompt_cache=True).failed
+    assert not batch(server.api_base, rows, max_workers=8, warm_prompt_cache=True, deadline=120).failed
     for name in ("gpt-4o-mini", "gpt-4o"):
         first, *others = sorted(request.at for request in server.requests if request.json["model"] == name)
         assert len(others) == 3

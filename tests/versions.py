@@ -45,7 +45,7 @@ if __name__ == "__main__":
 """
 SHORT_CUTS = """
 from llmbatch._litellm.private_api import is_available
-print(*filter(is_available, ["quiet", "linear"]))
+print(*filter(is_available, ["quiet_logging", "fast_prices"]))
 """
 
 

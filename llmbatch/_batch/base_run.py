@@ -55,26 +55,26 @@ T = TypeVar("T")
 
 
 def _price(target: Target) -> Callable[[Answer], float | None]:
-    """What gives an answer's cost: the caller's own prices, nothing (Copilot is a subscription), or LiteLLM."""
+    """Return the function that prices an answer: by the caller's prices, not at all (Copilot), or by LiteLLM."""
     if target.prices:
         return lambda answer: standard_cost(target, answer.body.get("usage"))
     return (lambda _: None) if target.provider == copilot.PROVIDER else attrgetter("cost")
 
 
 class Run:
-    """One batch on its way. `rows()` yields `(index, row)` as they finish, exactly one for each input.
+    """A run of a batch. `rows()` yields `(index, row)` as they finish, exactly one for each input.
 
     Attributes:
-        target: what was asked for by the call as a whole.
+        target: the target of the call's defaults.
         items: the units of work.
-        inputs: the caller's.
-        call_for: gives, for an input's index, the function that sends one request once.
-        under_way: what has become so far of the inputs whose rows have not been taken yet, one outcome a model.
-        count: how many inputs there are, None where nobody knows.
-        noted: is called when `note` has something new.
-        formats: of requests with a `response_format` of their own, by id, where somebody wants them.
+        inputs: the caller's requests.
+        call_for: returns, for an input's index, the function that sends one request once.
+        under_way: the outcomes so far, one per model, of inputs whose rows have not been taken yet.
+        count: number of inputs, None if unknown.
+        noted: called when `note` changes.
+        formats: the `response_format` of requests with their own, by id; None if they are not collected.
         sent_as_is: names of parameters that LiteLLM does not know for their provider.
-        nested: the llmbatch calls that the caller's functions make meanwhile.
+        nested: the llmbatch calls that the caller's functions make during the run.
         validate_threads: where `validate` runs.
         on_result_thread: where `on_result` runs, for one row at a time.
     """
@@ -105,7 +105,7 @@ class Run:
         self.under_way: dict[int, list[Outcome]] = {}
 
     def sender_for(self, plan: ChatPlan | EmbeddingsPlan) -> Sender:
-        """The sender for a plan's target, on the limiter that the process keeps for that account."""
+        """Return a sender for a plan's target, with the limiter that the process keeps for the account."""
         self._report_unknown(plan)
         remember(plan.params)
         target = plan.target
@@ -113,7 +113,7 @@ class Run:
         if limiter not in self._breakers:
             _litellm.warm_up(target)
             breaker = self._breakers[limiter] = CircuitBreaker(
-                server_wait=self.options.server_wait,
+                server_wait=0.0 if self.options.fallbacks else self.options.server_wait,
                 max_in_flight=lambda: self._max_in_flight(),  # noqa: PLW0108 - it is set when the run begins
                 name=f"{target.provider}/{target.name}: ",
             )
@@ -151,7 +151,7 @@ class Run:
         """Send nothing into a cassette that would give concurrent rows each other's answers."""
         problem = None if self.options.max_workers == 1 or self.count == 1 else cassette_problem()
         if problem is not None:
-            failure = Failure("CassetteMiss", problem)
+            failure = Failure(FailureType.CASSETTE_MISS, problem)
 
             async def reject(request: dict[str, Any]) -> Answer:  # noqa: ARG001 - a Call
                 raise NotSentError(failure)
@@ -159,7 +159,7 @@ class Run:
             self.call_for = lambda _: reject
 
     def _tell(self, limiter: Limiter, told: contextlib.ExitStack) -> None:
-        """Put the caller's limits in force for one more limiter."""
+        """Apply the caller's limits to one more limiter."""
         requests_per_minute = self.options.requests_per_minute or self._limiters[limiter]
         told.enter_context(limiter.configured(requests_per_minute, self.options.tokens_per_minute))
 
@@ -180,17 +180,17 @@ class Run:
         return next(iter(self._breakers.values())).look_ahead if len(self._breakers) == 1 else 0
 
     def left(self, done: int) -> str:
-        """How to go on after an interruption, with so many rows done."""
+        """Return how to resume after an interruption, with `done` rows finished."""
         path = self.options.checkpoint
         rest = f"with checkpoint={'' if path is None else repr(str(path))} a rerun sends only the rest"
         return f"{done} rows were done: llmbatch.interrupted_results() has them; {rest}"
 
     async def _done(self, at: int, item: Any) -> list[tuple[int, Row]]:
-        """Do one unit, the `at`th: its rows, each with the index of its input."""
+        """Do one unit of work, the `at`th; return its rows, each with the index of its input."""
         raise NotImplementedError
 
     async def rows(self) -> AsyncGenerator[tuple[int, Row]]:
-        """Fan the work out, with the checkpoint open and the caller's limits in force.
+        """Fan the work out, with the checkpoint open and the caller's limits applied.
 
         At the deadline an input of unknown length is left. Of a known length each item has a row, even if the input
         blocks. llmbatch's own generators end by themselves.
@@ -226,11 +226,12 @@ class Run:
             for index in range(done, self._promised_rows()):
                 yield index, self._late(index, self._row_id(index, None))
             if self._checkpoint is not None and self._checkpoint.changes:
-                logger.info("Sent again, since these fields changed: {}", dict(self._checkpoint.changes))
+                changes = dict(self._checkpoint.changes)
+                logger.info("Checkpoint: re-sent rows whose request changed (by field): {}", changes)
 
     @property
     def callback_deadline(self) -> float | None:
-        """The loop's time at which nobody waits for `on_result` any more, which sees the late rows too."""
+        """The loop's time at which `on_result` is no longer waited for; it is called with late rows too."""
         if self._deadline is None or self.options.deadline is None:
             return None
         return self._deadline + max(CALLBACK_GRACE_SECONDS, CALLBACK_GRACE_SHARE * self.options.deadline)
@@ -250,7 +251,7 @@ class Run:
         return self.count if late and self.count is not None else 0
 
     async def _in_time(self, work: Callable[[], Awaitable[T]]) -> T | None:
-        """What the work comes to, None at the deadline; what has not begun by then is not begun."""
+        """Run `work()`; return None if the deadline passes first."""
         if self._deadline is None or asyncio.get_running_loop().time() < self._deadline:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(self._deadline):
@@ -258,49 +259,55 @@ class Run:
         return None
 
     def _known(
-        self, request: Mapping[str, Any], request_id: str, custom_id: str, metadata: Any = None
-    ) -> tuple[Row | None, dict[str, str]]:
-        """The row that the checkpoint holds for a request, as this run calls it, and the digests to write it with."""
+        self, request_id: str, prints: dict[str, str], custom_id: str, metadata: Any = None, upgrade_id: str = ""
+    ) -> Row | None:
+        """Return the checkpoint's row for a request, with the id and metadata of this run; None if it has none."""
         if self._checkpoint is None:
-            return None, {}
-        prints = fingerprints(request)
-        row = self._checkpoint.found(request_id)
+            return None
+        row = self._checkpoint.found(request_id, prints, upgrade_id)
         if row is None:
             self._checkpoint.note_change(prints)
-            return None, prints
+            return None
         row.pop("same_as", None)  # a place in another run's input
         if (row["custom_id"], row.get("metadata")) != (custom_id, metadata):
             labelled(row, custom_id, metadata)
-            self._record(request_id, prints, row)
+            self._record(request_id, prints, row, upgrade_id)
         row["resumed"] = True
-        return row, prints
+        return row
 
-    def _record(self, request_id: str, prints: dict[str, str], row: Row) -> None:
+    def _prints(self, request: Mapping[str, Any]) -> dict[str, str]:
+        """Return the digests of a request's fields that its line in the checkpoint has; empty without a checkpoint."""
+        return {} if self._checkpoint is None else fingerprints(request)
+
+    def _record(self, request_id: str, prints: dict[str, str], row: Row, upgrade_id: str = "") -> None:
         """Write a finished row; when that fails, nothing more is sent, since it could not be kept."""
         if self._checkpoint is None:
             return
         try:
-            self._checkpoint.append(request_id, prints, row)
+            self._checkpoint.append(request_id, prints, row, upgrade_id)
         except CheckpointError as exc:
             self._unkept = Failure(FailureType.CHECKPOINT, str(exc))
             for breaker in self._breakers.values():
                 breaker.give_up(self._unkept, str(exc))
 
     def _row_id(self, index: int, request_id: str | None) -> str:
-        """The row's id: the caller's, else its request's, else its place."""
+        """Return the row's id: the caller's, or its request's, or one made of its index."""
         ids = self.options.custom_ids
         if ids is not None:
             if index >= len(ids):
-                raise ValueError(f"custom_ids holds {len(ids)} ids, fewer than there are rows; give one each")
+                raise ValueError(f"custom_ids has {len(ids)} ids, fewer than there are rows. Give each row one.")
             return ids[index]
         return request_id or f"row-{index}"
 
     def _late(self, index: int, custom_id: str, target: Target | None = None) -> Row:
-        failure = Failure(FailureType.DEADLINE_EXCEEDED, f"not done within deadline={self.options.deadline} s")
-        return self.cut(failure, index, custom_id, target)
+        message = f"not done within deadline={self.options.deadline} s"
+        outcomes = self.under_way.get(index, [])
+        if last := next((outcome.last_failure for outcome in reversed(outcomes) if outcome.last_failure), None):
+            message += f"; the last attempt failed with {last.type}: {last.message}"
+        return self.cut(Failure(FailureType.DEADLINE_EXCEEDED, message), index, custom_id, target)
 
     def _begun(self, *indices: int) -> Outcome:
-        """The outcome, to be filled, of a request for these inputs."""
+        """Return a new outcome, to be filled, for a request of these inputs."""
         before = self.under_way.get(indices[0])
         outcome = Outcome(rows=len(indices))
         if before:
@@ -310,7 +317,7 @@ class Run:
         return outcome
 
     def cut(self, failure: Failure, index: int, custom_id: str | None = None, target: Target | None = None) -> Row:
-        """The error row of an input that was not done in time, with what was sent for it and may have been charged."""
+        """Return the error row of an unfinished input, with the attempts and cost of what was sent for it."""
         outcomes = self.under_way.get(index) or [Outcome()]
         lost = any(outcome.uncertain for outcome in outcomes)
         spent = {

@@ -1,7 +1,6 @@
-"""A prepared batch, and the forms in which it can be run: collected into BatchResults, or row by row.
+"""A prepared batch, to be collected into BatchResults or iterated row by row.
 
-Here is what every form does besides yielding rows: the log, the progress bar, `on_result`, and keeping what is done
-when it is interrupted.
+Both log, show the progress bar, call `on_result`, and keep the finished rows when they are interrupted.
 """
 
 from __future__ import annotations
@@ -26,10 +25,10 @@ _interrupted: BatchResults | None = None
 
 
 def interrupted_results() -> BatchResults | None:
-    """What the last interrupted batch of this process had finished, None if there was none.
+    """Return the rows of the last interrupted batch of this process, None if there was none.
 
-    A list of as many rows as that batch had got to; those not done are error rows of type `Cancelled`. What ends a
-    batch so is Ctrl-C, a notebook's Stop, a cancelled task, and an exception of its input or of `on_result`.
+    Rows that were not finished are error rows of type `Cancelled`. A batch is interrupted by Ctrl-C, a notebook's Stop,
+    a cancelled task, or an exception of its input or of `on_result`.
 
     Example:
         try:
@@ -42,14 +41,14 @@ def interrupted_results() -> BatchResults | None:
 
 @dataclass(frozen=True)
 class Batch:
-    """A checked batch that has not been run: the run, what to call it, and the plan of the call as a whole."""
+    """A checked batch that has not been run yet: the run, its name for the log, and the plan of the call's defaults."""
 
     run: Run
     noun: str
     plan: ChatPlan | EmbeddingsPlan
 
     async def as_completed(self) -> AsyncGenerator[tuple[int, Row]]:
-        """The rows as they finish, logged, counted and shown."""
+        """Yield the rows as they finish; log, count and show them."""
         options, count, plan = self.run.options, self.run.count, self.plan
         started = time.perf_counter()
         facts = {
@@ -104,7 +103,7 @@ class Batch:
         return not waiting.expired()
 
     async def collect(self) -> BatchResults:
-        """All rows in the order of the input."""
+        """Return all rows in the order of the input."""
         global _interrupted  # noqa: PLW0603 - read after the exception has left every frame that knew it
         started = time.perf_counter()
         rows: dict[int, Row] = {}
@@ -132,5 +131,7 @@ class Batch:
         )
 
     def _not_done(self, index: int) -> Row:
-        failure = Failure(FailureType.CANCELLED, "the batch was interrupted before this row was done", retryable=True)
+        failure = Failure(
+            FailureType.CANCELLED, "the batch was interrupted before this row was finished", retryable=True
+        )
         return numbered(index, self.run.cut(failure, index))

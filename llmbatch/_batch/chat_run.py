@@ -13,8 +13,8 @@ from typing import Any
 from loguru import logger
 
 from llmbatch._batch.base_run import Run
-from llmbatch._batch.reask import asked_again, judged
-from llmbatch._batch.row_builder import chat_row, failure_row, in_lane, labelled
+from llmbatch._batch.reask import asked_again, judged, still_passes
+from llmbatch._batch.row_builder import chat_row, failure_row, in_lane, is_answer, labelled
 from llmbatch._batch.transport import sending
 from llmbatch._request.account import route_key
 from llmbatch._request.budget import Budget
@@ -25,7 +25,7 @@ from llmbatch._request.sender import Sender
 from llmbatch._rows.failure_type import FailureType
 from llmbatch._rows.row import NO_USAGE, Row, add_spent
 from llmbatch._util.checks import UnsendableError, copied
-from llmbatch._util.identity import CustomIds, SeenIds, first_id
+from llmbatch._util.identity import CustomIds, SeenIds, first_id, upgrade_id
 from llmbatch.options import Options
 from llmbatch.providers import copilot
 
@@ -56,7 +56,7 @@ class Input:
 
 
 def _provider_in(model: str | None, call: Mapping[str, Any]) -> str | None:
-    return copilot.PROVIDER if copilot.asked_for(model, call) else provider_in(model, call)
+    return copilot.PROVIDER if copilot.is_chosen(model, call) else provider_in(model, call)
 
 
 class _RouteBuilder:
@@ -64,13 +64,13 @@ class _RouteBuilder:
 
     def __init__(self, call: dict[str, Any], fallbacks: Sequence[str | dict[str, Any]]) -> None:
         self.call, self._fallbacks = call, fallbacks
-        self._by_copilot = copilot.asked_for(call["model"], call)
+        self._by_copilot = copilot.is_chosen(call["model"], call)
         self._tokens: dict[Any, copilot.CopilotToken] = {}
 
     def plans(self, arguments: dict[str, Any]) -> list[ChatPlan]:
         """The plan for these arguments, and then its fallbacks'."""
         if self._by_copilot and self.provider_of(arguments["model"], self.call) == copilot.PROVIDER:
-            arguments = {**arguments, "model": copilot.named(default_model(arguments["model"]))}
+            arguments = {**arguments, "model": copilot.prefixed(default_model(arguments["model"]))}
         entries = ({"model": entry} if isinstance(entry, str) else entry for entry in self._fallbacks)
         given = [merged(arguments, {"model": default_model(None), **entry}, _provider_in) for entry in entries]
         return [self._plan(**one) for one in (arguments, *given)]
@@ -81,7 +81,7 @@ class _RouteBuilder:
         return copilot.PROVIDER if self._by_copilot and bare else _provider_in(model, call)
 
     def _plan(self, model: str | None, temperature: float | None, max_tokens: int | None, **kwargs: Any) -> ChatPlan:
-        if copilot.asked_for(model, kwargs):
+        if copilot.is_chosen(model, kwargs):
             return copilot.plan(model, temperature, max_tokens, kwargs, self._tokens)
         return plan_chat(model, temperature, max_tokens, **kwargs)
 
@@ -138,7 +138,13 @@ class ChatRun(Run):
         custom_id = asked.custom_id or self._row_id(index, request_id)
         if self.formats is not None and way.plans[0].response_format is not self.ways.first.plans[0].response_format:
             self.formats[custom_id] = way.plans[0].response_format
-        known, prints = self._known(request, request_id, custom_id, asked.metadata)
+        plan = way.plans[0]
+        prints = self._prints(request)
+        before_upgrade = upgrade_id(request, prints, plan.untouched) if prints else ""
+        known = self._known(request_id, prints, custom_id, asked.metadata, before_upgrade)
+        rechecked = known is not None and not await self._still_passes(index, known, plan, request)
+        if rechecked:
+            known = None
         if known is not None and not self.options.dedupe:
             return known
         same = self._same(request_id, way.plans[0])
@@ -154,9 +160,24 @@ class ChatRun(Run):
             row = known or _copied(await its_row)
             row["same_as"] = first
         labelled(row, custom_id, asked.metadata)
+        if rechecked:
+            row["rechecked"] = True
         if known is None:
-            self._record(request_id, prints, row)
+            self._record(request_id, prints, row, before_upgrade)
         return row
+
+    async def _still_passes(
+        self,
+        index: int,  # noqa: ARG002 - a job's rows are checked before
+        row: Row,
+        plan: ChatPlan,
+        request: Mapping[str, Any],
+    ) -> bool:
+        """Return whether a row of the checkpoint passes this run's checks, as far as they end before the deadline."""
+        check = partial(still_passes, row, plan, request, self.options)
+        if self.options.validate is None:
+            return check()
+        return await self._in_time(partial(self.validate_threads.run, check)) or False
 
     @staticmethod
     def _same(request_id: str, plan: ChatPlan) -> Any:
@@ -211,7 +232,7 @@ class ChatRun(Run):
             # `validate` may take its time, and may call llmbatch itself.
             row, wrong = judge() if self.options.validate is None else await self.validate_threads.run(judge)
             if before is not None:
-                if not row["choices"]:  # what was answered before stays
+                if not is_answer(row):  # what was answered before stays
                     row, before, wrong = before, row, None
                 add_spent(row, before)
             if most:

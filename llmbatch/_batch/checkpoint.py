@@ -10,13 +10,14 @@ import json
 import os
 import sys
 import weakref
-from collections import Counter
+from collections import Counter, defaultdict, deque
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 from llmbatch._output.jsonl import is_line, row_from_line, written_row
 from llmbatch._util.files import from_json, replaceable, replacing
+from llmbatch._util.identity import first_id
 from llmbatch.errors import CheckpointError
 
 if sys.platform != "win32":  # where nothing is locked
@@ -45,6 +46,7 @@ class Checkpoint:
         self._paid: list[tuple[int, int]] = []
         self.spent = 0.0
         self._known: dict[str, _Fields] = {}
+        self._upgraded: defaultdict[str, deque[str]] | None = None
         self.changes: Counter[str] = Counter()
         try:
             if not replaceable(self.path):
@@ -65,10 +67,26 @@ class Checkpoint:
     def __contains__(self, request_id: str) -> bool:
         return request_id in self._places
 
-    def found(self, request_id: str) -> Row | None:
-        """The row that an earlier run finished for this very request."""
+    def found(self, request_id: str, fingerprints: Mapping[str, str], upgrade_id: str = "") -> Row | None:
+        """Return the row that an earlier run finished for this request, None for a request that has to be sent."""
         place = self._places.get(request_id)
+        if place is None and upgrade_id and _split(fingerprints)[0] in self._known:
+            place = self._place_before_upgrade(request_id, upgrade_id)
         return None if place is None else row_from_line(json.loads(self._read(*place)))
+
+    def _place_before_upgrade(self, request_id: str, upgrade_id: str) -> tuple[int, int] | None:
+        """Return the next line of a request that had another id under another version of LiteLLM or pydantic."""
+        if self._upgraded is None:
+            self._upgraded = defaultdict(deque)
+            for key, place in self._places.items():
+                own = json.loads(self._read(*place)).get("llmbatch") or {}
+                self._upgraded[own.get("upgrade_id") or ""].append(key)
+        keys = self._upgraded.get(upgrade_id)
+        # A further duplicate of a request whose id is the same has to be sent.
+        if not keys or first_id(keys[0]) == first_id(request_id):
+            return None
+        place = self._places[request_id] = self._places[keys.popleft()]
+        return place
 
     def _read(self, offset: int, length: int) -> bytes:
         return os.pread(self._file.fileno(), length, offset)
@@ -80,9 +98,11 @@ class Checkpoint:
         if known is not None:
             self.changes.update({name for name, _ in known ^ others})
 
-    def append(self, request_id: str, fingerprints: Mapping[str, str], row: Row) -> None:
+    def append(self, request_id: str, fingerprints: Mapping[str, str], row: Row, upgrade_id: str = "") -> None:
         """Write one finished row. Raises CheckpointError when it cannot be written; the file stays whole."""
-        data, file = written_row(row, request=request_id, fingerprints=dict(fingerprints)), self._file.fileno()
+        upgrade = {"upgrade_id": upgrade_id} if upgrade_id else {}
+        data = written_row(row, request=request_id, fingerprints=dict(fingerprints), **upgrade)
+        file = self._file.fileno()
         before = os.fstat(file).st_size
         try:
             while data:

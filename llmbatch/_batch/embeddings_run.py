@@ -10,12 +10,15 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from loguru import logger
+
 from llmbatch._batch.base_run import Run
 from llmbatch._batch.row_builder import failure_row
 from llmbatch._batch.transport import sending
 from llmbatch._request.budget import Budget
 from llmbatch._request.failures import Failure
 from llmbatch._request.plans import EmbeddingsPlan
+from llmbatch._request.rejections import is_too_large
 from llmbatch._request.sender import Outcome
 from llmbatch._rows.failure_type import FailureType
 from llmbatch._rows.row import Row, answer_row
@@ -29,6 +32,9 @@ CHUNK_TEXTS = {"openai": 256, "azure": 256, "mistral": 64, "cohere": 96, "voyage
 DEFAULT_CHUNK_TEXTS = 20
 CHUNK_CHARACTERS = 400_000
 _SPLIT_STATUS = {400, 413, 422}
+_AMBIGUOUS = Failure(
+    FailureType.AMBIGUOUS_ANSWER, "the answer does not say which of its vectors belongs to the text", 200
+)
 
 
 @dataclass(slots=True)
@@ -89,7 +95,8 @@ class EmbeddingsRun(Run):
             return
         request_id = self._ids(request)
         custom_id = self._row_id(index, request_id)
-        row, prints = self._known(request, request_id, custom_id)
+        prints = self._prints(request)
+        row = self._known(request_id, prints, custom_id)
         if row is not None:
             chunk.rows.append((index, row))
         else:
@@ -103,7 +110,7 @@ class EmbeddingsRun(Run):
         return chunk.rows
 
     async def _sent(self, texts: list[_Text]) -> list[Row]:
-        """A row for each text; a chunk that is refused as a whole is halved until only the bad texts fail."""
+        """Return a row for each text. A rejected chunk is halved until only bad texts fail."""
         if not texts:
             return []
         request = {**self.plan.request(texts[0].text), "input": [text.text for text in texts]}
@@ -114,34 +121,75 @@ class EmbeddingsRun(Run):
             return [self._late(text.index, text.custom_id) for text in texts]
         failure = outcome.failure
         if failure is None:
-            return self._shared_out(texts, outcome)
-        if len(texts) > 1 and failure.status_code in _SPLIT_STATUS and not failure.shared:
+            return await self._matched(texts, outcome)
+        if len(texts) > 1 and not failure.shared and _may_be_one_texts(failure):
             half = len(texts) // 2
             halves = await asyncio.gather(self._sent(texts[:half]), self._sent(texts[half:]))
             return [row for rows in halves for row in rows]
         return [failure_row(failure, self.target, text.custom_id, **outcome.spent) for text in texts]
 
-    def _shared_out(self, texts: list[_Text], outcome: Outcome) -> list[Row]:
-        """The rows of an answered chunk, joined by `index`; usage and cost are shared out by length and add up."""
+    async def _matched(self, texts: list[_Text], outcome: Outcome) -> list[Row]:
+        """Return the rows of an answered chunk. An answer that does not say which vector is whose is rejected."""
+        assert outcome.answer is not None  # noqa: S101 - the caller has looked
+        items = _items_by_text(outcome.answer.body["data"], len(texts))
+        if items is not None:
+            return self._rows(texts, outcome, items)
+        if len(texts) == 1:
+            return [failure_row(_AMBIGUOUS, self.target, texts[0].custom_id, **outcome.spent)]
+        if self._chunk_texts > 1:
+            logger.warning("{}: the vectors have no distinct indices; sending one text a request", self.target.model)
+            self._chunk_texts = 1
+        rows = [row for group in await asyncio.gather(*(self._sent([text]) for text in texts)) for row in group]
+        for row in rows:
+            lost = None if outcome.cost is None else outcome.cost / len(texts)
+            row["cost"] = None if lost is None or row["cost"] is None else row["cost"] + lost
+            row["attempts"] += outcome.attempts
+        return rows
+
+    def _rows(self, texts: list[_Text], outcome: Outcome, items: dict[int, dict[str, Any]]) -> list[Row]:
+        """Return the rows of texts whose vectors are known by place; usage and cost are shared out by length."""
         assert outcome.answer is not None  # noqa: S101 - the caller has looked
         body = outcome.answer.body
-        items = {item.get("index", at): item for at, item in enumerate(body["data"])}
-        if len(items) != len(body["data"]):
-            items = dict(enumerate(body["data"])) if len(body["data"]) == len(texts) else {}
         tokens = (body.get("usage") or {}).get("prompt_tokens") or 0
         shares = _shares(tokens, [len(text.text) for text in texts])
         rows = []
         for at, text in enumerate(texts):
             share = shares[at] / tokens if tokens else 1 / len(texts)
             spent = {**outcome.spent, "cost": None if outcome.cost is None else outcome.cost * share}
-            if not (items.get(at) or {}).get("embedding"):
-                empty = Failure(FailureType.EMPTY_ANSWER, "the provider's answer has no vector for this text")
-                rows.append(failure_row(empty, self.target, text.custom_id, **spent))
+            vector = (items.get(at) or {}).get("embedding")
+            if failure := self._vector_failure(vector):
+                rows.append(failure_row(failure, self.target, text.custom_id, **spent))
                 continue
             usage = {"prompt_tokens": shares[at], "completion_tokens": 0, "total_tokens": shares[at]}
             one = {**body, "data": [{**items[at], "index": 0}], "usage": usage}
             rows.append(answer_row(one, custom_id=text.custom_id, **spent))
         return rows
+
+    def _vector_failure(self, vector: list[Any] | None) -> Failure | None:
+        """Return why a vector is not what was asked for, None if it is."""
+        if not vector:
+            return Failure(FailureType.EMPTY_ANSWER, "the provider's answer has no vector for this text")
+        wanted = self.plan.params.get("dimensions")
+        if wanted is None or isinstance(vector[0], list) or len(vector) == wanted:
+            return None
+        words = f"the vector has {len(vector)} numbers: the server ignored dimensions={wanted}; leave dimensions out"
+        return Failure(FailureType.WRONG_DIMENSIONS, words, 200)
+
+
+def _may_be_one_texts(failure: Failure) -> bool:
+    """Return whether a rejected chunk may hold good texts: its size or one text's content was rejected."""
+    return failure.status_code in _SPLIT_STATUS or is_too_large(failure.message)
+
+
+def _items_by_text(data: list[dict[str, Any]], texts: int) -> dict[int, dict[str, Any]] | None:
+    """Return an answer's items by the place of their texts; None if the answer leaves open whose they are."""
+    if texts == len(data) == 1:
+        return {0: data[0]}
+    data = [item for item in data if item.get("index") is not None or item["embedding"] is not None]
+    items = {item.get("index"): item for item in data}
+    if len(items) < len(data) or not all(index is not None and 0 <= index < texts for index in items):
+        return None
+    return items  # type: ignore[return-value]  # no index is None
 
 
 def _shares(total: int, weights: list[int]) -> list[int]:

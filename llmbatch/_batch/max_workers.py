@@ -13,32 +13,33 @@ from loguru import logger
 if sys.platform != "win32":
     import resource
 
-# Of max_workers="auto".
-FIRST, MOST = 16, 512
-BETTER = 1.1  # a larger number must finish at least this much more rows a second to be kept
-DOUBTS = 2  # epochs in a row without gain, before the number is settled
+# For max_workers="auto".
+INITIAL_WORKERS = 16
+MAX_WORKERS = 512
+MIN_GAIN = 1.1  # times the rows per second that a larger number must reach to be kept
+MAX_EPOCHS_WITHOUT_GAIN = 2  # in a row, before the number is settled
 SETTLED_EPOCHS = 8  # before a larger number is tried again
 
-_OTHER_FILES = 64  # that a run may open besides its connections: a checkpoint, modules, logs
+_OTHER_FILES = 64  # that a run may open besides its connections: checkpoint, modules, logs
 
 
 class Slots:
-    """How many requests may be in flight: a number, or "auto" for as many as make the run faster.
+    """How many requests may be in flight: a fixed number, or "auto" to raise it while that makes the run faster.
 
-    "auto" doubles it for as long as that pays: an epoch is as many finished rows as there are slots, and its rate is
-    compared with the best one before; the first, in which connections are made, says nothing. While rows wait for a
-    limit, more slots would only make more of them wait.
+    "auto" works in epochs of as many finished rows as there are slots. It doubles the number while the rows per second
+    rise. The first epoch, in which connections are made, does not count; nor do epochs in which rows wait for a rate
+    limit.
 
-    Where each slot is a connection, there are no more than the system lets this process have.
+    If each slot is a connection, the limit of open files of this process is kept.
     """
 
     def __init__(self, max_workers: int | str, waiting: Callable[[], int], *, connections: bool) -> None:
         self._auto = max_workers == "auto"
-        wanted = MOST if isinstance(max_workers, str) else max_workers
+        wanted = MAX_WORKERS if isinstance(max_workers, str) else max_workers
         self._most = affordable(wanted) if connections else wanted
-        self._slots = min(FIRST if self._auto else wanted, self._most)
+        self._slots = min(INITIAL_WORKERS if self._auto else wanted, self._most)
         self._waiting = waiting
-        self._settled = self._doubts = self._count = self._epochs = 0
+        self._settled = self._without_gain = self._count = self._epochs = 0
         self._best = 0.0
         self._since = time.monotonic()
 
@@ -46,7 +47,7 @@ class Slots:
         return self._slots
 
     def finished(self) -> None:
-        """One more row is done."""
+        """Count a finished row."""
         if not self._auto:
             return
         self._count += 1
@@ -61,18 +62,18 @@ class Slots:
         if self._settled:
             self._settled -= 1
             self._best = rate
-        elif rate > self._best * BETTER:
-            self._best, self._doubts = rate, 0
+        elif rate > self._best * MIN_GAIN:
+            self._best, self._without_gain = rate, 0
             self._slots = min(self._most, self._slots * 2)
         else:
-            self._doubts += 1
-            if self._doubts >= DOUBTS:
-                self._slots = max(min(FIRST, self._most), self._slots // 2)
-                self._settled, self._doubts = SETTLED_EPOCHS, 0
+            self._without_gain += 1
+            if self._without_gain >= MAX_EPOCHS_WITHOUT_GAIN:
+                self._slots = max(min(INITIAL_WORKERS, self._most), self._slots // 2)
+                self._settled, self._without_gain = SETTLED_EPOCHS, 0
 
 
 def affordable(wanted: int) -> int:
-    """How many of so many connections this process may have; its own limit of open files is raised where it can be."""
+    """Return how many of `wanted` connections this process may have, raising its limit of open files if it can."""
     if sys.platform == "win32":  # where files are not limited
         return wanted
     needed = wanted + _OTHER_FILES
@@ -88,6 +89,9 @@ def affordable(wanted: int) -> int:
     most = max(1, wanted - (needed - soft))
     if most < wanted:
         logger.warning(
-            "At most {} requests are in flight, not {}: `ulimit -n {}` would allow them", most, wanted, needed
+            "max_workers is lowered to {} from {}: the process may not open more files. `ulimit -n {}` allows them",
+            most,
+            wanted,
+            needed,
         )
     return most

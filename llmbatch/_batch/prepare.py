@@ -1,8 +1,8 @@
-"""From a caller's arguments to a batch that has been checked whole and not yet run: misuse raises here."""
+"""Make a batch of a caller's arguments. Misuse raises here, before anything is sent."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 from llmbatch._batch.batch import Batch
@@ -23,12 +23,12 @@ def chat_batch(
     max_workers: int | Literal["auto"] = 10,
     *,
     shared_budget: Budget | None = None,
-    kind: type[ChatRun] = ChatRun,
+    kind: Callable[..., ChatRun] = ChatRun,
     **given: Any,
 ) -> Batch:
-    """A batch of chats; `given` holds llmbatch's own options and LiteLLM's arguments.
+    """Return a batch of chats. `given` holds llmbatch's own options and LiteLLM's arguments.
 
-    `shared_budget` is spent by other runs too.
+    `shared_budget` is a budget that other runs spend too.
     """
     if kind is ChatRun and (given.pop("batch_job", False) or given.get("lane") in JOB_LANES):
         raise ValueError(
@@ -59,7 +59,7 @@ def embeddings_batch(
     shared_budget: Budget | None = None,
     **given: Any,
 ) -> Batch:
-    """A batch of embeddings."""
+    """Return a batch of embeddings."""
     if chats_only := sorted(CHATS_ONLY & given.keys()):
         raise ValueError(f"{chats_only[0]}= is for chat completions; leave it out")
     items, count = check_texts(texts)

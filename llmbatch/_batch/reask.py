@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from llmbatch._batch.row_builder import rejected_row, validation_errors
+from llmbatch._batch.row_builder import answer_rejection, rejected_row, validation_errors
 from llmbatch._request.failures import Failure, clean
 from llmbatch._request.plans import ChatPlan
 from llmbatch._rows.failure_type import FailureType
@@ -14,6 +14,7 @@ from llmbatch._rows.finish_reasons import FinishClass, finish_class
 from llmbatch._rows.row import Row, choice_text
 from llmbatch._rows.structured_output import ResponseFormat
 from llmbatch._util.checks import copied
+from llmbatch.options import Options
 
 _LIMITS = ("max_tokens", "max_completion_tokens")
 _SAID = 10  # of a misfit's problems
@@ -38,6 +39,15 @@ def judged(
         wrong = _misfit(row, plan.response_format) if plan.response_format is not None else None
     cut = finish_class(row["choices"][0]) is FinishClass.TRUNCATED
     return row, "" if cut and _limit(plan) else wrong
+
+
+def still_passes(row: Row, plan: ChatPlan, request: Mapping[str, Any], options: Options) -> bool:
+    """Return whether the answer of an earlier run passes this run's `response_format`, `validate` and `reask`."""
+    if answer_rejection(row, plan) is not None:
+        return False
+    row, wrong = judged(row, plan, request, options.validate)
+    cut_off = wrong is not None and "error" not in row
+    return "error" not in row and not (cut_off and row.get("asks", 1) <= options.reask)
 
 
 def _misjudged(what: str, request: Mapping[str, Any]) -> Failure:

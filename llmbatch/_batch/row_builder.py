@@ -14,9 +14,11 @@ from llmbatch._request.failures import Failure
 from llmbatch._request.plans import ChatPlan
 from llmbatch._request.sender import Outcome
 from llmbatch._rows.failure_type import FailureType
-from llmbatch._rows.finish_reasons import CONTENT_FILTERED, FinishClass, finish_class, says_anything
+from llmbatch._rows.finish_reasons import FinishClass, finish_class, says_anything
 from llmbatch._rows.row import NO_USAGE, Row, add_usage, answer_row, error_row, refusal_text, row_text
 from llmbatch._rows.structured_output import ResponseFormat, parsed
+
+_NO_ANSWER = {FailureType.BROKEN_ANSWER, FailureType.EMPTY_ANSWER, FailureType.CONTENT_FILTERED}
 
 
 def failure_row(failure: Failure, target: Target, custom_id: str, **spent: Any) -> Row:
@@ -61,11 +63,22 @@ def chat_row(outcome: Outcome, plan: ChatPlan, custom_id: str) -> Row:
         if answer is outcome.rejected:
             row["usage"] = dict(NO_USAGE)
         add_usage(row["usage"], outcome.usage)
-    failure = failure or answer_failure(answer.body, plan.target.provider)
-    if failure is not None and not any(says_anything(choice.get("message") or {}) for choice in row["choices"]):
+    failure = failure or answer_rejection(row, plan)
+    if failure is None:
+        return row
+    if not any(says_anything(choice.get("message") or {}) for choice in row["choices"]):
         row["choices"] = []
-    failure = failure or _format_failure(row, plan.response_format)
-    return row if failure is None else rejected_row(row, failure, plan)
+    return rejected_row(row, failure, plan)
+
+
+def is_answer(row: Row) -> bool:
+    """Return whether a row has an answer, be it one that was rejected."""
+    return bool(row["choices"]) and ("error" not in row or row["error_details"]["type"] not in _NO_ANSWER)
+
+
+def answer_rejection(row: Row, plan: ChatPlan) -> Failure | None:
+    """Return why a row's answer is no answer, or does not match the response format; None if it does."""
+    return answer_failure(row, plan.target.provider) or _format_failure(row, plan.response_format)
 
 
 def rejected_row(row: Row, failure: Failure, plan: ChatPlan) -> Row:
@@ -87,7 +100,7 @@ def _format_failure(row: Row, response_format: ResponseFormat | None) -> Failure
         return Failure(FailureType.REFUSED, refusal, 200)
     found = finish_class(choice)
     if found is FinishClass.FILTERED:
-        return Failure(CONTENT_FILTERED, "a content filter cut the answer, so that it is no JSON", 200)
+        return Failure(FailureType.CONTENT_FILTERED, "a content filter cut the answer, so that it is no JSON", 200)
     name = response_format.__name__ if isinstance(response_format, type) else "JSON"
     cut = "; the answer was cut off, raise max_tokens" if found is FinishClass.TRUNCATED else ""
     return Failure(FailureType.VALIDATION, f"the answer is no {name}: {problems[0]}{cut}", 200)

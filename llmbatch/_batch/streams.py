@@ -11,7 +11,7 @@ from typing import Any, Required, TypedDict
 
 from llmbatch._batch.batch import Batch
 from llmbatch._litellm import Answer
-from llmbatch._litellm.calls import chat_stream
+from llmbatch._litellm.chat_streams import chat_stream
 from llmbatch._rows.row import Row
 from llmbatch.options import JOB_LANES
 

@@ -1,6 +1,7 @@
-"""The provider's Batch API: a job's parts. `llmbatch.jobs` and `llmbatch.payloads` are the ways in.
+"""The provider's Batch API. `llmbatch.jobs`, `llmbatch.payloads` and lane="job" or "cheapest" lead here.
 
-The lines of its input files and the files (`rendering`), what is submitted (`submit`), what is known of it (`state`),
-the provider's side (`remote`), its rows (`results`), starting it again (`again`), and the object that users hold
-(`job`). Live rows are made by `_batch`; nothing here fans out.
+A job's requests are lines (`input_files`) of one or more input files. `submit` prepares them, `job_state` is what is
+known of a job, `remote` sends requests to its provider, `provider_job` puts these together, `output_files` makes rows
+of its answers, `resubmit` sends failed rows again, and `batch_job` is the object that users have. `job_run` and
+`cheapest_run` are batches that a job answers (`lane_batch`); their live rows are made by `_batch`.
 """

@@ -1,4 +1,4 @@
-"""Look at a job until it ends, pass its rows on as their files are done, and cancel it."""
+"""Poll a job until it ends, pass its rows on as their input files end, and cancel it."""
 
 from __future__ import annotations
 
@@ -8,73 +8,76 @@ from collections.abc import Callable, Iterable
 
 from loguru import logger
 
-from llmbatch._jobs.batch_job import BatchJob
-from llmbatch._jobs.job_state import Part
-from llmbatch._jobs.polling import polled
+from llmbatch._jobs.job_state import InputFile
+from llmbatch._jobs.polling import poll_until
+from llmbatch._jobs.provider_job import ProviderJob
 from llmbatch._jobs.remote import ProviderFailedError
 from llmbatch._rows.row import Row
 
 
 class JobPoller:
-    """Looks at a job; `arrived` is called with the id and the row of each of `wanted` once it is known.
+    """Polls the input files of one ask of a job's rows.
 
-    Of the job's parts it looks at those of one ask. A provider's refusal to tell is raised, unless `forgiving`: then
-    there is no more to be had.
+    `on_row` is called with the id and the row of each of `wanted` once it is known. An error of the provider that is
+    not transient is raised; if `tolerant`, it ends the polling.
+
+    Attributes:
+        pending: the ids whose rows are not known yet.
     """
 
     def __init__(
         self,
-        job: BatchJob,
+        job: ProviderJob,
         wanted: Iterable[str],
-        arrived: Callable[[str, Row], None],
+        on_row: Callable[[str, Row], None],
         *,
-        forgiving: bool,
-        asks: int = 1,
+        tolerant: bool,
+        reask_round: int = 1,
     ) -> None:
-        self.pending, self._asks = set(wanted), asks
-        self._job, self._arrived, self._forgiving = job, arrived, forgiving
-        self._join, self._taken = job.join(), set[str]()
+        self.pending, self.on_row = set(wanted), on_row
+        self._job, self._tolerant, self._reask_round = job, tolerant, reask_round
+        self._rows, self._read = job.rows(), set[str]()
 
-    @property
-    def open(self) -> list[str]:
-        """The ids that the provider may still answer."""
-        running = self._running()
-        return [key for at, key in enumerate(self._job.state.custom_ids) if at in running and key in self.pending]
+    def unanswered(self) -> list[str]:
+        """Return the pending ids that the provider may still answer."""
+        open_positions = self._open_positions()
+        ids = self._job.state.custom_ids
+        return [key for position, key in enumerate(ids) if position in open_positions and key in self.pending]
 
     async def look(self) -> bool:
-        """Whether there is no more to be had of the job."""
+        """Look at the job once. Returns whether there is nothing more to wait for."""
         job = self._job
         try:
-            await job.arefresh()
-            ended = [part for part in self._parts() if part.ended and part.name not in self._taken]
-            await job.take(self._join, ended)
+            await job.refresh(resubmit_waiting=True)
+            ended = [file for file in self._files() if file.ended and file.name not in self._read]
+            await job.read_into(self._rows, ended)
         except ProviderFailedError as exc:
-            if not (exc.failure.retryable or self._forgiving):
+            if not (exc.failure.retryable or self._tolerant):
                 raise
             logger.warning("Batch job {}: {}", job.id, exc)
             return not exc.failure.retryable
-        self._taken.update(part.name for part in ended)
-        running = self._running()
-        for at in (at for part in ended for at in part.positions() if at not in running):
-            key = job.state.custom_ids[at]
+        self._read.update(file.name for file in ended)
+        open_positions = self._open_positions()
+        positions = (position for file in ended for position in file.positions() if position not in open_positions)
+        for key in (*job.state.invalid, *(job.state.custom_ids[position] for position in positions)):
             if key in self.pending:
                 self.pending.remove(key)
-                self._arrived(key, self._join.row(key))
-        return all(part.ended for part in self._parts())
+                self.on_row(key, self._rows.row(key))
+        return all(file.ended for file in self._files())
 
-    async def end(self, until: float, pause: float) -> None:
-        """Cancel the job and take what it has answered, up to the loop's time `until`; it may go on after that."""
-        logger.info("Batch job {} is cancelled: {} rows are not done", self._job.id, len(self.pending))
+    async def cancel(self, until: float, pause: float) -> None:
+        """Cancel the job, and wait for its answers until the loop's time `until`; it may end later than that."""
+        logger.info("Batch job {}: cancelling it with {} rows not done", self._job.id, len(self.pending))
         try:
             async with asyncio.timeout_at(until):
-                await self._job.acancel()
-                await polled(self.look, pause, lambda: math.inf)
+                await self._job.cancel()
+                await poll_until(self.look, pause, lambda: math.inf)
         except (TimeoutError, ProviderFailedError) as exc:
             logger.warning("Batch job {} has not ended in time after its cancellation: {}", self._job.id, exc)
 
-    def _parts(self) -> list[Part]:
-        return [part for part in self._job.state.parts if part.asks == self._asks]
+    def _files(self) -> list[InputFile]:
+        return [file for file in self._job.state.input_files if file.reask_round == self._reask_round]
 
-    def _running(self) -> set[int]:
-        """The positions of rows whose parts have not ended."""
-        return {at for part in self._parts() if not part.ended for at in part.positions()}
+    def _open_positions(self) -> set[int]:
+        """Return the positions of rows in input files that have not ended."""
+        return {position for file in self._files() if not file.ended for position in file.positions()}

@@ -1,4 +1,4 @@
-"""Call a function again and again, at growing intervals, until it says that it is done."""
+"""Poll a function at growing intervals until it says that it is done."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable
 
-# Seconds of the first and of the longest pause, and the factor by which each pause is longer than the one before.
-FIRST_POLL, _SLOWEST_POLL, _SLOWER = 5.0, 60.0, 1.5
+FIRST_POLL = 5.0  # seconds of the first pause
+_LONGEST_POLL = 60.0  # seconds
+_FACTOR = 1.5  # by which each pause is longer than the one before
 
 
-async def polled(look: Callable[[], Awaitable[bool]], pause: float, time_left: Callable[[], float]) -> bool:
-    """Look, ever less often, until there is no more to see (True) or no time left (False); times are in seconds."""
+async def poll_until(look: Callable[[], Awaitable[bool]], pause: float, time_left: Callable[[], float]) -> bool:
+    """Call `look` until it returns True (then True) or no seconds are left (then False)."""
     while not await look():
         left = time_left()
         if left <= 0:
             return False
-        await asyncio.sleep(min(pause * random.uniform(0.9, 1.1), left))  # noqa: S311 - no secret
-        pause = min(pause * _SLOWER, max(pause, _SLOWEST_POLL))
+        await asyncio.sleep(min(pause * random.uniform(0.9, 1.1), left))  # noqa: S311 - not a secret
+        pause = min(pause * _FACTOR, max(pause, _LONGEST_POLL))
     return True

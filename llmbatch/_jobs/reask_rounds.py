@@ -1,4 +1,4 @@
-"""Asking again in further parts of a job: when all rows are known, what came back wrong makes a round of its own."""
+"""Re-asks in further input files of a job: once all rows are known, those with a wrong answer make a round."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from llmbatch._batch.row_builder import failure_row
-from llmbatch._jobs.batch_job import BatchJob
 from llmbatch._jobs.input_files import Line, payload_of, rewrite_input_file, write_input_files
 from llmbatch._jobs.job_poller import JobPoller
 from llmbatch._jobs.output_files import JOB
+from llmbatch._jobs.provider_job import ProviderJob
 from llmbatch._request.failures import Failure
 from llmbatch._request.parsed_request import ParsedRequest
 from llmbatch._request.plans import ChatPlan
@@ -24,120 +24,126 @@ from llmbatch._rows.row import Row
 from llmbatch.providers.base import Payload
 from llmbatch.providers.registry import provider_for
 
-_NOT_ANSWERED = Failure(
-    FailureType.DEADLINE_EXCEEDED, "the batch job had not answered this further ask by the deadline"
-)
+_NOT_ANSWERED = Failure(FailureType.DEADLINE_EXCEEDED, "the batch job had not answered this re-ask by the deadline")
 
 
 @dataclass(slots=True)
-class Ask:
-    """One further ask of a row, the `number`th: by the row's id in the job, with the conversation as it has grown."""
+class Reask:
+    """One re-ask of a row: the `number`th ask under the row's id in the job, with the conversation so far."""
 
     number: int
     key: str
-    asked: ParsedRequest
+    parsed: ParsedRequest
     plan: ChatPlan
     sender: Sender
     request: dict[str, Any]
-    held: float = 0.0  # USD of the budget
+    reserved: float = 0.0  # USD of the budget
     row: asyncio.Future[Row] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
     def payload(self) -> Payload:
-        """It as a line of an input file. Raises ValueError where it cannot be one."""
-        return payload_of(self.asked, provider_for(self.plan.target.provider), self.request, self.key)
+        """Render it as a line of an input file. Raises ValueError if it cannot be rendered."""
+        return payload_of(self.parsed, provider_for(self.plan.target.provider), self.request, self.key)
 
-    def answered(self, row: Row) -> None:
-        """It is over; the row says what it has cost."""
-        self.sender.budget.settle(self.held, row["cost"])
+    def finish(self, row: Row) -> None:
+        """Set its row, and settle its reservation by the row's cost."""
+        self.sender.budget.settle(self.reserved, row["cost"])
         self.row.set_result(row)
 
-    def failed(self, failure: Failure, **spent: Any) -> None:
-        """It gets no answer."""
-        self.answered(failure_row(failure, self.plan.target, self.key, lane=JOB, **spent))
+    def fail(self, failure: Failure, **spent: Any) -> None:
+        """Set an error row."""
+        self.finish(failure_row(failure, self.plan.target, self.key, lane=JOB, **spent))
 
 
-class Rounds:
-    """What rows ask again: a round begins when each of `rows` rows is done or waits for it."""
+class ReaskRounds:
+    """Collects the re-asks of a batch. A round begins when each of its rows is done or has a re-ask."""
 
-    def __init__(self, rows: int) -> None:
-        self._left = rows
-        self._waiting: list[Ask] = []
-        self._moved = asyncio.Event()
+    def __init__(self) -> None:
+        self._unfinished = 0
+        self._waiting: list[Reask] = []
+        self._changed = asyncio.Event()
 
-    async def answer(self, ask: Ask) -> Row:
-        """What becomes of a further ask."""
-        self._waiting.append(ask)
-        self._moved.set()
-        return await ask.row
+    def expect(self, rows: int) -> None:
+        """Set the number of rows, before any of them is done."""
+        self._unfinished = rows
 
-    def done(self) -> None:
-        """One more row is done."""
-        self._left -= 1
-        self._moved.set()
+    async def answer(self, reask: Reask) -> Row:
+        """Return the row that a re-ask gets in its round."""
+        self._waiting.append(reask)
+        self._changed.set()
+        return await reask.row
 
-    async def run(self, job: BatchJob, follow: Callable[[JobPoller], Awaitable[None]]) -> None:
-        """Ask until all rows are done. `follow` looks at the job for as long as there is time.
+    def row_done(self) -> None:
+        """Count one more row as done."""
+        self._unfinished -= 1
+        self._changed.set()
 
-        What the budget cannot hold now goes into a round of its own, when it is known what the others have cost.
+    async def run(self, job: ProviderJob, follow: Callable[[JobPoller], Awaitable[None]]) -> None:
+        """Run rounds until all rows are done. `follow` polls the job for as long as there is time.
+
+        Re-asks that the budget has no room for wait for a later round, when the cost of the others is known.
         """
-        while self._left:
-            while len(self._waiting) < self._left:
-                self._moved.clear()
-                await self._moved.wait()
-            number = min((ask.number for ask in self._waiting), default=0)
-            asks = [ask for ask in self._waiting if ask.number == number]
-            self._waiting = [ask for ask in self._waiting if ask.number != number]
-            if affordable := await self._affordable(asks):
-                await _submitted(job, number, affordable)
-                await _followed(job, number, affordable, follow)
+        while self._unfinished:
+            while len(self._waiting) < self._unfinished:
+                self._changed.clear()
+                await self._changed.wait()
+            number = min((reask.number for reask in self._waiting), default=0)
+            reasks = [reask for reask in self._waiting if reask.number == number]
+            self._waiting = [reask for reask in self._waiting if reask.number != number]
+            if affordable := await self._affordable(reasks):
+                await _submit(job, number, affordable)
+                await _collect(job, number, affordable, follow)
 
-    async def _affordable(self, asks: list[Ask]) -> dict[str, Ask]:
-        """Those whose worst case the budget holds from now on; those that it may hold later wait on."""
-        affordable, later = dict[str, Ask](), list[tuple[Ask, float]]()
-        for ask in asks:
+    async def _affordable(self, reasks: list[Reask]) -> dict[str, Reask]:
+        """Reserve the maximum cost of re-asks and return those that fit. The others wait, or fail if none fits."""
+        affordable, later = dict[str, Reask](), list[tuple[Reask, float]]()
+        for reask in reasks:
             try:
-                worst = ask.sender.cost_bound(ask.request)
+                most = reask.sender.cost_bound(reask.request)
             except NotSentError as exc:
-                ask.failed(exc.failure)
+                reask.fail(exc.failure)
                 continue
-            if not ask.sender.budget.fits(worst):
-                later.append((ask, worst))
-            elif await ask.sender.budget.reserve(worst):
-                ask.held, affordable[ask.key] = worst, ask
+            if not reask.sender.budget.fits(most):
+                later.append((reask, most))
+            elif await reask.sender.budget.reserve(most):
+                reask.reserved, affordable[reask.key] = most, reask
         if affordable:
-            self._waiting += [ask for ask, _ in later]
+            self._waiting += [reask for reask, _ in later]
         else:
-            for ask, worst in later:
-                ask.failed(ask.sender.over_budget(worst))
+            for reask, most in later:
+                reask.fail(reask.sender.over_budget(most))
         return affordable
 
 
-async def _submitted(job: BatchJob, number: int, asks: dict[str, Ask]) -> None:
-    """Submit a round as further parts, but for what an earlier call has submitted of it."""
+async def _submit(job: ProviderJob, number: int, reasks: dict[str, Reask]) -> None:
+    """Submit a round as further input files, except for what an earlier call has submitted of it."""
     state, payloads = job.state, dict[str, Payload]()
-    for key, ask in asks.items():
+    for key, reask in reasks.items():
         try:
-            payloads[key] = ask.payload()
+            payloads[key] = reask.payload()
         except ValueError as exc:
-            ask.failed(Failure(FailureType.INVALID_ROW, str(exc)))
-    earlier = [part for part in state.parts if part.asks == number]
-    there = {state.custom_ids[at] for part in earlier for at in part.positions()}
-    new = {key: payload for key, payload in payloads.items() if key not in there}
-    anew = ((at, Line(key, new[key])) for at, key in enumerate(state.custom_ids) if key in new)
-    parts, before = [part for part in earlier if not part.status], len(state.parts)
+            reask.fail(Failure(FailureType.INVALID_ROW, str(exc)))
+    earlier = [file for file in state.input_files if file.reask_round == number]
+    written = {state.custom_ids[position] for file in earlier for position in file.positions()}
+    new = {key: payload for key, payload in payloads.items() if key not in written}
+    lines = ((position, Line(key, new[key])) for position, key in enumerate(state.custom_ids) if key in new)
+    files, before = [file for file in earlier if not file.status], len(state.input_files)
     with tempfile.TemporaryDirectory(prefix="llmbatch-") as directory:
-        place = Path(directory)
-        paths = [await asyncio.to_thread(rewrite_input_file, state, part, payloads, place) for part in parts]
-        paths += await asyncio.to_thread(write_input_files, state, anew, place, number)
+        folder = Path(directory)
+        paths = [await asyncio.to_thread(rewrite_input_file, state, file, payloads, folder) for file in files]
+        paths += await asyncio.to_thread(write_input_files, state, lines, folder, number)
         job.save()
-        await job.submit(paths, [*parts, *state.parts[before:]], refusable=True)
+        await job.submit(paths, [*files, *state.input_files[before:]], tolerant=True)
 
 
-async def _followed(
-    job: BatchJob, number: int, asks: dict[str, Ask], follow: Callable[[JobPoller], Awaitable[None]]
+async def _collect(
+    job: ProviderJob, number: int, reasks: dict[str, Reask], follow: Callable[[JobPoller], Awaitable[None]]
 ) -> None:
-    """Take the answers to a round as its parts end, until there is no more time."""
-    left = {key: ask for key, ask in asks.items() if not ask.row.done()}
-    await follow(JobPoller(job, left, lambda key, row: left.pop(key).answered(row), forgiving=False, asks=number))
-    for ask in left.values():
-        ask.failed(_NOT_ANSWERED, cost=None)
+    """Finish the re-asks of a round as its input files end, until there is no more time."""
+    unfinished = {key: reask for key, reask in reasks.items() if not reask.row.done()}
+
+    def on_row(key: str, row: Row) -> None:
+        unfinished.pop(key).finish(row)
+
+    await follow(JobPoller(job, unfinished, on_row, tolerant=False, reask_round=number))
+    for reask in unfinished.values():
+        reask.fail(_NOT_ANSWERED, cost=None)

@@ -1,4 +1,4 @@
-"""From what a user submits to input files and a job's state."""
+"""Turn what a user submits into input files and a job's state."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from llmbatch.options import OWN_OPTIONS
 from llmbatch.providers.registry import provider_for
 
 _ACCESS = ("api_key", "api_version", "organization", "azure_ad_token", "extra_headers")
-_PLACE = ("api_base", "base_url", "custom_llm_provider")
-_USER_METADATA = 14  # OpenAI's 16, less two of ours
+_ADDRESS = ("api_base", "base_url", "custom_llm_provider")
+_MOST_METADATA = 14  # OpenAI accepts 16, two are llmbatch's
 
 
 @dataclass(frozen=True)
 class Submission:
-    """Checked requests on their way into a job."""
+    """Checked requests that are to be submitted."""
 
     state: JobState
     access: Access
@@ -45,14 +45,14 @@ class Submission:
         max_rows: int | None = None,
         max_bytes: int | None = None,
     ) -> tuple[JobState, list[Path]]:
-        """The job's state before anything of it exists at the provider, and its input files."""
+        """Write the input files to `directory`. Returns the state of the new job, and their paths."""
         metadata = metadata or {}
         for name, limit in (("max_rows", max_rows), ("max_bytes", max_bytes)):
             if limit is not None:
-                check_number(name, limit, "leave it out for the provider's own limit", whole=True, least=1)
-        if len(metadata) > _USER_METADATA or not all(isinstance(item, str) for kv in metadata.items() for item in kv):
+                check_number(name, limit, "leave it out for the provider's limit", whole=True, least=1)
+        if len(metadata) > _MOST_METADATA or not all(isinstance(item, str) for kv in metadata.items() for item in kv):
             raise ValueError(
-                f"metadata must be at most {_USER_METADATA} strings by name; leave some out, or write them as strings"
+                f"metadata must be a dict of at most {_MOST_METADATA} strings; leave some out, or write them as strings"
             )
         state = self.state
         state.completion_window, state.metadata = completion_window, dict(metadata)
@@ -76,15 +76,15 @@ def prepare(  # noqa: PLR0917 - the public function's own order
     custom_ids: Iterable[str] | None,
     kwargs: Mapping[str, Any],
 ) -> Submission:
-    """Check what a user submits. Raises as `plan_chat` does, and NotImplementedError for providers without support."""
+    """Check what a user submits. Raises as `plan_chat`, and NotImplementedError for providers without batch support."""
     check_names(kwargs, model=model)
     if kwargs.get("dry_run"):
         raise ValueError("dry_run=True is for the list functions. Use render_batch_requests and estimate_batch")
-    in_a_file = isinstance(requests, str | os.PathLike)
-    iterator = read_payloads(requests) if in_a_file else iter(check_messages_list(requests)[0])
+    is_path = isinstance(requests, str | os.PathLike)
+    iterator = read_payloads(requests) if is_path else iter(check_messages_list(requests)[0])
     first = list(islice(iterator, 1))
     items: Iterable[Any] = chain(first, iterator)
-    if in_a_file or (first and isinstance(first[0], Mapping) and "body" in first[0]):
+    if is_path or (first and isinstance(first[0], Mapping) and "body" in first[0]):
         return _of_payloads(first, items, model, custom_ids, kwargs)
     call = {"model": model, "temperature": temperature, "max_tokens": max_tokens, **kwargs}
     if call.get("max_cost") is not None:
@@ -96,8 +96,8 @@ def prepare(  # noqa: PLR0917 - the public function's own order
 def check_cost(call: Mapping[str, Any], requests: Iterable[Any], max_cost: float, spent: float = 0.0) -> list[float]:
     """Return the cost upper bound of each request in a job, in USD.
 
-    Raises ValueError if together they may cost more than `max_cost` less what earlier runs have spent, or if nothing
-    bounds what they cost.
+    Raises ValueError if their sum is more than `max_cost` less what earlier runs have spent, or if a request has no
+    upper bound.
     """
     plans, costs = Plans(call, lambda arguments: plan_chat(**arguments)), list[float]()
     bound_of = cache(partial(CostUpperBound.for_plan, job=True))
@@ -105,7 +105,7 @@ def check_cost(call: Mapping[str, Any], requests: Iterable[Any], max_cost: float
         try:
             plan = plans.of(asked)
             request = plan.request(asked.messages)
-        except ValueError:  # it is not sent, and will be an error row
+        except ValueError:  # it is not sent, and becomes an error row
             costs.append(0.0)
             continue
         costs.append(bound_of(plan).of(request))
@@ -118,27 +118,30 @@ def check_cost(call: Mapping[str, Any], requests: Iterable[Any], max_cost: float
 
 
 def of_call(call: Mapping[str, Any], requests: Iterable[Any], custom_ids: Iterable[str] | None) -> Submission:
-    """What a live batch with these arguments would send. Raises NotImplementedError for providers without support."""
+    """Return the submission of what a live batch with these arguments sends.
+
+    Raises NotImplementedError for a provider without batch support.
+    """
     if live_only := [name for name in ("reask", "validate", "dedupe") if call.get(name)]:
         raise ValueError(
-            f"{live_only[0]} is for live requests: leave it out, and pass it to job.run_failed_live() after the job, "
-            "or take lane='job'"
+            f"{live_only[0]} is for live requests. Pass it to job.run_failed_live() after the job instead, or use "
+            "create_chat_completions_batch(lane='job')"
         )
     plans = chat_plans(call)
     first, _ = plans.first
-    lines = rendered(plans.of, requests, custom_ids, lambda plan: _apart(plan, first))
-    return Submission(*_begun(first), lines, first.response_format)
+    lines = rendered(plans.of, requests, custom_ids, lambda plan: _why_not(plan, first))
+    return Submission(*_new_state(first), lines, first.response_format)
 
 
-def _apart(plan: ChatPlan, first: ChatPlan) -> str | None:
-    """What keeps a request out of the job of the others."""
+def _why_not(plan: ChatPlan, first: ChatPlan) -> str | None:
+    """Return why a request cannot be in the same job as the others."""
     one, other = plan.target, first.target
     if (one.provider, one.api_base) != (other.provider, other.api_base):
-        return f"{one.model!r} is not at {other.provider}, as the call is; submit a job of its own for each provider"
+        return f"{one.model!r} is not at {other.provider}, the job's provider; submit a job for each provider"
     if access_from(plan.params) != access_from(first.params):
-        return "a key or header of its own; a job has one account, submit one for each"
+        return "the request has another key or header than the call; submit a job for each account"
     if plan.response_format is not first.response_format:
-        return "a response_format of its own; pass one to the call, or submit a job for each"
+        return "the request has another response_format than the call; submit a job for each"
     return None
 
 
@@ -147,21 +150,21 @@ def _of_payloads(
 ) -> Submission:
     if given.get("max_cost") is not None:
         raise ValueError(
-            "max_cost is not checked for payloads: leave it out, or submit the conversations that they are made of"
+            "max_cost is not checked for payloads. Leave it out, or submit the conversations instead of payloads"
         )
-    extra = sorted(given.keys() - {*_ACCESS, *_PLACE, *(OWN_OPTIONS - {"system"})})
+    extra = sorted(given.keys() - {*_ACCESS, *_ADDRESS, *(OWN_OPTIONS - {"system"})})
     if extra or custom_ids is not None:
         raise ValueError(
-            f"payloads carry their own parameters: leave out {', '.join(extra or ['custom_ids'])}, or render them anew"
+            f"payloads have their own parameters. Leave out {', '.join(extra or ['custom_ids'])}, or render them again"
         )
     if not first:
-        raise ValueError("there is no payload to submit; pass one at least")
-    state, access = unknown_state(model or (first[0]["body"] or {}).get("model"), given)
+        raise ValueError("there is no payload to submit; pass at least one")
+    state, access = empty_state(model or (first[0]["body"] or {}).get("model"), given)
     return Submission(state, access, _lines_of(payloads, state.name))
 
 
 def _lines_of(payloads: Iterable[Any], model: str) -> Iterator[Line]:
-    """Payloads as lines. Raises ValueError for what is none, and for those of another model."""
+    """Yield payloads as lines. Raises ValueError for what is not a payload, and for payloads of another model."""
     check = PayloadChecks()
     for index, payload in enumerate(payloads):
         check(payload, f"row {index}")
@@ -173,17 +176,24 @@ def _lines_of(payloads: Iterable[Any], model: str) -> Iterator[Line]:
 
 
 def access_from(given: Mapping[str, Any]) -> Access:
-    """How to reach the provider, out of LiteLLM's arguments."""
+    """Return how to reach the provider, from LiteLLM's arguments."""
     return Access(**{name: given.get(name) for name in _ACCESS})
 
 
-def unknown_state(model: str | None, given: Mapping[str, Any]) -> tuple[JobState, Access]:
-    """The state of a job of which only the place is known, and how to reach that."""
+def check_access_names(given: Mapping[str, Any], model: str | None) -> None:
+    """Raise ValueError for an argument that says nothing about how to reach a provider."""
     check_names(given, model=model)
-    return _begun(plan_chat(model, None, None, **{k: v for k, v in given.items() if k in {*_ACCESS, *_PLACE}}))
+    if others := sorted(given.keys() - {*_ACCESS, *_ADDRESS}):
+        names = ", ".join(_ACCESS + _ADDRESS)
+        raise ValueError(f"unknown option {others[0]}=. A job is found with model=, response_format=, {names}")
 
 
-def _begun(plan: ChatPlan) -> tuple[JobState, Access]:
+def empty_state(model: str | None, given: Mapping[str, Any]) -> tuple[JobState, Access]:
+    """Return the state of a job of which only the account is known, and how to reach it."""
+    return _new_state(plan_chat(model, None, None, **{k: v for k, v in given.items() if k in {*_ACCESS, *_ADDRESS}}))
+
+
+def _new_state(plan: ChatPlan) -> tuple[JobState, Access]:
     target, access, provider = plan.target, access_from(plan.params), provider_for(plan.target.provider)
     state = JobState(
         model=target.model, name=target.name, provider=target.provider, api_base=target.api_base,
@@ -194,16 +204,14 @@ def _begun(plan: ChatPlan) -> tuple[JobState, Access]:
 
 
 def known_state(path: str | os.PathLike[str] | None, made: JobState) -> JobState:
-    """The state that an earlier call left in `path` for these requests, else the new one.
+    """Return the state that an earlier call left at `path` for the same requests, else `made`.
 
-    Raises ValueError when the file is of other requests.
+    Raises ValueError if the file belongs to other requests.
     """
     if path is None or not Path(path).exists():
         return made
     known = JobState.load(path)
-    if not known.same_input(made):
-        raise ValueError(
-            f"{os.fspath(path)} is the state of a job with other requests; choose another path for this one"
-        )
+    if not known.has_same_requests(made):
+        raise ValueError(f"{os.fspath(path)} is the state of a job with other requests; give another path")
     known.row_metadata = made.row_metadata
     return known

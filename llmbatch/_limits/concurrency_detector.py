@@ -49,6 +49,7 @@ class ConcurrencyDetector(Detector):
         self.window: float = INITIAL_CONCURRENCY
         self.limit = 0
         self._widen_at = 0.0
+        self._failed_tests = 0  # since one succeeded
         self._observations = observations
 
     def seconds_until_room(self, now: float, in_flight: int) -> float | None:
@@ -78,8 +79,10 @@ class ConcurrencyDetector(Detector):
         if not permit.rate_limited:
             if permit.widens:
                 self.window += level >= self.window
+                self._failed_tests = 0
                 self._doubt(now)
             return False
+        self._failed_tests += permit.widens
         explained = level >= self.limit or level >= MIN_LIMIT_SHARE * self.limit < self.window - 1
         if explained:
             permit.at_limit = level >= self.limit
@@ -102,6 +105,7 @@ class ConcurrencyDetector(Detector):
             permit.at_limit = permit.in_flight_at_send >= limit
         self.limit = self.window = limit
         self._widen_at = now + WIDEN_SECONDS
+        self._failed_tests = 0
 
     def forget(self) -> None:
         """Give the limit up; the window stays as it is."""
@@ -114,4 +118,5 @@ class ConcurrencyDetector(Detector):
         belief = share_is_large(away, limited, HARDLY_ANY_ACCEPTED) - math.log(self.limit + 1)
         if belief < 0:
             self.forget()
-        self._widen_at = now + WIDEN_SECONDS * 2 ** (min(belief, MAX_CERTAINTY) - SIGNIFICANT)
+        doublings = min(belief, MAX_CERTAINTY) - SIGNIFICANT
+        self._widen_at = now + WIDEN_SECONDS * 2 ** min(doublings, self._failed_tests)

@@ -1,7 +1,8 @@
 """What the four detectors share: what they are given when a request is rate-limited, and the verdicts they may reach.
 
-There is one detector for each thing that 429s may depend on: the rate (`rate_detector`), the number of requests in
-flight (`concurrency_detector`), chance (`random_rejection_detector`), and an outage (`outage_detector`).
+There is one detector for each thing that 429s may depend on: the rate (`rate_detector`), the quota of a fixed window
+(`quota_window_detector`), the number of requests in flight (`concurrency_detector`), chance
+(`random_rejection_detector`), and an outage (`outage_detector`).
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ class Evidence:
         known: recent requests up to the last one that got a 429.
         recent: those of `known` that were sent since the last decision.
         run: the 429s at the end of `known`, with nothing accepted between them.
+        retry_after: seconds that the 429 asks to wait, 0 if it named none.
+        is_improbable_run: whether 429s at random hardly ever come in such a run.
         share_before_run: share of 429s at random before the run.
         run_odds: log odds that the run met something new.
         concurrency: number in flight at which 429s seem to begin, and `concurrency_odds`, its log odds.
@@ -46,6 +49,8 @@ class Evidence:
     known: Sequence[Permit]
     recent: Sequence[Permit]
     run: Sequence[Permit]
+    retry_after: float
+    is_improbable_run: bool
     share_before_run: float
     run_odds: float
     concurrency: int
@@ -90,11 +95,16 @@ class OpenCircuit:
 
 
 @dataclass(frozen=True, slots=True)
+class WaitForWindow:
+    """The quota of a window is used up; the Retry-After says when the next one begins."""
+
+
+@dataclass(frozen=True, slots=True)
 class Undecided:
     """More 429s are needed, before another detector may conclude anything."""
 
 
-Verdict = CutRate | SlowGrowth | StopThrottling | LimitConcurrency | OpenCircuit | Undecided
+Verdict = CutRate | SlowGrowth | StopThrottling | LimitConcurrency | OpenCircuit | WaitForWindow | Undecided
 
 
 class Detector:

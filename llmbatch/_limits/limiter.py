@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from loguru import logger
 
 from llmbatch._limits.configured_limits import ConfiguredLimits
+from llmbatch._limits.pauses import MIN_PAUSE_SECONDS, Pauses
 from llmbatch._limits.permit import Permit
 from llmbatch._limits.rate_headers import stated_limits
 from llmbatch._limits.throttle import Finding, Phase, Throttle
@@ -77,6 +78,7 @@ class Limiter:
         self._last_sent_at = now
         self._logged: dict[Phase, float] = {}
         self._spell = _Spell()
+        self._pauses = Pauses()
         self._waiters: list[tuple[int, int, float, asyncio.Future[Permit]]] = []
         self._ticket = itertools.count()
         self._timer: asyncio.TimerHandle | None = None
@@ -132,6 +134,8 @@ class Limiter:
         believed = used_tokens is not None and used_tokens < MAX_BELIEVED_TOKENS
         self._release(permit, used_tokens if believed and used_tokens is not None else permit.tokens)
         self._read(headers, permit)
+        if self._pauses.on_success(permit, now, self.throttle.observations.sent):
+            self.throttle.allow_one()
         if self._spell.count and now - self._spell.last_at > SPELL_END_SECONDS:
             self._end_spell()
         self._pump()
@@ -142,12 +146,24 @@ class Limiter:
         self._release(permit, 0.0)
         self._read(headers, permit)
         self.throttle.on_rate_limit(permit, now, retry_after or 0.0)
+        self._pauses.on_rate_limit(permit, now)
+        if self.throttle.phase is Phase.CONCURRENCY_LIMITED:
+            self._pauses.end_all()
         if not self._spell.count:
             asked = f" (Retry-After {retry_after:.3g} s)" if retry_after else ""
             logger.info("{}: 429{}; rate-limited requests are sent again", self.name, asked)
         self._spell.add(now)
         self._log_finding(now)
         self._pump()
+
+    async def pause(self, seconds: float) -> None:
+        """Let a rate-limited row wait for as long as its Retry-After says, unless a concurrency limit is the reason.
+
+        Under that a slot is free when an answer has come, which `acquire` waits for.
+        """
+        if self.throttle.phase is Phase.CONCURRENCY_LIMITED:
+            seconds = min(seconds, MIN_PAUSE_SECONDS)
+        await self._pauses.wait(seconds, self._clock())
 
     def on_error(self, permit: Permit) -> None:
         """Release a request that failed in a way that says nothing about limits, or was cancelled."""

@@ -1,9 +1,9 @@
-"""Reads the rate limits that providers state in their response headers. No state, no policy.
+"""The rate limits that providers state in their response headers. No state, no policy.
 
 Forms seen in real traffic: `x-ratelimit-{limit,remaining,reset}-{requests,tokens}` (OpenAI, Groq, Azure with
 `x-ratelimit-renewalperiod-*`), `x-ratelimit-{limit,remaining}-{req,tokens}-minute` (Mistral),
 `anthropic-ratelimit-{requests,tokens,input-tokens}-{limit,remaining,reset}`, and the IETF draft's `ratelimit` with
-`ratelimit-policy` (`q=1000;w=300`). A bare `x-ratelimit-limit` names no unit, so it says nothing here.
+`ratelimit-policy` (`q=1000;w=300`). A bare `x-ratelimit-limit` names no unit and is ignored.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ _FORMS = {
 _CONCURRENCY = re.compile(r"(?i)max_parallel_requests|\bconcurren(t|cy)\b|\bparallel requests\b")
 
 
-class Stated(NamedTuple):
-    """A provider's word on one limit: `rate` per second, and what is `remaining` now."""
+class StatedLimit(NamedTuple):
+    """A limit as a provider's headers state it: its `rate` a second, and what is `remaining` now."""
 
     rate: float
     remaining: float
 
 
-def stated_limits(headers: Mapping[str, str]) -> dict[str, Stated]:
-    """The limits by unit (`"requests"`, `"tokens"`); empty where the provider states none."""
-    found: dict[str, Stated] = {}
+def stated_limits(headers: Mapping[str, str]) -> dict[str, StatedLimit]:
+    """Return the stated limits by unit (`"requests"`, `"tokens"`); empty if there are none."""
+    found: dict[str, StatedLimit] = {}
     if not any("ratelimit" in name for name in headers):
         return found
     for unit, templates in _FORMS.items():
@@ -61,7 +61,7 @@ def stated_limits(headers: Mapping[str, str]) -> dict[str, Stated]:
             stated_window = window or _number(headers.get(f"x-ratelimit-renewalperiod-{unit}"))
             if stated_window is None:
                 stated_window = _window(limit, remaining, seconds_from_now(headers.get(template.format("reset"))))
-            found[unit] = Stated(limit / max(stated_window, 1.0), max(0.0, remaining))
+            found[unit] = StatedLimit(limit / max(stated_window, 1.0), max(0.0, remaining))
             break
     if "requests" not in found and (stated := _ietf(headers)):
         found["requests"] = stated
@@ -77,26 +77,29 @@ def names_concurrency_limit(headers: Mapping[str, str], message: str) -> bool:
 
 
 def _window(limit: float, remaining: float, reset: float | None) -> float:
-    """Seconds in which the whole limit comes back: a minute, unless the reset time shows that it is longer (a day).
+    """Return the seconds in which the whole limit refills: a minute, unless the reset time shows that it is longer.
 
-    A reset within a minute tells nothing: it may be a fixed window's end or a leaky bucket's refill.
+    A reset within a minute says nothing: it may be a fixed window's end or a leaky bucket's refill.
     """
     if reset is None or reset <= _MINUTE + 1 or remaining >= limit:
         return _MINUTE
     return max(_MINUTE, reset * limit / (limit - remaining))
 
 
-def _ietf(headers: Mapping[str, str]) -> Stated | None:
+def _ietf(headers: Mapping[str, str]) -> StatedLimit | None:
     now, policy = headers.get("ratelimit", ""), headers.get("ratelimit-policy", "")
     remaining = re.search(r"\br=(\d{1,15})", now)
     quota, window = re.search(r"\bq=(\d{1,15})", policy), re.search(r"\bw=(\d{1,15})", policy)
     if not (remaining and quota and window and int(window[1])):
         return None
-    return Stated(int(quota[1]) / int(window[1]), float(remaining[1]))
+    return StatedLimit(int(quota[1]) / int(window[1]), float(remaining[1]))
 
 
 def seconds_from_now(value: str | None, now: float | None = None) -> float | None:
-    """Of `120ms`, `8.64s`, `6m0s`, `1h2m`, plain seconds, an ISO time, an HTTP date, or epoch (milli)seconds."""
+    """Return the seconds that a header names; None if it is not a time.
+
+    Forms: `120ms`, `8.64s`, `6m0s`, `1h2m`, plain seconds, an ISO time, an HTTP date, epoch (milli)seconds.
+    """
     if not value:
         return None
     value, now = value.strip(), time.time() if now is None else now
@@ -114,7 +117,7 @@ def seconds_from_now(value: str | None, now: float | None = None) -> float | Non
 
 
 def seconds_in(duration: str) -> float:
-    """The sum of what a `DURATION` says."""
+    """Return the sum of the amounts of a `DURATION`."""
     amounts = ((float(number), unit.lower()) for number, unit in re.findall(f"(?i){_AMOUNT}", duration))
     return sum(n * (0.001 if unit.startswith(("ms", "mil")) else _UNIT_SECONDS[unit[0]]) for n, unit in amounts)
 

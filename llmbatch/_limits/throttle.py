@@ -1,12 +1,13 @@
 """Throttling: what 429s depend on, and what follows for the next request.
 
-Four detectors each stand for one explanation. When a request gets a 429, they are asked in this order, and the first
+Each detector stands for one explanation. When a request gets a 429, they are asked in this order, and the first
 verdict counts:
 
-1. `OutageDetector`: everything gets a 429. The circuit opens; one probe at a time is sent.
-2. `ConcurrencyDetector`: 429s begin at some number in flight. No more are sent at once.
-3. `RandomRejectionDetector`: 429s come at random. Nothing is throttled for them.
-4. `RateDetector`: the rate is too high. It is cut, and grows again.
+1. `QuotaWindowDetector`: the quota of a fixed window is used up. Its Retry-After is waited for.
+2. `OutageDetector`: everything gets a 429. The circuit opens; one probe at a time is sent.
+3. `ConcurrencyDetector`: 429s begin at some number in flight. No more are sent at once.
+4. `RandomRejectionDetector`: 429s come at random. Nothing is throttled for them.
+5. `RateDetector`: the rate is too high. It is cut, and grows again.
 
 `Phase` names the state that this leads to. Transitions:
 
@@ -36,7 +37,9 @@ from llmbatch._limits.detector import (
     OpenCircuit,
     SlowGrowth,
     StopThrottling,
+    Undecided,
     Verdict,
+    WaitForWindow,
     significant,
 )
 from llmbatch._limits.learned_rate import RECENT_SECONDS, LearnedRate
@@ -44,6 +47,7 @@ from llmbatch._limits.log_odds import change_point, concurrency_limit, run_is_un
 from llmbatch._limits.observations import Observations
 from llmbatch._limits.outage_detector import Cooldown, OutageDetector
 from llmbatch._limits.permit import Permit
+from llmbatch._limits.quota_window_detector import QuotaWindowDetector
 from llmbatch._limits.random_rejection_detector import RandomRejectionDetector
 from llmbatch._limits.rate_detector import RateDetector
 
@@ -102,11 +106,14 @@ class Throttle:
         self.observations = Observations()
         self.learned_rate = LearnedRate(now)
         self._cooldown = Cooldown()
+        self._one_allowed = False  # in spite of the cooldown
+        self._sent_early: Permit | None = None
         self.outage = OutageDetector(self._cooldown, now)
         self.concurrency = ConcurrencyDetector(self.observations)
         self.random = RandomRejectionDetector(self.observations, self.learned_rate)
         self._rate = RateDetector(self.observations, self.learned_rate, self.random)
-        self._detectors = (self.outage, self.concurrency, self.random, self._rate)
+        self._quota_window = QuotaWindowDetector()
+        self._detectors = (self._quota_window, self.outage, self.concurrency, self.random, self._rate)
 
     @property
     def rate(self) -> float:
@@ -146,12 +153,19 @@ class Throttle:
         if self.outage.probe is not None:
             decided_in = self.outage.probe.sent_at + self.observations.grace - now
             return ThrottleDecision.after(max(decided_in, MIN_WAIT_SECONDS))
-        if self._cooldown.until > now:
+        if self._cooldown.until > now and not self._one_allowed:
             return ThrottleDecision.after(self._cooldown.until - now)
         return ThrottleDecision.after(self.concurrency.seconds_until_room(now, in_flight))
 
+    def allow_one(self) -> None:
+        """Let one request through a Retry-After that holds all back: if it is accepted, the others may go."""
+        self._one_allowed = self.outage.is_closed
+
     def on_sent(self, permit: Permit, in_flight: int) -> None:
         """Note that a request is sent beside `in_flight` others."""
+        if self._one_allowed and self._cooldown.until > permit.sent_at:
+            self._sent_early = permit
+        self._one_allowed = False
         permit.in_flight_at_send, permit.rate = in_flight, self.rate
         permit.at_limit = not self.concurrency.limit and self.learned_rate.is_near_limit
         self.outage.on_sent(permit)
@@ -177,11 +191,16 @@ class Throttle:
             if not self.outage.is_closed:
                 self._cooldown.extend(now + retry_after)
             return
+        if permit is self._sent_early:  # the Retry-After counts: nothing new
+            permit.at_limit = True
+            self._cooldown.extend(now + retry_after)
+            self._cooldown.set_by = permit.number
+            return
         if known := self.observations.up_to_last_rate_limit():
             run = list(takewhile(lambda p: p.rate_limited, reversed(known)))[::-1]
-            if permit.number >= self.observations.decided_at:
-                self._decide(permit, known, run, now)
-            if retry_after and self._is_improbable(run):
+            new = permit.number >= self.observations.decided_at
+            verdict = self._decide(permit, known, run, now, retry_after) if new else None
+            if retry_after and not isinstance(verdict, LimitConcurrency) and self._is_improbable(run):
                 self._cooldown.extend(now + retry_after)
                 self._cooldown.set_by = permit.number
 
@@ -190,15 +209,18 @@ class Throttle:
         share = self.random.share(run[0].number)
         return len(run) == len(self.observations.recent) or share ** len(run) < IMPROBABLE_RUN
 
-    def _decide(self, permit: Permit, known: list[Permit], run: list[Permit], now: float) -> None:
-        """Act on the first verdict about a 429."""
-        evidence = self._evidence(permit, known, run)
+    def _decide(
+        self, permit: Permit, known: list[Permit], run: list[Permit], now: float, retry_after: float
+    ) -> Verdict | None:
+        """Act on the first verdict about a 429, and return it."""
+        evidence = self._evidence(permit, known, run, retry_after)
         for detector in self._detectors:
             if (verdict := detector.decide(evidence)) is not None:
                 self._act_on(verdict, now)
-                return
+                return verdict
+        return None
 
-    def _evidence(self, permit: Permit, known: list[Permit], run: list[Permit]) -> Evidence:
+    def _evidence(self, permit: Permit, known: list[Permit], run: list[Permit], retry_after: float) -> Evidence:
         recent = [p for p in known if p.number >= self.observations.decided_at]
         concurrency_odds, concurrency = concurrency_limit(recent)
         away = [p for p in known if not p.at_limit]
@@ -209,6 +231,8 @@ class Throttle:
             known=known,
             recent=recent,
             run=run,
+            retry_after=retry_after,
+            is_improbable_run=self._is_improbable(run),
             share_before_run=self.random.share(run[0].number),
             run_odds=run_is_unusual(known, len(run)),
             concurrency=concurrency,
@@ -228,10 +252,14 @@ class Throttle:
                 self._stop_throttling(since)
             case LimitConcurrency(limit):
                 self.concurrency.begin(limit, now)
+                self._cooldown.until = 0.0  # a slot is free when an answer has come, whatever a Retry-After said
                 self._decided()
             case OpenCircuit(run):
                 self._open_circuit(run, now)
-            case _:
+            case WaitForWindow():
+                self._quota_window.begin(self.observations.sent)
+                self._decided()
+            case Undecided():
                 pass
 
     def _decided(self) -> None:

@@ -1,8 +1,8 @@
 """The only package that imports litellm, and only when the first call needs it (`loading`).
 
-Here is where a model goes (`resolve`). `calls` sends one request; `quiet` and `linear` save CPU there.
-`render` gives a body without sending it. `holds` lists all that leans on LiteLLM's internals. Requests are plain dicts
-of LiteLLM's own keyword arguments.
+This module finds the provider of a model (`resolve`) and asks LiteLLM about parameters. `calls` sends one request;
+`quiet_logging` and `fast_prices` save CPU there. `render_body` renders a body without sending it. `private_api` lists
+what depends on LiteLLM's internals. Requests are plain dicts of LiteLLM's keyword arguments.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from llmbatch._util.identity import is_connection
 
 
 def own_keys() -> list[str]:
-    """The keys that somebody has set on LiteLLM itself (`litellm.api_key = …`)."""
+    """Return the keys that were set on LiteLLM itself (`litellm.api_key = …`)."""
     settings = vars(sys.modules.get("litellm", sys)).items()
     return [value for name, value in settings if name.endswith(("_key", "_token")) and isinstance(value, str)]
 
@@ -29,7 +29,7 @@ def own_keys() -> list[str]:
 class Target:
     """Where a request goes: `model` as LiteLLM takes it, the provider's own `name` for it, `provider`, `api_base`.
 
-    `prices` are the caller's own, in LiteLLM's words: USD a token.
+    `prices` are the caller's own, by LiteLLM's names, in USD per token.
     """
 
     model: str
@@ -39,7 +39,7 @@ class Target:
     prices: tuple[tuple[str, float], ...] = ()
 
     def arguments(self) -> dict[str, Any]:
-        """LiteLLM's arguments for this target."""
+        """Return LiteLLM's arguments for this target."""
         named = self.model.startswith(f"{self.provider}/")
         given = {"custom_llm_provider": None if named else self.provider, "api_base": self.api_base}
         return {"model": self.model} | {key: value for key, value in given.items() if value is not None}
@@ -55,28 +55,28 @@ class Answer:
 
 
 def resolve(model: str, *, api_base: str | None = None, custom_llm_provider: str | None = None) -> Target:
-    """Find the provider of a model string. A bare name with an `api_base` is an OpenAI-compatible server's.
+    """Find the provider of a model string. A bare name with an `api_base` belongs to an OpenAI-compatible server.
 
-    Raises ValueError for a model that LiteLLM cannot place.
+    Raises ValueError if the provider cannot be determined.
     """
     litellm = load()
     try:
         name, provider, _, _ = litellm.get_llm_provider(
             model, custom_llm_provider=custom_llm_provider, api_base=api_base
         )
-    except Exception:  # noqa: BLE001 - LiteLLM raises a BadRequestError that names no mend
+    except Exception:  # noqa: BLE001 - LiteLLM's BadRequestError names no fix
         if api_base:
             return Target(model, model, "openai", api_base)
     else:
         return Target(model, name, provider, api_base)
     raise ValueError(
-        f"cannot tell which provider serves model {model!r}: put the provider in front ('openai/{model}', "
+        f"the provider of model {model!r} cannot be determined. Put the provider in front ('openai/{model}', "
         f"'ollama/{model}', ...), or pass api_base='http://.../v1' for an OpenAI-compatible server"
     )
 
 
 def provider_of(request: Mapping[str, Any]) -> str:
-    """LiteLLM's name of the provider that a request's arguments say."""
+    """Return LiteLLM's name of the provider that a request's arguments name."""
     return str(request.get("custom_llm_provider") or str(request["model"]).partition("/")[0])
 
 
@@ -107,9 +107,9 @@ def _settings() -> frozenset[str]:
 
 
 def unset_keys(target: Target, request: Mapping[str, Any]) -> list[str]:
-    """Names of the environment's variables that could hold a key and do not; none where the call names key or server.
+    """Return the environment variables for a key that are not set; none if the call names a key or a server.
 
-    Keys have other sources too (profiles, LiteLLM's globals): good for an explanation, not for a refusal.
+    Keys have other sources too (profiles, LiteLLM's globals): use this for explanations, not to reject a request.
     """
     if request.get("api_key") or target.api_base:
         return []
@@ -117,16 +117,16 @@ def unset_keys(target: Target, request: Mapping[str, Any]) -> list[str]:
 
 
 def warm_up(target: Target) -> None:
-    """Import what the first request to this target would import within its timeout (the OpenAI SDK: a second)."""
+    """Import what the first request would import within its timeout (the OpenAI SDK takes a second)."""
     if target.provider in {"openai", "azure"}:
         load()
         import openai.resources.chat.completions  # noqa: F401, PLC0415 - comes with litellm
 
 
-def without_refused_defaults(target: Target, temperature: float, max_tokens: int) -> dict[str, Any]:
-    """Those of llmbatch's default parameters that the model takes.
+def accepted_defaults(target: Target, temperature: float, max_tokens: int) -> dict[str, Any]:
+    """Return those of llmbatch's default parameters that the model accepts.
 
-    Reasoning models refuse a temperature, and think within their token budget, so that a small default would leave no
+    Reasoning models reject a temperature, and think within their token limit, so that a small default would leave no
     room for the answer.
     """
     if _accepts(target, temperature=temperature) is None:
@@ -138,13 +138,13 @@ def without_refused_defaults(target: Target, temperature: float, max_tokens: int
 
 
 def _accepts(target: Target, **params: Any) -> dict[str, Any] | None:
-    """LiteLLM's wire form of the parameters, None where it says that the model takes none such."""
+    """Return the parameters as LiteLLM sends them, None if it says that the model does not accept them."""
     litellm = load()
     try:
         return dict(litellm.utils.get_optional_params(model=target.name, custom_llm_provider=target.provider, **params))
     except litellm.exceptions.UnsupportedParamsError:
         return None
-    except Exception:  # noqa: BLE001 - providers that need more than a name to say: let the request tell
+    except Exception:  # noqa: BLE001 - providers that need more than a name to say
         return params
 
 

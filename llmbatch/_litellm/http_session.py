@@ -59,7 +59,7 @@ class SocksProxyError(aiohttp.ClientError):
 
 
 class _Bounded:
-    """A response's content that ends early when it is too long, and watched when it is a stream of events."""
+    """A response's content: bounded in size, and watched if it is an event stream."""
 
     def __init__(self, content: Any, status: int, watch: StreamWatch | None) -> None:
         self._content, self._status, self._watch = content, status, watch
@@ -92,11 +92,11 @@ class _Request(aiohttp.ClientRequest):
 class _Response(aiohttp.ClientResponse):
     @functools.cached_property
     def headers(self) -> CIMultiDictProxy[str]:
-        """In ASCII: httpx, which LiteLLM puts them into, takes no other, and a paid answer would be lost."""
-        told = super().headers
-        if all(value.isascii() for value in told.values()):
-            return told
-        return CIMultiDictProxy(CIMultiDict((k, v.encode("ascii", "replace").decode()) for k, v in told.items()))
+        """Headers in ASCII: httpx, into which LiteLLM puts them, rejects others, and a paid answer would be lost."""
+        given = super().headers
+        if all(value.isascii() for value in given.values()):
+            return given
+        return CIMultiDictProxy(CIMultiDict((k, v.encode("ascii", "replace").decode()) for k, v in given.items()))
 
     async def start(self, connection: Connection) -> aiohttp.ClientResponse:
         await super().start(connection)
@@ -133,7 +133,7 @@ class _Connector(aiohttp.TCPConnector):
 
 
 def session() -> aiohttp.ClientSession:
-    """The running loop's session. How many connections it has is for the number of requests in flight to say."""
+    """Return the running loop's session; it has as many connections as requests are in flight."""
     loop = asyncio.get_running_loop()
     found = _sessions.get(loop)
     if found is None or found.closed:
@@ -156,9 +156,9 @@ def _accepted(options: dict[str, int]) -> Any:
 
 
 def hand_over(request: Mapping[str, Any]) -> aiohttp.ClientSession:
-    """The session, given also to the clients that LiteLLM keeps for this request's provider."""
+    """Return the session, after giving it to the clients that LiteLLM keeps for this request's provider."""
     mine = session()
-    # Anew each minute, since LiteLLM's clients expire.
+    # Again each minute, since LiteLLM's clients expire.
     _hand_over(mine, provider_of(request), request.get("ssl_verify"), int(time.monotonic() // 60))
     return mine
 
@@ -166,7 +166,7 @@ def hand_over(request: Mapping[str, Any]) -> aiohttp.ClientSession:
 @functools.lru_cache(maxsize=32)
 def _hand_over(mine: aiohttp.ClientSession, name: str, ssl_verify: Any, minute: int) -> None:  # noqa: ARG001 - the cache's key
     client = internal("litellm.llms.custom_httpx.http_handler:get_async_httpx_client")
-    with contextlib.suppress(ValueError, TypeError):  # a provider of the user's own, another LiteLLM
+    with contextlib.suppress(ValueError, TypeError):  # a custom provider, or another version of LiteLLM
         provider = load().LlmProviders("vertex_ai" if name == "gemini" else name)
         # LiteLLM keeps a client for each set of parameters; Gemini's and Bedrock's are the timeout.
         for params in (None, {"ssl_verify": ssl_verify}, {"timeout": LITELLM_TIMEOUT_SECONDS}):

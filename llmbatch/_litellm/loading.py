@@ -1,4 +1,4 @@
-"""LiteLLM itself, imported when the first call needs it (2-4 s, 2,600 modules), and what is no public part of it."""
+"""Imports LiteLLM when the first call needs it (2-4 s, 2,600 modules), and finds its private APIs."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _CALLBACK_SECONDS = 3.0
 
 
 def load() -> ModuleType:
-    """LiteLLM, imported without its start-up downloads and its printed advice; its warnings are nobody's."""
-    _unhear()
+    """Return LiteLLM, imported without its start-up downloads and printed advice. Suppresses its warnings."""
+    _ignore_warnings()
     return _imported()
 
 
@@ -32,8 +32,8 @@ def load() -> ModuleType:
 def _imported() -> ModuleType:
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
     os.environ.setdefault("LITELLM_LOCAL_ANTHROPIC_BETA_HEADERS", "True")
-    # Looking for garbage among a million new objects that all stay takes a sixth of the import's time.
-    collects = gc.isenabled()
+    # Collecting garbage among a million new objects that all stay takes a sixth of the import's time.
+    gc_enabled = gc.isenabled()
     gc.disable()
     try:
         import litellm  # noqa: PLC0415 - slow to import, so only when needed
@@ -42,10 +42,10 @@ def _imported() -> ModuleType:
         litellm.ModelResponse(choices=[{"message": {"role": "assistant", "content": ""}}]).model_dump()
         litellm.ModelResponseStream(choices=[{"index": 0, "delta": {"content": ""}}]).model_dump()
     finally:
-        if collects:
+        if gc_enabled:
             gc.enable()
-    logging.getLogger("LiteLLM").addFilter(_asked_to_be_heard)
-    # Says for each request that it ignores `max_retries`, which is llmbatch's and not the user's.
+    logging.getLogger("LiteLLM").addFilter(_is_shown)
+    # It warns for each request that it ignores `max_retries`, which llmbatch sets and not the user.
     logging.getLogger("litellm.llms.huggingface.chat.transformation").addFilter(
         lambda record: "max_retries" not in str(record.msg)
     )
@@ -55,14 +55,14 @@ def _imported() -> ModuleType:
     return litellm
 
 
-def _asked_to_be_heard(record: logging.LogRecord) -> bool:
-    """Whether a line of LiteLLM's log passes: it tells of each request at INFO, often root's level only."""
+def _is_shown(record: logging.LogRecord) -> bool:
+    """Return whether a line of LiteLLM's log passes: it logs each request at INFO, which is often only root's level."""
     return record.levelno != logging.INFO or not within_call() or bool(logging.getLogger("LiteLLM").level)
 
 
 @contextlib.asynccontextmanager
 async def _ending() -> AsyncIterator[None]:
-    """Let callbacks hear of the last requests; when all tasks have ended, close the loop's clients."""
+    """Run the callbacks of the last requests; when all tasks have ended, close the loop's clients."""
     with contextlib.suppress(Exception):  # whatever it is, the interpreter is ending
         await asyncio.sleep(0)
         async with asyncio.timeout(_CALLBACK_SECONDS):
@@ -75,7 +75,7 @@ async def _ending() -> AsyncIterator[None]:
 
 @cache
 def internal(place: str) -> Any:
-    """What LiteLLM keeps at `module:name` (as `holds` lists it); None where it keeps it elsewhere."""
+    """Return LiteLLM's private API at `module:name` (`private_api` lists them), None if it is not there."""
     load()
     try:
         return pkgutil.resolve_name(place)
@@ -84,17 +84,17 @@ def internal(place: str) -> Any:
 
 
 class _FromLiteLLM(type):
-    """Makes a filter ask, of each warning, where it comes from instead of what it is.
+    """A warning category that matches by where a warning comes from, not by what it is.
 
-    `warnings.catch_warnings` is for the whole process and throws away what is filtered meanwhile. Here is one filter
-    more, that matches nothing but what is raised in LiteLLM's own code, or by pydantic on its behalf.
+    `warnings.catch_warnings` changes the whole process and drops filters that are added meanwhile. This is one more
+    filter, which matches only warnings from LiteLLM's own code, or from pydantic on its behalf.
     """
 
     def __subclasscheck__(cls, category: type) -> bool:
         for frame, _ in traceback.walk_stack(sys._getframe(1)):  # noqa: SLF001 - as `warnings` itself finds out
             source = frame.f_globals
             if frame.f_code.co_name == "_warn_unawaited_coroutine":
-                # A request that was being built in a thread when it was cancelled.
+                # A request that was cancelled while it was built in a thread.
                 source = getattr(frame.f_locals["coro"].cr_frame, "f_globals", source)
             if str(source.get("__name__")).startswith(("litellm.", "llmbatch._litellm")):
                 return True
@@ -104,9 +104,9 @@ class _FromLiteLLM(type):
 _FILTER = ("ignore", None, _FromLiteLLM("_LiteLLMs", (Warning,), {}), None, 0)
 
 
-def _unhear() -> None:
-    """Ignore LiteLLM's warnings from here on: before each use of it, since filters come and go, and the first wins."""
+def _ignore_warnings() -> None:
+    """Put the filter first again: other code adds filters, and the first match wins."""
     filters: list[object] = warnings.filters  # type: ignore[assignment]
     if not filters or filters[0] is not _FILTER:
-        # An `ignore` leaves no trace in the registries of what was heard already, so that they stay valid.
+        # An `ignore` filter leaves the registries of warnings shown so far valid.
         filters[:] = [_FILTER, *(other for other in filters if other is not _FILTER)]

@@ -1,7 +1,7 @@
-"""Files and batch jobs at a provider: each operation once, without hidden retries, jobs as plain dicts.
+"""A provider's files and batches. Each operation is one request, without retries; batches are plain dicts.
 
-The OpenAI SDK speaks to OpenAI, its clones and Azure: LiteLLM validates replies so strictly that a job's id is lost
-when a clone words a status its own way. LiteLLM speaks to those whose API it translates (Mistral, xAI).
+The OpenAI SDK is used for OpenAI, compatible servers and Azure: LiteLLM validates responses so strictly that a batch's
+id is lost if a server has a status of its own. LiteLLM is used for providers whose API it translates (Mistral, xAI).
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from llmbatch.errors import BatchNotSupportedError
 
 _SECONDS = 600.0
 _AZURE_VERSION = "2024-10-21"
-# What programs rely on in a batch or a file, besides times.
-_KINDS: dict[str, type] = {
+# The fields of batches and files that are used, besides times.
+_TYPES: dict[str, type] = {
     **dict.fromkeys(("id", "status", "filename", "endpoint", "input_file_id", "output_file_id", "error_file_id"), str),
     **dict.fromkeys(("metadata", "request_counts"), dict),
 }
@@ -28,7 +28,7 @@ _KINDS: dict[str, type] = {
 
 @dataclass(frozen=True)
 class Access:
-    """What a caller gave to reach the provider, by LiteLLM's names; the rest comes from the environment."""
+    """The caller's options for reaching the provider, by LiteLLM's names; the others come from the environment."""
 
     api_key: str | None = field(default=None, repr=False)
     api_version: str | None = None
@@ -38,7 +38,7 @@ class Access:
 
 
 def open_files(transport: str, target: Target, access: Access) -> Files:
-    """The files and jobs of the target's account. Raises ValueError, with the mend, when no key is found."""
+    """Return the files and batches of the target's account. Raises ValueError if there is no key."""
     if transport == "litellm":
         return _Translated(target, access)
     load()
@@ -66,7 +66,7 @@ def _openai(target: Target, access: Access) -> dict[str, Any]:
 
 
 def _azure(target: Target, access: Access) -> dict[str, Any]:
-    """By LiteLLM's names in the environment; the SDK knows its own, and says what is missing."""
+    """Return the SDK's arguments, with LiteLLM's environment variables. The SDK says what is missing."""
     env = os.environ.get
     return {
         "azure_endpoint": target.api_base or env("AZURE_API_BASE"),
@@ -77,23 +77,23 @@ def _azure(target: Target, access: Access) -> dict[str, Any]:
 
 
 class Files:
-    """A provider's files and batch jobs, by the OpenAI SDK. Jobs are dicts of OpenAI's `batch` object."""
+    """A provider's files and batches, by the OpenAI SDK. Batches are dicts of OpenAI's `batch` object."""
 
     def __init__(self, client: Any) -> None:
         self._client = client
 
     async def upload(self, path: Path, name: str) -> dict[str, Any]:
-        """Upload an input file under a name; OpenAI's `file` object."""
+        """Upload an input file under a name. Returns OpenAI's `file` object."""
         with path.open("rb") as file:
             made = await self._client.files.create(file=(name, file, "application/jsonl"), purpose="batch")
         return _plain(made)
 
     async def file_status(self, file_id: str) -> str:
-        """How far the provider is with an uploaded file."""
+        """Return the status of an uploaded file."""
         return str((await self._client.files.retrieve(file_id)).status)
 
     async def create(self, input_file_id: str, endpoint: str, window: str, metadata: dict[str, str]) -> dict[str, Any]:
-        """Create a job."""
+        """Create a batch."""
         return _plain(
             await self._client.batches.create(
                 input_file_id=input_file_id, endpoint=endpoint, completion_window=window, metadata=metadata
@@ -101,27 +101,27 @@ class Files:
         )
 
     async def retrieve(self, batch_id: str) -> dict[str, Any]:
-        """A job as it stands."""
+        """Return a batch."""
         return _plain(await self._client.batches.retrieve(batch_id))
 
     async def cancel(self, batch_id: str) -> dict[str, Any]:
-        """Ask for a job's end."""
+        """Cancel a batch."""
         return _plain(await self._client.batches.cancel(batch_id))
 
     async def download(self, file_id: str, path: Path) -> None:
-        """A file's content into `path`."""
+        """Download a file to `path`."""
         async with self._client.files.with_streaming_response.content(file_id) as answer:
             with path.open("wb") as file:
                 async for chunk in answer.iter_bytes(1 << 20):
                     file.write(chunk)
 
     async def jobs(self) -> AsyncIterator[dict[str, Any]]:
-        """All jobs of the account, newest first. Raises NotImplementedError where they cannot be listed."""
+        """Yield all batches of the account, newest first. Raises NotImplementedError if they cannot be listed."""
         async for job in self._client.batches.list(limit=100):
             yield _plain(job)
 
     async def uploads(self) -> AsyncIterator[dict[str, Any]]:
-        """All batch input files of the account. Raises NotImplementedError where they cannot be listed."""
+        """Yield all input files of the account. Raises NotImplementedError if they cannot be listed."""
         async for file in self._client.files.list(purpose="batch"):
             yield _plain(file)
 
@@ -131,7 +131,7 @@ class Files:
 
 
 class _Translated(Files):
-    """By LiteLLM, one function for each operation."""
+    """The files and batches of a provider whose API LiteLLM translates."""
 
     def __init__(self, target: Target, access: Access) -> None:
         self._litellm, self._provider = load(), target.provider
@@ -149,7 +149,7 @@ class _Translated(Files):
         content = await asyncio.to_thread(path.read_bytes)
         return _plain(await self._litellm.acreate_file(file=(name, content), purpose="batch", **self._common))
 
-    async def file_status(self, file_id: str) -> str:  # noqa: ARG002 - neither has a file wait
+    async def file_status(self, file_id: str) -> str:  # noqa: ARG002 - neither provider lets a file wait
         return "processed"
 
     async def create(self, input_file_id: str, endpoint: str, window: str, metadata: dict[str, str]) -> dict[str, Any]:
@@ -162,13 +162,15 @@ class _Translated(Files):
         )
 
     async def retrieve(self, batch_id: str) -> dict[str, Any]:
-        # Without this mark LiteLLM downloads a finished job's files in the background, at every look.
+        # Without this, LiteLLM downloads a finished batch's files in the background, for every request.
         quiet = {"litellm_metadata": {"batch_ignore_default_logging": True}}
         return _plain(await self._litellm.aretrieve_batch(batch_id=batch_id, **quiet, **self._common))
 
     async def cancel(self, batch_id: str) -> dict[str, Any]:
         if self._provider == "mistral":
-            raise BatchNotSupportedError("LiteLLM cannot cancel Mistral's batch jobs; cancel it in Mistral's console")
+            raise BatchNotSupportedError(
+                "LiteLLM cannot cancel Mistral's batch jobs. Cancel the job in Mistral's console"
+            )
         return _plain(await self._litellm.acancel_batch(batch_id=batch_id, **self._common))
 
     async def download(self, file_id: str, path: Path) -> None:
@@ -177,7 +179,9 @@ class _Translated(Files):
 
     async def jobs(self) -> AsyncIterator[dict[str, Any]]:
         if self._provider == "mistral":
-            raise BatchNotSupportedError("LiteLLM cannot list Mistral's batch jobs; look for it in Mistral's console")
+            raise BatchNotSupportedError(
+                "LiteLLM cannot list Mistral's batch jobs. Look for the job in Mistral's console"
+            )
         after = None
         while True:
             page = await self._litellm.alist_batches(after=after, limit=100, **self._common)
@@ -196,12 +200,12 @@ class _Translated(Files):
 
 
 def _plain(made: Any) -> dict[str, Any]:
-    """As a dict, with None for what is not what its name says."""
-    told = made.model_dump(mode="json", warnings=False)
-    return {name: value if _is_meant(name, value) else None for name, value in told.items()}
+    """Return an SDK object as a dict, with None for values of a wrong type."""
+    values = made.model_dump(mode="json", warnings=False)
+    return {name: value if _has_type(name, value) else None for name, value in values.items()}
 
 
-def _is_meant(name: str, value: Any) -> bool:
+def _has_type(name: str, value: Any) -> bool:
     if name.endswith("_at"):
         return isinstance(value, int | float) and math.isfinite(value)
-    return isinstance(value, _KINDS.get(name, object))
+    return isinstance(value, _TYPES.get(name, object))

@@ -1,6 +1,6 @@
 """A logging object for LiteLLM's calls that computes nothing for callbacks that nobody registered.
 
-It is not used where anybody listens, or where LiteLLM is not as expected.
+It is not used if a callback is registered, or if LiteLLM is not as expected.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ _HOOKS = ("callbacks", "input_callback", "success_callback", "failure_callback",
 
 @functools.cache
 def _quiet_logging() -> Callable[..., Any] | None:
-    """The class; None where LiteLLM's own is not built as expected."""
-    if not is_available("quiet"):
+    """Return the class, None if LiteLLM's own is not built as expected."""
+    if not is_available("quiet_logging"):
         return None
     logging, prices = internal(LOGGING), LinearPrices()
     calculate = internal(f"{LOGGING}._response_cost_calculator")
@@ -43,19 +43,19 @@ def _quiet_logging() -> Callable[..., Any] | None:
 
 
 def anybody_listens(request: Mapping[str, Any]) -> bool:
-    """Whether a callback, rule or hook wants to hear of a call."""
-    # LiteLLM's first Gemini call enters its own cache, which is checked apart.
-    asked_for = (hook != "cache" for name in _HOOKS for hook in getattr(load(), name, None) or ())
-    return any(asked_for) or any(map(request.get, _DYNAMIC))
+    """Return whether a callback, rule or hook is registered for a call."""
+    # LiteLLM's first Gemini call registers its own cache, which is checked separately.
+    registered = (hook != "cache" for name in _HOOKS for hook in getattr(load(), name, None) or ())
+    return any(registered) or any(map(request.get, _DYNAMIC))
 
 
 def logging_arguments(request: Mapping[str, Any]) -> dict[str, Any]:
-    """`litellm_logging_obj` for a call that no callback, cache, rule or hook wants to hear of; else nothing."""
+    """Return `litellm_logging_obj` for a call that no callback, cache, rule or hook needs; else nothing."""
     litellm, quiet = load(), _quiet_logging()
-    # Tool-call ids may need the mending that only LiteLLM's full set-up does.
-    mending = any("tool_calls" in message for message in request["messages"])
+    # Tool-call ids may need corrections that only LiteLLM's own logging object makes.
+    may_need_corrections = any("tool_calls" in message for message in request["messages"])
     if (
-        mending
+        may_need_corrections
         or anybody_listens(request)
         or litellm.cache is not None
         or litellm.max_budget
@@ -66,7 +66,7 @@ def logging_arguments(request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def new_logging(kind: Callable[..., Any], request: Mapping[str, Any], call_type: str) -> Any:
-    """A logging object of this class, as LiteLLM itself would make one for the call."""
+    """Return a logging object of this class, as LiteLLM itself would make one for the call."""
     return kind(
         model=request["model"],
         messages=request.get("messages") or request.get("input"),

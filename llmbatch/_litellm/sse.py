@@ -32,7 +32,7 @@ class _Decompressor(Protocol):
 
 @dataclass(slots=True)
 class StreamRecord:
-    """What the response to one streaming request says; `watch` is None until it comes, or if LiteLLM's route hides it."""
+    """The response to one streaming request; `watch` is None until it comes, or if LiteLLM uses another session."""
 
     watch: StreamWatch | None = None
 
@@ -110,7 +110,7 @@ class StreamWatch:
                 self._event()
 
     def end(self) -> None:
-        """Check a stream that is over: every choice that began needs a finish reason, if the provider did not end it."""
+        """Check a stream that is over. Without the provider's `[DONE]` every choice needs a finish reason."""
         if self._data and not self._off:
             self._event()  # some servers leave out the last empty line
         if self._open and not self._off and not self.done:
@@ -136,7 +136,7 @@ class StreamWatch:
         assert self._decompressor is not None  # noqa: S101 - the caller has looked
         try:
             return self._decompressor.decompress(piece)
-        except Exception as exc:
+        except Exception as exc:  # noqa: BLE001 - zlib, brotli and zstandard each raise their own
             raise BrokenStreamError(f"the stream cannot be decompressed ({type(exc).__name__})") from None
 
     def _event(self) -> None:

@@ -1,4 +1,4 @@
-"""Signatures of webhooks, by the OpenAI SDK: they are those of Standard Webhooks, whoever signs. Nothing is sent."""
+"""Check webhook signatures with the OpenAI SDK. They follow Standard Webhooks, whoever signs. Nothing is sent."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from llmbatch._litellm import load
 
 
 def check_signature(body: str, headers: Mapping[str, str], secret: str) -> None:
-    """Raise ValueError or TypeError unless the headers sign this body with this secret, less than five minutes ago."""
+    """Raise ValueError or TypeError unless the headers sign this body with this secret, at most five minutes ago."""
     _webhooks().verify_signature(body, dict(headers), secret=secret)
 
 

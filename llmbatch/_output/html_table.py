@@ -1,4 +1,4 @@
-"""A list of rows as HTML for a notebook: what failed first, then some rows, the failed ones wherever they stand."""
+"""Rows as HTML for a notebook: the failures, the totals, and a table of some rows, failed ones included."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _RED = " style='color:#b00020'"
 
 
 def table(rows: Sequence[Row], totals: str) -> str:
-    """The totals, the failures by kind, and a table of at most ten rows."""
+    """Return the failures by type, the totals, and a table of at most ten rows."""
     failures = "".join(f"<li>{escape(str(found))}</li>" for found in RunStats(rows).failures)
     failures = f"<ul{_RED}>{failures}</ul>" if failures else ""
     head = "".join(f"<th>{name}</th>" for name in _COLUMNS)
@@ -32,7 +32,7 @@ def table(rows: Sequence[Row], totals: str) -> str:
 
 
 def chosen(rows: Sequence[Row], most_failed: int, most: int, step: int = 1) -> list[int]:
-    """The first failed rows, the kinds taking turns, and then each `step`th of all."""
+    """Return the indices of the rows to show: failed rows, their types in turn, and then every `step`th row."""
     kinds: dict[str, list[int]] = {}
     for at, row in enumerate(rows):
         if "error" in row:
@@ -43,7 +43,7 @@ def chosen(rows: Sequence[Row], most_failed: int, most: int, step: int = 1) -> l
 
 
 def record(at: int, row: Row, longest: int) -> dict[str, Any]:
-    """What is shown of a row: the error, the answer's text or what stands for one, in so many characters at most."""
+    """Return what to show of a row: its error, or the text or kind of its answer, cut to `longest` characters."""
     failed = "error" in row
     stopped = "cut off" if is_truncated(row) else "filtered" if is_filtered(row) else "answered"
     return {
@@ -59,12 +59,12 @@ def record(at: int, row: Row, longest: int) -> dict[str, Any]:
 
 
 def short(text: str, longest: int) -> str:
-    """The text, cut where it is longer."""
+    """Return the text, cut to `longest` characters."""
     return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
 def asked_model(row: Row) -> str:
-    """As it was asked for, where that is known."""
+    """Return the model by the name that the request used, if that is known."""
     return str(row.get("request_model") or row.get("model") or "")
 
 

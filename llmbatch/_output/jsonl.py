@@ -18,7 +18,7 @@ SUCCESS = range(200, 300)  # HTTP's
 # What is relied on of our own.
 _KINDS = {
     **dict.fromkeys(("cost", "elapsed", "waited", "paid_twice"), int | float | None),
-    **dict.fromkeys(("request", "model", "request_model"), str | None),
+    **dict.fromkeys(("request", "model", "request_model", "upgrade_id"), str | None),
     **dict.fromkeys(("attempts", "asks", "same_as"), int),
     **dict.fromkeys(("error_details", "fingerprints", "fallback"), dict),
     "saved": int | float,
@@ -35,7 +35,7 @@ def line_from_row(row: Row, **extra: Any) -> dict[str, Any]:
     """
     own = {k: row[k] for k in _OWN_KEYS if k in row}  # type: ignore[literal-required]
     if "error" not in row:
-        body = {k: v for k, v in row.items() if k not in {*_OWN_KEYS, "custom_id", "resumed"}}
+        body = {k: v for k, v in row.items() if k not in {*_OWN_KEYS, "custom_id", "resumed", "rechecked"}}
         response: dict[str, Any] | None = {"status_code": 200, "request_id": row.get("id"), "body": body}
         error = None
     else:
@@ -76,16 +76,8 @@ def row_from_line(line: Mapping[str, Any]) -> Row:
             body = sound(body)
         except ValueError as exc:
             body, error = {}, error or {"code": FailureType.UNPARSABLE_ANSWER, "message": str(exc)}
-    known = not body or not {"choices", "data"}.isdisjoint(body)
-    problem = answer_problem(body) if known and not error and status in SUCCESS else None
-    if not error and status in SUCCESS and problem is None:
-        row = answer_row(body, custom_id=custom_id, cost=None)
-    elif problem is not None:
-        row = error_row(
-            type=problem.type, message=problem.message, model=body.get("model"), custom_id=custom_id, cost=None,
-            status_code=status, retryable=problem.retryable, attempts=1,
-        )  # fmt: skip
-        row.update({k: body[k] for k in _KEPT_OF_FAILED if k in body})  # type: ignore[typeddict-item]
+    if not error and status in SUCCESS:
+        row = _answered_row(body, custom_id)
     else:
         if "error_details" in own:
             row = error_row(message="", model=own.get("model"), custom_id=custom_id, **own["error_details"])
@@ -104,6 +96,19 @@ def row_from_line(line: Mapping[str, Any]) -> Row:
     return row
 
 
+def _answered_row(body: Mapping[str, Any], custom_id: str) -> Row:
+    """Return the row of a line with status 200: failed if its answer does not count as one."""
+    problem = None if "output" in body else answer_problem(body)  # of the Responses API
+    if problem is None:
+        return answer_row(body, custom_id=custom_id, cost=None)
+    row = error_row(
+        type=problem.type, message=problem.message, model=body.get("model"), custom_id=custom_id, cost=None,
+        status_code=200, retryable=problem.retryable, attempts=1,
+    )  # fmt: skip
+    row.update({k: body[k] for k in _KEPT_OF_FAILED if k in body})  # type: ignore[typeddict-item]
+    return row
+
+
 def written_row(row: Row, **extra: Any) -> bytes:
-    """The row's line as it is written."""
+    """Return the row's line as bytes."""
     return json_text(line_from_row(row, **extra), separators=(",", ":")).encode() + b"\n"

@@ -39,7 +39,9 @@ def line_error(error: Any, body: Any, status: Any) -> LineError:
     """
     found = _innermost(error or body)
     code, kind = found.get("code"), found.get("type")
-    name = next((name for name in (code, kind) if name and isinstance(name, str) and not name.isdigit()), NO_TYPE)
+    names = [str(name) for name in (code, kind) if name]
+    name = next((name for name in names if not name.isdecimal()), None)  # vLLM's code is the HTTP status
+    name = name or next((name for name in names if int(name) not in _HTTP_ERRORS), NO_TYPE)
     message = " ".join(str(found.get("message") or "").split())[:_LONGEST_MESSAGE]
     return LineError(name, message or _NO_MESSAGE, _status(status, code, message))
 

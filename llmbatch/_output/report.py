@@ -1,4 +1,4 @@
-"""A batch's report: one HTML file without network, with its plots inside. Needs the `report` extra."""
+"""A batch's report: one HTML file with its plots, which needs no network. Needs the `report` extra."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ _INK, _GOOD, _BAD, _AGAIN, _CALM = _COLOURS
 
 
 def report_html(rows: Sequence[Row], *, title: str, elapsed: float, limits: str, prompts: Iterable[Any] | None) -> str:
-    """The page. `elapsed` in seconds, 0 where unknown; `limits`: what was learnt of them; `prompts`: one a row.
+    """Return the page. `elapsed` is in seconds, 0 if unknown; `limits` is a line; `prompts` has one per row.
 
     Raises ImportError without matplotlib or jinja2, and ValueError when there are not as many prompts as rows.
     """
     jinja2 = extra("jinja2", "reports", "report")
     asked = [""] * len(rows) if prompts is None else [_prompt(item) for item in prompts]
     if len(asked) != len(rows):
-        raise ValueError(f"{len(asked)} prompts for {len(rows)} rows; pass the list that the rows are the answers to")
+        raise ValueError(f"there are {len(asked)} prompts for {len(rows)} rows. Pass the list that was sent.")
 
     def shown(places: Iterable[int]) -> list[dict[str, Any]]:
         return [record(at, rows[at], _LONGEST) | {"prompt": short(asked[at], _LONGEST)} for at in places]
@@ -61,7 +61,7 @@ def report_html(rows: Sequence[Row], *, title: str, elapsed: float, limits: str,
 
 
 def _prompt(item: Any) -> str:
-    """A request as it is read: its prompt, or what its messages say."""
+    """Return the text of a request: its prompt, or its messages with their roles."""
     if isinstance(item, str):
         return item
     if isinstance(item, Mapping):
@@ -72,7 +72,7 @@ def _prompt(item: Any) -> str:
 
 
 def _models(rows: Iterable[Row]) -> dict[str, RunStats]:
-    """Sums for each model."""
+    """Return the statistics of each model."""
     sums: defaultdict[str, RunStats] = defaultdict(RunStats)
     for row in rows:
         sums[asked_model(row)].add(row)
@@ -80,7 +80,7 @@ def _models(rows: Iterable[Row]) -> dict[str, RunStats]:
 
 
 def _failure_examples(rows: Iterable[Row]) -> dict[str, dict[str, int]]:
-    """The first few messages of each type of failure, with the place of the first row that has it."""
+    """Return the first few messages of each type of failure, with the index of the first row that has each."""
     found: dict[str, dict[str, int]] = {}
     for at, row in enumerate(rows):
         if "error" in row:
@@ -91,10 +91,10 @@ def _failure_examples(rows: Iterable[Row]) -> dict[str, dict[str, int]]:
 
 
 def _over_time(rows: Sequence[Row]) -> str:
-    """Rows and requests a second, and rows in flight and waiting; `""` where no answer says when it was made.
+    """Plot rows and requests per second, and rows in flight and waiting; `""` if no row has a `created` time.
 
-    An answer's time is its `created`; before it come its `elapsed` in flight, and its `waited`. A row without an answer
-    is put beside the last row before it that has one.
+    A row ends at its `created`, after `elapsed` seconds in flight and `waited` seconds of waiting. A row without an
+    answer is placed at the end of the last row before it that has one.
     """
     numpy = extra("numpy", "reports", "report")
     known = [row["created"] for row in rows if row.get("created")]
@@ -115,11 +115,11 @@ def _over_time(rows: Sequence[Row]) -> str:
     kinds = [
         (ends, ~failed / width, _GOOD, "answered"),
         (ends, failed / width, _BAD, "failed"),
-        (begun, again / width, _AGAIN, "refused or faulted, sent again"),
+        (begun, again / width, _AGAIN, "retried"),
     ]
     when, weights, colours, labels = zip(*(kind for kind in kinds if kind[1].any()), strict=True)
     above.hist(when, edges, weights=weights, stacked=True, color=colours, label=labels)
-    above.set_ylabel("a second")
+    above.set_ylabel("per second")
     middles = edges[:-1] + width / 2
     for starts, stops, colour, label in ((begun, ends, _GOOD, "in flight"), (begun - waited, begun, _CALM, "waiting")):
         there = numpy.searchsorted(numpy.sort(starts), middles) - numpy.searchsorted(numpy.sort(stops), middles)
@@ -130,7 +130,7 @@ def _over_time(rows: Sequence[Row]) -> str:
 
 
 def _histogram(tally: RunStats) -> str:
-    """How long answers took, with percentiles; what took longer than almost all is in the last bar."""
+    """Plot the latency with its percentiles; the last bar has the outliers."""
     found = tally.latency
     if found is None:
         return ""
@@ -151,7 +151,7 @@ def _figure(plots: int) -> tuple[Any, Any]:
 
 
 def _svg(figure: Any) -> str:
-    """The figure as part of a page, in the page's colours and type."""
+    """Return the figure as SVG in the page's colours and font."""
     matplotlib = extra("matplotlib", "reports", "report")
     above = {"loc": "lower right", "bbox_to_anchor": (1, 0.97), "ncols": 4}
     for axes in figure.axes:

@@ -1,4 +1,4 @@
-"""Sums over many rows, and what is said of them: failures by kind, times, tokens and cost."""
+"""Statistics over rows, and their text: failures by type and reason, times, tokens and cost."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ class Failures:
 
 
 class RunStats:
-    """Sums over rows as they come, in 8 bytes for each.
+    """Statistics over rows, counted as they come, in 8 bytes per row.
 
     Attributes:
-        rows: how many there were.
+        rows: number of rows.
         usage: tokens, with `prompt_tokens_details` and `completion_tokens_details` where given.
         unpriced: rows that may have cost money but have no known price.
         truncated: rows with an answer cut off at a token limit.
@@ -59,10 +59,10 @@ class RunStats:
         rechecked: rows found in the checkpoint that no longer passed, and were sent again.
         resumed: rows found in the checkpoint.
         sent: rows that this run has sent.
-        spent: USD of the rows with a known price that were not found in the checkpoint.
+        spent: USD of the priced rows that were not found in the checkpoint.
         lanes: rows by lane.
-        saved: USD that rows of a job or of the flex tier cost less than live ones.
-        seconds: what each answer took, where that is known.
+        saved: USD that rows of a batch job or of the flex tier cost less than live rows.
+        seconds: the time of each answer, where known.
     """
 
     def __init__(self, rows: Iterable[Row] = ()) -> None:
@@ -79,7 +79,7 @@ class RunStats:
             self.add(row)
 
     def add(self, row: Row) -> None:
-        """One more row."""
+        """Count a row."""
         self.rows += 1
         add_usage(self.usage, row.get("usage"))
         resumed = row.get("resumed", False)
@@ -91,7 +91,7 @@ class RunStats:
         self.truncated += is_truncated(row)
         self.filtered += is_filtered(row)
         self.unknown_reasons.update(unknown_reasons(row))
-        self.rechecked += row.get("rechecked", False)
+        self.rechecked += bool(row.get("rechecked"))
         if "error" in row:
             self._add_failure(row)
         elif (elapsed := row.get("elapsed")) is not None:
@@ -118,7 +118,7 @@ class RunStats:
 
     @property
     def failures(self) -> list[Failures]:
-        """The failed rows by type and reason, the root cause first, and what it led to last."""
+        """The failed rows by type and reason: the most frequent first, consequences of other failures last."""
         found = [failures for groups in self._failures.values() for failures in groups.values()]
         return sorted(found, key=lambda failures: (failures.type in _AFTERWARDS, -failures.count))
 
@@ -130,22 +130,22 @@ class RunStats:
 
     @property
     def failed(self) -> int:
-        """How many rows failed."""
+        """Number of failed rows."""
         return sum(self.errors.values())
 
     @property
     def answered(self) -> int:
-        """How many rows were answered in this run."""
+        """Number of rows that this run answered."""
         return self.rows - self.failed - self.resumed
 
     @property
     def cost(self) -> float | None:
-        """USD of the rows with a known price; None when no answered row has one and some row may have cost money."""
+        """USD of the priced rows; None if no answered row has a price and some row may have cost money."""
         return None if self.unpriced and not self._any_price else self._cost
 
     @property
     def latency(self) -> dict[str, float] | None:
-        """`p50`, `p95`, `p99` and `max` of what answers took, by the nearest rank; None for nothing."""
+        """Seconds that answers took, as `p50`, `p95`, `p99` and `max` (nearest rank); None without an answer."""
         ordered = sorted(self.seconds)
         if not ordered:
             return None
@@ -153,7 +153,7 @@ class RunStats:
         return {name: ordered[rank - 1] for name, rank in ranks.items()} | {"max": ordered[-1]}
 
     def cost_text(self, digits: int) -> str:
-        """The cost in words, for people."""
+        """Return the cost as text."""
         if self.cost is None:
             return "unknown (no known price)"
         return f"${self.cost:.{digits}f}" + (f" ({self.unpriced} rows without a known price)" if self.unpriced else "")
@@ -198,5 +198,5 @@ def failures_line(rows: Iterable[Row]) -> str:
 
 
 def latency_text(found: Mapping[str, float] | None) -> str:
-    """The latency in words, `""` where there is none."""
+    """Return the latency as text, `""` if there is none."""
     return "" if found is None else "; latency: " + ", ".join(f"{name} {value:.2f}s" for name, value in found.items())

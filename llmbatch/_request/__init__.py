@@ -1,4 +1,4 @@
-"""One request's way: its plan, limits, budget and breaker, attempts, and what a failure means.
+"""One request: its arguments, plan, limits, budget and circuit breaker, attempts, and what a failure means.
 
-Nothing here knows of lists, order, files or checkpoints: a `Sender` brings one request to an answer or a failure.
+Nothing here knows about order, files or checkpoints: a `Sender` sends one request until it is answered or has failed.
 """

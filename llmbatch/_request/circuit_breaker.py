@@ -244,7 +244,7 @@ class CircuitBreaker:
         fix = _FIX_FOR_TYPE.get(failure.type) or FIXES.get(failure.status_code or 0, _FIX)  # type: ignore[call-overload]  # a str like its keys
         self.given_up = Failure(
             FailureType.NOT_SENT,
-            f"not sent: {why}. {fix}, then run again",
+            f"not sent: {why.rstrip('.')}. {fix}, then run again",
             failure.status_code,
             failure.provider,
             retryable=True,

@@ -131,7 +131,7 @@ def _error_with_status_200(report: ErrorReport) -> Failure:
     return Failure(
         FailureType.UNPARSABLE_ANSWER,
         message,
-        HTTPStatus.OK,
+        HTTPStatus.OK.value,
         report.provider,
         retryable=not wrong,
         scope=Scope.SHARED if wrong else Scope.UNKNOWN,
@@ -142,7 +142,7 @@ def _unreadable(report: ErrorReport) -> Failure:
     page = "<html" in report.words or "<!doctype" in report.words
     message = f"{report.message} (a web page: check api_base)" if page else report.message
     scope = Scope.UNKNOWN if page else Scope.ROW
-    return replace(_lost(report, FailureType.UNPARSABLE_ANSWER, message, HTTPStatus.OK), scope=scope)
+    return replace(_lost(report, FailureType.UNPARSABLE_ANSWER, message, HTTPStatus.OK.value), scope=scope)
 
 
 def _in_stream(report: ErrorReport) -> Failure:
@@ -155,7 +155,7 @@ def _in_stream(report: ErrorReport) -> Failure:
         status = next((number for word, number in _STATUS_OF_TYPE.items() if word in words), None)
     message = report.message.partition(" Original exception: ")[0]
     if status is None:
-        return _lost(report, FailureType.STREAM, message, HTTPStatus.OK)
+        return _lost(report, FailureType.STREAM, message, HTTPStatus.OK.value)
     return replace(rejection(report, status), type=FailureType.STREAM, message=message, billed=None)
 
 
@@ -198,11 +198,11 @@ RULES = [
     ),
     # Before cuts, which they look like; the answer was there and may have been paid for.
     Rule(
-        _named("LineTooLong", "BadHttpMessage"),
+        lambda r: r.cause("LineTooLong") or any("too many headers received" in str(link).lower() for link in r.chain),
         lambda r: Failure(
             FailureType.ANSWER_TOO_LARGE,
             f"the response's headers are too large: {r.message}",
-            HTTPStatus.OK,
+            HTTPStatus.OK.value,
             r.provider,
             billed=None,
         ),
@@ -240,7 +240,7 @@ RULES = [
     # Before cuts, a subclass of which it is.
     Rule(
         _named("AnswerTooLargeError"),
-        lambda r: Failure(FailureType.ANSWER_TOO_LARGE, r.message, HTTPStatus.OK, r.provider, billed=None),
+        lambda r: Failure(FailureType.ANSWER_TOO_LARGE, r.message, HTTPStatus.OK.value, r.provider, billed=None),
         "llmbatch: the answer is longer than 64 MB",
     ),
     Rule(
@@ -251,7 +251,7 @@ RULES = [
     Rule(
         _no_key,
         lambda r: Failure(
-            FailureType.AUTHENTICATION, r.message, HTTPStatus.UNAUTHORIZED, r.provider, scope=Scope.SHARED
+            FailureType.AUTHENTICATION, r.message, HTTPStatus.UNAUTHORIZED.value, r.provider, scope=Scope.SHARED
         ),
         "openai: Missing credentials. Please pass an `api_key`, or set the `OPENAI_API_KEY` environment variable",
     ),

@@ -21,8 +21,11 @@ _OPAQUE = frozenset({"arguments", "input", "parameters", "schema"})
 _REQUEST_COLUMNS = frozenset({"body", "messages", "prompt"})
 
 _HELPERS = {"input_audio": "audio_part", "audio_url": "audio_part", "file": "file_part", "document": "file_part"}
-_MEDIA_FIELDS = ("url", "image_url", "video_url", "audio_url", "input_audio", "file", "source", "image", "video",
-                 "audio", "data", "file_data", "file_id", "path")  # fmt: skip
+_MEDIA_FIELDS = frozenset({
+    "audio", "audio_url", "data", "file", "file_data", "file_id", "image", "image_url", "input_audio", "path", "source",
+    "url", "video", "video_url",
+})  # fmt: skip
+_URLS = ("https://", "http://", "data:")
 _LOCAL_PATH = re.compile(
     r"file:|~|(?!/9j/)\.{0,2}[/\\]|[A-Za-z]:[/\\]|"  # file://, ~/a, /a, ./a, ../a, C:\a; "/9j/" begins a JPEG in base64
     r"(?![a-z][a-z0-9+.-]*:)[^\n]*\.(png|jpe?g|gif|webp|bmp|tiff?|heic|svg|pdf|docx?|txt|csv|wav|mp3|m4a|flac|ogg|mp4|mov|webm)$",
@@ -201,12 +204,16 @@ def _names_local_file(part: Mapping[str, Any]) -> bool:
     """Whether a part has a path or file:// URL where providers take a URL or the data itself."""
     if part.get("type") == "text":
         return False
-    for name in _MEDIA_FIELDS:
-        value = part.get(name)
-        if isinstance(value, Mapping):
-            if _names_local_file(value):
+    for name, value in part.items():
+        if isinstance(value, str):
+            if (
+                name in _MEDIA_FIELDS
+                and not value.startswith(_URLS)
+                and len(value) <= _LONGEST_PATH
+                and _LOCAL_PATH.match(value)
+            ):
                 return True
-        elif isinstance(value, str) and len(value) <= _LONGEST_PATH and _LOCAL_PATH.match(value):
+        elif name in _MEDIA_FIELDS and isinstance(value, Mapping) and _names_local_file(value):
             return True
     return False
 

@@ -71,10 +71,12 @@ class ChatPlan(_Plan):
     Attributes:
         response_format: what answers must match, if they are to be JSON.
         system: the system message for conversations that have none.
+        untouched: the options that have llmbatch's default, which is sent only to models that accept it.
     """
 
     response_format: ResponseFormat | None = None
     system: str | None = None
+    untouched: frozenset[str] = frozenset()
 
     def request(self, messages: Any) -> dict[str, Any]:
         """Return LiteLLM's arguments for one conversation, as copies: LiteLLM changes what it is given.
@@ -118,8 +120,9 @@ def plan_chat(
         raise ValueError(
             "output_cost_per_token= is missing. Pass it with input_cost_per_token= (USD per token); 0 is a price too"
         )
-    if temperature is DEFAULT_TEMPERATURE or max_tokens is DEFAULT_MAX_TOKENS:
-        accepted = _litellm.without_refused_defaults(target, float(DEFAULT_TEMPERATURE), int(DEFAULT_MAX_TOKENS))
+    defaults = {"temperature": temperature is DEFAULT_TEMPERATURE, "max_tokens": max_tokens is DEFAULT_MAX_TOKENS}
+    if any(defaults.values()):
+        accepted = _litellm.accepted_defaults(target, float(DEFAULT_TEMPERATURE), int(DEFAULT_MAX_TOKENS))
         if temperature is DEFAULT_TEMPERATURE:
             temperature = accepted.get("temperature")
         if max_tokens is DEFAULT_MAX_TOKENS:
@@ -136,6 +139,7 @@ def plan_chat(
         sent_as_is=_litellm.unknown_parameters(target, kwargs),
         response_format=checked_format(kwargs.get("response_format")),
         system=system,
+        untouched=frozenset(name for name, is_default in defaults.items() if is_default),
     )
 
 

@@ -1,8 +1,8 @@
-"""What was sent, taken out of what others say about it: prompts, and every key that LiteLLM could have used.
+"""Removes prompts, and every key that LiteLLM could have used, from error texts.
 
-The one rule for rows, the log, exceptions and files. A run of 20 characters that a text shares with what was sent is
-removed, and so is a shorter text of 6 or more as a whole, with whitespace folded and escapes undone. It takes time
-linear in the two, and comes before any cut that people would see.
+The one rule for rows, the log, exceptions and files: a run of 20 characters that a text shares with what was sent is
+removed, and so is a shorter prompt of 6 characters or more as a whole. Whitespace is folded and escapes are undone
+first. It takes time linear in the two texts, and comes before any cut that people would see.
 """
 
 from __future__ import annotations
@@ -18,13 +18,19 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from llmbatch import _litellm
 
-_READ = 20_000  # characters of a text that are looked at; what a cut leaves of a run is shorter than one
-_RUN, _KEY_RUN, _WHOLE = 20, 8, 6
-_LONG_VALUE = 16  # of a URL's query: more than a version or a flag
+# Characters of a text that are kept and searched.
+_MAX_CHARACTERS = 20_000
+# Shared runs of so many characters are removed, of prompts and of keys.
+_PROMPT_RUN = 20
+_KEY_RUN = 8
+# Shorter secrets are removed as a whole from this length on.
+_MIN_WHOLE = 6
+# A value of a URL's query this long is more than a version or a flag.
+_MIN_QUERY_SECRET = 16
 _REMOVED, _KEY_REMOVED = "[removed]", "[key]"
 _ESCAPE = re.compile(r"\\+(?:u([0-9a-fA-F]{4})|(.))", re.DOTALL)
 _WHITE = dict.fromkeys("nrtfv", " ")
-# Named by the protocol, and as good as any word of an error.
+# Fields of the protocol: their values are common words of errors.
 _STRUCTURE = frozenset({"role", "type", "id", "tool_call_id", "detail"})
 _NO_CONNECTION = frozenset({"messages", "input", "tools", "functions", "response_format", "prompt_cache_key"})
 _KEY_NAME = re.compile(r"(?i)(?:key|key_id|token|secret|passw(?:or)?d|credential|authorization|cookie)s?(?![a-z])")
@@ -36,11 +42,11 @@ _KEY = re.compile(
 
 
 def redacted(text: str, request: Mapping[str, Any] | None = None) -> str:
-    """The text in one line, without keys and without what `request` (LiteLLM's arguments) sent."""
-    text = _folded(text[:_READ])
+    """Return the text in one line, without keys and without what `request` (LiteLLM's arguments) sent."""
+    text = _folded(text[:_MAX_CHARACTERS])
     text = _without(text, list(_keys(request or {})), _KEY_RUN, _KEY_REMOVED)
     if request:
-        text = _without(text, list(_texts([request.get("messages"), request.get("input")])), _RUN, _REMOVED)
+        text = _without(text, list(_texts([request.get("messages"), request.get("input")])), _PROMPT_RUN, _REMOVED)
     return _KEY.sub(_KEY_REMOVED, text)
 
 
@@ -59,7 +65,7 @@ def _folded(text: str) -> str:
 
 
 def _bare(text: str) -> str:
-    """The text without the escapes of JSON, Python and HTML, however often they were applied; consistent, not exact."""
+    """Return the text without escapes of JSON, Python and HTML, however often applied; consistent, not exact."""
 
     def plain(escape: re.Match[str]) -> str:
         code, character = escape.groups()
@@ -70,13 +76,13 @@ def _bare(text: str) -> str:
 
 
 def _scrubbed(text: str, secrets: list[str], run: int, mark: str) -> str:
-    """The text with a mark in the place of each shorter secret, and of each run of characters that it shares with one.
+    """Return the text with a mark in place of each short secret and of each run of characters that it shares with one.
 
-    Any run holds a shorter piece that begins at a multiple of `step` in its secret: only those are looked up, and only
-    around those that the text has too are whole runs compared.
+    Every run contains a shorter piece that begins at a multiple of `step` in its secret. Only those pieces are looked
+    up, and whole runs are compared only around those that the text contains.
     """
-    heads = {text[at : at + _WHOLE] for at in range(len(text) - _WHOLE + 1)}
-    wholes = {secret for secret in secrets if _WHOLE <= len(secret) < run and secret[:_WHOLE] in heads}
+    heads = {text[at : at + _MIN_WHOLE] for at in range(len(text) - _MIN_WHOLE + 1)}
+    wholes = {secret for secret in secrets if _MIN_WHOLE <= len(secret) < run and secret[:_MIN_WHOLE] in heads}
     for secret in sorted(wholes, key=len, reverse=True):
         text = text.replace(secret, mark)
     step = run // 3 + 1
@@ -100,7 +106,7 @@ def _scrubbed(text: str, secrets: list[str], run: int, mark: str) -> str:
 
 
 def _texts(value: Any) -> Iterator[str]:
-    """Every text in what is sent, and those in texts that are JSON (a tool call's arguments)."""
+    """Yield every text in what is sent, and those in texts that are JSON (a tool call's arguments)."""
     left = [value]
     while left:
         value = left.pop()
@@ -116,7 +122,7 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _keys(request: Mapping[str, Any]) -> Iterator[str]:
-    """Whatever could let somebody in: of the request's arguments, of the environment, and of LiteLLM's own settings."""
+    """Yield every credential in the request's arguments, the environment and LiteLLM's own settings."""
     left = [(name, value) for name, value in request.items() if name not in _NO_CONNECTION]
     left += [("key", value) for value in _litellm.own_keys()]
     left += os.environ.items()
@@ -142,5 +148,5 @@ def _keys_in_url(url: str) -> Iterator[str]:
         secret = password or user
         yield from (secret, unquote(secret))
         yield from (
-            value for name, value in parse_qsl(parts.query) if _KEY_NAME.search(name) or len(value) >= _LONG_VALUE
+            value for name, value in parse_qsl(parts.query) if _KEY_NAME.search(name) or len(value) >= _MIN_QUERY_SECRET
         )

@@ -111,7 +111,12 @@ _WRONG_PATH = re.compile(
 _BARE_NOT_FOUND = re.compile(r"^\W*(?:detail\W+)?(?:error\W+)?not[ _]found\W*$|^\W*404\W+not found\W*$")
 _CHECK_ADDRESS = "check api_base: most servers want an address that ends in /v1"
 
-_REQUEST_TOO_LARGE = ("request too large", "tokens_limit_reached", "request_too_large")
+_REQUEST_TOO_LARGE = (
+    "request too large",
+    "tokens_limit_reached",
+    "request_too_large",
+    "too large to process",  # llama.cpp, 500: input (992 tokens) is too large to process. increase the physical batch
+)
 _QUOTA_WORDS = (
     "insufficient_quota",
     "exceeded your current quota",
@@ -147,6 +152,12 @@ _RESET_IN_METADATA = re.compile(r'"x-ratelimit-reset"\s*:\s*"?(\d{10,13})')
 _NO_RESOURCES = re.compile(r"resource[ _]unavailable")
 
 
+def is_too_large(message: str) -> bool:
+    """Return whether the provider says that a request is too large, which no retry fixes."""
+    words = message.lower()
+    return any(word in words for word in _REQUEST_TOO_LARGE)
+
+
 def rejection(report: ErrorReport, status: int) -> Failure:
     """Return the failure for a response with an error status."""
     words, headers = report.words, report.headers
@@ -165,7 +176,7 @@ def rejection(report: ErrorReport, status: int) -> Failure:
         billed=False,
         headers=headers,
     )
-    if any(word in words for word in _REQUEST_TOO_LARGE):
+    if is_too_large(words):
         return failure
     quota = _exhausted_quota(report, status, retry_after)
     if quota is not None:
@@ -231,6 +242,8 @@ def _exhausted_quota(report: ErrorReport, status: int, retry_after: float | None
     if limited and retry_after is None:
         reset = _hours_until_reset(report)
     when = "" if reset is None else f", resets in {_duration(reset)}: the provider asks to wait {reset:.0f} s"
+    if reset is not None and not limited:
+        return f"the provider asks to wait {reset:.0f} s ({_duration(reset)})"
     if _BUDGET.search(words) and (status in _BUDGET_STATUS or _BUDGET_CODES.search(report.code)):
         return f"the budget is spent{when or '; its owner can raise it'}"
     if limited and (found := _DAILY_QUOTA_ID.search(report.details)):

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from http import HTTPStatus
 from operator import attrgetter
 from typing import Any, Protocol
@@ -55,9 +56,11 @@ class Outcome:
         elapsed: seconds of the last attempt, from its HTTP request on where that is known.
         waited: seconds before it, since `begun`.
         rows: how many rows the request is for.
+        last_failure: the failure of its last attempt so far.
         outages: the outages of the server that it has met, by number.
         rejected: the last attempt's answer if it did not count as one (broken, empty, filtered).
         usage: the tokens of all such answers.
+        rate_limited: whether the last attempt got a 429 that the limiter learnt from.
     """
 
     answer: Answer | None = None
@@ -70,9 +73,11 @@ class Outcome:
     waited: float | None = None
     begun: float = field(default_factory=time.monotonic)
     rows: int = 1
+    last_failure: Failure | None = None
     outages: set[int] = field(default_factory=set)
     rejected: Answer | None = None
     usage: dict[str, Any] = field(default_factory=dict)
+    rate_limited: bool = False
 
     def reject(self, answer: Answer) -> None:
         """Keep an answer that does not count as one."""
@@ -123,7 +128,7 @@ class Sender:
         that is given is filled on the way, for a caller that may cancel this.
         """
         outcome = outcome or Outcome()
-        retried = retrying(self.retries, paced=True, sleep=self._pause)
+        retried = retrying(self.retries, paced=True, sleep=partial(self._pause, outcome))
         try:
             answer: Answer = await retried(self._attempt, request, order, call, outcome)
         except AttemptFailedError as exc:
@@ -136,8 +141,9 @@ class Sender:
             outcome.cost = None if answer.cost is None else outcome.cost
         return outcome
 
-    async def _pause(self, seconds: float) -> None:
-        await self.breaker.unless_given_up(asyncio.sleep(seconds))
+    async def _pause(self, outcome: Outcome, seconds: float) -> None:
+        pause = self.limiter.pause if outcome.rate_limited else asyncio.sleep
+        await self.breaker.unless_given_up(pause(seconds))
 
     async def _attempt(self, request: dict[str, Any], order: int, call: Call, outcome: Outcome) -> Answer:
         """Make one attempt, with its cost upper bound reserved meanwhile. Counts itself and its cost in `outcome`."""
@@ -153,7 +159,7 @@ class Sender:
         sent_at = None
         sent_times: list[float] = []
         try:
-            arguments = await self.breaker.unless_given_up(self._arguments(outcome))
+            arguments = await self.breaker.unless_given_up(self._arguments(outcome, passage))
             turn = self.limiter.acquire(passage.order, self._tokens(request))
             permit = await self.breaker.unless_given_up(turn, passage)
             if self.breaker.given_up is not None:
@@ -165,6 +171,7 @@ class Sender:
             sent_at, sent_times = time.monotonic(), record_send_times()
             result = await self._once({**request, **arguments}, permit, call)
             cost = result.cost if isinstance(result, Answer) else (None if result.billed is None else 0.0)
+            outcome.rate_limited = isinstance(result, Failure) and result.rate_limited
         finally:
             self.budget.settle(bound, cost)
             outcome.uncertain |= cost is None
@@ -177,10 +184,13 @@ class Sender:
                 return result
             outcome.reject(result)
             raise AttemptFailedError(failure)
+        outcome.last_failure = result
         unauthorised = result.status_code == HTTPStatus.UNAUTHORIZED
         if unauthorised and self.credentials is not None and outcome.renewed is None:
             self.credentials.renew(arguments)
             outcome.renewed = result
+            if passage.probe:  # other rows have met it with a new token
+                self.breaker.on_failure(passage, result)
             raise AttemptFailedError(replace(result, retryable=True, retry_after=0.0, counted=False))
         if self.gives_up_without_resources and result.no_resources:
             result = replace(result, retryable=outcome.attempts < _ATTEMPTS_WITHOUT_RESOURCES)
@@ -194,13 +204,14 @@ class Sender:
             self.breaker.on_failure(passage, replace(result, unavailable=False))
         raise AttemptFailedError(result)
 
-    async def _arguments(self, outcome: Outcome) -> dict[str, Any]:
+    async def _arguments(self, outcome: Outcome, passage: Passage) -> dict[str, Any]:
         if self.credentials is None:
             return {}
         try:
             return await self.credentials.arguments()
         except Exception as exc:  # noqa: BLE001 - whatever it is, it is this row's failure
             failure = outcome.renewed or replace(classify(exc, self.target.provider), scope=Scope.SHARED)
+            self.breaker.on_failure(passage, failure)
         raise AttemptFailedError(failure)
 
     async def _once(self, request: dict[str, Any], permit: Permit, call: Call) -> Answer | Failure:

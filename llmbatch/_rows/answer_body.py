@@ -27,6 +27,8 @@ def sound(body: Mapping[str, Any]) -> dict[str, Any]:
     made = _plain({name: value for name, value in body.items() if name not in left_out})
     if "usage" in made:
         made["usage"] = sound_usage(made["usage"])
+        if items is None and not _can_be_true(made["usage"], choices):
+            made["usage"] = {}
     if not isinstance(made.get("model"), str | None):
         made["model"] = None
     return made if items is None else {**made, "data": items}
@@ -58,6 +60,21 @@ def sound_usage(given: Any) -> dict[str, Any]:
     }
 
 
+def _can_be_true(usage: Mapping[str, Any], choices: list[Mapping[str, Any]]) -> bool:
+    """Return whether an answer with these choices can have taken so few tokens.
+
+    llama.cpp reports the tokens of one choice for all of them. A token is hardly ever longer than a word.
+    """
+    completion = usage.get("completion_tokens") or 0
+    if (len(choices) == 1 and completion and usage.get("prompt_tokens")) or not has_tokens(usage):
+        return True
+    if reported_cost(usage) is not None:
+        return True
+    texts = ((choice.get("message") or {}).get("content") for choice in choices)
+    words = sum(len(text.split()) for text in texts if isinstance(text, str))
+    return bool(usage.get("prompt_tokens")) and words <= completion
+
+
 def has_tokens(usage: Mapping[str, Any] | None) -> bool:
     """Whether a usage says anything, so that a price can be made of it."""
     return any((usage or {}).get(name) for name in NO_USAGE)
@@ -68,7 +85,7 @@ def reported_cost(usage: Mapping[str, Any] | None) -> float | None:
     cost = (usage or {}).get("cost")
     if isinstance(cost, Mapping):
         cost = cost.get("total_cost")
-    return float(cost) if _is_count(cost) else None
+    return float(cost) if isinstance(cost, int | float) and _is_count(cost) else None
 
 
 def _details(value: Any) -> Any:

@@ -145,6 +145,16 @@ class FailureType(StrEnum):
         "the provider's content filter withheld or cut the answer",
         "Not retried. Change the prompt.",
     )
+    AMBIGUOUS_ANSWER = (
+        "AmbiguousAnswer",
+        "the answer does not say which of its vectors belongs to the text",
+        "Sent again one text at a time; not retried then. Check the server.",
+    )
+    WRONG_DIMENSIONS = (
+        "WrongDimensions",
+        "the vector has another length than `dimensions`, which the server ignored",
+        "Not retried. Leave dimensions out.",
+    )
     VALIDATION = (
         "ValidationError",
         "the answer does not match `response_format`, or `validate` rejects it",

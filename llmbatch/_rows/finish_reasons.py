@@ -26,10 +26,6 @@ class FinishClass(IntEnum):
     """The provider failed while it answered: a failed row that keeps its text, retried like a transient error."""
 
 
-BROKEN_ANSWER: Final = FailureType.BROKEN_ANSWER
-EMPTY_ANSWER: Final = FailureType.EMPTY_ANSWER
-CONTENT_FILTERED: Final = FailureType.CONTENT_FILTERED
-
 _OPENAI = "https://platform.openai.com/docs/api-reference/chat/object"
 _RESPONSES = "https://platform.openai.com/docs/api-reference/responses/object (incomplete_details)"
 _ANTHROPIC = "https://docs.claude.com/en/api/handling-stop-reasons"
@@ -144,7 +140,7 @@ _BAD_TOOL_CALLS: Final = {
 _NO_ANSWER: Final = {"role", "provider_specific_fields", "annotations", "content"}
 # Error types of requests that a content filter rejected: ours, LiteLLM's, and Azure's in batch files.
 _FILTERED_TYPES: Final = {
-    CONTENT_FILTERED, "ContentPolicyViolationError", "content_filter", "content_policy_violation"
+    FailureType.CONTENT_FILTERED, FailureType.CONTENT_POLICY_VIOLATION, "content_filter", "content_policy_violation"
 }  # fmt: skip
 
 
@@ -225,16 +221,16 @@ def answer_problem(body: Mapping[str, Any]) -> AnswerProblem | None:
     reason = next(own_reason(choice) for choice in choices if finish_class(choice) is worst)
     if worst is FinishClass.FILTERED:
         message = f"the provider's content filter withheld the answer (finish_reason {reason})"
-        return AnswerProblem(CONTENT_FILTERED, message, retryable=False)
-    return AnswerProblem(EMPTY_ANSWER, f"no text, tool call, refusal or reasoning (finish_reason {reason})")
+        return AnswerProblem(FailureType.CONTENT_FILTERED, message, retryable=False)
+    return AnswerProblem(FailureType.EMPTY_ANSWER, f"no text, tool call, refusal or reasoning (finish_reason {reason})")
 
 
 def _without_choices(body: Mapping[str, Any]) -> AnswerProblem | None:
     if "data" not in body:
-        return AnswerProblem(EMPTY_ANSWER, "the provider answered without any choice")
+        return AnswerProblem(FailureType.EMPTY_ANSWER, "the provider answered without any choice")
     if any(item.get("embedding") for item in body["data"]):
         return None
-    return AnswerProblem(EMPTY_ANSWER, "the provider's answer has no vectors")
+    return AnswerProblem(FailureType.EMPTY_ANSWER, "the provider's answer has no vectors")
 
 
 def _broken(choices: list[Mapping[str, Any]]) -> AnswerProblem:
@@ -245,7 +241,7 @@ def _broken(choices: list[Mapping[str, Any]]) -> AnswerProblem:
     reason = own_reason(choice)
     what = "the model made a malformed or unexpected tool call" if _is_tool_call(reason) else _FAILED
     message = f"{what} (finish_reason {reason})"
-    return AnswerProblem(BROKEN_ANSWER, message, detail=str(words or ""))
+    return AnswerProblem(FailureType.BROKEN_ANSWER, message, detail=str(words or ""))
 
 
 def _native(choice: Mapping[str, Any]) -> Any:

@@ -17,7 +17,7 @@ class Row(TypedDict, total=False):
     the last one that failed, `waited` of everything before it (limits, retries). They are None where nothing was sent,
     and in rows of batch jobs. `lane` is the way the answer came: "live", "job" or "flex"; `saved` is what that cost
     less, in USD, than the live price, and `paid_twice` what a cancelled job's late answer cost besides (None: unknown).
-    `resumed` marks a row that was found in the checkpoint.
+    `resumed` marks a row that was found in the checkpoint, `rechecked` one whose answer there no longer passed.
     """
 
     id: str
@@ -36,6 +36,7 @@ class Row(TypedDict, total=False):
     saved: float
     paid_twice: float | None
     resumed: bool
+    rechecked: bool
     error: str
     error_details: dict[str, Any]
     fallback: dict[str, Any]
@@ -48,8 +49,8 @@ class Row(TypedDict, total=False):
 NO_USAGE = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
 OWN_KEYS = ("custom_id", "cost", "attempts", "elapsed", "waited", "lane")
 _ONLY_OURS = {
-    "error", "error_details", "fallback", "resumed", "metadata", "request_model", "asks", "same_as", "saved",
-    "paid_twice",
+    "error", "error_details", "fallback", "resumed", "rechecked", "metadata", "request_model", "asks", "same_as",
+    "saved", "paid_twice",
 }  # fmt: skip
 
 

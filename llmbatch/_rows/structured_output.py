@@ -1,4 +1,4 @@
-"""Answers that are to be JSON: what may be asked for, and how it is read out of an answer's text."""
+"""Answers that have to be JSON: checking `response_format`, and parsing what the model answered."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from typing_extensions import TypeVar
 
     M = TypeVar("M", default=Any)
-    """What `response_format` makes of an answer."""
+    """The type of a parsed answer."""
 else:
     from typing import TypeVar
 
@@ -24,11 +24,13 @@ else:
 
 ResponseFormat: TypeAlias = "type[BaseModel] | Mapping[str, Any]"
 
-_TRIES = 100  # of places where JSON might begin
+_MAX_TRIES = 300  # places in a text where JSON may begin
+# Qwen, DeepSeek and most open models; Magistral.
+_THINKING_BEGINS, _THINKING_ENDS = ("<think>", "[THINK]"), ("</think>", "[/THINK]")
 
 
 def checked_format(given: Any) -> ResponseFormat | None:
-    """The format, None where answers need be no JSON. Raises TypeError and ValueError, with the mend."""
+    """Return the response format, None if answers need not be JSON. Raises TypeError or ValueError for misuse."""
     forms = 'a pydantic model class, {"type": "json_object"}, or {"type": "json_schema", "json_schema": {…}}'
     if given is None or hasattr(given, "model_validate_json"):
         if isinstance(given, type) or given is None:
@@ -47,38 +49,80 @@ def checked_format(given: Any) -> ResponseFormat | None:
     return given if kind in {"json_object", "json_schema"} else None
 
 
-def json_text(text: str) -> str:
-    """The JSON in an answer: all of it, or the longest object or list in it, as where a model adds a fence or prose.
+def parsed(text: str, response_format: ResponseFormat) -> Any:
+    """Return the text as an instance of the pydantic model, or as plain JSON. Raises ValueError if it does not fit.
 
-    Returns the text as it is where there is none.
+    Reasoning before the last `</think>` is ignored. Of several JSON values, amid prose or in a fence, the last one that
+    fits counts.
     """
+    if isinstance(response_format, Mapping):
+        return _parsed_json(text, response_format)
+    try:
+        return response_format.model_validate_json(text)
+    except ValueError:
+        candidates = _candidates(text)
+        if candidates is None:
+            raise
+    for candidate in reversed(candidates):
+        if len(candidate) > len("{}"):
+            with suppress(ValueError):
+                return response_format.model_validate_json(candidate)
+    return response_format.model_validate_json(max(candidates, key=len, default=_answer_text(text)))
+
+
+def _parsed_json(text: str, response_format: Mapping[str, Any]) -> Any:
+    candidates = _candidates(text)
+    if candidates is None:
+        return json.loads(text)
+    values = [json.loads(candidate) for candidate in candidates]
+    schema = (response_format.get("json_schema") or {}).get("schema") or {}
+    for value in reversed(values):
+        if value and _fits(value, schema):
+            return value
+    return json.loads(max(candidates, key=len, default=_answer_text(text)))
+
+
+def _fits(value: Any, schema: Mapping[str, Any]) -> bool:
+    """Return whether a value can be the answer, as far as the outermost level of the schema tells."""
+    kind = schema.get("type") or ("object" if not schema or "properties" in schema else None)
+    if kind != "object" or not isinstance(value, dict):
+        return kind is None or isinstance(value, dict) == (kind == "object")
+    known = schema.get("properties") or {}
+    closed = schema.get("additionalProperties") is False
+    return set(schema.get("required") or ()) <= value.keys() and not (closed and value.keys() - known.keys())
+
+
+def _candidates(text: str) -> list[str] | None:
+    """Return the objects and lists in an answer, in their order; None if all of it is one JSON value."""
     try:
         json.loads(text)
     except (ValueError, RecursionError):
-        return max(_found(text), key=len, default=text)
-    return text
+        return list(_found(_answer_text(text)))
+    return None
+
+
+def _answer_text(text: str) -> str:
+    """Return an answer without the reasoning that some servers leave in front of it."""
+    for closing in _THINKING_ENDS:
+        text = text.rpartition(closing)[2]
+    # Cut off while it was thinking: a draft is no answer.
+    return "" if text.lstrip().startswith(_THINKING_BEGINS) else text
 
 
 def _found(text: str) -> Iterator[str]:
     decode, end = json.JSONDecoder().raw_decode, 0
     begins = (begin.start() for begin in re.finditer(r"[{\[]", text))
-    for at in islice((at for at in begins if at >= end), _TRIES):
+    for at in islice((at for at in begins if at >= end), _MAX_TRIES):
         with suppress(ValueError, RecursionError):
             end = decode(text, at)[1]
             yield text[at:end]
 
 
-def parsed(text: str, response_format: ResponseFormat) -> Any:
-    """The text as an instance of the pydantic model, or as plain JSON. Raises ValueError for one that does not fit."""
-    given = json_text(text)
-    return json.loads(given) if isinstance(response_format, Mapping) else response_format.model_validate_json(given)
-
-
 def parsed_row(row: Mapping[str, Any], response_format: ResponseFormat | None) -> Any:
-    """The same of a row's answer; None where the row failed, or calls tools instead."""
+    """Return a row's answer as `parsed` does; None if the row failed, or calls tools instead."""
     if response_format is None or (text := row_text(row)) is None:
         return None
     try:
         return parsed(text, response_format)
-    except Exception:  # noqa: BLE001 - what was to validate has; this is text beside tool calls, and a model's own code
+    except Exception:  # noqa: BLE001 - text next to tool calls, which nobody has validated, or a model's own code
         return None

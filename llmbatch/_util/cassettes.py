@@ -1,4 +1,4 @@
-"""What `testing` adds to vcrpy: an index, so that thousands of rows replay in linear time, and the removal of keys."""
+"""vcrpy with an index, so that thousands of rows replay in linear time, and without credentials in the files."""
 
 from __future__ import annotations
 
@@ -20,9 +20,11 @@ from llmbatch._util.secret_values import remembered, secrets_in, without
 
 REDACTED = "REDACTED"
 
+# A placeholder such as "not-needed", which a prompt may contain too: then a replay with another one would miss.
+_PLACEHOLDER = re.compile(r"[a-z]+(?:[-_][a-z]+)*")
 _of_request: contextvars.ContextVar[set[str]] = contextvars.ContextVar("_of_request", default=set())  # noqa: B039 - never changed
 
-# An allow-list: a header that nobody thought of cannot leak.
+# Only these are stored, so that no unknown header can leak a key.
 _REQUEST_HEADERS = re.compile(r"content-type|accept|anthropic-(version|beta)|openai-beta|x-initiator", re.IGNORECASE)
 _RESPONSE_HEADERS = re.compile(
     r"content-type|location|retry-after(-ms)?|x-should-retry|(x-|anthropic-)?ratelimit-.*|x-request-id|request-id",
@@ -47,7 +49,7 @@ _KEY_SHAPES = (
     r"eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}",
 )
 KEY_SHAPE = re.compile("|".join(rf"\b{shape}" for shape in _KEY_SHAPES).encode())
-_JOB_ID = re.compile(rb"\bjob-[0-9a-f]{16}\b")  # made up anew for each batch job
+_JOB_ID = re.compile(rb"\bjob-[0-9a-f]{16}\b")  # a new one for each batch job
 _LOOPBACK = {"localhost", "127.0.0.1", "0.0.0.0", "::1"}  # noqa: S104 - compared with, not bound to
 
 
@@ -82,7 +84,7 @@ def _body_bytes(request: Any) -> bytes:
 
 def clean_request(request: Any) -> Any:
     """Return the request as it is stored and compared: no credentials, harmless headers, a body in bytes."""
-    secrets = remembered() | _secrets_sent(request)
+    secrets = {secret for secret in remembered() | _secrets_sent(request) if not _PLACEHOLDER.fullmatch(secret)}
     request.uri = _plain_uri(request.uri, secrets)
     request.headers = {k: v for k, v in request.headers.items() if _REQUEST_HEADERS.fullmatch(k)}
     body = _without_keys(_body_bytes(request), secrets)
@@ -101,9 +103,9 @@ def clean_response(response: dict[str, Any]) -> dict[str, Any]:
 
 
 def request_key(request: Any) -> tuple[str, str, bytes]:
-    """What a request is matched on: method, URI and body. A JSON body counts whatever the order of its keys.
+    """Return what a request is matched on: method, URI and body. The order of the keys in a JSON body does not matter.
 
-    The boundary in a multipart body is random, so of an upload only method and URI count.
+    The boundary in a multipart body is random, so an upload is matched on method and URI only.
     """
     body = _body_bytes(request)
     if str(request.headers.get("content-type", "")).startswith("multipart/"):
@@ -115,7 +117,7 @@ def request_key(request: Any) -> tuple[str, str, bytes]:
 
 
 def same_request(one: Any, other: Any) -> bool:
-    """The matcher "request"."""
+    """Return whether two requests match: the matcher "request"."""
     return request_key(one) == request_key(other)
 
 
@@ -131,7 +133,7 @@ def _secrets_sent(request: Any) -> set[str]:
 
 
 class IndexedCassette(Cassette):  # type: ignore[misc]
-    """A cassette that finds a request by its key instead of comparing it with every recorded one."""
+    """A cassette that looks a request up by its key instead of comparing it with every recorded one."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._indices: defaultdict[tuple[str, str, bytes], list[int]] = defaultdict(list)
@@ -156,12 +158,12 @@ class IndexedCassette(Cassette):  # type: ignore[misc]
             yield index, self.data[index][1]
 
     def find_requests_with_most_matches(self, request: Any) -> list[tuple[Any, list[str], list[tuple[str, str]]]]:
-        """Those equal to the request: a miss need not compare and quote every recorded body."""
+        """Return the equal requests only: vcrpy would compare and quote every recorded body."""
         return [(self.data[index][0], ["request"], []) for index, _ in self._responses(request)]
 
 
 class BatchVCR(VCR):  # type: ignore[misc]
-    """vcrpy with our filters, matcher and cassette as defaults."""
+    """A `vcr.VCR` with our filters, matcher and cassette class as defaults."""
 
     def __init__(self, **options: Any) -> None:
         options.setdefault("record_mode", "none")

@@ -1,4 +1,4 @@
-"""Packages that only some of the functions need."""
+"""Optional packages, which some functions need."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from llmbatch._util.base_errors import MissingExtraError
 
 
 def extra(package: str, what: str, name: str) -> Any:
-    """Return the package. Raises MissingExtraError that says what needs it, and which extra brings it."""
+    """Import the package. Raises MissingExtraError that names what needs it and the extra that installs it."""
     try:
         return importlib.import_module(package)
     except ImportError as exc:

@@ -1,4 +1,4 @@
-"""Files as llmbatch writes them: JSON lines, and files that are whole or not there."""
+"""JSON lines, and files that are either complete or not there."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from typing import IO, Any
 
 
 def json_line(value: Any) -> bytes:
-    """The value as a line of JSONL. Raises UnicodeEncodeError for text that is no UTF-8 (half an emoji)."""
+    """Return the value as a line of JSONL. Raises UnicodeEncodeError for half a surrogate pair."""
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
 
 
 def from_json(text: str | bytes) -> Any:
-    """What a line or a file holds as JSON. Raises ValueError for what is none, or nested too deeply to be read."""
+    """Parse a line or a file as JSON. Raises ValueError if it is not JSON, or nested too deeply."""
     try:
         return json.loads(text)
     except RecursionError:
@@ -26,7 +26,7 @@ def from_json(text: str | bytes) -> Any:
 
 
 def json_text(value: Any, **style: Any) -> str:
-    """The value as JSON that can be written, whatever its texts: what is no UTF-8 is escaped."""
+    """Return the value as JSON that can be written: text that UTF-8 cannot hold is escaped."""
     text = json.dumps(value, ensure_ascii=False, **style)
     try:
         text.encode()
@@ -36,15 +36,15 @@ def json_text(value: Any, **style: Any) -> str:
 
 
 def replaceable(path: str | os.PathLike[str]) -> bool:
-    """Whether a file may take the place of what is at `path`: of nothing, or of a file that is not our own output.
+    """Return whether a new file may replace `path`: there is nothing, or a file that is not our standard output.
 
-    A device, a pipe or what the shell has put there as standard output can only be written to.
+    A device, a pipe, or the file that the shell has opened as standard output can only be written to.
     """
     return not Path(path).exists() or (Path(path).is_file() and not is_standard_output(path))
 
 
 def is_standard_output(path: str | os.PathLike[str]) -> bool:
-    """Whether this process prints to that very file, device or pipe."""
+    """Return whether the path is the file, device or pipe that this process prints to."""
     try:
         return os.path.samestat(Path(path).stat(), os.fstat(1))
     except OSError:  # none of them there
@@ -53,31 +53,31 @@ def is_standard_output(path: str | os.PathLike[str]) -> bool:
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
-    """A new file that takes the place of `path` at once when the block ends, and goes when the block raises.
+    """Open a new file that replaces `path` atomically when the block ends, and is deleted when the block raises.
 
-    A link stays one, and what it leads to keeps its mode and owner. What no file may replace is written to as it is.
+    A link stays a link, and its target keeps its mode and owner. A device or pipe is written to in place.
     """
     if not replaceable(path):
         with Path(path).open("wb") as file:
             yield file
         return
     place = Path(path).resolve()
-    beside = place.with_name(f"{place.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+    temporary = place.with_name(f"{place.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:
-        with beside.open("wb") as file:
+        with temporary.open("wb") as file:
             if place.exists():
-                _like(place, beside)
+                _copy_mode_and_owner(place, temporary)
             yield file
             file.flush()
             os.fsync(file.fileno())
-        beside.replace(place)
+        temporary.replace(place)
     except BaseException:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
-def _like(place: Path, beside: Path) -> None:
-    """Give a file the owner and mode of another one, as far as this user may."""
-    shutil.copymode(place, beside)
+def _copy_mode_and_owner(source: Path, target: Path) -> None:
+    """Give `target` the owner and mode of `source`, as far as this user may."""
+    shutil.copymode(source, target)
     with suppress(OSError, AttributeError):  # Windows has no owners
-        os.chown(beside, place.stat().st_uid, place.stat().st_gid)
+        os.chown(target, source.stat().st_uid, source.stat().st_gid)

@@ -17,7 +17,6 @@ SECRET_NAME = re.compile(
 )
 _NO_SECRETS = frozenset({"messages", "input", "tools", "functions", "response_format", "prompt_cache_key"})
 _SCHEME = re.compile(r"(?i)^(?:bearer|basic|token)\s+")
-_WORD = re.compile(r"[a-z]+(?:[-_][a-z]+)*")  # a placeholder such as "not-needed", which a prompt may have too
 _SHORTEST = 8  # characters; a shorter value may be any text
 
 _remembered = set[str]()
@@ -51,7 +50,7 @@ def secrets_in(arguments: Mapping[str, Any]) -> Iterator[str]:
                 left.append(("password", urlsplit(value).password or ""))
         elif isinstance(value, str) and SECRET_NAME.search(name):
             secret = _SCHEME.sub("", value.strip())
-            if len(secret) >= _SHORTEST and not _WORD.fullmatch(secret):
+            if len(secret) >= _SHORTEST:
                 yield secret
 
 

@@ -56,4 +56,17 @@ class _ByName(string.Formatter):
     """`str.format` whose fields are whole column names: dots, brackets and spaces belong to the name."""
 
     def get_field(self, field_name: str, args: Any, kwargs: Any) -> Any:  # noqa: ARG002 - Formatter's signature
-        return kwargs[field_name], field_name
+        return _plain(kwargs[field_name]), field_name
+
+
+def _plain(value: Any) -> Any:
+    """Return a cell with lists in place of arrays and Series, whose own text leaves out all but a few elements."""
+    if isinstance(value, str | bytes):
+        return value
+    if isinstance(value, Mapping):
+        return {name: _plain(item) for name, item in value.items()}
+    for name in ("tolist", "to_list"):  # of numpy and pandas; of polars
+        if hasattr(value, name) and hasattr(value, "__len__"):
+            value = getattr(value, name)()
+            break
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

@@ -1,4 +1,4 @@
-"""What the commands share: the group, how failures become messages and exit codes, options, JSON out."""
+"""The command group, its exit codes, shared options, and JSON output."""
 
 # ruff: noqa: D301 - click takes \b for "keep these lines as they are"
 
@@ -24,7 +24,7 @@ MISUSES = (CheckpointError, ValueError, TypeError, NotImplementedError, ImportEr
 
 
 class Group(click.Group):
-    """Says what went wrong in one line, without a traceback."""
+    """A command group that reports errors in one line, without a traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -33,8 +33,8 @@ class Group(click.Group):
             raise
         except (LLMBatchError, *MISUSES) as exc:
             click.echo(f"Error: {exc}", err=True)
-            elsewhere = isinstance(exc, LLMBatchError) and not isinstance(exc, CheckpointError | NotImplementedError)
-            sys.exit(FAILED if elsewhere else MISUSE)
+            misuse = CheckpointError | NotImplementedError | ImportError
+            sys.exit(FAILED if isinstance(exc, LLMBatchError) and not isinstance(exc, misuse) else MISUSE)
         except KeyboardInterrupt:
             click.echo("Interrupted", err=True)
             sys.exit(INTERRUPTED)
@@ -44,17 +44,18 @@ class Group(click.Group):
 @click.option("-v", "--verbose", is_flag=True, help="Show the log on stderr.")
 @click.version_option(package_name="llmbatch", prog_name="llmbatch")
 def main(verbose: bool) -> None:
-    """LLM work that comes in lists: live, or as the provider's own batch jobs.
+    """Send lists of prompts to an LLM, live or through the provider's Batch API.
 
-    Input is JSONL: a conversation a line, as a list of messages, as {"messages": [...]}, or as a plain JSON string.
-    Keys come from the environment (OPENAI_API_KEY and the like).
+    Input is JSONL, one conversation per line: a list of messages, {"messages": [...]}, or a plain JSON string. API keys
+    come from the environment (OPENAI_API_KEY and the like).
 
     \b
-    Exit codes: 0 done; 1 rows failed or the job ended badly; 2 misuse;
-                3 not done yet; 4 the provider or the network failed; 130 interrupted.
+    Exit codes: 0 done; 1 rows failed, or the output could not be finished;
+                2 misuse, nothing was sent; 3 not done yet;
+                4 the provider or the network failed; 130 interrupted.
     """
     _replace_closed_streams()
-    if isinstance(sys.stdout, io.TextIOWrapper):  # what goes into a file or a pipe is JSON, whatever the locale
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a file or a pipe gets JSON in UTF-8, whatever the locale
         encoding = sys.stdout.encoding if sys.stdout.isatty() else "utf-8"
         sys.stdout.reconfigure(encoding=encoding, errors="backslashreplace")
     if verbose:
@@ -78,14 +79,16 @@ def _replace_closed_streams() -> None:
 
 
 _OPTIONS = (
-    click.option("--format", "kind", type=click.Choice(["jsonl", "csv", "parquet"]), help="Of IN; else by its suffix."),
-    click.option("--template", metavar="TEXT", help='Prompt over columns or fields, as in "Summarise: {text}".'),
-    click.option("--column", metavar="NAME", help="The column that is the prompt."),
-    click.option("--id-column", metavar="NAME", help="The column that is the row's id; else custom_id or id."),
+    click.option(
+        "--format", "kind", type=click.Choice(["jsonl", "csv", "parquet"]), help="Format of IN; default: by its suffix."
+    ),
+    click.option("--template", metavar="TEXT", help='Prompt with columns in braces, as in "Summarise: {text}".'),
+    click.option("--column", metavar="NAME", help="Column that holds the prompt."),
+    click.option("--id-column", metavar="NAME", help="Column that holds the row's id; default: custom_id or id."),
     click.option("--system", metavar="TEXT", help="System message for conversations that have none."),
-    click.option("-m", "--model", help="LiteLLM's model string; else MODEL_CHOICE, else gpt-4o-mini."),
-    click.option("-t", "--temperature", type=float, help="0 to 2; 0.3 unless given."),
-    click.option("--max-tokens", type=int, help="Tokens of each answer at most; 200 unless given."),
+    click.option("-m", "--model", help="Model, as LiteLLM names it; default: MODEL_CHOICE, or gpt-4o-mini."),
+    click.option("-t", "--temperature", type=float, help="0 to 2; default: 0.3."),
+    click.option("--max-tokens", type=int, help="Maximum number of tokens of each answer; default: 200."),
     click.option("--api-base", help="Base URL of an OpenAI-compatible server."),
     click.option("-p", "--param", "params", multiple=True, metavar="NAME=JSON",
                  help="Any other parameter, as in -p seed=7 or -p stop='[\"END\"]'."),
@@ -93,9 +96,9 @@ _OPTIONS = (
 
 
 def request_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Adds the options that say how IN is read, and what is asked of which model.
+    """Add the options for reading IN and for the model to a command.
 
-    The command gets them as `reading`, for `requests_of`, and as `arguments`, those of the Python functions.
+    The command gets them as `reading`, for `requests_of`, and as `arguments` of the Python functions.
     """
 
     @functools.wraps(command)
@@ -114,7 +117,7 @@ def request_options(command: Callable[..., None]) -> Callable[..., None]:
 def _parameter(param: str) -> tuple[str, Any]:
     name, found, text = param.partition("=")
     if not (found and name.isidentifier()):
-        raise ValueError(f"-p {param}: write NAME=JSON, as in seed=7")
+        raise ValueError(f"-p {param} is not a parameter. Write NAME=JSON, as in -p seed=7.")
     try:
         return name, json.loads(text)
     except ValueError:
@@ -122,7 +125,7 @@ def _parameter(param: str) -> tuple[str, Any]:
 
 
 def seconds(text: str) -> float:
-    """Of a number, or of one with a unit."""
+    """Return the seconds of a number, or of a number with a unit."""
     try:
         return float(text)
     except ValueError:

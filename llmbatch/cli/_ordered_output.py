@@ -1,4 +1,4 @@
-"""The lines that `llmbatch run` leaves: one a row, in the input's order, and none that was paid for is lost."""
+"""The output of `llmbatch run`: one line per row, in the input's order, without losing a paid answer."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from llmbatch._rows.row import Row
 
 
 def rows_in(path: Path) -> list[Row]:
-    """The rows of a file of answers; of lines with the same id the last one counts. Raises CheckpointError."""
+    """Return the rows of an output file; the last line of each id counts. Raises CheckpointError."""
     with path.open("rb") as file:
         lines = {line["custom_id"]: line for _, _, line in output_lines(file, path) if line is not None}
     return [row_from_line(line) for line in lines.values()]
 
 
 class Arranged(NamedTuple):
-    """What a file of answers holds, and what became of the others.
+    """What an output file contains, and what was done with other lines.
 
     Attributes:
         answers: rows that have an answer.
@@ -34,10 +34,9 @@ class Arranged(NamedTuple):
 
 
 def arrange(path: Path, custom_ids: Sequence[str] | None = None, more: Iterable[Row] = ()) -> Arranged:
-    """Leave one line an id, in the order of `custom_ids` (else as they are), rows of `more` among them.
+    """Keep one line per id, in the order of `custom_ids` (default: the present order), and insert the rows of `more`.
 
-    Answers of rows that the input no longer has, or that have a newer answer, go to a file beside it, `NAME.old`, since
-    they were paid for. No error takes the place of an answer.
+    An error never overwrites an answer. Paid answers of changed or removed rows are moved to `NAME.old`.
     """
     with _held(path) as file:
         found = _Lines(file, path)
@@ -70,7 +69,7 @@ class _Line(NamedTuple):
 
 
 class _Lines:
-    """Which line of a file stands for each id: its last answer, else its last error.
+    """The line of each id in a file: its last answer, or its last error if it has no answer.
 
     Attributes:
         kept: that line, by id.
@@ -102,7 +101,7 @@ class _Lines:
 
 @contextmanager
 def _held(path: Path) -> Iterator[IO[bytes]]:
-    """The file open for reading, while no other run has it."""
+    """Open the file for reading, and lock it against other runs."""
     with path.open("ab+") as file:
         lock(file, path)
         file.seek(0)

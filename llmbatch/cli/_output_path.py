@@ -1,4 +1,4 @@
-"""Where `-o OUT` leads: JSONL is its own checkpoint; a table, or what goes to stdout, is made of one in the end."""
+"""The output of `-o OUT`: JSONL is its own checkpoint; a table or standard output is written from one at the end."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ class Destination:
     resumable: bool = True
 
     def finish(self) -> None:
-        """Make the table of the journal, where one was asked for."""
+        """Write the table from the checkpoint, if OUT is a table."""
         if table_kind(Path(self.name)) and self.journal.exists():
             write_table(Path(self.name), rows_in(self.journal))
 
 
 @contextmanager
 def destination(output: Path) -> Iterator[Destination]:
-    """Where a run is to write. Raises ValueError for a path that cannot be written, ImportError without the extra."""
+    """Yield the destination of a run. Raises ValueError for a path that cannot be written."""
     if str(output) == "-":
         output = Path("/dev/stdout")
     if not replaceable(output):
-        click.echo(f"{output} keeps no checkpoint: an interrupted run begins anew", err=True)
+        click.echo(f"{output} cannot be a checkpoint: an interrupted run starts from the beginning", err=True)
         with _copied_to(output) as path:
             yield Destination(path, str(output), resumable=False)
         return
@@ -57,13 +57,15 @@ def destination(output: Path) -> Iterator[Destination]:
         extra("pyarrow", "Parquet files", "frames")
     beside = output.with_name(f"{output.name}.jsonl")
     if output.exists() and not beside.exists():
-        raise ValueError(f"{output} is there already, and no run's: give another path, or remove it")
+        raise ValueError(
+            f"{output} already exists and was not written by llmbatch run. Give another path, or remove it."
+        )
     click.echo(f"{beside} is the checkpoint of {output}", err=True)
     yield Destination(beside, str(output))
 
 
 def table_kind(output: Path) -> str | None:
-    """The table that the suffix names."""
+    """Return the kind of table that the suffix names, if any."""
     return FORMATS.get(output.suffix.lower())
 
 
@@ -79,14 +81,14 @@ def _check_writable(output: Path) -> None:
         output.parent.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=output.parent).close()
     except OSError as exc:
-        raise ValueError(f"cannot write to {output}: {exc.strerror}; give another path") from None
+        raise ValueError(f"cannot write to {output}: {exc.strerror}. Give another path.") from None
 
 
 @contextmanager
 def _copied_to(output: Path) -> Iterator[Path]:
-    """A file that is copied to a device or pipe in the end.
+    """Return a file that is copied to a device or pipe at the end.
 
-    Where that is standard output it has the rows alone: what is printed meanwhile goes to standard error.
+    Standard output then gets only the rows: everything else is printed to standard error.
     """
     with ExitStack() as stack:
         path = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="llmbatch-"))) / output.name

@@ -1,7 +1,7 @@
-"""What the commands read: JSONL, CSV or Parquet, as requests.
+"""Read JSONL, CSV or Parquet as requests.
 
-The input is read twice: once to check it whole before anything is sent, then, row by row, to send it. Only ids are kept
-in memory, and only while it is checked.
+The input is read twice: once to check all of it before anything is sent, then row by row to send it. Only ids are kept
+in memory, and only during the check.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _ASKED = frozenset({
 
 @contextmanager
 def opened(source: str) -> Iterator[IO[bytes]]:
-    """The file, or standard input ("-") as a file that can be read twice."""
+    """Open the file, or standard input ("-") as a file that can be read twice."""
     if source != "-":
         with Path(source).open("rb") as file:
             yield file
@@ -57,7 +57,7 @@ def opened(source: str) -> Iterator[IO[bytes]]:
 def requests_of(
     source: str, kind: str | None, template: str | None, column: str | None, *, all_good: bool = True, **how: Any
 ) -> Iterator[Input]:
-    """The requests of a file, read once to check them.
+    """Open a file as requests, and check all of them.
 
     Raises ValueError, with the line's number, for misuse, and for a row without a request unless some may be bad.
     """
@@ -101,11 +101,11 @@ class Input:
         return self.count
 
     def check(self) -> None:
-        """Read everything once."""
+        """Read everything once, to check and count it."""
         seen: set[str] = set()
         for place, asked in self._read():
             if asked.custom_id in seen:
-                raise ValueError(f"{place}: the id {asked.custom_id!r} is there already; give each row its own")
+                raise ValueError(f"{place}: the id {asked.custom_id!r} is a duplicate. Give each row its own id.")
             if asked.custom_id is not None:
                 seen.add(asked.custom_id)
             if len(seen) not in {0, self.count + 1}:
@@ -120,7 +120,7 @@ class Input:
             yield asked
 
     def _read(self) -> Iterator[tuple[str, ParsedRequest]]:
-        """Where each request stands, in words, and what it is."""
+        """Yield the place of each request, as text, and the request."""
         self.file.seek(0)
         with closing({"csv": _csv, "parquet": _parquet, "jsonl": json_lines}[self.kind](self.file)) as records:
             for number, record in records:
@@ -134,7 +134,7 @@ class Input:
                 yield place, asked
 
     def _asked(self, record: Any) -> ParsedRequest:
-        """The request that a record is. Raises ValueError, in words that follow its place."""
+        """Return the request of a record. Raises ValueError, whose text continues after the place."""
         if isinstance(record, str | list):
             return parse_request(record)
         if isinstance(record, Mapping):
@@ -173,7 +173,7 @@ class Input:
         return None if _is_missing(custom_id) else str(custom_id)
 
     def _body(self, line: Mapping[str, Any]) -> dict[str, Any]:
-        """A batch line's request, sent as it is: only what the command line says itself wins over it."""
+        """Return a batch line's request, which is sent as it is; only the command line's own options override it."""
         if self.asking is not None:
             raise ValueError("is a batch line, which has its messages; leave out --template and --column")
         body = line["body"]
@@ -216,7 +216,9 @@ def _csv(file: IO[bytes]) -> Records:
                 )
             yield reader.line_num, record
     except (csv.Error, UnicodeDecodeError) as exc:
-        raise ValueError(f"this is no CSV in UTF-8: {exc}; save it as that, or say another --format") from None
+        raise ValueError(
+            f"IN is not CSV in UTF-8 ({exc}). Save it as CSV in UTF-8, or give another --format."
+        ) from None
     finally:
         with suppress(ValueError):  # an interrupted run has closed the file already
             text.detach()

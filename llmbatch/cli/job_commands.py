@@ -1,6 +1,6 @@
-"""`llmbatch submit`, `status`, `wait`, `results`, `cancel`: batch jobs, each known by its state file."""
+"""The commands `llmbatch submit`, `status`, `wait`, `results` and `cancel`: batch jobs, each by its state file."""
 
-# ruff: noqa: D301 - click takes \b for "keep these lines as they are"
+# ruff: noqa: D301 - \b tells click to keep the lines of a paragraph
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from llmbatch.cli._read_input import FORMATS, json_lines, requests_of
 from llmbatch.jobs import BatchJob
 
 
-def _loaded(_ctx: Any, _param: Any, state: str) -> BatchJob:
+def _load(_ctx: Any, _param: Any, state: str) -> BatchJob:
     from llmbatch.jobs import BatchJob  # noqa: PLC0415 - `--help` needs none of it
 
     return BatchJob.load(state)
 
 
-_job = click.argument("job", metavar="STATE", type=click.Path(exists=True, dir_okay=False), callback=_loaded)
+_job = click.argument("job", metavar="STATE", type=click.Path(exists=True, dir_okay=False), callback=_load)
 
 
 @click.command()
 @click.argument("source", metavar="IN", type=click.Path(exists=True, dir_okay=False))
-@click.option("-s", "--state", help="The job's state file; IN.job.json unless given.")
+@click.option("-s", "--state", help="The job's state file (default: IN.job.json).")
 @click.option("--window", "completion_window", default="24h", show_default=True, help="How long the provider may take.")
-@click.option("--max-rows", type=int, help="Lines of an input file at most; the provider's limit unless given.")
+@click.option("--max-rows", type=int, help="Maximum number of lines in an input file (default: the provider's limit).")
 @request_options
 def submit(source: str, state: str | None, reading: dict[str, Any], arguments: dict[str, Any], **options: Any) -> None:
     """Submit the rows of IN, or the lines that `render` wrote, as a batch job.
 
-    The same command with the same files goes on where a killed one stopped, and never submits twice.
+    After an interruption, the same command with the same files continues the submission. It never submits twice.
 
     \b
     Examples:
@@ -47,7 +47,7 @@ def submit(source: str, state: str | None, reading: dict[str, Any], arguments: d
     from llmbatch.jobs import submit_batch_job  # noqa: PLC0415 - `--help` needs none of it
 
     arguments = {**arguments, **options, "state": state or f"{source}.job.json"}
-    if reading["kind"] in {None, "jsonl"} and _holds_payloads(source):
+    if reading["kind"] in {None, "jsonl"} and _has_payloads(source):
         job = submit_batch_job(source, **arguments)
     else:
         with requests_of(source, **reading) as requests:
@@ -55,7 +55,7 @@ def submit(source: str, state: str | None, reading: dict[str, Any], arguments: d
     emit(_summary(job))
 
 
-def _holds_payloads(source: str) -> bool:
+def _has_payloads(source: str) -> bool:
     if Path(source).suffix.lower() in FORMATS:
         return False
     with Path(source).open("rb") as file:
@@ -66,23 +66,23 @@ def _holds_payloads(source: str) -> bool:
 @click.command()
 @_job
 def status(job: BatchJob) -> None:
-    """Ask how a job is doing.
+    """Show the status of a job.
 
-    Exit code 0 when it has completed, 3 while it goes on, 1 when it failed, expired or was cancelled.
+    Exit code 0 if it has completed, 3 while it is running, 1 if it failed, expired or was cancelled.
 
     \b
     Example:
       llmbatch status job.json | jq .status
     """
-    _told(job.refresh())
+    _print_status(job.refresh())
 
 
 @click.command()
 @_job
-@click.option("--poll", type=float, default=5.0, show_default=True, help="Seconds before the second look.")
-@click.option("--timeout", type=float, help="Seconds to wait at most; the job goes on.")
+@click.option("--poll", type=float, default=5.0, show_default=True, help="Seconds of the first pause.")
+@click.option("--timeout", type=float, help="Maximum number of seconds to wait; the job continues.")
 def wait(job: BatchJob, poll: float, timeout: float | None) -> None:
-    """Wait until a job has ended, with a bar on a terminal. Exit codes are those of `status`.
+    """Wait until a job has ended, with a progress bar on a terminal. The exit codes are those of `status`.
 
     \b
     Example:
@@ -92,7 +92,7 @@ def wait(job: BatchJob, poll: float, timeout: float | None) -> None:
         job.wait(poll, timeout)
     except TimeoutError as exc:
         click.echo(f"Error: {exc}", err=True)
-    _told(job)
+    _print_status(job)
 
 
 @click.command()
@@ -102,13 +102,13 @@ def wait(job: BatchJob, poll: float, timeout: float | None) -> None:
     "--output",
     type=click.Path(dir_okay=False, allow_dash=True, path_type=Path),
     default="-",
-    help="Where to write: JSONL, CSV or Parquet by its suffix, - for stdout.",
+    help="The file to write: JSONL, CSV or Parquet by its suffix, - for stdout.",
 )
-@click.option("--text", is_flag=True, help="Write the answers' texts as JSON strings, null where a row failed.")
+@click.option("--text", is_flag=True, help="Write only the answers' texts, as JSON strings; null for a failed row.")
 def results(job: BatchJob, output: Path, text: bool) -> None:
     """Write the rows of an ended job, in the order of the input, as OpenAI's batch output lines.
 
-    Exit code 1 when rows failed, 3 while the job goes on.
+    Exit code 1 if rows failed, 3 while the job is running.
 
     \b
     Examples:
@@ -116,7 +116,7 @@ def results(job: BatchJob, output: Path, text: bool) -> None:
       llmbatch results job.json --text | head
     """
     if not job.refresh().ended:
-        click.echo(f"Error: job {job.id} is {job.status}; `llmbatch wait {job.path}` waits for its end", err=True)
+        click.echo(f"Error: job {job.id} is {job.status}. Run `llmbatch wait {job.path}` first", err=True)
         sys.exit(NOT_YET)
     rows = job.results()
     if table_kind(output):
@@ -131,7 +131,7 @@ def results(job: BatchJob, output: Path, text: bool) -> None:
 @click.command()
 @_job
 def cancel(job: BatchJob) -> None:
-    """Ask the provider to end a job; what is done by then is kept and charged.
+    """Ask the provider to end a job. Answers that it has by then are kept and charged.
 
     \b
     Example:
@@ -147,12 +147,12 @@ def _summary(job: BatchJob) -> dict[str, Any]:
         "rows": len(job),
         "request_counts": job.request_counts,
         "batch_ids": job.batch_ids,
-        "errors": list(chain.from_iterable(part.errors for part in job.state.parts)),
+        "errors": list(chain.from_iterable(file.errors for file in job.state.input_files)),
         "state": str(job.path),
     }
 
 
-def _told(job: BatchJob) -> NoReturn:
-    """Print how a job is doing, and exit with the code that says it."""
+def _print_status(job: BatchJob) -> NoReturn:
+    """Print the status of a job, and exit with its code."""
     emit(_summary(job))
     sys.exit(NOT_YET if not job.ended else 0 if job.status == "completed" else BAD_END)

@@ -1,4 +1,4 @@
-"""`llmbatch render`, `estimate` and `report`: nothing is sent."""
+"""`llmbatch render`, `estimate` and `report`, which send nothing."""
 
 # ruff: noqa: D301 - click takes \b for "keep these lines as they are"
 
@@ -20,13 +20,13 @@ from llmbatch.results import BatchResults
 
 @click.command()
 @click.argument("source", metavar="IN", type=click.Path(exists=True, dir_okay=False, allow_dash=True))
-@click.option("-o", "--output", type=click.Path(dir_okay=False), help="Where to write, stdout unless given.")
-@click.option("--embeddings", is_flag=True, help="The lines of IN are texts to embed, as JSON strings.")
+@click.option("-o", "--output", type=click.Path(dir_okay=False), help="Output file; default: standard output.")
+@click.option("--embeddings", is_flag=True, help="IN has texts to embed, one JSON string per line.")
 @request_options
 def render(
     source: str, output: str | None, embeddings: bool, reading: dict[str, Any], arguments: dict[str, Any]
 ) -> None:
-    """Write the rows of IN ("-" is standard input) as lines of a batch file, exactly as they would be sent.
+    """Write the rows of IN ("-" is standard input) as the lines of a batch file, exactly as they would be sent.
 
     \b
     Examples:
@@ -56,16 +56,18 @@ def _write(output: str | None, made: Iterator[Payload]) -> None:
 @click.command()
 @click.argument("source", metavar="IN", type=click.Path(exists=True, dir_okay=False, allow_dash=True))
 @request_options
-@click.option("-w", "--max-workers", type=int, default=10, show_default=True, help="Requests in flight at most.")
-@click.option("--rpm", "requests_per_minute", type=float, help="Requests a minute never to exceed.")
-@click.option("--tpm", "tokens_per_minute", type=float, help="Tokens a minute never to exceed.")
-@click.option("--deadline", type=seconds, metavar="TIME", help="For everything, as in 90, 45m or 6h (seconds).")
-@click.option("--latency", type=float, help="Seconds of one answer, such as a run's p50.")
+@click.option(
+    "-w", "--max-workers", type=int, default=10, show_default=True, help="Maximum number of requests in flight."
+)
+@click.option("--rpm", "requests_per_minute", type=float, help="Limit of requests per minute.")
+@click.option("--tpm", "tokens_per_minute", type=float, help="Limit of tokens per minute.")
+@click.option("--deadline", type=seconds, metavar="TIME", help="Time for the whole run, as in 90 (seconds), 45m or 6h.")
+@click.option("--latency", type=float, help="Seconds per answer, such as the p50 of an earlier run.")
 def estimate(source: str, reading: dict[str, Any], arguments: dict[str, Any], **pace: Any) -> None:
-    """Count rows and tokens of IN, and what they cost and how long they take by each lane. Nothing is sent.
+    """Estimate tokens, cost and time of IN for each lane, without sending anything.
 
-    The lanes are live calls, the provider's flex tier, its batch job, and the cheapest by the deadline. Prints a table
-    on a terminal, else JSON.
+    The lanes are live calls, the provider's flex tier, its batch job, and the cheapest one that meets the deadline.
+    Prints a table on a terminal, else JSON.
 
     \b
     Example:
@@ -85,12 +87,12 @@ def estimate(source: str, reading: dict[str, Any], arguments: dict[str, Any], **
 @click.argument("answers", metavar="OUT", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("-o", "--output", required=True, type=click.Path(dir_okay=False, path_type=Path), help="The HTML file.")
 @click.option("--prompts", metavar="IN", type=click.Path(exists=True, dir_okay=False),
-              help="The JSONL file that OUT answers, in its order: show what was asked too.")  # fmt: skip
+              help="JSONL file with the prompts, in the order of OUT, to show them too.")  # fmt: skip
 def report(answers: Path, output: Path, prompts: str | None) -> None:
-    """Make one HTML file about the answers in OUT (of `run`, of a batch job, or a checkpoint); it needs no network.
+    """Make an HTML report of OUT (the output of `run`, of a batch job, or a checkpoint), which needs no network.
 
-    Rows over time, latency, tokens and cost by model, failures with examples, cut-off answers, the slowest and the
-    dearest rows, and a table of samples to search. Needs the `report` extra.
+    It has rows over time, latency, tokens and cost by model, failures with examples, truncated answers, the slowest and
+    the most expensive rows, and a searchable table of samples. Needs the `report` extra.
 
     \b
     Example:

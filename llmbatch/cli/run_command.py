@@ -1,4 +1,4 @@
-"""`llmbatch run`: a file of prompts in, a file of answers out, now."""
+"""`llmbatch run`: a file of prompts in, a file of answers out."""
 
 # ruff: noqa: D301 - click takes \b for "keep these lines as they are"
 
@@ -29,7 +29,7 @@ def _count(text: str) -> int | str:
 
 
 def _response_format(_ctx: Any, _param: Any, path: Path | None) -> dict[str, Any] | None:
-    """A JSON schema, or a whole response_format, out of a file."""
+    """Return the response_format that a file contains, or whose JSON schema it contains."""
     if path is None:
         return None
     try:
@@ -37,7 +37,7 @@ def _response_format(_ctx: Any, _param: Any, path: Path | None) -> dict[str, Any
     except ValueError as exc:
         raise ValueError(f"{path} is not JSON ({exc})") from None
     if not isinstance(schema, dict):
-        raise ValueError(f"{path} holds no JSON schema object")  # noqa: TRY004 - a file's fault
+        raise ValueError(f"{path} is not a JSON schema: it must be an object")  # noqa: TRY004 - a file's fault
     if schema.get("type") in {"json_schema", "json_object", "text"}:
         return schema
     name = str(schema.get("title") or path.stem).replace(" ", "_")
@@ -51,7 +51,7 @@ def _response_format(_ctx: Any, _param: Any, path: Path | None) -> dict[str, Any
     "--output",
     metavar="OUT",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Where the answers go; needed unless --dry-run.",
+    help="Output file; required unless --dry-run.",
 )
 @request_options
 @click.option(
@@ -59,7 +59,7 @@ def _response_format(_ctx: Any, _param: Any, path: Path | None) -> dict[str, Any
     "response_format",
     callback=_response_format,
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="JSON schema file that answers must match.",
+    help="File with the JSON schema that answers must match.",
 )
 @click.option(
     "-w",
@@ -68,7 +68,7 @@ def _response_format(_ctx: Any, _param: Any, path: Path | None) -> dict[str, Any
     metavar="N",
     default="10",
     show_default=True,
-    help='Requests in flight at most, or "auto".',
+    help='Maximum number of requests in flight, or "auto".',
 )
 @click.option(
     "--processes",
@@ -76,7 +76,7 @@ def _response_format(_ctx: Any, _param: Any, path: Path | None) -> dict[str, Any
     metavar="N",
     default="1",
     show_default=True,
-    help='Processes that make the calls, or "auto".',
+    help='Worker processes for the calls, or "auto".',
 )
 @click.option(
     "--transport",
@@ -85,9 +85,13 @@ def _response_format(_ctx: Any, _param: Any, path: Path | None) -> dict[str, Any
     show_default=True,
     help="How requests are sent: through LiteLLM, or directly (faster; OpenAI-style providers).",
 )
-@click.option("--rpm", "requests_per_minute", type=float, help="Requests a minute never to exceed; else learnt.")
-@click.option("--tpm", "tokens_per_minute", type=float, help="Tokens a minute never to exceed; else learnt.")
-@click.option("--retries", type=int, default=6, show_default=True, help="Faults that a row survives.")
+@click.option(
+    "--rpm", "requests_per_minute", type=float, help="Limit of requests per minute; default: learnt from the provider."
+)
+@click.option(
+    "--tpm", "tokens_per_minute", type=float, help="Limit of tokens per minute; default: learnt from the provider."
+)
+@click.option("--retries", type=int, default=6, show_default=True, help="Retries per row for 5xx, resets and timeouts.")
 @click.option(
     "--server-wait", type=float, default=300.0, show_default=True, help="Seconds to wait for a server that restarts."
 )
@@ -96,39 +100,44 @@ def _response_format(_ctx: Any, _param: Any, path: Path | None) -> dict[str, Any
     "--deadline",
     type=seconds,
     metavar="TIME",
-    help="For everything, as in 90, 45m or 6h (seconds); rows not done by then fail.",
+    help="Time for the whole run, as in 90 (seconds), 45m or 6h; unfinished rows fail.",
 )
 @click.option(
     "--lane",
     type=click.Choice(get_args(Lane)),
     default="live",
     show_default=True,
-    help="Live; the provider's batch job; its flex tier; or a job as long as the deadline allows, and the rest live.",
+    help="Live calls, a batch job (half price), the flex tier, or a batch job until shortly before the deadline and "
+    "live calls for the rest.",
 )
-@click.option("--max-cost", type=float, help="USD never to exceed in this run.")
+@click.option("--max-cost", type=float, help="Spending cap in USD, for all runs with this OUT.")
 @click.option(
     "--fallback", "fallbacks", multiple=True, metavar="MODEL", help="Model to try when a row fails; repeatable."
 )
 @click.option(
-    "--reask", type=int, default=0, show_default=True, help="Times to ask again for an answer that was cut off."
+    "--reask",
+    type=int,
+    default=0,
+    show_default=True,
+    help="How often to re-ask after an answer that was cut off or failed the schema.",
 )
-@click.option("--dedupe", is_flag=True, help="Send lines that ask the very same once.")
+@click.option("--dedupe", is_flag=True, help="Send identical requests once.")
 @click.option("-q", "--quiet", "progress", flag_value=False, type=bool, default=None, help="No progress bar.")
 @click.option("--dry-run", is_flag=True, help="Show the first payload and an estimate; send nothing.")
 def run(
     source: str, output: Path | None, dry_run: bool, reading: dict[str, Any], arguments: dict[str, Any], **options: Any
 ) -> None:
-    """Answer the rows of IN ("-" is standard input) and write them to OUT, one batch output line a row.
+    """Answer the rows of IN ("-" is standard input) and write them to OUT, one line per row.
 
     IN is JSONL with lines {"messages": [...]}, {"prompt": "..."} or OpenAI's batch lines, or CSV or Parquet with
-    --template or --column. While it runs, OUT is its checkpoint (OUT.jsonl beside a table, none for stdout):
-    the same command goes on where a killed one stopped, and sends again only what failed. In the end OUT has the order
-    of IN. What a line says beside its prompt or messages (model, temperature, ..., metadata to keep) stands before the
-    command line. A batch line is sent as it is; only what the command line says itself wins over it.
+    --template or --column. OUT is also the checkpoint (OUT.jsonl if OUT is a table; none for standard output): the same
+    command resumes an interrupted run and re-sends only failed rows. At the end OUT has the order of IN. A line's own
+    parameters (model, temperature, ...) and metadata override the command line. OpenAI's batch lines are sent as they
+    are; only options that you give override them.
 
     \b
-    Prints a summary, as JSON on a pipe. Exit codes: 0 all rows answered; 1 some failed (OUT has their errors);
-    2 misuse, nothing was sent; 130 interrupted, the same command goes on.
+    Prints a summary, as JSON on a pipe. Exit codes: 0 all rows answered; 1 some failed (OUT has their errors), or OUT
+    could not be finished; 2 misuse, nothing was sent; 130 interrupted, the same command resumes.
 
     \b
     Examples:
@@ -139,9 +148,9 @@ def run(
       llmbatch run prompts.jsonl -o answers.jsonl --lane cheapest --deadline 6h
     """
     if output is None and not dry_run:
-        raise ValueError("say where the answers go, with -o OUT")
+        raise ValueError("there is no output file. Name one with -o OUT.")
     if output is not None and output.exists() and source != "-" and output.samefile(source):
-        raise ValueError("IN and OUT are the same file; the answers need one of their own")
+        raise ValueError("IN and OUT are the same file. Give the answers a file of their own.")
     if (response_format := options.pop("response_format")) is not None:
         arguments = reading["said"] = {**arguments, "response_format": response_format}
     with requests_of(source, all_good=False, **reading) as requests:
@@ -162,7 +171,7 @@ def run(
 
 
 def _preview(requests: Input, arguments: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
-    """The first payload, None where the provider has no batch lines, and an estimate."""
+    """Return an estimate and the first payload, None if the provider has no batch lines."""
     from llmbatch.estimate import estimate_batch  # noqa: PLC0415 - `--help` needs none of it
     from llmbatch.payloads import stream_batch_requests  # noqa: PLC0415 - `--help` needs none of it
 
@@ -198,8 +207,8 @@ def _answer(requests: Input, arguments: dict[str, Any], to: Destination, tally: 
         from llmbatch._jobs.job_state import job_state_path  # noqa: PLC0415 - `--help` needs none of it
 
         if (state := job_state_path(path)).exists():
-            click.echo(f"The batch job goes on at the provider: `llmbatch cancel {state}` would end it.", err=True)
-        where = f"are in {to.name}; the same command goes on" if to.resumable else "have been written"
+            click.echo(f"The batch job continues at the provider. To end it: llmbatch cancel {state}", err=True)
+        where = f"are in {to.name}; the same command resumes" if to.resumable else "have been written"
         click.echo(f"{failures_text(tally)}Interrupted: {tally.rows} of {len(requests)} rows {where}.", err=True)
         return INTERRUPTED
     if arranged is not None and arranged.moved:
@@ -226,7 +235,7 @@ def _finish(to: Destination, custom_ids: list[str], unsent: list[Row]) -> Arrang
 
 
 def _report(tally: RunStats, elapsed: float, name: str, before: int) -> None:
-    """Print the summary: JSON on a pipe, lines on a terminal, what failed first."""
+    """Print the summary: JSON on a pipe, lines on a terminal, failures first."""
     succeeded = tally.rows - tally.failed
     if sys.stdout.isatty():
         click.echo(

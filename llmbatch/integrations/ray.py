@@ -17,6 +17,7 @@ import json
 import math
 import threading
 import uuid
+import warnings
 from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ from llmbatch._batch.checkpoint import output_lines
 from llmbatch._batch.prepare import chat_batch
 from llmbatch._output.dataframe import rows_frame
 from llmbatch._output.jsonl import row_from_line, written_row
+from llmbatch._request.argument_names import check_argument_names
 from llmbatch._request.budget import Budget
 from llmbatch._request.parsed_request import Plans, parse_request
 from llmbatch._request.plans import ChatPlan, plan_chat
@@ -35,6 +37,7 @@ from llmbatch._util.checks import check_number
 from llmbatch._util.extras import extra
 from llmbatch._util.identity import custom_id_for
 from llmbatch._util.template import RowTemplate, request_template
+from llmbatch.options import OWN_OPTIONS
 
 if TYPE_CHECKING:
     import os
@@ -45,7 +48,7 @@ __all__ = ["Completions", "complete_dataset"]
 
 
 class Completions:
-    """Adds a column of answers to a DataFrame, and columns for what is known of each answer.
+    """A function that adds a column of answers to a DataFrame, and columns with the details of each answer.
 
     Picklable, for `Dataset.map_batches` (as a class, see `complete_dataset`), Dask's `map_partitions` and Spark's
     `mapInPandas` (as an object). No row fails the job: errors are in a column.
@@ -54,13 +57,13 @@ class Completions:
         template: the prompt over the table's columns ("Summarise: {text}"), or a function of a row (a dict) that gives
             its request. A row without a value in a column of the prompt is an error.
         model: LiteLLM's model string; else the environment's MODEL_CHOICE, else gpt-4o-mini.
-        output: the answers' column. Beside it are `OUTPUT_error`, `_model`, `_prompt_tokens`, `_completion_tokens`,
+        output: the answers' column. The others are `OUTPUT_error`, `_model`, `_prompt_tokens`, `_completion_tokens`,
             `_total_tokens`, `_cost` (USD, NaN where unknown), `_attempts`, `_elapsed`, `_waited` (seconds),
             `_finish_reason`, and the fields of a pydantic `response_format`.
         system: a system message for every row.
         workers: how many processes work on the table; each takes that part of the limits and of `max_cost`.
         requests_per_minute, tokens_per_minute: of the account, for all workers together.
-        max_cost: USD never to exceed, for all of Ray's actors or for one process. An object with it cannot be pickled:
+        max_cost: spending cap in USD, for all of Ray's actors or for one process. An object with it cannot be pickled:
             each of Spark's and Dask's processes would begin its share anew with each partition. Nor does Ray start an
             actor anew that has crashed.
         checkpoint: a directory that all workers reach; answers found there are not asked for again.
@@ -89,6 +92,7 @@ class Completions:
         **kwargs: Any,
     ) -> None:
         check_number("workers", workers, "it is the number of processes that share the limits", whole=True, least=1)
+        check_argument_names(kwargs, OWN_OPTIONS, frozenset())
         self._asking, self._output, self._id_column = request_template(template), output, id_column
         self._arguments = {"model": model, "system": system, "progress": False, **kwargs}
         shares = {"requests_per_minute": requests_per_minute, "tokens_per_minute": tokens_per_minute}
@@ -98,6 +102,7 @@ class Completions:
         self._budget = Budget(self._arguments.get("max_cost"))
         self._checkpoint = checkpoint
         self._name = uuid.uuid4().hex
+        self._warned = False
         self._open()
 
     def _open(self) -> None:
@@ -108,9 +113,12 @@ class Completions:
     def __getstate__(self) -> dict[str, Any]:
         if self._budget.cap < math.inf:
             raise ValueError(
-                "max_cost cannot hold where each partition gets a copy of this object (Spark, Dask's processes): leave "
-                "it out there, or use complete_dataset (Ray) or Dask's threads"
+                "max_cost cannot be enforced if each partition gets a copy of this object (Spark, Dask's processes). "
+                "Leave it out, or use complete_dataset (Ray) or Dask's threads."
             )
+        if self._checkpoint is None and not self._warned:
+            self._warned = True
+            _warn_without_checkpoint(stacklevel=3)
         return {name: value for name, value in vars(self).items() if name not in {"_lock", "_journal", "_plans"}}
 
     def __dask_tokenize__(self) -> tuple[str, str]:
@@ -140,7 +148,7 @@ class Completions:
         added.columns = [self._output if name == "text" else f"{self._output}_{name}" for name in added.columns]
         if taken := [name for name in added.columns if name in frame.columns]:
             raise ValueError(
-                f"the table has a column {taken[0]!r} already; choose another output= than {self._output!r}"
+                f"the table already has a column {taken[0]!r}. Choose another output= than {self._output!r}."
             )
         return frame.assign(**{name: added[name].set_axis(frame.index) for name in added.columns})
 
@@ -148,9 +156,8 @@ class Completions:
         """One row for each of the frame's, from the checkpoint, from the model, or refused."""
         columns = [*self._asking.columns, *([self._id_column] if self._id_column else [])]
         if absent := [name for name in columns if name not in frame.columns]:
-            raise ValueError(
-                f"no column {', '.join(map(repr, absent))}; the table has {', '.join(map(repr, frame.columns))}"
-            )
+            named, known = (", ".join(map(repr, names)) for names in (absent, frame.columns))
+            raise ValueError(f"there is no column {named}. The table has {known}.")
         rows: dict[int, Row] = {}
         requests: dict[int, Any] = {}
         keys: dict[int, str] = {}
@@ -211,7 +218,7 @@ def complete_dataset(
     num_cpus: float = 1.0,
     **kwargs: Any,
 ) -> Any:
-    """A Ray Dataset with a column of answers: `Completions` in so many actors, sharing the account's limits.
+    """Return a Ray Dataset with a column of answers: `Completions` in several actors that share the account's limits.
 
     Args:
         dataset: a `ray.data.Dataset`.
@@ -228,7 +235,9 @@ def complete_dataset(
         complete_dataset(dataset, "Sentiment of: {text}", actors=4, max_cost=20, checkpoint="/shared/answers")
     """
     ray_data = extra("ray.data", "Ray datasets", "ray")
-    Completions(template, model, workers=actors, **kwargs)  # misuse is told here, not by an actor
+    Completions(template, model, workers=actors, **kwargs)  # so that misuse is raised here, and not in an actor
+    if kwargs.get("checkpoint") is None:
+        _warn_without_checkpoint(stacklevel=3)
     return dataset.map_batches(
         Completions,
         fn_constructor_args=(template, model),
@@ -239,6 +248,14 @@ def complete_dataset(
         compute=ray_data.ActorPoolStrategy(size=actors),
         num_cpus=num_cpus,
         **({} if kwargs.get("max_cost") is None else {"max_restarts": 0}),  # it would begin its share of max_cost anew
+    )
+
+
+def _warn_without_checkpoint(stacklevel: int) -> None:
+    warnings.warn(
+        "the rows of a worker that is killed are sent again, and paid twice. Pass checkpoint=, a directory that all "
+        "workers reach, to keep finished answers.",
+        stacklevel=stacklevel,
     )
 
 

@@ -1,11 +1,11 @@
-"""Rows that get through a provider with real limits: llmbatch and its peers, in one run, with no limit told to any.
+"""Rows that get through a provider with real limits: llmbatch and its peers in one run, none with a configured limit.
 
     uv run python -m tests.benchmarks.goodput [--rows 600] [--only headers,blind] [--peers llmbatch,openai,litellm]
     uv run --python 3.13 --with langchain-openai --with infermesh python -m tests.benchmarks.goodput   # all peers
 
-Each contender runs in a process of its own against the same loopback provider. Columns: rows answered; refusals (429)
-that the provider had to give; seconds from the provider's first request to its last answer, and the share of them that
-its limits need (not where it refuses by chance); requests answered twice; CPU time a row; peak memory.
+Each contender runs in a process of its own against the same loopback provider. Columns: rows answered; 429s of the
+provider; seconds from the provider's first request to its last answer, and the share of them that its limits need (not
+where its 429s come at random); requests answered twice; CPU time a row; peak memory.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ SCENARIOS: dict[str, dict[str, Any]] = {
     "headers": {"rpm": 1200, "latency": 0.5, "sigma": 0.4},
     "blind": {"rpm": 1200, "latency": 0.5, "sigma": 0.4, "limit_headers": False, "retry_after": False},
     "faults": {"slots": 32, "latency": 0.5, "sigma": 0.4, "error_rate": 0.05, "reset_rate": 0.05},
-    "chance5": {"refuse_rate": 0.05, "latency": 0.5, "sigma": 0.4},
-    "chance20": {"refuse_rate": 0.2, "latency": 0.5, "sigma": 0.4},
-    "crowd": {"most_in_flight": 10, "latency": 0.5, "sigma": 0.4},
+    "random5": {"refuse_rate": 0.05, "latency": 0.5, "sigma": 0.4},
+    "random20": {"refuse_rate": 0.2, "latency": 0.5, "sigma": 0.4},
+    "concurrency": {"most_in_flight": 10, "latency": 0.5, "sigma": 0.4},
     "halved": {"rpm": 1200, "latency": 0.5, "sigma": 0.4, "limit_headers": False},
 }
-UNKNOWN = {"chance5", "chance20", "halved"}  # what an ideal client would need
+UNKNOWN = {"random5", "random20", "halved"}  # what an ideal client would need
 WORKERS, RETRIES = 64, 6
 MODEL = "gpt-4o-mini"
 
@@ -146,8 +146,7 @@ def main() -> None:
     for scenario in given.only.split(","):
         print(f"\n{scenario}: {SCENARIOS[scenario]}, {given.rows} rows, {WORKERS} workers", flush=True)
         print(
-            f"{'':10} {'rows good':>12} {'refusals':>9} {'seconds':>8} {'of ideal':>9} "
-            f"{'twice':>6} {'CPU ms':>7} {'MB':>5}"
+            f"{'':10} {'rows good':>12} {'429s':>9} {'seconds':>8} {'of ideal':>9} {'twice':>6} {'CPU ms':>7} {'MB':>5}"
         )
         for name in peers:
             with server_process(log=False, **SCENARIOS[scenario]) as server:

@@ -53,7 +53,7 @@ def sent(batches: BatchProvider) -> list[list[dict[str, Any]]]:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Jobs are looked at often."""
-    monkeypatch.setattr("llmbatch._jobs.hybrid_run._LOOKS", 1000)
+    monkeypatch.setattr("llmbatch._jobs.job_run._LEAST_POLLS", 1000)
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def price(batches: BatchProvider, place: dict[str, Any]) -> float:
     return row["cost"] / 2
 
 
-def test_what_does_not_fit_makes_a_further_part_of_the_job(
+def test_reask_invalid_answers_make_a_further_input_file(
     server: Server, batches: BatchProvider, place: dict[str, Any], price: float, tmp_path: Path
 ) -> None:
     """In the same conversation, and nothing is asked live; a row has the price of both."""
@@ -92,7 +92,7 @@ def test_what_does_not_fit_makes_a_further_part_of_the_job(
     assert not (tmp_path / "run.jsonl.job").exists()
 
 
-def test_as_often_as_reask_says(batches: BatchProvider, place: dict[str, Any]) -> None:
+def test_reask_is_repeated_as_often_as_the_option_says(batches: BatchProvider, place: dict[str, Any]) -> None:
     """Each time in a part of its own; what still does not fit is an error row with its answer and the whole bill."""
     results = by_job(place, reask=3, validate=never)
     assert [len(bodies) for bodies in sent(batches)] == [ROWS] * 4
@@ -102,16 +102,14 @@ def test_as_often_as_reask_says(batches: BatchProvider, place: dict[str, Any]) -
         assert AGAIN in row["choices"][0]["message"]["content"]
 
 
-def test_copies_wait_for_the_row_that_is_asked_again(batches: BatchProvider, place: dict[str, Any]) -> None:
+def test_reask_duplicates_wait_for_the_reasked_row(batches: BatchProvider, place: dict[str, Any]) -> None:
     """With dedupe, too, a row is asked for once."""
     results = by_job(place, [*asked(3), *asked(3)], dedupe=True, warm_prompt_cache=True)
     assert results.texts == [answer_to(AGAIN if i % 3 == 1 else f"Question {i % 3}") for i in range(6)]
     assert [len(bodies) for bodies in sent(batches)] == [3, 1]
 
 
-def test_what_a_further_part_refuses_keeps_the_answer_before(
-    server: Server, batches: BatchProvider, place: dict[str, Any]
-) -> None:
+def test_reask_failed_keeps_the_answer_before(server: Server, batches: BatchProvider, place: dict[str, Any]) -> None:
     """A refusal of the file costs nothing more."""
     made = iter([None, Response(400, body={"error": {"message": "no more files"}})])
     serve = batches.handle
@@ -128,11 +126,11 @@ def test_what_a_further_part_refuses_keeps_the_answer_before(
 
 
 @pytest.mark.processes
-def test_a_deadline_ends_a_round_too(
+def test_reask_deadline_ends_the_round(
     server: Server, batches: BatchProvider, place: dict[str, Any], monkeypatch: pytest.MonkeyPatch, jump: Any
 ) -> None:
     """Its rows keep their first answers; what they have cost in the end nobody knows."""
-    monkeypatch.setattr("llmbatch._jobs.hybrid_run._CANCEL_SECONDS", 1.0)
+    monkeypatch.setattr("llmbatch._jobs.job_run.CANCEL_SECONDS", 1.0)
     served = server.handler
 
     def handler(request: Request) -> Response | None:
@@ -155,7 +153,7 @@ def least_cap(place: dict[str, Any], count: int) -> float:
     return 1.02 * float(str(refused.value).split("$")[1].split(",")[0])
 
 
-def test_a_budget_holds_over_the_rounds(batches: BatchProvider, place: dict[str, Any]) -> None:
+def test_reask_max_cost_covers_all_rounds(batches: BatchProvider, place: dict[str, Any]) -> None:
     """What it cannot hold at once is asked in a later part."""
     cap = least_cap(place, ROWS)
     results = by_job(place, max_tokens=2000, max_cost=cap, validate=never)
@@ -165,7 +163,7 @@ def test_a_budget_holds_over_the_rounds(batches: BatchProvider, place: dict[str,
     assert results.cost <= cap
 
 
-def test_what_no_budget_holds_is_not_asked_again(batches: BatchProvider, place: dict[str, Any]) -> None:
+def test_reask_beyond_max_cost_is_not_sent(batches: BatchProvider, place: dict[str, Any]) -> None:
     """The row keeps its answer."""
     (row,) = by_job(place, asked(1), max_tokens=2000, max_cost=least_cap(place, 1), validate=never)
     assert (len(batches.jobs), row["error_details"]["type"]) == (1, "ValidationError")
@@ -175,10 +173,10 @@ def test_what_no_budget_holds_is_not_asked_again(batches: BatchProvider, place: 
 RUN = """
 import sys
 import llmbatch
-from llmbatch._jobs import hybrid_run
+from llmbatch._jobs import job_run
 from tests.batch_server import MODEL, asked
-from tests.test_job_asks import validate
-hybrid_run._LOOKS = 200
+from tests.test_reask_rounds import validate
+job_run._LEAST_POLLS = 200
 given = {"lane": "job", "deadline": 60, "max_tokens": 10, "checkpoint": sys.argv[2], "reask": 1, "validate": validate}
 place = {"api_base": sys.argv[1], "api_key": "k", "progress": False}
 results = llmbatch.create_chat_completions_batch(asked(40), MODEL, **place, **given)
@@ -187,7 +185,7 @@ print(len(results.succeeded), sum(row["asks"] for row in results))
 
 
 @pytest.mark.processes
-def test_kills_at_any_moment_ask_nothing_twice(
+def test_reask_kill_in_any_round_submits_nothing_twice(
     warm: Warm, server: Server, batches: BatchProvider, tmp_path: Path
 ) -> None:
     """Kill -9 in each round: the same call goes on with the parts that were submitted."""
@@ -209,7 +207,7 @@ def test_kills_at_any_moment_ask_nothing_twice(
 
 
 @pytest.mark.processes
-def test_a_job_that_is_found_again_knows_what_was_asked_again(
+def test_reask_interrupted_round_is_found_again(
     warm: Warm, server: Server, batches: BatchProvider, place: dict[str, Any], tmp_path: Path
 ) -> None:
     """By its state file or by its id: `results()` gives the later answers, with all that was spent."""
@@ -218,7 +216,7 @@ def test_a_job_that_is_found_again_knows_what_was_asked_again(
     with warm.script(RUN, server.api_base, str(path)) as process:
         until = time.monotonic() + 240
         while time.monotonic() < until:
-            parts = json.loads(state.read_bytes())["parts"] if state.exists() else []
+            parts = json.loads(state.read_bytes())["input_files"] if state.exists() else []
             if len(parts) == 2 and parts[1]["batch_id"]:
                 break
             time.sleep(0.02)

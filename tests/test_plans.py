@@ -27,7 +27,7 @@ def plan(
     return plan_chat(model, temperature, max_tokens, **kwargs)
 
 
-def test_the_signature_shows_the_seeds_defaults() -> None:
+def test_signature_shows_default_values() -> None:
     """`help()` says 0.3 and 200."""
     shown = str(inspect.signature(llmbatch.render_batch_requests))
     assert "temperature: 'float | None' = 0.3, max_tokens: 'int | None' = 200" in shown
@@ -37,7 +37,7 @@ def test_the_signature_shows_the_seeds_defaults() -> None:
     ("model", "sent"),
     [("gpt-4o-mini", {"temperature": 0.3, "max_tokens": 200}), ("o3-mini", {}), ("gpt-5", {})],
 )
-def test_defaults_are_sent_only_where_they_are_taken(model: str, sent: dict[str, Any]) -> None:
+def test_defaults_are_sent_only_to_models_that_accept_them(model: str, sent: dict[str, Any]) -> None:
     """A reasoning model gets neither; an equal value of the caller's own is always sent; None leaves it out."""
     params = plan(model).params
     assert {k: v for k, v in params.items() if k in {"temperature", "max_tokens"}} == sent
@@ -45,13 +45,13 @@ def test_defaults_are_sent_only_where_they_are_taken(model: str, sent: dict[str,
     assert not plan(model, None, None).params.keys() & {"temperature", "max_tokens"}
 
 
-def test_a_callers_max_completion_tokens_replaces_the_default_limit() -> None:
+def test_max_completion_tokens_replaces_the_default_limit() -> None:
     """Providers refuse both together."""
     assert "max_tokens" not in plan(max_completion_tokens=50).params
 
 
 @pytest.mark.parametrize(
-    ("arguments", "kind", "mend"),
+    ("arguments", "kind", "fix"),
     [
         ({"model": " "}, ValueError, "MODEL_CHOICE"),
         ({"temperature": "hot"}, TypeError, "must be a number"),
@@ -64,19 +64,19 @@ def test_a_callers_max_completion_tokens_replaces_the_default_limit() -> None:
         ({"tools": [7]}, TypeError, "typed function"),
     ],
 )
-def test_misuse_raises_and_says_the_mend(arguments: dict[str, Any], kind: type[Exception], mend: str) -> None:
+def test_plan_with_misuse_raises_and_says_the_fix(arguments: dict[str, Any], kind: type[Exception], fix: str) -> None:
     """Where the arguments are read, before there is a request."""
-    with pytest.raises(kind, match=mend):
+    with pytest.raises(kind, match=fix):
         plan(**arguments)
 
 
 @pytest.mark.parametrize("name", ["top_p", "stop", "seed", "n", "user", "metadata", "max_completion_tokens", "foo"])
-def test_what_litellm_knows_passes_through(name: str) -> None:
+def test_unknown_and_litellms_parameters_pass_through(name: str) -> None:
     """And so does what nobody knows, unless it looks like one of llmbatch's own options."""
     assert plan(**{name: 1}).params[name] == 1
 
 
-def test_no_key_shows_in_a_plan() -> None:
+def test_plan_repr_shows_no_key() -> None:
     """Its repr holds neither keys nor parameters."""
     made = plan(
         api_key="sk-very-secret", extra_headers={"Authorization": "Bearer also-secret"}, openai_organization="x"
@@ -84,7 +84,7 @@ def test_no_key_shows_in_a_plan() -> None:
     assert "secret" not in repr(made)
 
 
-def test_requests_share_nothing_with_the_caller_or_each_other() -> None:
+def test_requests_are_copies() -> None:
     """LiteLLM changes what it is given."""
     metadata, messages = {"a": []}, [{"role": "user", "content": [{"type": "text", "text": "x"}]}]
     made = plan(metadata=metadata)
@@ -95,7 +95,7 @@ def test_requests_share_nothing_with_the_caller_or_each_other() -> None:
     assert second["messages"] == messages == [{"role": "user", "content": [{"type": "text", "text": "x"}]}]
 
 
-def test_a_generator_is_taken_from_its_first_item() -> None:
+def test_generator_loses_no_item_when_checked() -> None:
     """Looking at it loses nothing."""
     items, count = check_messages_list([{"role": "user", "content": str(i)}] for i in range(5))
     assert count is None
@@ -107,7 +107,7 @@ class Model(BaseModel):
     content: str | None
 
 
-def test_messages_may_be_objects_and_tuples() -> None:
+def test_messages_as_objects_and_tuples_become_dicts() -> None:
     """Pydantic's and LiteLLM's messages become plain dicts."""
     assert checked_messages((Model(role="user", content="x"),)) == [{"role": "user", "content": "x"}]
 
@@ -120,7 +120,7 @@ def test_messages_may_be_objects_and_tuples() -> None:
         [{"role": "user", "content": "SECRET \ud800"}], [{"role": 7, "content": "SECRET"}], 7, b"SECRET",
     ],
 )  # fmt: skip
-def test_a_bad_row_is_named_without_its_content(row: Any) -> None:
+def test_invalid_row_error_has_no_content_of_it(row: Any) -> None:
     """One line, a ValueError, nothing of the prompt."""
     with pytest.raises(ValueError, match=r".") as caught:
         checked_messages(row)
@@ -128,7 +128,7 @@ def test_a_bad_row_is_named_without_its_content(row: Any) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_ids_depend_on_what_is_asked_only() -> None:
+def test_ids_depend_on_the_request_only() -> None:
     """Not on keys, addresses or timeouts; duplicates are numbered."""
     here = plan(api_key="a", api_base="http://127.0.0.1:1/v1", metadata={"x": 1}).request(HELLO)
     there = plan(api_key="b", api_base="http://127.0.0.1:2/v1").request(HELLO)
@@ -141,7 +141,7 @@ def test_ids_depend_on_what_is_asked_only() -> None:
     ]  # fmt: skip
 
 
-def test_fingerprints_tell_which_field_changed() -> None:
+def test_fingerprints_name_the_changed_field() -> None:
     """One digest a field."""
     before = fingerprints(plan(seed=1, response_format=Model).request(HELLO))
     after = fingerprints(plan(seed=2, response_format=Model).request(HELLO))
@@ -149,7 +149,7 @@ def test_fingerprints_tell_which_field_changed() -> None:
 
 
 @pytest.mark.processes
-def test_ids_are_the_same_in_another_process() -> None:
+def test_ids_in_another_process_are_the_same() -> None:
     """They do not hang on hash seeds, not even with a pydantic class among the parameters."""
     code = (
         "from pydantic import BaseModel\n"
@@ -165,7 +165,7 @@ def test_ids_are_the_same_in_another_process() -> None:
     assert said[0][0].startswith("req-")
 
 
-def test_a_typed_function_becomes_a_tool() -> None:
+def test_typed_function_becomes_tool() -> None:
     """Parameters from its annotations, the description from its docstring."""
 
     def get_weather(city: str, days: int = 1) -> str:

@@ -69,7 +69,7 @@ def streamed(requests: list[Any], place: dict[str, Any]) -> list[Any]:
 
 
 @pytest.mark.parametrize("run", [live, by_generator, streamed])
-def test_each_form_is_sent_live(server: Server, place: dict[str, Any], run: Callable[..., list[Any]]) -> None:
+def test_each_form_sent_live_gets_its_row(server: Server, place: dict[str, Any], run: Callable[..., list[Any]]) -> None:
     """In one batch, with what it says itself before what the call says; ids and metadata come back in its row."""
     rows = run(FORMS, place)
     said = bodies([request.json for request in server.requests])
@@ -81,7 +81,7 @@ def test_each_form_is_sent_live(server: Server, place: dict[str, Any], run: Call
     assert [row["request_model"] for row in rows] == [MODEL, MODEL, MODEL, "openai/gpt-4o", "gpt-4o-mini"]
 
 
-def test_each_form_is_rendered_and_estimated_as_it_is_sent(place: dict[str, Any]) -> None:
+def test_each_form_rendered_and_estimated_is_what_is_sent(place: dict[str, Any]) -> None:
     """The bodies are those of the live calls; an estimate names the models and adds up their rows."""
     payloads = llmbatch.render_batch_requests(FORMS, MODEL, **place)
     assert bodies([payload["body"] for payload in payloads]) == BODIES
@@ -95,14 +95,14 @@ def test_each_form_is_rendered_and_estimated_as_it_is_sent(place: dict[str, Any]
     assert both > cheap > 0
 
 
-def test_a_job_takes_each_form_with_a_file_for_each_model(
+def test_job_of_each_form_has_a_file_for_each_model(
     batches: BatchProvider, place: dict[str, Any], tmp_path: Path
 ) -> None:
     """Rows come back in order with their metadata, here and from the state file; the bill is each model's."""
     state = tmp_path / "job.json"
     forms = [*FORMS[:2], {"prompt": "three", "model": "openai/gpt-4o", "metadata": [1]}, "four"]
     job = llmbatch.submit_batch_job(forms, MODEL, state=state, **place)
-    assert [part.model for part in job.state.parts] == ["gpt-4o-mini", "gpt-4o"]
+    assert [file.model for file in job.state.input_files] == ["gpt-4o-mini", "gpt-4o"]
     rows = job.wait(0.01).results()
     again = llmbatch.BatchJob.load(state, api_key=place["api_key"]).results()
     for found in (rows, again):
@@ -112,7 +112,7 @@ def test_a_job_takes_each_form_with_a_file_for_each_model(
     assert rows[2]["cost"] > rows[0]["cost"]
 
 
-def test_a_jobs_failed_rows_keep_their_model(batches: BatchProvider, place: dict[str, Any]) -> None:
+def test_failed_rows_of_job_keep_their_model(batches: BatchProvider, place: dict[str, Any]) -> None:
     """Whether they are submitted again or sent live."""
     forms = ["one", {"prompt": "two", "model": "openai/gpt-4o", "metadata": "m"}, {"prompt": "three", "seed": 1}]
     job = llmbatch.submit_batch_job(forms, MODEL, **place)
@@ -125,10 +125,10 @@ def test_a_jobs_failed_rows_keep_their_model(batches: BatchProvider, place: dict
     assert rows[1]["metadata"] == "m"
     again = job.resubmit_failed().wait(0.01).results()
     assert again.texts == rows.texts
-    assert [part.model for part in job.state.parts] == ["gpt-4o-mini", "gpt-4o"] * 2
+    assert [file.model for file in job.state.input_files] == ["gpt-4o-mini", "gpt-4o"] * 2
 
 
-def test_a_jobs_rows_of_odd_parameters_are_their_own_errors(batches: BatchProvider, place: dict[str, Any]) -> None:
+def test_rows_of_job_with_invalid_parameters_are_error_rows(batches: BatchProvider, place: dict[str, Any]) -> None:
     """The others are submitted, and an estimate counts them as what cannot be sent."""
     odd = [
         {"prompt": "a", "logit_bias": float("inf")},
@@ -147,12 +147,12 @@ def test_a_jobs_rows_of_odd_parameters_are_their_own_errors(batches: BatchProvid
     [
         ({"model": "mistral/mistral-small-latest"}, "not at openai"),
         ({"api_base": "http://127.0.0.1:9/v1"}, "not at openai"),
-        ({"extra_headers": {"X-Team": "b"}}, "one account"),
-        ({"response_format": BaseModel}, "a response_format of its own"),
-        ({"custom_id": "first"}, "there already"),
+        ({"extra_headers": {"X-Team": "b"}}, "each account"),
+        ({"response_format": BaseModel}, "another response_format"),
+        ({"custom_id": "first"}, "duplicate custom_id"),
     ],
 )
-def test_what_no_job_can_join_is_refused(
+def test_request_that_cannot_join_a_job_raises(
     server: Server, batches: BatchProvider, place: dict[str, Any], own: dict[str, Any], why: str
 ) -> None:
     """Before anything is sent, with the row's number and what to do instead."""
@@ -180,10 +180,10 @@ def test_what_no_job_can_join_is_refused(
         ({"custom_id": "e", "url": "/v1/embeddings", "body": {"input": "a"}}, "not a chat batch line"),
     ],
 )
-def test_a_request_that_cannot_be_sent_is_an_error_row(
+def test_request_that_cannot_be_sent_is_an_error_row(
     server: Server, place: dict[str, Any], item: Any, why: str
 ) -> None:
-    """The others are answered; the row says what to mend."""
+    """The others are answered; the row says what to fix."""
     rows = live([{"prompt": "b", "custom_id": "mine"}, item, "c"], place)
     assert ["error" in row for row in rows] == [False, True, False]
     assert rows[1]["error"].startswith("InvalidRow: ")
@@ -191,7 +191,7 @@ def test_a_request_that_cannot_be_sent_is_an_error_row(
     assert len(server.requests) == 2
 
 
-def test_ids_of_requests_and_of_the_call_are_told_apart(server: Server, place: dict[str, Any]) -> None:
+def test_id_of_request_overrides_id_of_call(server: Server, place: dict[str, Any]) -> None:
     """A request's own id stands before the call's, and may be no other row's."""
     asked = [
         "a",
@@ -207,7 +207,7 @@ def test_ids_of_requests_and_of_the_call_are_told_apart(server: Server, place: d
     assert len(server.requests) == 3
 
 
-def test_a_models_key_and_address_go_to_no_other(
+def test_key_and_address_go_to_no_other_provider(
     server: Server, provider: Callable[..., Server], place: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A request for another provider or address meets neither the call's key nor its headers."""
@@ -231,7 +231,7 @@ def test_a_models_key_and_address_go_to_no_other(
     ]  # fmt: skip
 
 
-def test_a_requests_own_key_goes_to_the_calls_address(
+def test_key_of_request_goes_to_the_address_of_the_call(
     server: Server, place: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A gateway's key for one tenant is nobody else's; an organization needs no key of its own."""
@@ -245,7 +245,7 @@ def test_a_requests_own_key_goes_to_the_calls_address(
     ]  # fmt: skip
 
 
-def test_models_share_one_budget_and_have_their_own_breaker(server: Server, place: dict[str, Any]) -> None:
+def test_models_share_one_budget_and_have_their_own_circuit_breaker(server: Server, place: dict[str, Any]) -> None:
     """The one max_cost holds over all models; a model that does not exist stops its own rows only."""
     server.handler = lambda request: (
         Response(404, {}, {"error": {"message": "no such model"}}) if request.json["model"] == "gpt-4" else None
@@ -256,7 +256,7 @@ def test_models_share_one_budget_and_have_their_own_breaker(server: Server, plac
         model: Counter(row["error_details"]["type"] for row in group.failed)
         for model, group in rows.by("model").items()
     }
-    assert kinds == {MODEL: Counter(), "openai/gpt-4": Counter(NotFoundError=5, NotSent=25)}
+    assert kinds == {MODEL: Counter(), "openai/gpt-4": Counter(NotFoundError=8, NotSent=22)}
     server.handler = None
     dear = [{"prompt": f"q{i}", "model": "openai/gpt-4o"} if i % 2 else f"q{i}" for i in range(40)]
     rows = llmbatch.create_chat_completions_batch(dear, MODEL, max_cost=0.003, **place)
@@ -266,7 +266,7 @@ def test_models_share_one_budget_and_have_their_own_breaker(server: Server, plac
     assert {row["error_details"]["type"] for row in rows.failed} == {"BudgetExceeded"}
 
 
-def test_more_sets_of_parameters_than_are_kept_are_sent_and_known_again(
+def test_more_sets_of_parameters_than_are_cached_are_sent(
     server: Server, place: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each row with its own; a rerun finds all in the checkpoint, with the metadata that it now has."""
@@ -298,7 +298,7 @@ class Colour(BaseModel):
     colour: str
 
 
-def test_each_request_may_want_another_shape(server: Server, place: dict[str, Any]) -> None:
+def test_request_with_its_own_response_format_is_parsed_by_it(server: Server, place: dict[str, Any]) -> None:
     """`parsed` validates each answer by its own request's pydantic model; a request may also want none."""
     answers = {"a": '{"size": 3}', "b": '{"colour": "red"}', "c": "free text"}
     server.handler = lambda request: said(answers[request.text])
@@ -308,7 +308,7 @@ def test_each_request_may_want_another_shape(server: Server, place: dict[str, An
     assert rows.texts[2] == "free text"
 
 
-def test_groups_have_their_own_sums(server: Server, place: dict[str, Any]) -> None:
+def test_groups_have_their_own_totals(server: Server, place: dict[str, Any]) -> None:
     """`by` a model, a metadata key or a function; groups add up to the whole, and an unknown key is told."""
     asked = [
         {"prompt": f"q{i}", "model": model, "metadata": {"topic": ["x", "y"][i % 2], "n": i}}

@@ -125,7 +125,7 @@ def _azures_sessions_go() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("recorded", RECORDED.values(), ids=RECORDED)
-def test_a_recorded_failure_keeps_its_class_status_and_words(server: Server, recorded: Failure) -> None:
+def test_recorded_failure_keeps_class_status_and_words(server: Server, recorded: Failure) -> None:
     """Type, status and the provider's own words are in the row, and whether it would be sent again."""
     server.handler = lambda _: Response(recorded.status, recorded.headers, body=recorded.body)
     place = {"api_version": "2024-10-21"} if recorded.model == AZURE else {}

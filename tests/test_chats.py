@@ -110,7 +110,7 @@ def test_rendering_adds_nothing_to_the_history_and_keeps_its_id() -> None:
     assert chat().for_batch_request().ask("What's up?")["custom_id"] != first["custom_id"]
 
 
-def test_streaming_is_refused_for_batch_requests() -> None:
+def test_streaming_for_batch_requests_raises() -> None:
     """As a callback and as a parameter."""
     with pytest.raises(ValueError, match="Streaming is not supported for batch requests"):
         chat().for_batch_request().ask("x", on_chunk=print)
@@ -131,7 +131,7 @@ def test_instructions_replace_or_add() -> None:
         {"type": "json_schema", "json_schema": {"name": "Person", "schema": {"type": "object"}, "strict": True}},
     ],
 )
-def test_a_schema_may_be_a_dict(schema: dict[str, Any]) -> None:
+def test_schema_as_dict_is_a_response_format(schema: dict[str, Any]) -> None:
     """A JSON schema is wrapped; a whole response_format is not."""
     body = chat().with_schema(schema).for_batch_request().ask("x")["body"]
     assert body["response_format"]["json_schema"]["name"] == "Person"
@@ -152,7 +152,7 @@ def test_answers_join_the_history(server: Server) -> None:
     assert conversation.messages[-1] == {"role": "assistant", "content": answer_to("and now?")}
 
 
-def test_pieces_arrive_while_the_answer_does(server: Server) -> None:
+def test_deltas_arrive_while_the_answer_does(server: Server) -> None:
     """`on_chunk` gets the text piece by piece, the history the whole."""
     pieces: list[str] = []
     conversation = chat("openai/x", api_base=server.api_base, api_key="k")
@@ -174,7 +174,7 @@ def test_tool_calls_come_back_and_can_be_answered(server: Server) -> None:
     assert sent[1]["tool_calls"][0]["id"] == "c1" == sent[2]["tool_call_id"]
 
 
-def test_a_failed_request_raises_and_adds_nothing(server: Server) -> None:
+def test_failed_request_raises_and_adds_nothing(server: Server) -> None:
     """The question is taken back, so that it can be asked again; what was added by hand stays."""
     conversation = chat("openai/x", api_base=server.api_base, api_key="k").with_instructions("Be brief.")
     server.enqueue(Response(400), Response(400), Response(400))
@@ -219,7 +219,7 @@ def streamed(*texts: str, whole: bool = True) -> Response:
     ],
 )
 @pytest.mark.usefixtures("quick_backoff")
-def test_a_cut_stream_repeats_nothing(server: Server, again: tuple[str, ...], given: str) -> None:
+def test_cut_stream_repeats_no_text(server: Server, again: tuple[str, ...], given: str) -> None:
     """What has come is left out of the next attempt; an answer that begins otherwise comes whole on its own line."""
     pieces: list[str] = []
     server.enqueue(streamed("The ", "capital is ", whole=False), streamed(*again))
@@ -230,7 +230,7 @@ def test_a_cut_stream_repeats_nothing(server: Server, again: tuple[str, ...], gi
     assert conversation.messages[-1]["content"] == "".join(again)
 
 
-def test_the_async_twins_do_the_same(server: Server) -> None:
+def test_async_versions_do_the_same(server: Server) -> None:
     """Answers live, payloads for batch requests."""
 
     async def talk() -> tuple[Any, Any]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tests.server import Server
 
 
-def test_a_jobs_rows_are_the_live_rows_at_half_the_price(batches: BatchProvider, place: dict[str, Any]) -> None:
+def test_job_rows_are_the_live_rows_at_half_the_price(batches: BatchProvider, place: dict[str, Any]) -> None:
     """Same ids, same keys, same answers, in the order of the input; how long one took only the provider knows."""
     live = llmbatch.create_chat_completions_batch(asked(3), MODEL, **place)
     job = submitted(place).wait(0.01).results()
@@ -42,7 +42,7 @@ def test_a_jobs_rows_are_the_live_rows_at_half_the_price(batches: BatchProvider,
         assert mine["choices"][0]["message"]["content"] == theirs["choices"][0]["message"]["content"]
 
 
-def test_the_file_holds_what_live_calls_send(batches: BatchProvider, place: dict[str, Any], server: Server) -> None:
+def test_input_file_has_what_live_calls_send(batches: BatchProvider, place: dict[str, Any], server: Server) -> None:
     """Line by line."""
     llmbatch.create_chat_completions_batch(asked(1), MODEL, seed=7, **place)
     live = server.requests[0].json
@@ -61,7 +61,7 @@ def test_the_file_holds_what_live_calls_send(batches: BatchProvider, place: dict
         ("empty", "RequestError", True),
     ],
 )
-def test_a_request_that_came_to_nothing_is_an_error_row(
+def test_results_request_without_answer_is_an_error_row(
     batches: BatchProvider, place: dict[str, Any], fate: str, kind: str, retryable: bool
 ) -> None:
     """In its place, with the others unharmed."""
@@ -75,7 +75,9 @@ def test_a_request_that_came_to_nothing_is_an_error_row(
 
 
 @pytest.mark.parametrize(("end", "kind"), [("expired", "BatchExpired"), ("cancelled", "BatchCancelled")])
-def test_partial_results_survive(batches: BatchProvider, place: dict[str, Any], end: str, kind: str) -> None:
+def test_results_of_ended_early_job_are_kept(
+    batches: BatchProvider, place: dict[str, Any], end: str, kind: str
+) -> None:
     """What was done by then is answered, the rest says why not, and costs nothing."""
     batches.end = end
     job = submitted(place)
@@ -86,7 +88,9 @@ def test_partial_results_survive(batches: BatchProvider, place: dict[str, Any], 
     assert (results[0]["error_details"]["type"], results[0]["cost"]) == (kind, 0.0)
 
 
-def test_a_refused_file_fails_each_row_and_names_the_faulty_one(batches: BatchProvider, place: dict[str, Any]) -> None:
+def test_results_rejected_file_fails_each_row_and_names_the_faulty_one(
+    batches: BatchProvider, place: dict[str, Any]
+) -> None:
     """There are no files to read then."""
     error = {"code": "invalid_json_line", "message": "This line is not parseable.", "line": 2, "param": None}
     batches.end = lambda _: {"status": "failed", "errors": {"object": "list", "data": [error]}}
@@ -95,7 +99,7 @@ def test_a_refused_file_fails_each_row_and_names_the_faulty_one(batches: BatchPr
     first, second, third = job.results()
     assert second["error"] == "invalid_json_line: This line is not parseable."
     assert first["error"] == third["error"]
-    assert "refused the whole file: invalid_json_line (line 2)" in first["error"]
+    assert "rejected the whole input file: invalid_json_line (line 2)" in first["error"]
     assert (first["error_details"]["retryable"], second["error_details"]["retryable"]) == (True, False)
 
 
@@ -103,7 +107,7 @@ def lines(*values: Any) -> bytes:
     return b"".join(json.dumps(value).encode() + b"\n" for value in values)
 
 
-def test_both_files_are_read_and_statuses_checked(batches: BatchProvider, place: dict[str, Any]) -> None:
+def test_results_both_files_are_read_and_statuses_checked(batches: BatchProvider, place: dict[str, Any]) -> None:
     """Error lines with `error: null`, status 0, counts that do not add up, and lines of nobody, as seen in the wild."""
     body = {"error": {"message": "Forbidden", "type": "invalid_request_error", "code": None}}
     ids = [payload["custom_id"] for payload in llmbatch.render_batch_requests(asked(4), MODEL)]
@@ -128,7 +132,7 @@ def test_both_files_are_read_and_statuses_checked(batches: BatchProvider, place:
     assert results.texts[3] == "yes"
 
 
-def test_an_empty_error_file_and_no_counts_are_no_trouble(batches: BatchProvider, place: dict[str, Any]) -> None:
+def test_results_empty_error_file_without_counts_are_accepted(batches: BatchProvider, place: dict[str, Any]) -> None:
     """A cancelled job may have both files and nothing in them."""
     empty = batches.add_file("empty", b"")
     batches.end = lambda _: {"status": "cancelled", "output_file_id": None, "error_file_id": empty.id,
@@ -137,14 +141,14 @@ def test_an_empty_error_file_and_no_counts_are_no_trouble(batches: BatchProvider
     assert [row["error_details"]["type"] for row in results] == ["BatchCancelled"] * 3
 
 
-def test_rows_that_cannot_be_sent_are_error_rows(batches: BatchProvider, place: dict[str, Any]) -> None:
+def test_submit_invalid_rows_are_error_rows(batches: BatchProvider, place: dict[str, Any]) -> None:
     """The others are submitted."""
     results = submit_batch_job([*asked(1), [], *asked(1, "More")], MODEL, **place).wait(0.01).results()
     assert results.texts == [answer_to("Question 0"), None, answer_to("More 0")]
     assert results[1]["error_details"]["type"] == "InvalidRow"
 
 
-def test_nothing_to_send_creates_nothing(batches: BatchProvider, place: dict[str, Any]) -> None:
+def test_submit_nothing_to_send_creates_nothing(batches: BatchProvider, place: dict[str, Any]) -> None:
     """Not even a file."""
     job = submit_batch_job([None, 7], MODEL, **place)
     assert (job.status, job.ended) == ("completed", True)
@@ -153,7 +157,7 @@ def test_nothing_to_send_creates_nothing(batches: BatchProvider, place: dict[str
     assert not batches.files
 
 
-def test_a_job_is_split_at_the_limits(batches: BatchProvider, place: dict[str, Any]) -> None:
+def test_submit_large_job_is_split_at_the_limits(batches: BatchProvider, place: dict[str, Any]) -> None:
     """By rows and by bytes; a row too long for any file is an error row."""
     job = submitted(place, 10, max_rows=4)
     assert [len(file.content.splitlines()) for file in batches.files.values()] == [4, 4, 2]
@@ -166,7 +170,7 @@ def test_a_job_is_split_at_the_limits(batches: BatchProvider, place: dict[str, A
     assert results[4]["error_details"]["type"] == "InvalidRow"
 
 
-def test_every_input_of_a_large_job_has_exactly_one_right_row(batches: BatchProvider, place: dict[str, Any]) -> None:
+def test_results_large_job_has_one_right_row_for_each_input(batches: BatchProvider, place: dict[str, Any]) -> None:
     """Three files, output in another order, with rows missing, failed and given twice (one answer all the same)."""
     count = 600
     job = submitted(place, count, max_rows=200)
@@ -181,7 +185,7 @@ def test_every_input_of_a_large_job_has_exactly_one_right_row(batches: BatchProv
             assert row_text(row) == answer_to(f"Question {i}")
 
 
-def test_an_unknown_price_is_none(batches: BatchProvider, place: dict[str, Any]) -> None:
+def test_results_unknown_price_is_none(batches: BatchProvider, place: dict[str, Any]) -> None:
     """Never 0."""
     results = submit_batch_job(asked(2), "openai/nobody-knows", **place).wait(0.01).results()
     assert results.cost is None
@@ -192,7 +196,7 @@ class Person(BaseModel):
     name: str
 
 
-def test_structured_answers_are_checked_as_live_ones(batches: BatchProvider, place: dict[str, Any]) -> None:
+def test_results_structured_answers_are_checked_as_live_ones(batches: BatchProvider, place: dict[str, Any]) -> None:
     """An answer that is none of the model's is an error row that keeps it."""
     results = submit_batch_job(asked(1), MODEL, response_format=Person, **place).wait(0.01).results()
     assert results[0]["error_details"]["type"] == "ValidationError"
@@ -200,7 +204,7 @@ def test_structured_answers_are_checked_as_live_ones(batches: BatchProvider, pla
     assert results.response_format is Person
 
 
-def test_embeddings_run_as_a_job(batches: BatchProvider, place: dict[str, Any]) -> None:
+def test_submit_embeddings_run_as_a_job(batches: BatchProvider, place: dict[str, Any]) -> None:
     """The rows are those of `create_embeddings_batch`."""
     payloads = llmbatch.render_embeddings_requests(["a cat", "a dog"])
     results = submit_batch_job(payloads, "text-embedding-3-small", **place).wait(0.01).results()
@@ -209,7 +213,7 @@ def test_embeddings_run_as_a_job(batches: BatchProvider, place: dict[str, Any]) 
     assert batches.jobs["batch_1"]["endpoint"] == "/v1/embeddings"
 
 
-def test_payloads_and_files_are_submitted_as_they_are(
+def test_submit_payloads_and_files_are_sent_as_they_are(
     batches: BatchProvider, place: dict[str, Any], tmp_path: Path
 ) -> None:
     """They name their model; what would change them is refused."""
@@ -219,7 +223,7 @@ def test_payloads_and_files_are_submitted_as_they_are(
     for given in (payloads, iter(payloads), path, str(path)):
         assert submit_batch_job(given, **place).wait(0.01).results().texts[2] == answer_to("Question 2")
     assert len({file.content for file in batches.files.values() if not file.name.startswith("batch_")}) == 1
-    with pytest.raises(ValueError, match="leave out seed"):
+    with pytest.raises(ValueError, match="Leave out seed"):
         submit_batch_job(payloads, seed=1, **place)
     with pytest.raises(ValueError, match="are for model 'gpt-4o'"):
         submit_batch_job(payloads, MODEL, **place)
@@ -228,7 +232,7 @@ def test_payloads_and_files_are_submitted_as_they_are(
         submit_batch_job(path, **place)
 
 
-def test_misuse_raises_before_anything_is_created(batches: BatchProvider, place: dict[str, Any]) -> None:
+def test_submit_misuse_raises_before_anything_is_created(batches: BatchProvider, place: dict[str, Any]) -> None:
     """With the mend."""
     for arguments, kind, why in (
         ({"max_rows": 0}, ValueError, "at least 1"),
@@ -243,7 +247,7 @@ def test_misuse_raises_before_anything_is_created(batches: BatchProvider, place:
     assert not batches.files
 
 
-def test_a_job_of_several_models_is_found_with_the_price_of_each(place: dict[str, Any], batches: BatchProvider) -> None:
+def test_retrieve_job_of_several_models_knows_each_price(place: dict[str, Any], batches: BatchProvider) -> None:
     """By its id, without a state file: the provider's input files say which row was for which model."""
     requests = [
         {"prompt": f"Question {i}", "model": f"openai/{model}"} for i, model in enumerate(("gpt-4o", "gpt-4o-mini"))

@@ -39,7 +39,7 @@ def llm(*arguments: Any, given: str | None = None) -> Result:
     return CliRunner().invoke(main, [str(argument) for argument in arguments], input=given)
 
 
-def test_render_writes_what_python_renders() -> None:
+def test_render_command_writes_what_python_renders() -> None:
     """To stdout or a file; the count goes to stderr."""
     result = llm("render", "prompts.jsonl", "-m", MODEL, "-p", "seed=7", "-p", 'stop=["END"]')
     payloads = [json.loads(line) for line in result.stdout.splitlines()]
@@ -49,7 +49,7 @@ def test_render_writes_what_python_renders() -> None:
     assert list(llmbatch.read_batch_file("batch.jsonl")) == llmbatch.render_batch_requests(asked(3))
 
 
-def test_render_reads_stdin_tables_and_texts() -> None:
+def test_render_command_reads_stdin_tables_and_texts() -> None:
     """As `run` does; ids are taken over."""
     assert json.loads(llm("render", "-", given='{"id": "a", "prompt": "Hi"}\n').stdout)["custom_id"] == "a"
     Path("reviews.csv").write_text("id,review\n7,good\n")
@@ -60,14 +60,14 @@ def test_render_reads_stdin_tables_and_texts() -> None:
     assert payload["body"]["input"] == "a cat"
 
 
-def test_estimate_prints_one_object() -> None:
+def test_estimate_command_prints_one_object() -> None:
     """With nulls for what is unknown."""
     told = json.loads(llm("estimate", "prompts.jsonl", "-m", "gpt-4o-mini").stdout)
     assert (told["rows"], told["completion_tokens"], told["files"]) == (3, 600, 1)
     assert json.loads(llm("estimate", "prompts.jsonl", "-m", "hosted_vllm/x").stdout)["live_cost"] is None
 
 
-def test_estimate_has_the_lanes_by_what_is_stated() -> None:
+def test_estimate_command_has_the_lanes() -> None:
     """JSON on a pipe; `-p` names any other option."""
     stated = ("--rpm", "2", "--tpm", "1000000", "--latency", "3", "-w", "2", "--deadline", "60")
     lanes = json.loads(llm("estimate", "prompts.jsonl", "-m", "gpt-4o-mini", *stated).stdout)["lanes"]
@@ -84,7 +84,7 @@ def test_estimate_has_the_lanes_by_what_is_stated() -> None:
 
 
 @pytest.mark.processes
-def test_estimate_is_a_table_on_a_terminal(warm: Warm) -> None:
+def test_estimate_command_prints_a_table_on_a_terminal(warm: Warm) -> None:
     """With a line for each lane."""
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (24, 200))
@@ -99,7 +99,7 @@ def test_estimate_is_a_table_on_a_terminal(warm: Warm) -> None:
 
 
 @pytest.mark.parametrize("rendered", [False, True])
-def test_a_job_from_the_shell(batches: BatchProvider, place: dict[str, Any], rendered: bool) -> None:
+def test_job_commands_run_a_job(batches: BatchProvider, place: dict[str, Any], rendered: bool) -> None:
     """Submitted, watched, waited for and read: conversations or rendered lines."""
     source = "prompts.jsonl"
     if rendered:
@@ -124,7 +124,7 @@ def test_a_job_from_the_shell(batches: BatchProvider, place: dict[str, Any], ren
     assert "secret" not in Path("job.json").read_text()
 
 
-def test_submitting_again_submits_nothing(batches: BatchProvider, place: dict[str, Any]) -> None:
+def test_submit_command_again_submits_nothing(batches: BatchProvider, place: dict[str, Any]) -> None:
     """The state file beside the input knows the job."""
     for _ in range(2):
         assert llm("submit", "prompts.jsonl", "-m", MODEL, "--api-base", place["api_base"]).exit_code == 0
@@ -132,7 +132,7 @@ def test_submitting_again_submits_nothing(batches: BatchProvider, place: dict[st
     assert Path("prompts.jsonl.job.json").exists()
 
 
-def test_failed_rows_and_bad_ends_are_exit_code_1(batches: BatchProvider, place: dict[str, Any]) -> None:
+def test_job_commands_failed_rows_are_exit_code_1(batches: BatchProvider, place: dict[str, Any]) -> None:
     """Rows that failed are lines with `error`."""
     batches.end = "expired"
     llm("submit", "prompts.jsonl", "-m", MODEL, "--api-base", place["api_base"], "-s", "job.json")
@@ -147,13 +147,13 @@ def test_failed_rows_and_bad_ends_are_exit_code_1(batches: BatchProvider, place:
     assert texts == [None, answer_to("Question 1"), answer_to("Question 2")]
 
 
-def test_a_job_is_cancelled(batches: BatchProvider, place: dict[str, Any]) -> None:
+def test_cancel_command_ends_the_job(batches: BatchProvider, place: dict[str, Any]) -> None:
     """And a wait may end before it."""
     batches.polls = 10_000
     llm("submit", "prompts.jsonl", "-m", MODEL, "--api-base", place["api_base"], "-s", "job.json")
     waited = llm("wait", "job.json", "--poll", "0.01", "--timeout", "0.03")
     assert waited.exit_code == 3
-    assert "it goes on" in waited.stderr
+    assert "it continues" in waited.stderr
     assert json.loads(llm("cancel", "job.json").stdout)["status"] == "cancelling"
 
 
@@ -168,7 +168,7 @@ def test_a_job_is_cancelled(batches: BatchProvider, place: dict[str, Any]) -> No
         (["status", "prompts.jsonl"], 4, "not a batch job's state file"),
     ],
 )
-def test_misuse_is_one_line_and_an_exit_code(arguments: list[str], code: int, message: str) -> None:
+def test_job_commands_misuse_is_one_line_and_an_exit_code(arguments: list[str], code: int, message: str) -> None:
     """No traceback."""
     Path("bad.jsonl").write_text('"good"\n{bad\n')
     result = llm(*arguments)
@@ -177,7 +177,7 @@ def test_misuse_is_one_line_and_an_exit_code(arguments: list[str], code: int, me
     assert "Traceback" not in result.stderr
 
 
-def test_a_providers_refusal_is_exit_code_4(batches: BatchProvider, place: dict[str, Any]) -> None:
+def test_job_commands_provider_rejection_is_exit_code_4(batches: BatchProvider, place: dict[str, Any]) -> None:
     """Without the key."""
     refusal = {"error": {"message": "Incorrect API key provided: sk-very-secret-1234."}}
     batches.fault("POST", "/v1/files", Response(401, body=refusal))
@@ -188,7 +188,7 @@ def test_a_providers_refusal_is_exit_code_4(batches: BatchProvider, place: dict[
 
 
 @pytest.mark.parametrize("command", ["render", "estimate", "submit", "status", "wait", "results", "cancel"])
-def test_help_has_examples(command: str) -> None:
+def test_job_commands_help_has_examples(command: str) -> None:
     """Each command shows how it is used."""
     text = llm(command, "--help").stdout
     assert f"llmbatch {command}" in text
@@ -196,7 +196,7 @@ def test_help_has_examples(command: str) -> None:
 
 
 @pytest.mark.processes
-def test_help_is_quick() -> None:
+def test_help_imports_no_litellm() -> None:
     """It imports no litellm."""
     code = "import sys; from llmbatch.cli import main; main(standalone_mode=False); print('litellm' in sys.modules)"
     with script(code, "submit", "--help") as process:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tests.server import Server
 
 
-def test_failed_rows_are_submitted_again(batches: BatchProvider, place: dict[str, Any], tmp_path: Path) -> None:
+def test_resubmit_failed_rows_make_results_whole(batches: BatchProvider, place: dict[str, Any], tmp_path: Path) -> None:
     """As another batch of the same job, whose results are then whole."""
     state = tmp_path / "job.json"
     job = submit_batch_job([*asked(5), []], MODEL, state=state, max_rows=2, **place)
@@ -39,7 +39,7 @@ def test_failed_rows_are_submitted_again(batches: BatchProvider, place: dict[str
     assert len(batches.jobs) == 4
 
 
-def test_a_resubmission_that_failed_again_leaves_the_answers(batches: BatchProvider, place: dict[str, Any]) -> None:
+def test_resubmit_failed_again_keeps_answers(batches: BatchProvider, place: dict[str, Any]) -> None:
     """Only failures are replaced."""
     job = submitted(place)
     batches.fates[job.state.custom_ids[0]] = "failed"
@@ -48,7 +48,7 @@ def test_a_resubmission_that_failed_again_leaves_the_answers(batches: BatchProvi
     assert results.texts == [None, answer_to("Question 1"), answer_to("Question 2")]
 
 
-def test_one_budget_holds_for_all_rows_that_are_sent_live(batches: BatchProvider, place: dict[str, Any]) -> None:
+def test_run_failed_live_has_one_budget_for_all_rows(batches: BatchProvider, place: dict[str, Any]) -> None:
     """However many sets of parameters they have."""
     rows = asked(36)
     sets = [rows[at : at + 12] for at in (0, 12, 24)]
@@ -64,7 +64,7 @@ def test_one_budget_holds_for_all_rows_that_are_sent_live(batches: BatchProvider
     assert results.failed
 
 
-def test_an_interrupted_resubmission_goes_on(batches: BatchProvider, place: dict[str, Any], tmp_path: Path) -> None:
+def test_resubmit_interrupted_is_continued(batches: BatchProvider, place: dict[str, Any], tmp_path: Path) -> None:
     """With the same rows, once."""
     job = submitted(place, state=tmp_path / "job.json")
     batches.fates[job.state.custom_ids[1]] = "missing"
@@ -79,7 +79,9 @@ def test_an_interrupted_resubmission_goes_on(batches: BatchProvider, place: dict
     assert len(batches.jobs) == 2
 
 
-def test_failed_rows_are_sent_live(batches: BatchProvider, place: dict[str, Any], server: Server) -> None:
+def test_run_failed_live_sends_the_bodies_of_the_job(
+    batches: BatchProvider, place: dict[str, Any], server: Server
+) -> None:
     """With the very bodies of the job, at live prices, each row in its place."""
     job = submitted(place, seed=7)
     batches.fates[job.state.custom_ids[1]] = "missing"
@@ -91,7 +93,7 @@ def test_failed_rows_are_sent_live(batches: BatchProvider, place: dict[str, Any]
     assert live == json.loads(batches.files["file-1"].content.splitlines()[1])["body"]
 
 
-def test_rows_sent_again_keep_what_their_answers_in_the_job_cost(batches: BatchProvider, place: dict[str, Any]) -> None:
+def test_run_failed_live_adds_the_cost_of_the_job(batches: BatchProvider, place: dict[str, Any]) -> None:
     """Live or in the job, tokens, USD and attempts are those of both."""
     job = submitted(place, response_format={"type": "json_object"}).wait(0.01)
     before = job.results()
@@ -105,7 +107,7 @@ def test_rows_sent_again_keep_what_their_answers_in_the_job_cost(batches: BatchP
     assert again.cost == pytest.approx(2 * before.cost)  # type: ignore[operator]
 
 
-def test_failed_rows_can_be_given_when_the_provider_has_no_copy(batches: BatchProvider, place: dict[str, Any]) -> None:
+def test_run_failed_live_takes_payloads_without_providers_copy(batches: BatchProvider, place: dict[str, Any]) -> None:
     """`payloads=` takes what `render_batch_requests` made."""
     job = submitted(place)
     batches.fates[job.state.custom_ids[1]] = "missing"
@@ -117,7 +119,9 @@ def test_failed_rows_can_be_given_when_the_provider_has_no_copy(batches: BatchPr
     assert job.run_failed_live(payloads=payloads, progress=False).texts[1] == answer_to("Question 1")
 
 
-def test_a_batch_can_run_as_a_job(batches: BatchProvider, place: dict[str, Any], tmp_path: Path) -> None:
+def test_job_lane_rerun_with_checkpoint_submits_nothing(
+    batches: BatchProvider, place: dict[str, Any], tmp_path: Path
+) -> None:
     """`batch_job=True` submits, waits and returns; a rerun with its checkpoint submits nothing."""
     seen: list[int] = []
     for _ in range(2):
@@ -130,7 +134,7 @@ def test_a_batch_can_run_as_a_job(batches: BatchProvider, place: dict[str, Any],
     assert len(batches.jobs) == 1
 
 
-def test_a_rerun_of_a_job_sends_its_failed_rows_again(
+def test_job_lane_rerun_submits_failed_rows_again(
     batches: BatchProvider, place: dict[str, Any], tmp_path: Path
 ) -> None:
     """As a live batch with a checkpoint does, and only these; also where that was cut short."""
@@ -154,7 +158,7 @@ def test_a_rerun_of_a_job_sends_its_failed_rows_again(
     assert sizes == [3, 2, 1]
 
 
-def test_an_interruption_leaves_the_job_and_says_how_to_go_on(
+def test_job_lane_interruption_says_how_to_continue(
     batches: BatchProvider, place: dict[str, Any], tmp_path: Path
 ) -> None:
     """The error names the job's id or its state file, by which it is found, waited for or cancelled."""
@@ -182,7 +186,7 @@ def test_an_interruption_leaves_the_job_and_says_how_to_go_on(
     assert f"retrieve_batch_job({str(tmp_path / 'run.jsonl.job')!r})" in note
 
 
-def test_a_deadline_cancels_the_job(batches: BatchProvider, place: dict[str, Any]) -> None:
+def test_job_lane_deadline_cancels_the_job(batches: BatchProvider, place: dict[str, Any]) -> None:
     """Rows not done by then are error rows."""
     batches.polls = 10_000
     batches.fates = {payload["custom_id"]: "missing" for payload in llmbatch.render_batch_requests(asked(1), MODEL)}
@@ -194,7 +198,7 @@ def test_a_deadline_cancels_the_job(batches: BatchProvider, place: dict[str, Any
     assert results.texts[1] == answer_to("Question 1")
 
 
-def test_a_budget_is_checked_before_the_job(batches: BatchProvider, place: dict[str, Any]) -> None:
+def test_job_lane_max_cost_is_checked_before_the_job(batches: BatchProvider, place: dict[str, Any]) -> None:
     """At the worst case, with batch prices."""
     for options, why in (
         ({"max_cost": 1e-6}, "may cost"),

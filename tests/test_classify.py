@@ -1,4 +1,4 @@
-"""What each kind of exception becomes: made up here, as LiteLLM, the SDKs and the transport shape them."""
+"""`classify`: the failure for each kind of exception of LiteLLM, the SDKs and the transport (made up here)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def made(name: str, message: str = "it broke", cause: BaseException | None = Non
     return made_up
 
 
-def refused(status: int, message: str = "no", **headers: str) -> Exception:
+def rejected(status: int, message: str = "no", **headers: str) -> Exception:
     """A provider's answer with an error status."""
     given = {name.replace("_", "-"): value for name, value in headers.items()}
     return made("APIStatusError", message, status_code=status, response=SimpleNamespace(headers=given))
@@ -70,6 +70,28 @@ KINDS: dict[str, tuple[Exception, Failure]] = {
         made("RateLimitError", "busy", made("SDKs", code="rate_limit_exceeded"), status_code=429),
         Failure("RateLimitError", "busy", 429, retryable=True, rate_limited=True),
     ),
+    "a CA that nobody knows": (
+        made("APIError", cause=made("ConnectError", "no", made("SSLCertVerificationError", "verify failed"))),
+        Failure(
+            "CertificateError",
+            "it broke. For a company's or a proxy's CA, set SSL_CERT_FILE to its certificates",
+            scope=Scope.FINAL,
+        ),
+    ),
+    "a proxy's password": (
+        made("APIError", cause=made("ClientHttpProxyError", "407", status=407)),
+        Failure(
+            "ProxyError",
+            "the proxy wants a user and a password (407 Proxy Authentication Required). "
+            "Set HTTPS_PROXY (or HTTP_PROXY) to http://user:password@host:port",
+            407,
+            scope=Scope.FINAL,
+        ),
+    ),
+    "a wrong protocol": (
+        made("APIError", cause=made("ConnectError", "no", made("SSLError", "wrong version number"))),
+        Failure("ConnectionError", "it broke", retryable=True, scope=Scope.SHARED),
+    ),
     "round and round": (
         made("TooManyRedirects"),
         Failure("TooManyRedirects", "it broke (check api_base)", scope=Scope.SHARED),
@@ -93,7 +115,7 @@ KINDS: dict[str, tuple[Exception, Failure]] = {
         Failure("TypeError", "X_TOKEN is not set", billed=None),
     ),
     "no JSON": (made("JSONDecodeError"), Failure("UnparsableAnswer", "it broke", 200, **LOST)),
-    "a status": (refused(400, "bad"), Failure("APIStatusError", "bad", 400)),
+    "a status": (rejected(400, "bad"), Failure("APIStatusError", "bad", 400)),
     "a bug here": (
         made("APIError", "it broke", KeyError("x")),
         Failure("APIError", "it broke (KeyError: 'x')", billed=None),
@@ -132,8 +154,8 @@ KINDS: dict[str, tuple[Exception, Failure]] = {
 
 
 @pytest.mark.parametrize(("error", "failure"), KINDS.values(), ids=KINDS)
-def test_each_kind_is_told_apart(error: Exception, failure: Failure) -> None:
-    """By names in the chain of causes, attributes and words; with the provider's name, the exception's own first."""
+def test_classify_each_kind_gives_its_failure(error: Exception, failure: Failure) -> None:
+    """By class names in the chain of causes, attributes and words; the exception's own provider comes first."""
     expected = {name: getattr(failure, name) for name in Failure.__slots__ if name not in {"headers", "scope"}}
     for provider in ("openai", "groq"):
         found = classify(error, provider)
@@ -144,8 +166,8 @@ def test_each_kind_is_told_apart(error: Exception, failure: Failure) -> None:
     assert classify(error, "openai").provider == "azure"
 
 
-def test_an_exception_without_words() -> None:
-    """One that cannot even be printed is that row's failure."""
+def test_classify_unprintable_exception_gives_failure() -> None:
+    """An exception that cannot be printed is that row's failure."""
 
     class Mute(Exception):  # noqa: N818 - a name like any other
         def __str__(self) -> str:
@@ -168,12 +190,12 @@ def test_an_exception_without_words() -> None:
     ],
     ids=lambda given: given if isinstance(given, str) else "",
 )
-def test_a_connection_error_says_where(error: Exception, message: str) -> None:
+def test_classify_connection_error_names_address(error: Exception, message: str) -> None:
     """The host and port that were tried, once; the words are the transport's, where it has some."""
     assert classify(error).message == message
 
 
-def test_litellms_made_up_request_is_no_address() -> None:
+def test_classify_litellms_made_up_request_is_not_address() -> None:
     """Its exceptions hold one of their own."""
     outer = made("APIConnectionError", "Connection error", made("ConnectError", "refused"), request=request_to("api"))
     type(outer).__module__ = "litellm.exceptions"
@@ -196,33 +218,36 @@ def test_litellms_made_up_request_is_no_address() -> None:
         ("plain", "plain"),
     ],
 )
-def test_the_providers_own_words(text: str, message: str) -> None:
-    """Out of whatever is around them."""
-    assert classify(refused(400, text)).message == message
+def test_classify_message_is_providers_explanation(text: str, message: str) -> None:
+    """LiteLLM's prefixes, JSON and advice around it are removed."""
+    assert classify(rejected(400, text)).message == message
 
 
 REFUSALS: dict[str, tuple[Exception, dict[str, Any]]] = {
-    "bad request": (refused(400), {"retryable": False, "shared": False, "rate_limited": False, "billed": False}),
-    "bad key": (refused(401), {"retryable": False, "shared": True}),
-    "bad key, said otherwise": (refused(400, "Wrong API key"), {"retryable": False, "shared": True}),
+    "bad request": (rejected(400), {"retryable": False, "shared": False, "rate_limited": False, "billed": False}),
+    "bad key": (rejected(401), {"retryable": False, "shared": True}),
+    "bad key, said otherwise": (rejected(400, "Wrong API key"), {"retryable": False, "shared": True}),
     "limited": (
-        refused(429, retry_after="3"),
+        rejected(429, retry_after="3"),
         {"retryable": True, "rate_limited": True, "shared": False, "retry_after": 3.0},
     ),
-    "down": (refused(503), {"retryable": True, "rate_limited": False, "scope": Scope.UNKNOWN, "retry_after": None}),
-    "no credit": (refused(402), {"retryable": False, "shared": True}),
-    "spent": (refused(429, "insufficient_quota"), {"retryable": False, "rate_limited": False, "shared": True}),
-    "spent for a while": (refused(429, "insufficient_quota", retry_after="3"), {"retryable": True, "shared": False}),
-    "too large": (refused(500, "request too large"), {"retryable": False, "shared": False}),
-    "tomorrow": (refused(429, retry_after="7200"), {"retryable": False, "rate_limited": False, "shared": True}),
-    "just not tomorrow": (refused(429, retry_after=str(MAX_USEFUL_WAIT_SECONDS)), {"retryable": True, "shared": False}),
-    "try again": (refused(400, x_should_retry="TRUE"), {"retryable": True}),
-    "do not": (refused(503, x_should_retry="False"), {"retryable": False}),
+    "down": (rejected(503), {"retryable": True, "rate_limited": False, "scope": Scope.UNKNOWN, "retry_after": None}),
+    "no credit": (rejected(402), {"retryable": False, "shared": True}),
+    "spent": (rejected(429, "insufficient_quota"), {"retryable": False, "rate_limited": False, "shared": True}),
+    "spent for a while": (rejected(429, "insufficient_quota", retry_after="3"), {"retryable": True, "shared": False}),
+    "too large": (rejected(500, "request too large"), {"retryable": False, "shared": False}),
+    "tomorrow": (rejected(429, retry_after="7200"), {"retryable": False, "rate_limited": False, "shared": True}),
+    "just not tomorrow": (
+        rejected(429, retry_after=str(MAX_USEFUL_WAIT_SECONDS)),
+        {"retryable": True, "shared": False},
+    ),
+    "try again": (rejected(400, x_should_retry="TRUE"), {"retryable": True}),
+    "do not": (rejected(503, x_should_retry="False"), {"retryable": False}),
 }
 
 
 @pytest.mark.parametrize(("error", "expected"), REFUSALS.values(), ids=REFUSALS)
-def test_what_a_refusal_means(error: Exception, expected: dict[str, Any]) -> None:
+def test_classify_error_status_by_words_and_headers(error: Exception, expected: dict[str, Any]) -> None:
     """By its status, its words and its headers."""
     failure = classify(error)
     assert {name: getattr(failure, name) for name in expected} == expected
@@ -243,6 +268,6 @@ def test_what_a_refusal_means(error: Exception, expected: dict[str, Any]) -> Non
     ],
     ids=str,
 )
-def test_hints_in_headers(headers: dict[str, str], hint: float | None) -> None:
+def test_classify_retry_after_forms_in_seconds(headers: dict[str, str], hint: float | None) -> None:
     """Milliseconds before seconds, unless there are none; the past is now, and what cannot be read is no hint."""
-    assert classify(refused(429, **headers)).retry_after == (hint if hint is None else pytest.approx(hint))
+    assert classify(rejected(429, **headers)).retry_after == (hint if hint is None else pytest.approx(hint))

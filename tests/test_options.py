@@ -17,7 +17,7 @@ NUMBERS = ("max_cost", "timeout", "deadline", "requests_per_minute", "tokens_per
 
 
 @pytest.mark.parametrize(
-    ("arguments", "error", "mend"),
+    ("arguments", "error", "fix"),
     [
         ({"messages_list": [HI]}, TypeError, r"Pass a list: \[messages\]"),
         ({"messages_list": "Hi"}, TypeError, "Pass a list of conversations"),
@@ -65,17 +65,19 @@ NUMBERS = ("max_cost", "timeout", "deadline", "requests_per_minute", "tokens_per
         ({"max_cost": 1.0, "model": "openai/unpriced-model"}, ValueError, "needs a price"),
     ],
 )
-def test_misuse_raises_with_the_mend(server: Server, arguments: dict[str, Any], error: type, mend: str) -> None:
-    """The call as a whole is refused, nothing is sent, and the message carries the fix."""
+def test_list_call_with_misuse_raises_and_says_the_fix(
+    server: Server, arguments: dict[str, Any], error: type, fix: str
+) -> None:
+    """The call as a whole is rejected, nothing is sent, and the message says what to do."""
     given = {"messages_list": [[HI]], "model": "openai/gpt-4o-mini", "api_key": "sk-test", **arguments}
     if given["model"] != "no-such-model":
         given["api_base"] = server.api_base
-    with pytest.raises(error, match=mend):
+    with pytest.raises(error, match=fix):
         llmbatch.create_chat_completions_batch(**given)
     assert not server.requests
 
 
-def test_misuse_of_a_single_completion_raises(server: Server) -> None:
+def test_single_completion_with_misuse_raises(server: Server) -> None:
     """A conversation that cannot be sent is a ValueError there, not a failed request."""
     with pytest.raises(ValueError, match="no messages"):
         llmbatch.create_chat_completion([], api_base=server.api_base)
@@ -83,15 +85,15 @@ def test_misuse_of_a_single_completion_raises(server: Server) -> None:
         llmbatch.create_chat_completion(None, api_base=server.api_base)  # type: ignore[arg-type]
 
 
-def test_an_iterator_form_raises_at_the_call(server: Server) -> None:
-    """as_completed and stream_chat_completions_batch refuse misuse when called, not at the first row."""
+def test_iterator_form_with_misuse_raises_at_the_call(server: Server) -> None:
+    """as_completed and stream_chat_completions_batch reject misuse when called, not at the first row."""
     with pytest.raises(ValueError, match="at least 1"):
         llmbatch.as_completed([[HI]], "openai/x", max_workers=0, api_base=server.api_base)
     with pytest.raises(ValueError, match="at least 1"):
         llmbatch.stream_chat_completions_batch([[HI]], "openai/x", max_workers=0, api_base=server.api_base)
 
 
-def test_litellms_own_arguments_are_no_misspellings(server: Server) -> None:
+def test_arguments_that_litellm_or_the_provider_knows_pass(server: Server) -> None:
     """Arguments that LiteLLM or the provider knows pass through."""
     results = llmbatch.create_chat_completions_batch(
         [[HI]], "openai/gpt-4o-mini", api_base=server.api_base, api_key="sk-test", stop=["\n"], user="me",
@@ -107,19 +109,19 @@ def test_litellms_own_arguments_are_no_misspellings(server: Server) -> None:
 
 
 @pytest.mark.parametrize(
-    ("option", "mend"),
+    ("option", "fix"),
     [({"max_workers": 0}, "at least 1"), ({"retries": -1}, "at least 0"), ({"timeout": 0}, "more than 0")],
 )
-def test_a_batch_as_a_job_is_checked_alike(server: Server, option: dict[str, Any], mend: str) -> None:
+def test_batch_as_job_with_misuse_raises(server: Server, option: dict[str, Any], fix: str) -> None:
     """Options that a job does not need are not left unread: the same call may run live tomorrow."""
-    with pytest.raises(ValueError, match=mend):
+    with pytest.raises(ValueError, match=fix):
         llmbatch.create_chat_completions_batch(
             [[HI]], "openai/gpt-4o-mini", batch_job=True, api_base=server.api_base, api_key="k", **option
         )
     assert not server.requests
 
 
-def test_what_is_no_list_but_can_be_counted_is_taken_in_its_order(server: Server) -> None:
+def test_columns_and_generators_keep_their_order(server: Server) -> None:
     """A filtered column (whose index has gaps), a generator of ids, and None where nothing is meant."""
     pd = pytest.importorskip("pandas")
     frame = pd.DataFrame({"id": ["a", "b", "c"], "text": ["no", "yes", "yes"]}).query("text == 'yes'")
@@ -136,9 +138,9 @@ def test_what_is_no_list_but_can_be_counted_is_taken_in_its_order(server: Server
     assert not results.failed
 
 
-def test_too_few_ids_for_a_generator_are_told(server: Server) -> None:
+def test_generator_with_too_few_ids_raises(server: Server) -> None:
     """When the row comes that has none."""
-    with pytest.raises(ValueError, match="holds 2 ids, fewer than there are rows; give one each"):
+    with pytest.raises(ValueError, match=r"has 2 ids, fewer than there are rows\. Give each row one"):
         llmbatch.create_chat_completions_batch(
             ([HI] for _ in range(9)), "openai/gpt-4o-mini", custom_ids=["a", "b"], max_workers=1,
             api_base=server.api_base, api_key="sk-test", progress=False,

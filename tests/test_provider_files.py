@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 ANSWERS = [answer_to(f"Question {i}") for i in range(3)]
 
 
-def test_azure_has_its_own_paths_and_names_the_deployment(batches: BatchProvider, server: Server) -> None:
+def test_azure_uses_its_own_paths_and_the_deployment(batches: BatchProvider, server: Server) -> None:
     """Files and batches are under /openai, lines have no version in their url."""
     place = {"api_base": server.url, "api_key": "k", "api_version": "2024-10-21"}
     job = submit_batch_job(asked(3), "azure/my-deployment", **place)
@@ -35,7 +35,7 @@ def test_azure_has_its_own_paths_and_names_the_deployment(batches: BatchProvider
     assert server.requests[0].headers["api-key"] == "k"
 
 
-def test_azure_is_given_time_to_read_the_file(batches: BatchProvider, server: Server) -> None:
+def test_azure_pending_file_is_waited_for(batches: BatchProvider, server: Server) -> None:
     """A batch of a file that is still pending is refused there."""
     file = {"id": "file-1", "object": "file", "status": "pending", "filename": "x", "purpose": "batch"}
     batches.fault("POST", "/v1/files", Response(body=file), done=True)
@@ -46,7 +46,7 @@ def test_azure_is_given_time_to_read_the_file(batches: BatchProvider, server: Se
 
 
 @pytest.mark.parametrize("model", ["groq/llama-3.1-8b-instant", "hosted_vllm/llama", "litellm_proxy/anything"])
-def test_services_with_openais_endpoints_work_by_their_own_name(
+def test_openai_compatible_services_work_by_their_own_name(
     batches: BatchProvider, place: dict[str, Any], model: str
 ) -> None:
     """And at their own address."""
@@ -81,7 +81,7 @@ class Mistral:
         return Response(body=job)
 
 
-def test_mistrals_jobs_run_through_litellms_translation(server: Server, place: dict[str, Any]) -> None:
+def test_mistral_job_runs_through_litellm(server: Server, place: dict[str, Any]) -> None:
     """OpenAI's lines go in, the model is named for the whole job, and OpenAI-shaped lines come back."""
     mistral = Mistral(server)
     job = submit_batch_job(asked(3), "mistral/mistral-small-latest", seed=7, **place)
@@ -140,7 +140,7 @@ class XAI:
         return {"batch_request_id": line["custom_id"], "batch_result": {"response": answer}}
 
 
-def test_xais_batches_run_through_litellms_translation(server: Server, place: dict[str, Any]) -> None:
+def test_xai_job_runs_through_litellm(server: Server, place: dict[str, Any]) -> None:
     """Also when the answer to the creation is lost."""
     xai = XAI(server)
     results = submit_batch_job(asked(3), "xai/grok-3", **place).wait(0.01).results()
@@ -152,7 +152,7 @@ def test_xais_batches_run_through_litellms_translation(server: Server, place: di
 
 @pytest.mark.processes
 @pytest.mark.filterwarnings("ignore:Exception ignored in. <function SpooledTemporaryFile")  # llmock's own upload
-def test_a_job_runs_through_llmock(llmock: LLMock) -> None:
+def test_llmock_job_runs_to_its_end(llmock: LLMock) -> None:
     """Uploads, creation, polls and downloads that meet 429s and 5xx, a bad line among the good ones."""
     place = {"api_base": llmock.base_url("openai"), "api_key": "made-up"}
     llmock.fail(429, retry_after=0.05)

@@ -1,4 +1,4 @@
-"""A fault that every row would meet stops the sending after a few; a fault of one row never does."""
+"""A failure that concerns every row stops the batch after a few requests; a failure of one row never does."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ FAULTS = {
     "a day's wait": Response(429, {"retry-after": "73192"}),
     "xAI's bad key": Response(400, body={"code": "x", "error": "Incorrect API key provided: sk***"}),
 }
-MENDS = {
+FIXES = {
     400: "Check the API key",
     401: "Check the API key",
     402: "Add credit",
@@ -44,7 +44,7 @@ MENDS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
-def test_a_fault_of_all_rows_stops_after_a_few(server: Server, fault: Response) -> None:
+def test_shared_failure_stops_batch_after_few_requests(server: Server, fault: Response) -> None:
     """Each row has a row; the few sent ones have the provider's words, the others say why and what to do."""
     server.handler = lambda request: fault
     rows = batch(server.api_base, chats(200), max_workers=4, deadline=60.0)
@@ -54,13 +54,13 @@ def test_a_fault_of_all_rows_stops_after_a_few(server: Server, fault: Response) 
     unsent = [row for row in rows if row["error_details"]["type"] == "NotSent"]
     assert len(unsent) >= 200 - few
     assert all(row["attempts"] == 0 and row["cost"] == 0 and row["error_details"]["retryable"] for row in unsent)
-    assert MENDS[fault.status] in unsent[0]["error"]
+    assert FIXES[fault.status] in unsent[0]["error"]
     assert "run again" in unsent[0]["error"]
     (said,) = {(row["error_details"]["status_code"], row["error_details"]["provider"]) for row in unsent}
     assert said == (fault.status, "openai")
 
 
-def test_how_many_are_a_few(server: Server) -> None:
+def test_shared_failures_to_open_before_and_after_success(server: Server) -> None:
     """Five in a row at the start, fifteen once a row was answered; an answer starts the count anew."""
     server.handler = lambda request: FAULTS["bad key"]
     assert len(batch(server.api_base, chats(30), max_workers=1).failed) == 30
@@ -72,7 +72,7 @@ def test_how_many_are_a_few(server: Server) -> None:
     assert len(server.requests) == 9 + 15 + 3
 
 
-def test_nobody_at_the_address_stops_the_sending() -> None:
+def test_unreachable_address_stops_batch() -> None:
     """A wrong base URL is found out after a few rows."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -82,7 +82,7 @@ def test_nobody_at_the_address_stops_the_sending() -> None:
     assert "api_base" in rows[-1]["error"]
 
 
-def test_rows_that_wait_for_their_turn_fail_with_the_others(server: Server) -> None:
+def test_give_up_ends_waits_for_limits_and_retries(server: Server) -> None:
     """When the sending stops, nobody waits for a limit or a retry to be told so."""
     server.handler = lambda request: (
         Response(503, {"retry-after": "90"}) if "number 0?" in request.text else FAULTS["bad key"]
@@ -92,7 +92,7 @@ def test_rows_that_wait_for_their_turn_fail_with_the_others(server: Server) -> N
     assert {row["error_details"]["type"] for row in rows} == {"AuthenticationError", "NotSent"}
 
 
-def test_a_fault_that_comes_too_late_is_waited_for_no_more(server: Server) -> None:
+def test_give_up_ends_wait_for_next_attempt(server: Server) -> None:
     """Once the sending has stopped, no row waits for its next attempt."""
     server.handler = lambda request: (
         Response(503, {"retry-after": "90"}, delay=1.0) if "number 0?" in request.text else FAULTS["bad key"]
@@ -102,7 +102,7 @@ def test_a_fault_that_comes_too_late_is_waited_for_no_more(server: Server) -> No
     assert rows[0]["attempts"] == 1
 
 
-def test_a_page_instead_of_an_api_stops_the_sending(server: Server) -> None:
+def test_web_page_with_404_stops_batch(server: Server) -> None:
     """A base URL that answers 404 with HTML for everything is as wrong as one that does not answer."""
     server.handler = lambda request: Response(404, {"content-type": "text/html"}, "<html>no such page</html>")
     rows = batch(server.api_base, chats(100), max_workers=4)
@@ -111,7 +111,7 @@ def test_a_page_instead_of_an_api_stops_the_sending(server: Server) -> None:
 
 
 @pytest.mark.parametrize("status", [400, 413, 422])
-def test_bad_rows_never_stop_the_good_ones(server: Server, status: int) -> None:
+def test_row_errors_never_stop_batch(server: Server, status: int) -> None:
     """Any number of rows that the provider refuses for themselves, even all in a row at the start."""
     server.handler = lambda request: Response(status) if int(request.text.split()[2].rstrip("?")) < 30 else None
     rows = batch(server.api_base, chats(40), max_workers=4)
@@ -119,14 +119,14 @@ def test_bad_rows_never_stop_the_good_ones(server: Server, status: int) -> None:
     assert len(server.requests) == 40
 
 
-def test_a_single_shared_fault_among_answers_stops_nothing(server: Server) -> None:
+def test_single_403_among_answers_stops_nothing(server: Server) -> None:
     """One 403 here and there is one failed row."""
     server.handler = lambda request: Response(403) if request.text in {question(3), question(20)} else None
     rows = batch(server.api_base, chats(40), max_workers=4)
     assert [i for i, row in enumerate(rows) if "error" in row] == [3, 20]
 
 
-def test_the_rerun_takes_up_where_it_stopped(server: Server, tmp_path: Path) -> None:
+def test_rerun_with_checkpoint_sends_rest(server: Server, tmp_path: Path) -> None:
     """With a checkpoint the rows not sent are sent by the next run, the answered ones are not."""
     seen: list[Any] = []
 

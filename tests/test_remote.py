@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     [("POST", "/v1/files"), ("POST", "/v1/batches"), ("GET", "/v1/batches/"), ("GET", "/v1/files/")],
     ids=["upload", "create", "poll", "download"],
 )
-def test_a_fault_on_the_way_is_survived(
+def test_job_transient_error_is_retried(
     batches: BatchProvider, place: dict[str, Any], method: str, path: str, fault: Response
 ) -> None:
     """Whichever request it hits, each job is created once."""
@@ -45,7 +45,7 @@ def test_a_fault_on_the_way_is_survived(
 
 @pytest.mark.parametrize("metadata", [True, False])
 @pytest.mark.parametrize("path", ["/v1/files", "/v1/batches"])
-def test_a_lost_answer_creates_nothing_twice(
+def test_submit_lost_response_creates_nothing_twice(
     batches: BatchProvider, place: dict[str, Any], path: str, metadata: bool
 ) -> None:
     """What was created is found again, by name, tag or input file."""
@@ -66,7 +66,7 @@ def test_a_lost_answer_creates_nothing_twice(
     ],
     ids=["times", "lists", "counts", "ids"],
 )
-def test_a_job_of_odd_shape_is_followed_to_its_end(
+def test_wait_malformed_batch_object_is_followed_to_its_end(
     batches: BatchProvider, place: dict[str, Any], server: Server, told: dict[str, Any]
 ) -> None:
     """What it says that is not what its name says is not believed, and nothing that is known is forgotten."""
@@ -84,7 +84,7 @@ def test_a_job_of_odd_shape_is_followed_to_its_end(
     assert job.results().texts == [answer_to(f"Question {i}") for i in range(3)]
 
 
-def test_an_upload_without_an_id_ends_the_submission(batches: BatchProvider, place: dict[str, Any]) -> None:
+def test_submit_upload_without_id_raises(batches: BatchProvider, place: dict[str, Any]) -> None:
     """With what to do."""
     batches.fault("POST", "/v1/files", Response(body={"object": "file", "id": None}))
     with pytest.raises(BatchJobError, match=r"gave no id for the uploaded file .*; submit again"):
@@ -93,7 +93,9 @@ def test_an_upload_without_an_id_ends_the_submission(batches: BatchProvider, pla
 
 
 @pytest.mark.parametrize("status", [float("nan"), "400", [400]], ids=["NaN", "text", "list"])
-def test_a_status_that_is_none_is_its_rows_alone(batches: BatchProvider, place: dict[str, Any], status: Any) -> None:
+def test_results_malformed_status_concerns_its_row_only(
+    batches: BatchProvider, place: dict[str, Any], status: Any
+) -> None:
     """The row is strict JSON."""
     job = submitted(place).wait(0.01)
     batches.files["file-2"].content = b"".join(
@@ -108,7 +110,7 @@ def test_a_status_that_is_none_is_its_rows_alone(batches: BatchProvider, place: 
     assert results.failed[0]["error_details"]["status_code"] is None
 
 
-def test_a_creation_that_nobody_can_look_up_is_not_tried_again(batches: BatchProvider, place: dict[str, Any]) -> None:
+def test_submit_lost_response_without_listing_is_not_retried(batches: BatchProvider, place: dict[str, Any]) -> None:
     """A second job would be a second bill."""
     batches.listed = False
     batches.fault("POST", "/v1/batches", Response(reset=True), done=True)
@@ -117,7 +119,7 @@ def test_a_creation_that_nobody_can_look_up_is_not_tried_again(batches: BatchPro
     assert len(batches.jobs) == 1
 
 
-def test_a_refusal_says_what_was_refused_and_shows_no_key(
+def test_submit_rejection_names_the_step_and_shows_no_key(
     batches: BatchProvider, place: dict[str, Any], tmp_path: Path
 ) -> None:
     """And the state file remembers how far it got."""
@@ -134,7 +136,7 @@ def test_a_refusal_says_what_was_refused_and_shows_no_key(
     assert (len(batches.files), len(batches.jobs)) == (1, 1)
 
 
-def test_a_state_file_that_cannot_be_written_is_told_before_anything_is_created(
+def test_submit_unwritable_state_file_raises_before_anything_is_created(
     batches: BatchProvider, place: dict[str, Any], tmp_path: Path
 ) -> None:
     """A folder that takes no file is an error with its mend."""
@@ -143,7 +145,7 @@ def test_a_state_file_that_cannot_be_written_is_told_before_anything_is_created(
     assert not batches.files
 
 
-def test_a_body_in_a_json_string_is_read(
+def test_results_body_in_json_string_is_read(
     batches: BatchProvider, place: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As OGX's server writes them, answers and refusals alike; what is no JSON is that row's error."""
@@ -164,7 +166,7 @@ def test_a_body_in_a_json_string_is_read(
     assert rows[1]["error_details"]["status_code"] == 400
 
 
-def test_a_cancelled_submission_goes_on_where_it_stopped(
+def test_submit_cancelled_submission_is_continued(
     batches: BatchProvider, place: dict[str, Any], tmp_path: Path
 ) -> None:
     """The uploaded file is used, whether its id was learnt or not."""
@@ -187,7 +189,7 @@ def test_a_cancelled_submission_goes_on_where_it_stopped(
 
 
 @pytest.mark.processes
-def test_a_killed_submission_is_found_again(
+def test_submit_killed_submission_is_found_again(
     warm: Warm, batches: BatchProvider, place: dict[str, Any], server: Server, tmp_path: Path
 ) -> None:
     """SIGKILL after the provider created the job and before its answer: one job remotely, and its rows."""
@@ -209,9 +211,7 @@ def test_a_killed_submission_is_found_again(
     assert job.wait(0.01).results().texts == [answer_to(f"Question {i}") for i in range(3)]
 
 
-def test_the_state_file_holds_no_prompt_and_no_key(
-    batches: BatchProvider, place: dict[str, Any], tmp_path: Path
-) -> None:
+def test_state_file_has_no_prompt_and_no_key(batches: BatchProvider, place: dict[str, Any], tmp_path: Path) -> None:
     """It is written before the first request, and loads in another process."""
     state = tmp_path / "deep" / "job.json"
     batches.fault("POST", "/v1/files", Response(401))
@@ -229,9 +229,7 @@ def test_the_state_file_holds_no_prompt_and_no_key(
     assert [path.name for path in state.parent.iterdir()] == ["job.json"]
 
 
-def test_the_same_call_with_the_same_state_never_submits_twice(
-    batches: BatchProvider, place: dict[str, Any], tmp_path: Path
-) -> None:
+def test_submit_same_state_never_submits_twice(batches: BatchProvider, place: dict[str, Any], tmp_path: Path) -> None:
     """Other requests with it are refused, and so is a file that is none of ours."""
     state = tmp_path / "job.json"
     jobs = [submitted(place, state=state) for _ in range(3)]
@@ -244,7 +242,7 @@ def test_the_same_call_with_the_same_state_never_submits_twice(
         submitted(place, state=state)
 
 
-def test_a_job_is_found_by_state_by_its_id_and_by_the_providers(
+def test_retrieve_job_is_found_by_state_and_by_ids(
     batches: BatchProvider, place: dict[str, Any], tmp_path: Path
 ) -> None:
     """Without the state file, the order is read from the input files."""
@@ -257,7 +255,7 @@ def test_a_job_is_found_by_state_by_its_id_and_by_the_providers(
         retrieve_batch_job("job-0000000000000000", model=MODEL, **place)
 
 
-def test_waiting_downloads_nothing_and_outlives_faults(
+def test_wait_downloads_nothing_and_survives_errors(
     batches: BatchProvider, place: dict[str, Any], server: Server
 ) -> None:
     """Polls are single requests until the results are asked for."""
@@ -270,17 +268,17 @@ def test_waiting_downloads_nothing_and_outlives_faults(
     assert [request for request in server.requests if request.path.endswith("/content")]
 
 
-def test_waiting_has_an_end(batches: BatchProvider, place: dict[str, Any]) -> None:
+def test_wait_timeout_raises(batches: BatchProvider, place: dict[str, Any]) -> None:
     """After `timeout` the job goes on without us; its results are not there yet."""
     batches.polls = 10_000
     job = submitted(place)
-    with pytest.raises(TimeoutError, match="it goes on"):
+    with pytest.raises(TimeoutError, match="it continues"):
         job.wait(0.01, timeout=0.05)
     with pytest.raises(BatchJobError, match="call wait"):
         job.results()
 
 
-def test_a_job_can_be_cancelled(batches: BatchProvider, place: dict[str, Any]) -> None:
+def test_cancel_ends_the_job(batches: BatchProvider, place: dict[str, Any]) -> None:
     """Twice, and after its end, is no trouble."""
     batches.polls = 3
     job = submitted(place).cancel()
@@ -289,7 +287,7 @@ def test_a_job_can_be_cancelled(batches: BatchProvider, place: dict[str, Any]) -
     job.cancel()
 
 
-def test_the_async_twins_work_in_a_running_loop(batches: BatchProvider, place: dict[str, Any]) -> None:
+def test_async_versions_work_in_running_loop(batches: BatchProvider, place: dict[str, Any]) -> None:
     """Several jobs at once."""
 
     async def run() -> list[Any]:

@@ -27,15 +27,23 @@ if TYPE_CHECKING:
     from tests.warm import Warm
 
 ROWS, WARM = 12, 30
-SOON = 30.0  # seconds: a tenth of it for the job, most of it for the rest, however slow this machine is
+SOON = 120.0  # seconds: a tenth of it for the job, most of it for the rest, however slow this machine is
 HALF = 0.5  # of the live price
 
 
 @pytest.fixture(autouse=True)
 def early_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """A job is ended long before the deadline."""
-    monkeypatch.setattr("llmbatch._jobs.hybrid_run._LEAST_LIVE_SHARE", 0.8)
-    monkeypatch.setattr("llmbatch._jobs.hybrid_run._CANCEL_SHARE", 0.1)
+    monkeypatch.setattr("llmbatch._jobs.cheapest_run.LEAST_LIVE_SHARE", 0.8)
+    monkeypatch.setattr("llmbatch._jobs.cheapest_run.CANCEL_SHARE", 0.1)
+    monkeypatch.setattr("llmbatch._jobs.job_run._LEAST_POLLS", 400)
+
+
+@pytest.fixture
+def job_time_passes(jump: Any, batches: BatchProvider, server: Server) -> None:
+    """The time for the job passes as soon as it has been looked at, the time for its end as soon as it is cancelled."""
+    jump(SOON / 10, lambda: any("/batches/" in request.path for request in server.requests))
+    jump(SOON / 10, lambda: any(job["status"] == "cancelling" for job in batches.jobs.values()))
 
 
 def cheapest(place: dict[str, Any], rows: Any = None, **options: Any) -> llmbatch.BatchResults:
@@ -104,13 +112,15 @@ def down(batches: BatchProvider) -> None:
     ("fate", "by_job"),
     [(early, ROWS), (never, ROWS), (in_part, ROWS // 2), (expired, ROWS - 5), (refused, 0), (odd, ROWS - 3), (down, 0)],
 )
-def test_every_row_is_answered_once_by_the_deadline(  # noqa: PLR0917 - fixtures
+def test_cheapest_answers_every_row_once_by_the_deadline(  # noqa: PLR0917 - fixtures
     server: Server, batches: BatchProvider, place: dict[str, Any], price: float,
-    fate: Callable[[BatchProvider], None], by_job: int,
+    fate: Callable[[BatchProvider], None], by_job: int, jump: Any,
 ) -> None:  # fmt: skip
     """Whatever becomes of the job; the bill is the provider's own count, and each row says its lane."""
     fate(batches)
     server.requests.clear()
+    if fate in {never, in_part}:
+        jump(SOON / 10, lambda: any("/batches/" in request.path for request in server.requests))
     results = cheapest(place, deadline=SOON)
     assert whole(results)
     assert [row["lane"] for row in results].count("job") == by_job
@@ -123,7 +133,8 @@ def test_every_row_is_answered_once_by_the_deadline(  # noqa: PLR0917 - fixtures
 
 
 @pytest.mark.processes
-def test_an_answer_after_the_cancellation_is_paid_twice_and_said(
+@pytest.mark.usefixtures("job_time_passes")
+def test_cheapest_late_answer_is_counted_as_paid_twice(
     server: Server, batches: BatchProvider, place: dict[str, Any], price: float, tmp_path: Path
 ) -> None:
     """The job that was cancelled ends only when its rows are answered live: both are charged for, which rows say."""
@@ -153,7 +164,10 @@ def test_an_answer_after_the_cancellation_is_paid_twice_and_said(
 
 
 @pytest.mark.processes
-def test_a_job_that_never_ends_holds_nobody_up(batches: BatchProvider, place: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.usefixtures("job_time_passes")
+def test_cheapest_job_that_never_ends_delays_nothing(
+    batches: BatchProvider, place: dict[str, Any], tmp_path: Path
+) -> None:
     """Its rows are answered live in time; that it may still charge for them is said."""
     never(batches)
     batches.closing = 10**6
@@ -164,7 +178,7 @@ def test_a_job_that_never_ends_holds_nobody_up(batches: BatchProvider, place: di
     assert (tmp_path / "run.jsonl.job").exists()
 
 
-def test_rows_come_as_parts_of_the_job_end(server: Server, batches: BatchProvider, place: dict[str, Any]) -> None:
+def test_lane_rows_come_as_input_files_end(server: Server, batches: BatchProvider, place: dict[str, Any]) -> None:
     """Of two models' files one is answered long before the other."""
     served, places = server.handler, list[int]()
 
@@ -185,7 +199,8 @@ def test_rows_come_as_parts_of_the_job_end(server: Server, batches: BatchProvide
 
 
 @pytest.mark.processes
-def test_a_budget_holds_over_both_lanes(
+@pytest.mark.usefixtures("job_time_passes")
+def test_cheapest_max_cost_covers_job_and_live_rows(
     server: Server, batches: BatchProvider, place: dict[str, Any], price: float
 ) -> None:
     """The job's worst case is held while it runs; what is left after it goes to live rows, and no more."""
@@ -202,17 +217,19 @@ def test_a_budget_holds_over_both_lanes(
     assert [row["lane"] for row in results].count("job") == ROWS // 2
 
 
-def test_a_provider_without_batch_lines_is_asked_live(server: Server, place: dict[str, Any], log: list[str]) -> None:
+def test_cheapest_provider_without_batch_support_is_sent_live(
+    server: Server, place: dict[str, Any], log: list[str]
+) -> None:
     """Said once; lane "job" is refused."""
     given: dict[str, Any] = {"progress": False, **place, "model": "together_ai/some-model"}
     results = llmbatch.create_chat_completions_batch(asked(3), lane="cheapest", **given)
     assert whole(results, 3)
-    assert sum("goes live" in line for line in log) == 1
+    assert sum("sending all rows live" in line for line in log) == 1
     with pytest.raises(NotImplementedError, match="together_ai"):
         llmbatch.create_chat_completions_batch(asked(3), lane="job", **given)
 
 
-def test_job_answers_that_do_not_fit_are_asked_for_again_live(
+def test_cheapest_invalid_job_answers_are_reasked_live(
     batches: BatchProvider, place: dict[str, Any], server: Server
 ) -> None:
     """In the same conversation, with the job's answer in it; a row has the price of both."""
@@ -232,7 +249,7 @@ def test_job_answers_that_do_not_fit_are_asked_for_again_live(
 
 
 @pytest.mark.parametrize("lane", ["job", "cheapest"])
-def test_a_job_is_asked_the_same_question_once(batches: BatchProvider, place: dict[str, Any], lane: str) -> None:
+def test_lane_dedupe_submits_duplicates_once(batches: BatchProvider, place: dict[str, Any], lane: str) -> None:
     """With dedupe the copies cost nothing, wherever they stand."""
     rows = [*asked(4), *asked(4)]
     results = cheapest(place, rows, lane=lane, dedupe=True)
@@ -242,7 +259,9 @@ def test_a_job_is_asked_the_same_question_once(batches: BatchProvider, place: di
     assert [bool(row["cost"]) for row in results] == [True] * 4 + [False] * 4
 
 
-def test_what_the_checkpoint_holds_is_in_no_job(batches: BatchProvider, place: dict[str, Any], tmp_path: Path) -> None:
+def test_lane_rows_of_the_checkpoint_are_in_no_job(
+    batches: BatchProvider, place: dict[str, Any], tmp_path: Path
+) -> None:
     """A live run's journal serves every lane: the job is asked for the rest."""
     given: dict[str, Any] = {"checkpoint": tmp_path / "run.jsonl", "max_tokens": 10, "progress": False, **place}
     llmbatch.create_chat_completions_batch(asked(3), MODEL, **given)
@@ -254,7 +273,7 @@ def test_what_the_checkpoint_holds_is_in_no_job(batches: BatchProvider, place: d
 
 @pytest.mark.processes
 @pytest.mark.parametrize("lane", ["job", "cheapest"])
-def test_an_input_that_blocks_is_read_no_longer_than_there_is_time(
+def test_lane_blocking_input_is_read_until_the_deadline(
     batches: BatchProvider, place: dict[str, Any], lane: str
 ) -> None:
     """What it has given by then is answered; of the cheapest lane, in time."""
@@ -271,7 +290,7 @@ def test_an_input_that_blocks_is_read_no_longer_than_there_is_time(
     assert results.elapsed < SOON
 
 
-def test_a_job_that_was_left_is_not_forgotten(batches: BatchProvider, place: dict[str, Any], tmp_path: Path) -> None:
+def test_live_rerun_beside_running_job_raises(batches: BatchProvider, place: dict[str, Any], tmp_path: Path) -> None:
     """Who goes on live would pay for its rows twice: that raises, and says what to do."""
     never(batches)
     given: dict[str, Any] = {"checkpoint": tmp_path / "run.jsonl", "progress": False, **place}
@@ -304,22 +323,20 @@ def test_a_job_that_was_left_is_not_forgotten(batches: BatchProvider, place: dic
         ({"lane": "flex", "model": "openai/gpt-5-mini", "service_tier": "priority"}, "leave out one"),
     ],
 )
-def test_lanes_that_cannot_be_taken_raise(
-    server: Server, place: dict[str, Any], options: dict[str, Any], mend: str
-) -> None:
+def test_lane_invalid_options_raise(server: Server, place: dict[str, Any], options: dict[str, Any], mend: str) -> None:
     """Before anything is sent."""
     with pytest.raises(ValueError, match=mend):
         llmbatch.create_chat_completions_batch(asked(2), **{"model": MODEL, **place, **options})
     assert not server.requests
 
 
-def test_a_stream_takes_no_job(place: dict[str, Any]) -> None:
+def test_stream_with_job_lane_raises(place: dict[str, Any]) -> None:
     """It has no pieces."""
     with pytest.raises(ValueError, match="no pieces"):
         llmbatch.stream_chat_completions_batch(asked(2), MODEL, lane="cheapest", **place)
 
 
-def test_flex_falls_back_where_it_has_no_resources(server: Server, place: dict[str, Any], tmp_path: Path) -> None:
+def test_flex_without_resources_falls_back_to_standard(server: Server, place: dict[str, Any], tmp_path: Path) -> None:
     """A third of flex requests are refused: every row is answered, at the price of the tier that the answer names."""
     tiers: list[str] = []
 
@@ -363,7 +380,7 @@ SCARCE = {"message": "Busy", "type": "resource_unavailable", "code": "resource_u
         ({"service_tier": "flex"}, ["flex"] * 4),
     ],
 )
-def test_a_tier_without_resources_is_given_up_by_its_lane_alone(
+def test_flex_tier_is_left_only_by_the_flex_lane(
     server: Server, place: dict[str, Any], log: list[str], options: dict[str, Any], tiers: list[str | None]
 ) -> None:
     """After two attempts; who asks for the tier by its parameter waits for it, as for any refusal."""
@@ -385,19 +402,19 @@ def test_a_tier_without_resources_is_given_up_by_its_lane_alone(
 RUN = """
 import sys
 import llmbatch
-from llmbatch._jobs import hybrid_run
+from llmbatch._jobs import cheapest_run
 from tests.batch_server import MODEL, asked
-hybrid_run._LEAST_LIVE_SHARE, hybrid_run._CANCEL_SHARE = 0.8, 0.1
+cheapest_run.LEAST_LIVE_SHARE, cheapest_run.CANCEL_SHARE = 0.85, 0.1
 place = {"api_base": sys.argv[1], "api_key": "k", "progress": False}
 llmbatch.create_chat_completions_batch(asked(30), MODEL, **place)
-given = {"lane": "cheapest", "deadline": 30, "max_tokens": 10, "checkpoint": sys.argv[2], "max_workers": 4}
+given = {"lane": "cheapest", "deadline": 60, "max_tokens": 10, "checkpoint": sys.argv[2], "max_workers": 4}
 results = llmbatch.create_chat_completions_batch(asked(40), MODEL, **place, **given)
 print(len(results.succeeded), results.cost)
 """
 
 
 @pytest.mark.processes
-def test_kills_at_any_moment_make_no_second_job(
+def test_cheapest_kill_at_any_moment_makes_no_second_job(
     warm: Warm, server: Server, batches: BatchProvider, price: float, tmp_path: Path
 ) -> None:
     """Kill -9 while the job is made, runs, is cancelled, and its rest is live: the same call goes on."""
@@ -423,8 +440,8 @@ def test_kills_at_any_moment_make_no_second_job(
 
 
 @pytest.mark.processes
-def test_a_provider_that_takes_no_file_in_time_holds_nobody_up(
-    server: Server, batches: BatchProvider, place: dict[str, Any], tmp_path: Path
+def test_cheapest_hanging_upload_is_sent_live_in_time(
+    server: Server, batches: BatchProvider, place: dict[str, Any], tmp_path: Path, jump: Any
 ) -> None:
     """The upload hangs: the rows are answered live by the deadline, and by the next call too."""
     served = server.handler
@@ -432,9 +449,10 @@ def test_a_provider_that_takes_no_file_in_time_holds_nobody_up(
     def handler(request: Request) -> Response | None:
         assert served is not None
         answer = served(request)
-        return replace(answer, delay=60.0) if answer is not None and request.path.endswith("/files") else answer
+        return replace(answer, delay=600.0) if answer is not None and request.path.endswith("/files") else answer
 
     server.handler = handler
+    jump(SOON / 5, lambda: any(request.path.endswith("/files") for request in server.requests))
     results = cheapest(place, deadline=SOON, checkpoint=tmp_path / "run.jsonl")
     assert whole(results)
     assert {row["lane"] for row in results} == {"live"}
@@ -443,7 +461,9 @@ def test_a_provider_that_takes_no_file_in_time_holds_nobody_up(
     assert len(cheapest(place, deadline=SOON, checkpoint=tmp_path / "run.jsonl").resumed) == ROWS
 
 
-def test_a_file_that_is_refused_goes_live_alone(batches: BatchProvider, place: dict[str, Any], tmp_path: Path) -> None:
+def test_cheapest_rejected_input_file_is_sent_live_alone(
+    batches: BatchProvider, place: dict[str, Any], tmp_path: Path
+) -> None:
     """Of the files of two models the other is answered by its job."""
     batches.fault("POST", "/v1/batches", Response(401))
     requests = [
@@ -457,7 +477,7 @@ def test_a_file_that_is_refused_goes_live_alone(batches: BatchProvider, place: d
 
 
 @pytest.mark.parametrize("lane", ["job", "cheapest"])
-def test_a_job_without_an_id_is_an_error(batches: BatchProvider, place: dict[str, Any], lane: str) -> None:
+def test_lane_batch_without_id_raises(batches: BatchProvider, place: dict[str, Any], lane: str) -> None:
     """It may be there, and nobody could ask for it."""
     batches.fault("POST", "/v1/batches", Response(200, body={}))
     with pytest.raises(llmbatch.BatchJobError, match="gave no id"):

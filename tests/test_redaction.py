@@ -63,7 +63,7 @@ ECHOES = {
 @pytest.mark.parametrize("handler", ECHOES.values(), ids=ECHOES)
 @pytest.mark.parametrize("route", ["openai", "hosted_vllm"])
 @pytest.mark.usefixtures("quick_backoff")
-def test_no_secret_leaves_the_request(  # noqa: PLR0917 - fixtures
+def test_secrets_are_only_in_request(  # noqa: PLR0917 - fixtures
     server: Server, log: list[str], tmp_path: Path, capfd: Any, handler: Any, route: str
 ) -> None:
     """Rows' errors, the log, the results' texts and the checkpoint hold neither key nor prompt."""
@@ -94,7 +94,7 @@ def test_exceptions_hold_no_secret(server: Server) -> None:
     assert held("".join(traceback.format_exception(caught.value))) == []
 
 
-def test_embeddings_keep_secrets_too(server: Server, log: list[str], tmp_path: Path) -> None:
+def test_embeddings_keep_secrets(server: Server, log: list[str], tmp_path: Path) -> None:
     """Texts are prompts."""
     server.handler = echo(400)
     path = tmp_path / "run.jsonl"
@@ -106,7 +106,7 @@ def test_embeddings_keep_secrets_too(server: Server, log: list[str], tmp_path: P
     assert held(json.dumps(rows) + "".join(log) + path.read_text()) == []
 
 
-def test_misuse_names_no_secret(server: Server) -> None:
+def test_misuse_errors_hold_no_secret(server: Server) -> None:
     """An error about the call does not print its arguments."""
     for wrong in ({"max_worker": 3}, {"temperature": 9}, {"max_workers": 0}):
         with pytest.raises(ValueError) as caught:
@@ -153,7 +153,7 @@ WORDS = st.text(
     )
 )  # fmt: skip
 @example(rows=[(PROMPT * 30, place, form, at, 1500) for at, place in enumerate(PLACES) for form in ECHOED])
-def test_no_run_of_twenty_characters_comes_back(module_server: Server, rows: list[Any]) -> None:
+def test_redacted_removes_shared_runs_of_20_characters(module_server: Server, rows: list[Any]) -> None:
     """Wherever it stood, whichever part is quoted, however it is escaped; the error's own words stay."""
     prompts = [f"#{at}# {text}" for at, (text, *_) in enumerate(rows)]
 
@@ -171,7 +171,7 @@ def test_no_run_of_twenty_characters_comes_back(module_server: Server, rows: lis
         assert REASON in row["error"]
 
 
-def test_a_long_prompt_and_a_long_error_are_compared_whole(server: Server) -> None:
+def test_redacted_compares_long_texts_whole(server: Server) -> None:
     """A megabyte against much of it, repetitive or not; and a short prompt as a whole."""
     numbers = "".join(hashlib.sha256(bytes([at % 256, at // 256])).hexdigest() for at in range(16_000))
     texts = ["a" * 1_000_000, numbers, "Jane Roe"]
@@ -191,7 +191,7 @@ KEYS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("given_", KEYS.values(), ids=KEYS)
-def test_every_key_among_the_arguments_is_removed(server: Server, given_: dict[str, Any]) -> None:
+def test_redacted_removes_keys_of_arguments(server: Server, given_: dict[str, Any]) -> None:
     """Whole or in part, whatever it looks like."""
     server.handler = lambda request: Response(
         401, body={"error": {"message": "corp.proxy.key.9911 or corp.proxy.k***"}}
@@ -204,7 +204,7 @@ def test_every_key_among_the_arguments_is_removed(server: Server, given_: dict[s
     "name",
     ["OPENAI_API_KEY", "GROQ_API_KEY", "AWS_SESSION_TOKEN", "AZURE_CLIENT_SECRET", "WATSONX_ZENAPIKEY", "litellm"],
 )
-def test_every_key_of_the_environment_is_removed(server: Server, monkeypatch: Any, name: str) -> None:
+def test_redacted_removes_keys_of_environment(server: Server, monkeypatch: Any, name: str) -> None:
     """Of whichever provider, and those that are set on LiteLLM itself."""
     if name == "litellm":
         litellm = pytest.importorskip("litellm")
@@ -216,7 +216,7 @@ def test_every_key_of_the_environment_is_removed(server: Server, monkeypatch: An
     assert row["error"] == "AuthenticationError: Invalid key: [key]"
 
 
-def test_what_looks_like_somebodys_key_is_removed_and_words_are_not(server: Server) -> None:
+def test_redacted_removes_key_patterns_and_keeps_words(server: Server) -> None:
     """A proxy's own key in its error is nobody's here; a word may begin as keys do."""
     keys = ["sk-proj-Ab12Cd34Ef56", "sk_live_Ab12Cd34Ef", "gsk_Ab12Cd34Ef56", "AIzaSyAb12Cd34Ef", "ghp_Ab12Cd34Ef56"]
     words = "skateboarding-tricks, skeleton_keys_and_more, pkcs12-certificates, hfs_filesystems"
@@ -225,7 +225,7 @@ def test_what_looks_like_somebodys_key_is_removed_and_words_are_not(server: Serv
     assert row["error"] == f"BadRequestError: no {words} with {' '.join(['[key]'] * len(keys))}"
 
 
-def test_a_password_in_an_address_is_removed(server: Server, log: list[str]) -> None:
+def test_redacted_removes_password_in_address(server: Server, log: list[str]) -> None:
     """As its user, its password, or a value of its query."""
     base = server.api_base.replace("http://", "http://me:pass-of-the-proxy@") + "?sig=sig-of-the-proxy-7"
     server.handler = lambda request: Response(400, body={"error": {"message": f"no: {base}"}})
@@ -233,7 +233,7 @@ def test_a_password_in_an_address_is_removed(server: Server, log: list[str]) -> 
     assert "of-the-proxy" not in json.dumps(row) + "".join(log)
 
 
-def test_a_jobs_rows_and_state_quote_nothing(batches: BatchProvider, place: dict[str, Any], tmp_path: Path) -> None:
+def test_job_rows_and_state_hold_no_prompt(batches: BatchProvider, place: dict[str, Any], tmp_path: Path) -> None:
     """What the provider says of a row is compared with its copy of the input, and left out where that is gone."""
     state = tmp_path / "job.json"
     rows = [[{"role": "user", "content": f"{PROMPT} he is ill {at}"}] for at in range(3)]
@@ -250,7 +250,7 @@ def test_a_jobs_rows_and_state_quote_nothing(batches: BatchProvider, place: dict
     assert "left out" in row["error"]
 
 
-def test_a_refused_file_quotes_nothing(batches: BatchProvider, place: dict[str, Any], tmp_path: Path) -> None:
+def test_job_rejected_file_error_holds_no_prompt(batches: BatchProvider, place: dict[str, Any], tmp_path: Path) -> None:
     """Neither in the rows nor in the state file nor in what an upload raises."""
     state = tmp_path / "job.json"
     problem = {"code": "bad", "message": f"near: {PROMPT}, of key {SECRET}", "line": 2}
