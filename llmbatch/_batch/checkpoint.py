@@ -64,9 +64,6 @@ class Checkpoint:
             self.close()
             raise
 
-    def __contains__(self, request_id: str) -> bool:
-        return request_id in self._places
-
     def found(self, request_id: str, fingerprints: Mapping[str, str], upgrade_id: str = "") -> Row | None:
         """Return the row that an earlier run finished for this request, None for a request that has to be sent."""
         place = self._places.get(request_id)

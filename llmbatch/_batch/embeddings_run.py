@@ -103,7 +103,7 @@ class EmbeddingsRun(Run):
             chunk.texts.append(_Text(index, request["input"], custom_id, request_id, prints))
             chunk.characters += len(request["input"])
 
-    async def _done(self, _: int, chunk: _Chunk) -> list[tuple[int, Row]]:
+    async def _process_item(self, _: int, chunk: _Chunk) -> list[tuple[int, Row]]:
         for text, row in zip(chunk.texts, await self._sent(chunk.texts), strict=True):
             self._record(text.request_id, text.prints, row)
             chunk.rows.append((text.index, row))
@@ -118,7 +118,7 @@ class EmbeddingsRun(Run):
         send = partial(self._sender.send, request, first, self.call_for(first), begun)
         outcome = await self._in_time(send)
         if outcome is None:
-            return [self._late(text.index, text.custom_id) for text in texts]
+            return [self._late_row(text.index, text.custom_id) for text in texts]
         failure = outcome.failure
         if failure is None:
             return await self._matched(texts, outcome)

@@ -100,10 +100,10 @@ def _format_failure(row: Row, response_format: ResponseFormat | None) -> Failure
         return Failure(FailureType.REFUSED, refusal, 200)
     found = finish_class(choice)
     if found is FinishClass.FILTERED:
-        return Failure(FailureType.CONTENT_FILTERED, "a content filter cut the answer, so that it is no JSON", 200)
+        return Failure(FailureType.CONTENT_FILTERED, "a content filter cut the answer, which is not JSON any more", 200)
     name = response_format.__name__ if isinstance(response_format, type) else "JSON"
     cut = "; the answer was cut off, raise max_tokens" if found is FinishClass.TRUNCATED else ""
-    return Failure(FailureType.VALIDATION, f"the answer is no {name}: {problems[0]}{cut}", 200)
+    return Failure(FailureType.VALIDATION, f"the answer does not match {name}: {problems[0]}{cut}", 200)
 
 
 def validation_errors(text: str, asked: ResponseFormat, no_json: str = "Invalid JSON") -> list[str]:
