@@ -1,4 +1,4 @@
-"""An embeddings batch on its way: texts in chunks, and a row for each text."""
+"""A batch of embeddings: texts are sent in chunks, and every text has a row."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from llmbatch._util.fan_out import grouped
 from llmbatch._util.identity import CustomIds
 from llmbatch.options import Options
 
-# Texts in one request, where the provider's own limit is known; the seed's 20 elsewhere.
+# Texts per request, by the provider's own limit.
 CHUNK_TEXTS = {"openai": 256, "azure": 256, "mistral": 64, "cohere": 96, "voyage": 128, "gemini": 100, "vertex_ai": 5,
                "together_ai": 64, "huggingface": 32, "nvidia_nim": 50, "jina_ai": 128}  # fmt: skip
 DEFAULT_CHUNK_TEXTS = 20
@@ -39,7 +39,7 @@ _AMBIGUOUS = Failure(
 
 @dataclass(slots=True)
 class _Text:
-    """One text to embed: where it goes, and what it is known by."""
+    """A text to embed, with its index and ids."""
 
     index: int
     text: str
@@ -50,7 +50,7 @@ class _Text:
 
 @dataclass(slots=True)
 class _Chunk:
-    """Texts for one request, and rows that need none."""
+    """Texts for one request, and rows that need no request."""
 
     texts: list[_Text] = field(default_factory=list)
     rows: list[tuple[int, Row]] = field(default_factory=list)
@@ -72,7 +72,7 @@ class EmbeddingsRun(Run):
             self._chunk_texts = min(self._chunk_texts, DEFAULT_CHUNK_TEXTS)
 
     async def _chunks(self) -> AsyncGenerator[_Chunk]:
-        """The texts in chunks; what is there of an input that pauses, ends or fails does not wait for the rest."""
+        """Yield the texts in chunks. A chunk is smaller if the input pauses, ends or fails."""
         chunk, index = _Chunk(), itertools.count()
         async with contextlib.aclosing(grouped(self.inputs, self._chunk_texts, reading=self._reading)) as groups:
             async for texts in groups:
@@ -193,6 +193,6 @@ def _items_by_text(data: list[dict[str, Any]], texts: int) -> dict[int, dict[str
 
 
 def _shares(total: int, weights: list[int]) -> list[int]:
-    """`total` shared out by weight in whole numbers that add up to it."""
+    """Return shares of `total` by weight, as whole numbers that add up to it."""
     ends = [total * part // (sum(weights) or 1) for part in itertools.accumulate(weights)]
     return [end - start for start, end in zip([0, *ends], ends, strict=False)]
