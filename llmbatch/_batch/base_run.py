@@ -330,4 +330,5 @@ class Run:
         row = failure_row(failure, target or self.target, custom_id or self._row_id(index, None), **spent)
         for outcome in outcomes:
             add_usage(row["usage"], outcome.answer.body.get("usage") if outcome.answer else None)
+            add_usage(row["usage"], outcome.usage)
         return row
