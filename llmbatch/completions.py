@@ -299,7 +299,7 @@ async def _dry_run(options: ChatOptions, messages_list: Iterable[Request], *argu
     items = list(check_messages_list(messages_list)[0])
     run = cast("ChatRun", _batch(cast("ChatOptions", given), items, *arguments).run)
     ids = run.options.custom_ids
-    payloads, invalid = await asyncio.to_thread(dry_payloads, lambda parsed: run.ways.of(parsed).plans[0], items, ids)
+    payloads, invalid = await asyncio.to_thread(dry_payloads, lambda parsed: run.routes.of(parsed).plans[0], items, ids)
     model, temperature, max_tokens, max_workers = arguments
     given = {name: value for name, value in given.items() if name not in {"batch_job", "completion_window"}}
     estimate = await asyncio.to_thread(
@@ -312,7 +312,7 @@ async def _warmed(model: str | None, options: ChatOptions[M]) -> None:
     await asyncio.to_thread(_litellm.load)
     given: dict[str, Any] = dict(options)
     run = cast("ChatRun", chat_batch([], model, **given).run)
-    await rehearse(run.ways.first.plans[0].request([{"role": "user", "content": "Hi"}]))
+    await rehearse(run.routes.first.plans[0].request([{"role": "user", "content": "Hi"}]))
 
 
 async def _answered(options: ChatOptions, request: Request, *arguments: *_Settings) -> Row:
