@@ -332,7 +332,7 @@ def test_lane_invalid_options_raise(server: Server, place: dict[str, Any], optio
 
 def test_stream_with_job_lane_raises(place: dict[str, Any]) -> None:
     """It has no pieces."""
-    with pytest.raises(ValueError, match="no pieces"):
+    with pytest.raises(ValueError, match="does not stream"):
         llmbatch.stream_chat_completions_batch(asked(2), MODEL, lane="cheapest", **place)
 
 
