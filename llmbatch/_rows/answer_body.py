@@ -12,6 +12,8 @@ from typing import Any
 
 from llmbatch._rows.row import NO_USAGE, well_formed
 
+_SIDES = ("prompt", "completion")
+
 
 def normalized_body(body: Mapping[str, Any]) -> dict[str, Any]:
     """Return the body of an answer (to a chat or to texts) as strict JSON in UTF-8.
@@ -54,10 +56,14 @@ def normalized_usage(given: Any) -> dict[str, Any]:
         return {}
     if not all(_is_count(given[name]) for name in NO_USAGE if given.get(name) is not None):
         return {}
-    return {
+    usage = {
         name: round(value) if name in NO_USAGE and value is not None else _details(value)
         for name, value in given.items()
     }
+    # LiteLLM makes 0 of a total that the server leaves out.
+    if not usage.get("total_tokens") and (total := sum(usage.get(f"{side}_tokens") or 0 for side in _SIDES)):
+        usage["total_tokens"] = total
+    return usage
 
 
 def _can_be_true(usage: Mapping[str, Any], choices: list[Mapping[str, Any]]) -> bool:
