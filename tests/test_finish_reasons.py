@@ -306,4 +306,4 @@ def test_row_at_deadline_says_what_its_last_attempt_failed_with(server: Server) 
     (row,) = batch(server.api_base, chats(1), retries=10**6, deadline=1)
     assert row["error_details"]["type"] == "DeadlineExceeded"
     assert "the last attempt failed with BrokenAnswer: " in row["error"]
-    assert row["usage"]["total_tokens"] == 12 * row["attempts"]
+    assert row["usage"]["total_tokens"] in {12 * row["attempts"], 12 * (row["attempts"] - 1)}, "one may be in flight"
