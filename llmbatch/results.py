@@ -1,4 +1,4 @@
-"""Lists of rows, their sums and their forms."""
+"""The results of a batch: a list of rows with totals, tables and a report."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ __all__ = ["BatchResults", "Row", "totals"]
 
 
 def totals(tally: RunStats, elapsed: float) -> str:
-    """A line on so many rows in so many seconds: their number, speed, latency, tokens and cost."""
+    """Return a line with the number of rows, speed, latency, tokens and cost."""
     usage, took = tally.usage, latency_text(tally.latency)
     speed = f"{tally.answered / elapsed:.1f} rows/s" if elapsed > 0 else "-"
     return (
@@ -44,7 +44,7 @@ def totals(tally: RunStats, elapsed: float) -> str:
 
 
 class BatchResults(list[Row], Generic[M]):
-    """The rows of a batch in the order of its input: a plain list that also knows its totals. So does a slice of it.
+    """The rows of a batch in input order: a list that also has totals, as its slices have.
 
     Attributes:
         elapsed: wall time of the run in seconds.
@@ -91,27 +91,27 @@ class BatchResults(list[Row], Generic[M]):
 
     @property
     def usage(self) -> dict[str, Any]:
-        """Tokens summed over all rows, with `prompt_tokens_details` and `completion_tokens_details` where given."""
+        """Total tokens of all rows, with `prompt_tokens_details` and `completion_tokens_details` if given."""
         return RunStats(self).usage
 
     @property
     def cost(self) -> float | None:
-        """USD over all rows with a known price; None when no answered row has one (see `unpriced`)."""
+        """Total USD of the rows with a known cost; None if no answered row has one (see `unpriced`)."""
         return RunStats(self).cost
 
     @property
     def unpriced(self) -> int:
-        """How many rows may have cost money but have no known price; `cost` does not include them."""
+        """Number of rows that may have cost money but have no known cost; `cost` does not include them."""
         return RunStats(self).unpriced
 
     @property
     def failed(self) -> list[Row]:
-        """The error rows, in order; `row["error_details"]["index"]` is each one's place in the input."""
+        """Failed rows, in order; `row["error_details"]["index"]` is the index in the input."""
         return [row for row in self if "error" in row]
 
     @property
     def succeeded(self) -> list[Row]:
-        """The answered rows, in order."""
+        """Answered rows, in order."""
         return [row for row in self if "error" not in row]
 
     @property
@@ -126,22 +126,22 @@ class BatchResults(list[Row], Generic[M]):
 
     @property
     def resumed(self) -> list[Row]:
-        """The rows that an earlier run had answered: they were found in the checkpoint, and not sent."""
+        """Rows that an earlier run answered: they are from the checkpoint, and were not sent."""
         return [row for row in self if row.get("resumed")]
 
     @property
     def latency(self) -> dict[str, float] | None:
-        """Seconds that answers took, `p50`, `p95`, `p99` and `max`; None when no answered row knows (batch jobs)."""
+        """Seconds per answer as `p50`, `p95`, `p99` and `max`; None if no row has a time (batch jobs)."""
         return RunStats(self).latency
 
     @property
     def texts(self) -> list[str | None]:
-        """Each row's answer text, None where the row failed or the answer has no text."""
+        """Text of each row's answer; None for a failed row or an answer without text."""
         return [row_text(row) for row in self]
 
     @property
     def parsed(self) -> list[M | None]:
-        """Each row's answer as an instance of `response_format` (a dict for a dict); None for failures and tool calls.
+        """Each row's answer as an instance of `response_format` (or a dict); None for failed rows and tool calls.
 
         Raises ValueError when the batch was not given a `response_format`.
         """
@@ -152,7 +152,7 @@ class BatchResults(list[Row], Generic[M]):
         return [parsed_row(row, self.formats.get(row["custom_id"], self.response_format)) for row in self]
 
     def by(self, key: str | Callable[[Row], Any]) -> dict[Any, BatchResults]:
-        """Groups of the rows, each with its own `summary()`, `cost`, `usage` and `failed`, as they first appear.
+        """Return groups of the rows by a key, each with its own `summary()`, `cost`, `usage` and `failed`.
 
         `key` is "model" (the one that was asked, as it was named), a key of the rows' `metadata` (rows without it are
         under None), or a function of a row. Raises ValueError when no row has such a key.
@@ -184,17 +184,17 @@ class BatchResults(list[Row], Generic[M]):
 
     @property
     def embeddings(self) -> list[list[float] | None]:
-        """Each row's embedding vector, None where the row failed (for `create_embeddings_batch`)."""
+        """Each row's embedding vector; None for a failed row."""
         return [row_vector(row) for row in self]
 
     def raise_for_errors(self) -> Self:
-        """Return self, or raise BatchFailedError when any row failed."""
+        """Return self, or raise BatchFailedError if a row failed."""
         if failed := self.failed:
             raise BatchFailedError(failed, len(self))
         return self
 
     def summary(self) -> str:
-        """One line for each kind of failure, the root cause first, then one of totals: time, speed, tokens and cost.
+        """Return a line for each kind of failure, the root cause first, and a line of totals.
 
         The speed is that of the rows that this run answered, those found in the checkpoint left out.
         """
@@ -205,7 +205,7 @@ class BatchResults(list[Row], Generic[M]):
         return totals(RunStats(self), self.elapsed) + sent_as_is
 
     def to_pandas(self) -> pd.DataFrame:
-        """A DataFrame with one row a request: text, parsed fields, error, finish_reason, model, tokens, cost, times.
+        """Return a DataFrame with a row per request: text, parsed fields, error, finish_reason, model, tokens, cost.
 
         Needs the `pandas` extra.
         """
@@ -229,7 +229,7 @@ class BatchResults(list[Row], Generic[M]):
         return vectors_array(self.embeddings)
 
     def to_arrow(self) -> pa.Table:
-        """An Arrow table with the columns of `to_pandas`. Needs the `frames` extra.
+        """Return an Arrow table with the columns of `to_pandas`. Needs the `frames` extra.
 
         Values of a parsed field that Arrow has no common type for are text, as JSON.
 
@@ -239,7 +239,7 @@ class BatchResults(list[Row], Generic[M]):
         return rows_table(self, self.response_format, self.formats)
 
     def to_polars(self) -> pl.DataFrame:
-        """A polars DataFrame with the columns of `to_pandas`. Needs the `polars` extra."""
+        """Return a polars DataFrame with the columns of `to_pandas`. Needs the `polars` extra."""
         frame: pl.DataFrame = extra("polars", "polars DataFrames", "polars").from_arrow(self.to_arrow())
         return frame
 
@@ -255,7 +255,7 @@ class BatchResults(list[Row], Generic[M]):
             file.write(rows_csv(self, self.response_format, self.formats))
 
     def to_jsonl(self, path: str | os.PathLike[str]) -> None:
-        """Write the whole rows, one a line, as `llmbatch run` does: in the shape of OpenAI's batch output files."""
+        """Write whole rows as JSON lines, as `llmbatch run` does: in the format of OpenAI's batch output files."""
         with replacing(path) as file:
             file.writelines(map(written_row, self))
 
@@ -271,7 +271,7 @@ class BatchResults(list[Row], Generic[M]):
         """
         asked = self.asked if prompts is True else prompts or None
         if prompts is True and asked is None:
-            raise ValueError("these rows do not know what they answer: pass prompts= the list that was asked")
+            raise ValueError("prompts are not stored here; pass prompts=your_list")
         page = report_html(self, title=Path(path).stem, elapsed=self.elapsed, limits=self.limits, prompts=asked)
         with replacing(path) as file:
             file.write(page.encode())

@@ -80,12 +80,12 @@ def test_what_does_not_fit_is_asked_again_and_the_bill_is_the_servers(server: Se
 
 
 def test_json_without_a_class_is_asked_again_too(server: Server, place: dict[str, Any]) -> None:
-    """Prose is told that it is no JSON; JSON in a fence is good enough."""
+    """Prose is told that it is not JSON; JSON in a fence is good enough."""
     learner = Learner(server, wrong="Rome, of course")
     given = {"response_format": {"type": "json_object"}, "reask": 2}
     rows = batch(place, ["1 Rome"], **given)
     assert (rows.parsed, rows[0]["asks"]) == ([{"name": "Rome", "size": 3}], 2)
-    assert "it is no JSON" in learner.sent[1]["messages"][-1]["content"]
+    assert "it is not JSON" in learner.sent[1]["messages"][-1]["content"]
     Learner(server, wrong='```json\n{"name": "Rome"}\n```')
     rows = batch(place, ["1 Rome"], **given)
     assert (rows.parsed, rows[0]["asks"]) == ([{"name": "Rome"}], 1)
@@ -133,7 +133,7 @@ def test_a_function_of_the_callers_judges_alike(server: Server, place: dict[str,
     rows = batch(place, asked, reask=1, validate=validate, response_format=None)
     assert [row.get("error") for row in rows] == [
         None,
-        "ValidationError: validate refused the answer: Say its size too.",
+        "ValidationError: validate rejected the answer: Say its size too.",
         "ValidationError: validate raised KeyError: 'id-broken'",
     ]
     assert [row["metadata"] for row in rows] == ["a", "b", "broken"]
@@ -160,7 +160,7 @@ def test_a_wrong_tool_call_is_answered_as_one(server: Server, place: dict[str, A
 
 
 def test_whatever_validate_does_is_its_rows_alone(server: Server, place: dict[str, Any]) -> None:
-    """It may spoil what it is given, and return what is no words: nothing of that is sent, and other rows are whole."""
+    """It may spoil what it is given, and return what is not text: nothing of that is sent, and other rows are whole."""
 
     def validate(row: llmbatch.Row) -> Any:
         said = {"a": True, "b": {"no": "words"}, "c": ""}.get(row["custom_id"])
@@ -169,11 +169,11 @@ def test_whatever_validate_does_is_its_rows_alone(server: Server, place: dict[st
 
     asked = [{"prompt": name, "custom_id": name} for name in "abcd"]
     rows = batch(place, asked, reask=1, validate=validate, response_format=None)
-    said, judged = "let it return None, or what is wrong with the answer, in words", "ValidationError: validate"
+    said, judged = "return None for a good answer, or text that says what is wrong", "ValidationError: validate"
     assert [row.get("error") for row in rows] == [
         f"{judged} raised TypeError: it returned bool; {said}",
         f"{judged} raised TypeError: it returned dict; {said}",
-        f"{judged} refused the answer: The answer was refused.",
+        f"{judged} rejected the answer: The answer was rejected.",
         None,
     ]
     assert [row["asks"] for row in rows] == [1, 1, 2, 1]

@@ -130,8 +130,8 @@ def test_budget_released_money_is_spent(server: Server) -> None:
 def test_budget_lost_answer_after_overrun_counts_more(server: Server) -> None:
     """After an answer of ten times its upper bound, each lost one counts ten times, too."""
     upper = upper_bound_of(chats(1)[0], max_tokens=50)
-    usage = {"prompt_tokens": 0, "completion_tokens": round(10 * upper / PRICE_OUT)}
-    expensive = said("ok").body | {"usage": {**usage, "total_tokens": usage["completion_tokens"]}}
+    usage = {"prompt_tokens": 1, "completion_tokens": round(10 * upper / PRICE_OUT)}
+    expensive = said("ok").body | {"usage": {**usage, "total_tokens": 1 + usage["completion_tokens"]}}
     server.enqueue(Response(body=expensive))
     server.handler = lambda request: Response(200, body=b'{"choices": [', cut=5)
     rows = batch(server.api_base, chats(20), max_cost=35 * upper, max_tokens=50, max_workers=1, retries=0)

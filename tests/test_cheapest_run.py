@@ -199,9 +199,8 @@ def test_lane_rows_come_as_input_files_end(server: Server, batches: BatchProvide
 
 
 @pytest.mark.processes
-@pytest.mark.usefixtures("job_time_passes")
 def test_cheapest_max_cost_covers_job_and_live_rows(
-    server: Server, batches: BatchProvider, place: dict[str, Any], price: float
+    server: Server, batches: BatchProvider, place: dict[str, Any], price: float, jump: Any
 ) -> None:
     """The job's worst case is held while it runs; what is left after it goes to live rows, and no more."""
     in_part(batches)
@@ -209,6 +208,7 @@ def test_cheapest_max_cost_covers_job_and_live_rows(
         cheapest(place, max_tokens=2000, max_cost=price / 10)
     assert not batches.jobs
     server.requests.clear()
+    jump(SOON / 10, lambda: any("/batches/" in request.path for request in server.requests))
     cap = 1.05 * float(re.findall(r"\$([\d.]+)", str(refused.value))[0])
     results = cheapest(place, deadline=SOON, max_tokens=2000, max_cost=cap)
     assert 0 < billed(server, batches, price) <= cap
@@ -332,7 +332,7 @@ def test_lane_invalid_options_raise(server: Server, place: dict[str, Any], optio
 
 def test_stream_with_job_lane_raises(place: dict[str, Any]) -> None:
     """It has no pieces."""
-    with pytest.raises(ValueError, match="no pieces"):
+    with pytest.raises(ValueError, match="does not stream"):
         llmbatch.stream_chat_completions_batch(asked(2), MODEL, lane="cheapest", **place)
 
 

@@ -297,3 +297,13 @@ def test_reported_cost_is_taken(server: Server, reported: Any, streams: bool) ->
     server.handler = handler
     rows = (streamed if streams else batch)(server.api_base, chats(1))
     assert rows.cost == pytest.approx(0.006256)
+
+
+@pytest.mark.usefixtures("quick_backoff")
+def test_row_at_deadline_says_what_its_last_attempt_failed_with(server: Server) -> None:
+    """A broken answer that is retried until the deadline is not hidden by it."""
+    server.handler = lambda _: finished(HALF, "error")
+    (row,) = batch(server.api_base, chats(1), retries=10**6, deadline=1)
+    assert row["error_details"]["type"] == "DeadlineExceeded"
+    assert "the last attempt failed with BrokenAnswer: " in row["error"]
+    assert row["usage"]["total_tokens"] in {12 * row["attempts"], 12 * (row["attempts"] - 1)}, "one may be in flight"

@@ -180,7 +180,7 @@ def test_a_generator_of_something_else_is_misuse_before_anything_is_sent(server:
     for wrong in ((message for message in chats(1)[0]), (number for number in [[1.5], "text"])):
         with pytest.raises(TypeError, match="list of"):
             llmbatch.create_embeddings_batch(wrong, **place(server.api_base, model="openai/e"))
-    with pytest.raises(TypeError, match=r"pass \[messages\]"):
+    with pytest.raises(TypeError, match=r"Pass a list: \[messages\]"):
         batch(server.api_base, (message for message in chats(1)[0]))
     never: queue.Queue[Any] = queue.Queue()
     llmbatch.as_completed(iter(never.get, None), **place(server.api_base)).close()

@@ -172,7 +172,7 @@ def test_request_that_cannot_join_a_job_raises(
         ({"prompt": "a", "model": "no-such-model", "api_base": ""}, "openai/no-such-model"),
         ({"prompt": "a", "metadata": {1, 2}}, "metadata cannot be sent as JSON"),
         ({"prompt": "a", "custom_id": 7}, "custom_id must be a non-empty string"),
-        ({"prompt": "a", "custom_id": "mine"}, "'mine' is there already"),
+        ({"prompt": "a", "custom_id": "mine"}, "duplicate custom_id 'mine'"),
         ({"prompt": "a", "messages": user("b")}, "needs exactly one of messages and prompt"),
         ({"role": "user", "content": "a"}, "needs exactly one of messages and prompt; this one has role, content"),
         ({"prompt": 3}, "prompt must be a string"),
@@ -202,7 +202,7 @@ def test_id_of_request_overrides_id_of_call(server: Server, place: dict[str, Any
     rows = live(asked, {**place, "custom_ids": ["x", "y", "z", "w"]})
     assert [row["custom_id"] for row in rows] == ["x", "y", "z", "e"]
     assert [row.get("error") for row in rows] == [
-        None, "InvalidRow: the custom_id 'x' is there already; give each request its own", None, None
+        None, "InvalidRow: duplicate custom_id 'x'; give each request its own", None, None
     ]  # fmt: skip
     assert len(server.requests) == 3
 

@@ -183,6 +183,33 @@ def test_every_public_name_and_option_is_in_the_reference() -> None:
     assert [name for name in Options.__dataclass_fields__ if f"`{name}`" not in README] == []
 
 
+def test_readme_table_of_failure_types_is_complete() -> None:
+    """It names each member of `FailureType` once, and nothing else."""
+    table = README.partition("## Errors")[2].partition("## ")[0]
+    rows = [row.split("|")[1] for row in table.splitlines() if row.startswith("| `")]
+    named = [name for row in rows for name in re.findall(r"`(\w+)`", row)]
+    assert sorted(named) == sorted(kind.value for kind in llmbatch.FailureType)
+
+
+def test_readme_table_of_options_has_the_defaults() -> None:
+    """Numbers, flags and words are those of `Options`; "none" is None or empty."""
+    table = README.partition("## Options")[2].partition("## ")[0]
+    shown: dict[str, str] = {}
+    for row in table.splitlines():
+        if row.startswith("| `"):
+            _, names, defaults, *_ = (cell.strip() for cell in row.split("|"))
+            listed = re.findall(r"`(\w+)`", names)
+            shown |= dict(zip(listed, defaults.split(", ") if len(listed) > 1 else [defaults], strict=False))
+    for name, field in Options.__dataclass_fields__.items():
+        default = "none" if field.default in (None, ()) else str(field.default).removesuffix(".0")
+        assert shown.get(name, default).strip('`"') in {default, "learned", "derived", "None"}, name
+
+
+def test_readme_has_at_most_200_lines() -> None:
+    """A stranger reads it whole."""
+    assert len(README.splitlines()) <= 200
+
+
 def test_every_package_is_pinned_and_the_proven_versions_are_named() -> None:
     """All that is asked for has an exact version, and CONTRIBUTING names LiteLLM's and the SDK's."""
     own, tools = versions.needs()

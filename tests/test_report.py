@@ -110,7 +110,7 @@ def test_a_report_shows_the_run_and_no_secret(server: Server, place: dict[str, A
     assert with_prompts.rows["Samples"][1][3] == "user: Jane Roe's question 0"
     assert SECRET not in with_prompts.text
     assert reported(results, tmp_path / "its own.html", prompts=True).rows["Samples"] == with_prompts.rows["Samples"]
-    with pytest.raises(ValueError, match="do not know"):
+    with pytest.raises(ValueError, match="prompts are not stored here"):
         results[:2].report(tmp_path / "no.html", prompts=True)
     with pytest.raises(ValueError, match="there are 2 prompts for 11 rows"):
         results.report(tmp_path / "no.html", prompts=asked[:2])

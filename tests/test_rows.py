@@ -375,3 +375,15 @@ def test_one_odd_answer_keeps_no_other_from_being_parsed(server: Server) -> None
     assert results.usage["prompt_tokens"] > 10**30
     json.dumps(results, allow_nan=False)
     assert results[7]["elapsed"] < 60
+
+
+def test_usage_without_total_has_sum_and_counts_for_token_limit(provider: Callable[..., Server]) -> None:
+    """LiteLLM makes 0 of a total that a server leaves out; then no limit of tokens would hold."""
+    server = provider()
+    reply = said("yes")
+    del reply.body["usage"]["total_tokens"]
+    server.handler = lambda _: reply
+    options: dict[str, Any] = {"tokens_per_minute": 60, "max_tokens": 5, "deadline": 2}
+    rows = batch(server.api_base, [[{"role": "user", "content": f"word {i}"}] for i in range(20)], **options)
+    assert {row["usage"]["total_tokens"] for row in rows.succeeded} == {12}
+    assert len(server.requests) < 10

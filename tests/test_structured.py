@@ -41,7 +41,7 @@ def test_an_answer_that_does_not_validate_is_an_error_row_that_keeps_it(server: 
     """The row says what is wrong, keeps the raw answer, and counts its tokens and cost."""
     results = ask(server, '{"name": "Paris"}', '{"name": "Rome", "people": 3}', "no JSON")
     assert ["error" in row for row in results] == [True, False, True]
-    assert results[0]["error"] == "ValidationError: the answer is no City: people: Field required"
+    assert results[0]["error"] == "ValidationError: the answer does not match City: people: Field required"
     assert results[0]["choices"][0]["message"]["content"] == '{"name": "Paris"}'
     assert results[0]["usage"]["total_tokens"] == 12
     assert results[0]["cost"] > 0
@@ -96,7 +96,7 @@ def test_json_asked_for_by_a_dict_comes_as_dicts(server: Server, asked: dict[str
     server.handler = lambda request: said(answers[request.text])
     results = batch(server.api_base, chats(3), response_format=asked)
     assert results.parsed == [{"name": "Paris"}, {"name": "Rome"}, None]
-    assert results[2]["error"].startswith("ValidationError: the answer is no JSON: Invalid JSON")
+    assert results[2]["error"].startswith("ValidationError: the answer does not match JSON: Invalid JSON")
     assert results[2]["choices"][0]["message"]["content"] == "I cannot."
     assert server.requests[0].json["response_format"] == asked
 
@@ -151,8 +151,8 @@ def test_what_an_error_row_of_an_answer_says(server: Server) -> None:
     assert [(found["status_code"], found["provider"]) for found in details] == [(200, "openai")] * 4
     assert [found["retryable"] for found in details] == [False, False, True, True]
     assert [found["type"] for found in details] == ["ValidationError"] * 2 + ["EmptyAnswer"] * 2
-    assert "the answer is no Fact: year: Input should be a valid integer" in rows[0]["error"]
-    assert "the answer is no Fact: Invalid JSON" in rows[1]["error"]
+    assert "the answer does not match Fact: year: Input should be a valid integer" in rows[0]["error"]
+    assert "the answer does not match Fact: Invalid JSON" in rows[1]["error"]
     assert "without any choice" in rows[3]["error"]
 
 

@@ -133,7 +133,7 @@ print("imported", sorted(set(sys.modules) - before))
 
 def test_warming_up_is_checked_like_a_call() -> None:
     """Misuse raises there already."""
-    with pytest.raises(ValueError, match="did you mean temperature"):
+    with pytest.raises(ValueError, match="Did you mean temperature"):
         llmbatch.warm_up("gpt-4o-mini", temprature=1)  # type: ignore[call-arg]
     with pytest.raises(ValueError, match="cannot be determined"):
         asyncio.run(llmbatch.awarm_up("no-such-model"))

@@ -185,7 +185,7 @@ class Run:
         rest = f"with checkpoint={'' if path is None else repr(str(path))} a rerun sends only the rest"
         return f"{done} rows were done: llmbatch.interrupted_results() has them; {rest}"
 
-    async def _done(self, at: int, item: Any) -> list[tuple[int, Row]]:
+    async def _process_item(self, at: int, item: Any) -> list[tuple[int, Row]]:
         """Do one unit of work, the `at`th; return its rows, each with the index of its input."""
         raise NotImplementedError
 
@@ -216,7 +216,9 @@ class Run:
             for limiter in self._limiters:
                 self._tell(limiter, self._told)
             stack.callback(self._close_callbacks)
-            fanned_out = fan_out(self.items, self._done, slots=lambda: slots() + self._look_ahead(), reading=reading)
+            fanned_out = fan_out(
+                self.items, self._process_item, slots=lambda: slots() + self._look_ahead(), reading=reading
+            )
             async with contextlib.aclosing(fanned_out) as finished:
                 async for _, rows in finished:
                     slots.finished()
@@ -224,7 +226,7 @@ class Run:
                         done += 1
                         yield index, row
             for index in range(done, self._promised_rows()):
-                yield index, self._late(index, self._row_id(index, None))
+                yield index, self._late_row(index, self._row_id(index, None))
             if self._checkpoint is not None and self._checkpoint.changes:
                 changes = dict(self._checkpoint.changes)
                 logger.info("Checkpoint: re-sent rows whose request changed (by field): {}", changes)
@@ -299,7 +301,7 @@ class Run:
             return ids[index]
         return request_id or f"row-{index}"
 
-    def _late(self, index: int, custom_id: str, target: Target | None = None) -> Row:
+    def _late_row(self, index: int, custom_id: str, target: Target | None = None) -> Row:
         message = f"not done within deadline={self.options.deadline} s"
         outcomes = self.under_way.get(index, [])
         if last := next((outcome.last_failure for outcome in reversed(outcomes) if outcome.last_failure), None):
@@ -328,4 +330,5 @@ class Run:
         row = failure_row(failure, target or self.target, custom_id or self._row_id(index, None), **spent)
         for outcome in outcomes:
             add_usage(row["usage"], outcome.answer.body.get("usage") if outcome.answer else None)
+            add_usage(row["usage"], outcome.usage)
         return row

@@ -1,4 +1,4 @@
-"""The journal of finished rows: one line each in OpenAI's batch output shape, appended as they finish.
+"""The checkpoint: a line for each finished row, in the format of OpenAI's batch output files.
 
 It holds answers and digests of requests, never prompts or keys. A line survives `kill -9` once it is written; a torn
 last line and superseded failures are dropped when the file is opened again.
@@ -32,9 +32,9 @@ _locked: weakref.WeakSet[IO[bytes]] = weakref.WeakSet()
 
 
 class Checkpoint:
-    """An open journal. `found` is None for a row that has to be sent.
+    """An open checkpoint file.
 
-    Raises CheckpointError when another process has the file open or when it is no journal.
+    Raises CheckpointError if another run uses the file, or if it is not a checkpoint.
 
     Attributes:
         spent: USD of all rows in the file: of earlier runs, and of failed rows that cost something.
@@ -50,7 +50,7 @@ class Checkpoint:
         self.changes: Counter[str] = Counter()
         try:
             if not replaceable(self.path):
-                raise OSError(0, "it is no regular file of its own")  # noqa: TRY301 - said below
+                raise OSError(0, "not a regular file, or hard-linked")  # noqa: TRY301 - reported below
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self.path.open("ab+")
         except OSError as exc:
@@ -58,14 +58,11 @@ class Checkpoint:
         try:
             lock(self._file, self.path)
             if os.fstat(self._file.fileno()).st_ino != self.path.stat().st_ino:
-                raise CheckpointError(_in_use(self.path))  # noqa: TRY301 - replaced by its holder in this very moment
+                raise CheckpointError(_in_use(self.path))  # noqa: TRY301 - the other run has just replaced the file
             self._load()
         except BaseException:
             self.close()
             raise
-
-    def __contains__(self, request_id: str) -> bool:
-        return request_id in self._places
 
     def found(self, request_id: str, fingerprints: Mapping[str, str], upgrade_id: str = "") -> Row | None:
         """Return the row that an earlier run finished for this request, None for a request that has to be sent."""
@@ -92,7 +89,7 @@ class Checkpoint:
         return os.pread(self._file.fileno(), length, offset)
 
     def note_change(self, fingerprints: Mapping[str, str]) -> None:
-        """Count which fields keep a row from being found, where its prompt is known."""
+        """Count the fields that differ from an earlier request with the same prompt."""
         prompt, others = _split(fingerprints)
         known = self._known.get(prompt)
         if known is not None:
@@ -114,12 +111,12 @@ class Checkpoint:
             ) from exc
 
     def close(self) -> None:
-        """Close the file, and let other processes have it."""
+        """Close the file, and unlock it for other processes."""
         unlock(self._file)
         self._file.close()
 
     def _load(self) -> None:
-        """Find the answered rows; rewrite the file when it holds anything else."""
+        """Find the answered rows. The file is rewritten if it holds anything else."""
         self._file.seek(0)
         size = dropped = 0
         interned: dict[_Fields, _Fields] = {}
@@ -165,14 +162,14 @@ class Checkpoint:
 
 
 def _split(fingerprints: Mapping[str, str]) -> tuple[str, _Fields]:
-    """The prompt's digest, and the digests of everything else."""
+    """Return the prompt's digest, and the digests of the other fields."""
     fields = dict(fingerprints)
     prompt = fields.pop("messages", "") or fields.pop("input", "")
     return prompt, frozenset(fields.items())
 
 
 def lock(file: IO[bytes], path: Path) -> None:
-    """Hold the file for this process; the lock goes with the process, however it ends."""
+    """Lock the file for this process. The lock ends with the process, however it ends."""
     if sys.platform != "win32":
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -182,14 +179,14 @@ def lock(file: IO[bytes], path: Path) -> None:
 
 
 def unlock(file: IO[bytes]) -> None:
-    """Let the file go, also where a child process has it too."""
+    """Unlock the file, even if a child process has it open too."""
     _locked.discard(file)
     if sys.platform != "win32":
         fcntl.flock(file, fcntl.LOCK_UN)
 
 
 def _let_go() -> None:
-    """In a forked child: a lock belongs to whoever has the file, so the child is not to have it."""
+    """Close the locked files in a forked child: a lock is shared by all processes that have the file open."""
     nothing = os.open(os.devnull, os.O_RDWR)
     for file in _locked:
         if not file.closed:
@@ -204,14 +201,14 @@ if hasattr(os, "register_at_fork"):
 
 @contextmanager
 def rewriting(path: Path) -> Iterator[IO[bytes]]:
-    """`replacing`, where a folder that takes no new file is a CheckpointError."""
+    """Replace a file atomically, as `replacing` does. Raises CheckpointError if its folder takes no new file."""
     try:
         with replacing(path) as file:
             yield file
     except OSError as exc:
         raise CheckpointError(
-            f"cannot rewrite {path}: {exc.strerror}; a new file beside it is to take its place: make room, let its "
-            "folder be written to, or give another path"
+            f"cannot rewrite {path}: {exc.strerror}. It is replaced by a new file in the same folder: free disk "
+            "space, make the folder writable, or pass another path"
         ) from exc
 
 
@@ -220,9 +217,9 @@ def _in_use(path: Path) -> str:
 
 
 def output_lines(file: IO[bytes], path: Path) -> Iterator[tuple[int, int, dict[str, Any] | None]]:
-    """Offset, length and value of each line, None for a torn last one.
+    """Yield offset, length and value of each line; the value is None for an incomplete last line.
 
-    Raises CheckpointError for what is no batch output line.
+    Raises CheckpointError for a line that is not a batch output line.
     """
     offset = 0
     for number, data in enumerate(file, 1):

@@ -1,4 +1,4 @@
-"""An embeddings batch on its way: texts in chunks, and a row for each text."""
+"""A batch of embeddings: texts are sent in chunks, and every text has a row."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from llmbatch._util.fan_out import grouped
 from llmbatch._util.identity import CustomIds
 from llmbatch.options import Options
 
-# Texts in one request, where the provider's own limit is known; the seed's 20 elsewhere.
+# Texts per request, by the provider's own limit.
 CHUNK_TEXTS = {"openai": 256, "azure": 256, "mistral": 64, "cohere": 96, "voyage": 128, "gemini": 100, "vertex_ai": 5,
                "together_ai": 64, "huggingface": 32, "nvidia_nim": 50, "jina_ai": 128}  # fmt: skip
 DEFAULT_CHUNK_TEXTS = 20
@@ -39,7 +39,7 @@ _AMBIGUOUS = Failure(
 
 @dataclass(slots=True)
 class _Text:
-    """One text to embed: where it goes, and what it is known by."""
+    """A text to embed, with its index and ids."""
 
     index: int
     text: str
@@ -50,7 +50,7 @@ class _Text:
 
 @dataclass(slots=True)
 class _Chunk:
-    """Texts for one request, and rows that need none."""
+    """Texts for one request, and rows that need no request."""
 
     texts: list[_Text] = field(default_factory=list)
     rows: list[tuple[int, Row]] = field(default_factory=list)
@@ -72,7 +72,7 @@ class EmbeddingsRun(Run):
             self._chunk_texts = min(self._chunk_texts, DEFAULT_CHUNK_TEXTS)
 
     async def _chunks(self) -> AsyncGenerator[_Chunk]:
-        """The texts in chunks; what is there of an input that pauses, ends or fails does not wait for the rest."""
+        """Yield the texts in chunks. A chunk is smaller if the input pauses, ends or fails."""
         chunk, index = _Chunk(), itertools.count()
         async with contextlib.aclosing(grouped(self.inputs, self._chunk_texts, reading=self._reading)) as groups:
             async for texts in groups:
@@ -103,7 +103,7 @@ class EmbeddingsRun(Run):
             chunk.texts.append(_Text(index, request["input"], custom_id, request_id, prints))
             chunk.characters += len(request["input"])
 
-    async def _done(self, _: int, chunk: _Chunk) -> list[tuple[int, Row]]:
+    async def _process_item(self, _: int, chunk: _Chunk) -> list[tuple[int, Row]]:
         for text, row in zip(chunk.texts, await self._sent(chunk.texts), strict=True):
             self._record(text.request_id, text.prints, row)
             chunk.rows.append((text.index, row))
@@ -118,7 +118,7 @@ class EmbeddingsRun(Run):
         send = partial(self._sender.send, request, first, self.call_for(first), begun)
         outcome = await self._in_time(send)
         if outcome is None:
-            return [self._late(text.index, text.custom_id) for text in texts]
+            return [self._late_row(text.index, text.custom_id) for text in texts]
         failure = outcome.failure
         if failure is None:
             return await self._matched(texts, outcome)
@@ -193,6 +193,6 @@ def _items_by_text(data: list[dict[str, Any]], texts: int) -> dict[int, dict[str
 
 
 def _shares(total: int, weights: list[int]) -> list[int]:
-    """`total` shared out by weight in whole numbers that add up to it."""
+    """Return shares of `total` by weight, as whole numbers that add up to it."""
     ends = [total * part // (sum(weights) or 1) for part in itertools.accumulate(weights)]
     return [end - start for start, end in zip([0, *ends], ends, strict=False)]

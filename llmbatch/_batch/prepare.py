@@ -45,7 +45,7 @@ def chat_batch(
             raise ValueError(f"lane='flex' sends service_tier='flex', not {tier!r}; leave out one of them")
         call["service_tier"] = FLEX
     run = kind(requests, count, call, options, shared_budget)
-    first = run.ways.first.plans[0]
+    first = run.routes.first.plans[0]
     if options.lane == "flex" and not takes_flex(first.target):
         raise ValueError(f"{first.target.model} has no flex tier that LiteLLM knows a price of; leave out lane='flex'")
     return Batch(run, "Chat completion", first)

@@ -1,4 +1,4 @@
-"""Rows out of what became of requests: answers, answers that are none, and failures."""
+"""Makes rows from the outcomes of requests: answers, rejected answers, and failures."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NO_ANSWER = {FailureType.BROKEN_ANSWER, FailureType.EMPTY_ANSWER, FailureType.C
 
 
 def failure_row(failure: Failure, target: Target, custom_id: str, **spent: Any) -> Row:
-    """The error row of a failure; `spent` is an `Outcome`'s: attempts, cost in USD (None: perhaps charged), times."""
+    """Return the row of a failure. `spent` is `Outcome.spent`: attempts, cost in USD (None: unknown), and times."""
     return error_row(
         type=failure.type,
         message=" ".join(failure.message.split()),
@@ -36,7 +36,7 @@ def failure_row(failure: Failure, target: Target, custom_id: str, **spent: Any) 
 
 
 def labelled(row: Row, custom_id: str, metadata: Any) -> None:
-    """Give a row its id, and what its request said to keep with it."""
+    """Set a row's id, and its request's metadata."""
     row["custom_id"] = custom_id
     row.pop("metadata", None)
     if metadata is not None:
@@ -44,7 +44,7 @@ def labelled(row: Row, custom_id: str, metadata: Any) -> None:
 
 
 def in_lane(row: Row, lane: str, target: Target) -> None:
-    """Say by which lane a row came, and what an answer cost less so than live."""
+    """Set a row's lane, and what it saved against the live price."""
     row["lane"] = lane
     live, cost = standard_cost(target, row["usage"]), row["cost"]
     if live is not None and cost is not None:
@@ -100,14 +100,14 @@ def _format_failure(row: Row, response_format: ResponseFormat | None) -> Failure
         return Failure(FailureType.REFUSED, refusal, 200)
     found = finish_class(choice)
     if found is FinishClass.FILTERED:
-        return Failure(FailureType.CONTENT_FILTERED, "a content filter cut the answer, so that it is no JSON", 200)
+        return Failure(FailureType.CONTENT_FILTERED, "a content filter cut the answer, which is not JSON any more", 200)
     name = response_format.__name__ if isinstance(response_format, type) else "JSON"
     cut = "; the answer was cut off, raise max_tokens" if found is FinishClass.TRUNCATED else ""
-    return Failure(FailureType.VALIDATION, f"the answer is no {name}: {problems[0]}{cut}", 200)
+    return Failure(FailureType.VALIDATION, f"the answer does not match {name}: {problems[0]}{cut}", 200)
 
 
 def validation_errors(text: str, asked: ResponseFormat, no_json: str = "Invalid JSON") -> list[str]:
-    """Why the text does not fit, one problem after the other; none when it does."""
+    """Return why a text does not match the response format, one problem each; an empty list if it does."""
     try:
         parsed(text, asked)
     except ValidationError as exc:

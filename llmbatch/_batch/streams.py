@@ -1,4 +1,4 @@
-"""Streamed answers: assembled into whole ones, or passed on piece by piece."""
+"""Streamed answers: deltas as they come, and rows."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from llmbatch._litellm.chat_streams import chat_stream
 from llmbatch._rows.row import Row
 from llmbatch.options import JOB_LANES
 
-MOST_WAITING = 256  # events; beyond it no further row is taken until the consumer has caught up
+MOST_WAITING = 256  # events; with more, no further row is started until the consumer has caught up
 
 
 class StreamEvent(TypedDict, total=False):
-    """`{"index", "attempt", "delta"}` for a piece, `{"index", "row"}` at a row's end."""
+    """An event: `{"index", "attempt", "delta"}` for a delta, `{"index", "row"}` for a finished row."""
 
     index: Required[int]
     attempt: int
@@ -29,20 +29,18 @@ class StreamEvent(TypedDict, total=False):
 
 
 class Events:
-    """The events of one batch, in the order in which they come."""
+    """The events of one batch, as they come."""
 
     def __init__(self, batch: Batch) -> None:
         if batch.run.options.lane in JOB_LANES:
-            raise ValueError(
-                "a batch job gives no pieces of answers: leave out lane= and batch_job=, or take as_completed"
-            )
+            raise ValueError("a batch job does not stream: leave out lane= and batch_job=, or use as_completed")
         self._batch = batch
         batch.run.call_for = lambda index: partial(self._call, index)
         self._queue: asyncio.Queue[StreamEvent | None] = asyncio.Queue()
         self._attempts: Counter[int] = Counter()
 
     async def _call(self, index: int, request: dict[str, Any]) -> Answer:
-        """Send row `index` once, and pass its pieces on."""
+        """Send row `index` once, and queue its deltas."""
         self._attempts[index] += 1
         attempt = self._attempts[index]
         async for piece in chat_stream(request):
@@ -56,13 +54,13 @@ class Events:
         raise AssertionError  # unreachable: a stream ends with its answer or raises
 
     async def __aiter__(self) -> AsyncGenerator[StreamEvent]:
-        """Run the batch and yield its events."""
+        """Run the batch, and yield its events."""
         pump = asyncio.ensure_future(self._pump())
         try:
             while (event := await self._queue.get()) is not None:
                 self._queue.task_done()
                 yield event
-            await pump  # raises what has ended it
+            await pump  # raises what ended it
         finally:
             pump.cancel()
             await asyncio.gather(pump, return_exceptions=True)

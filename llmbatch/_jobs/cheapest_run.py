@@ -102,7 +102,7 @@ class CheapestRun(JobRun):
         self._reservations.settle(index, late)
         merge_late(row, late)
         parsed = self._inputs.items[index]
-        plan = self.ways.of(parsed).plans[0]
+        plan = self.routes.of(parsed).plans[0]
         request = plan.request(parsed.messages)
         prints = fingerprints(request)
         self._record(self._inputs.request_ids[index], prints, row, upgrade_id(request, prints, plan.untouched))
@@ -114,7 +114,7 @@ class CheapestRun(JobRun):
 
     def _live_time(self, rows: int) -> float:
         """Return the seconds that so many rows take live, by the known limits and the latency of earlier answers."""
-        plan, limiters = self.ways.first.plans[0], list(self._limiters)
+        plan, limiters = self.routes.first.plans[0], list(self._limiters)
         most = answer_limit(plan) or GUESSED_ANSWER_TOKENS
         latencies = [limiter.latency for limiter in limiters if limiter.latency is not None]
         latency = max(latencies, default=_ANSWER_SECONDS + most / _TOKENS_PER_SECOND)
@@ -130,13 +130,13 @@ class CheapestRun(JobRun):
     def _live_at(self, rows: int) -> float | None:
         return self._end - self._live_time(rows) if self._end < math.inf else None
 
-    async def _done(self, at: int, item: int) -> list[tuple[int, Row]]:
-        rows = await super()._done(at, item)
+    async def _process_item(self, at: int, item: int) -> list[tuple[int, Row]]:
+        rows = await super()._process_item(at, item)
         if self._late_answers is not None:
             self._late_answers.add_live(*rows[0])
         return rows
 
-    async def _reply(self, plan: ChatPlan, sender: Sender, one: Input, request: dict[str, Any]) -> Row:
+    async def _send_once(self, plan: ChatPlan, sender: Sender, one: Input, request: dict[str, Any]) -> Row:
         """Return the job's answer if there is one; else send the request live, if that may help."""
         row = self._taken(one.index)
         if row is not None and not self._is_better_live(row):
@@ -155,7 +155,7 @@ class CheapestRun(JobRun):
         details = row["error_details"]
         return bool(details["retryable"] or details["type"] in _BETTER_LIVE or self.options.fallbacks)
 
-    def _late(self, index: int, custom_id: str, target: Target | None = None) -> Row:
+    def _late_row(self, index: int, custom_id: str, target: Target | None = None) -> Row:
         """Return the row at the deadline: the job's answer, if there is one."""
         row = self._taken(index)
-        return row if row is not None and "error" not in row else super()._late(index, custom_id, target)
+        return row if row is not None and "error" not in row else super()._late_row(index, custom_id, target)

@@ -15,6 +15,7 @@ from typing import Any
 from loguru import logger
 
 from llmbatch._batch.chat_run import ChatRun, Input
+from llmbatch._batch.dedupe import dedupe_key
 from llmbatch._batch.row_builder import failure_row
 from llmbatch._jobs import submit
 from llmbatch._jobs.input_files import submitted_ids
@@ -65,7 +66,7 @@ class JobRun(ChatRun):
         budget: Budget | None, completion_window: str = "24h",
     ) -> None:  # fmt: skip
         super().__init__(requests, count, call, options, budget)
-        self._context = JobContext.of(self.ways.call, options, completion_window)
+        self._context = JobContext.of(self.routes.call, options, completion_window)
         self._configure()
         self._end = math.inf
         self._inputs = JobInputs()
@@ -164,13 +165,13 @@ class JobRun(ChatRun):
         inputs.request_ids.append("")
         try:
             parsed = inputs.items[index] = parse_request(inputs.items[index])
-            plan = self.ways.of(parsed).plans[0]
+            plan = self.routes.of(parsed).plans[0]
             request = plan.request(parsed.messages)
             request_id = inputs.request_ids[index] = ids(request)
             inputs.prompt_tokens += prompt_tokens(request)
-        except Exception:  # noqa: BLE001 - `_row` makes an error row of it
+        except Exception:  # noqa: BLE001 - `_process` makes an error row of it
             return ""
-        same = self._same(request_id, plan)
+        same = dedupe_key(request_id, plan)
         if self.options.dedupe and same in seen:
             inputs.duplicates.add(index)
             return ""
@@ -192,7 +193,7 @@ class JobRun(ChatRun):
     async def _start_job(self) -> bool:
         """Submit what no earlier call has submitted. Returns whether there is a job to wait for."""
         wanted = self._inputs.wanted
-        self._job = await asyncio.to_thread(self._context.earlier_job, self.ways.first.plans[0], wanted.keys())
+        self._job = await asyncio.to_thread(self._context.earlier_job, self.routes.first.plans[0], wanted.keys())
         known = set() if self._job is None else submitted_ids(self._job.state)
         missing = self._submittable([key for key in wanted if key not in known])
         await self._reserve([key for key in wanted if key in known] + missing)
@@ -282,8 +283,8 @@ class JobRun(ChatRun):
     def _request_id(self, index: int, request: Mapping[str, Any]) -> str:  # noqa: ARG002 - known before
         return self._inputs.request_ids[index]
 
-    async def _done(self, at: int, item: int) -> list[tuple[int, Row]]:  # noqa: ARG002 - the order of rows in time
-        row = await self._row(item, self._inputs.items[item])
+    async def _process_item(self, at: int, item: int) -> list[tuple[int, Row]]:  # noqa: ARG002 - the order of rows in time
+        row = await self._process(item, self._inputs.items[item])
         if item not in self._inputs.duplicates:
             self._reasks.row_done()
         return [(item, row)]
@@ -297,14 +298,14 @@ class JobRun(ChatRun):
 
     async def _send_live(self, plan: ChatPlan, sender: Sender, one: Input, request: dict[str, Any]) -> Row:
         """Send a request as a batch without a job does."""
-        return await super()._reply(plan, sender, one, request)
+        return await super()._send_once(plan, sender, one, request)
 
-    async def _reply(self, plan: ChatPlan, sender: Sender, one: Input, request: dict[str, Any]) -> Row:
+    async def _send_once(self, plan: ChatPlan, sender: Sender, one: Input, request: dict[str, Any]) -> Row:
         """Return the job's answer to a row's first ask, or to a re-ask."""
         self._asks[one.index] += 1
         if (number := self._asks[one.index]) > 1:
             key = self._inputs.request_ids[one.index]
-            return await self._reasks.answer(Reask(number, key, one.asked, plan, sender, request))
+            return await self._reasks.answer(Reask(number, key, one.parsed, plan, sender, request))
         row = self._taken(one.index)
         if row is not None:
             return row

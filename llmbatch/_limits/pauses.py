@@ -13,7 +13,7 @@ from collections import deque
 
 from llmbatch._limits.permit import Permit
 
-# Seconds of a pause that is never ended early.
+# Pauses of at most this many seconds are never ended early.
 MIN_PAUSE_SECONDS = 1.0
 # Seconds without early tries after one that got a 429; doubled with each, up to the bound.
 INITIAL_GAP_SECONDS = 1.0
@@ -39,14 +39,14 @@ class Pauses:
 
     async def wait(self, seconds: float, now: float) -> None:
         """Wait until the time has passed or the pause is ended."""
-        await asyncio.sleep(min(seconds, MIN_PAUSE_SECONDS))
         if seconds <= MIN_PAUSE_SECONDS:
+            await asyncio.sleep(seconds)
             return
         pause = _Pause(now)
         self._waiting.append(pause)
         try:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(pause.ended.wait(), seconds - MIN_PAUSE_SECONDS)
+                await asyncio.wait_for(pause.ended.wait(), seconds)
         finally:
             if pause in self._waiting:
                 self._waiting.remove(pause)

@@ -11,7 +11,7 @@ from typing import Any
 
 from llmbatch._litellm import Answer, convert_response, http_session, load, provider_of, quiet_logging
 from llmbatch._litellm.error_answer import raise_stated_error
-from llmbatch._rows.answer_body import has_tokens, sound
+from llmbatch._rows.answer_body import has_tokens, normalized_body
 
 _REHEARSAL_SECONDS = 60.0
 _ONE_SEND = {"num_retries": 0, "max_retries": 0, "timeout": http_session.LITELLM_TIMEOUT_SECONDS}
@@ -23,7 +23,7 @@ async def chat(request: Mapping[str, Any]) -> Answer:
     try:
         response = await load().acompletion(**request, **one_send(request), **logging)
     except Exception:
-        body = convert_response.mended(logging.get("litellm_logging_obj"))
+        body = convert_response.recovered_body(logging.get("litellm_logging_obj"))
         if body is None:
             raise_stated_error(logging.get("litellm_logging_obj"))
             raise
@@ -32,10 +32,10 @@ async def chat(request: Mapping[str, Any]) -> Answer:
 
 
 async def rehearse(request: Mapping[str, Any]) -> None:
-    """Send a request to a port where nobody listens: what the first one imports and builds is then there."""
+    """Send a request to a port where nobody listens, so that LiteLLM has imported and built what calls need."""
     logging = quiet_logging.logging_arguments(request)
     if not logging:
-        return  # callbacks would hear of it
+        return  # callbacks would be called
     with socket.socket() as nobody, contextlib.suppress(Exception):
         nobody.bind(("127.0.0.1", 0))
         base = f"http://127.0.0.1:{nobody.getsockname()[1]}/v1"
@@ -68,8 +68,10 @@ def embedding_options(request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def answer_from(whole: Any, received: Any, cost: float | None) -> Answer:
-    """What LiteLLM has made of what it received, with its price where tokens were counted."""
-    body = sound(whole.model_dump(warnings=False))  # of vectors in base64, which the OpenAI SDK types as floats
+    """Return LiteLLM's object as an `Answer`, with its cost if it has a usage."""
+    body = normalized_body(
+        whole.model_dump(warnings=False)
+    )  # of vectors in base64, which the OpenAI SDK types as floats
     priced = cost is not None and 0 <= cost < math.inf and has_tokens(body.get("usage"))
     return Answer(body, _headers(received), cost if priced else None)
 
@@ -79,11 +81,11 @@ def one_send(request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _hidden(response: Any) -> dict[str, Any]:
-    """What LiteLLM keeps beside an answer: its price, the response's headers."""
+    """Return LiteLLM's hidden parameters of an answer: its cost, the response's headers."""
     return getattr(response, "_hidden_params", None) or {}
 
 
 def _headers(response: Any) -> Mapping[str, str]:
-    """The provider's response headers, lower-case."""
+    """Return the provider's response headers, lower-case."""
     headers = _hidden(response).get("additional_headers") or {}
     return {str(key).lower().removeprefix("llm_provider-"): str(value) for key, value in headers.items()}

@@ -1,4 +1,4 @@
-"""A provider's answer out of a file, in the shape that LiteLLM gives to a live one."""
+"""A provider's raw answer (from a file, or one that LiteLLM failed to read) in the shape of a live one."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 
 from llmbatch._litellm.loading import internal, load
 from llmbatch._litellm.private_api import CONVERTER
-from llmbatch._rows.answer_body import sound, sound_usage
+from llmbatch._rows.answer_body import normalized_body, normalized_usage
 
 _UNDECODED = "\N{REPLACEMENT CHARACTER}"
 
 
 def answer_body(body: Mapping[str, Any]) -> dict[str, Any]:
-    """The body as a live call would return it. Raises for a body that is no answer."""
+    """Return the body as a live call would. Raises for a body that is not an answer."""
     litellm, convert = load(), internal(CONVERTER)
     if "data" in body:
         made = convert(
@@ -24,10 +24,10 @@ def answer_body(body: Mapping[str, Any]) -> dict[str, Any]:
             response_type="embedding",
             hidden_params={},
         ).model_dump(warnings=False)
-        return sound(made)
+        return normalized_body(made)
     if not body.get("choices"):
         raise ValueError("the answer has no choices")
-    return sound(converted(body).model_dump())
+    return normalized_body(converted(body).model_dump())
 
 
 def converted(body: Mapping[str, Any]) -> Any:
@@ -46,8 +46,8 @@ def converted(body: Mapping[str, Any]) -> Any:
     return made
 
 
-def mended(logging: Any) -> dict[str, Any] | None:
-    """The answer that LiteLLM had received and then failed to read (content in parts, a field missing), if it is whole.
+def recovered_body(logging: Any) -> dict[str, Any] | None:
+    """Return an answer that LiteLLM received and failed to read (content in parts, a missing field), if there is one.
 
     The provider has been paid for it, and would answer the same again.
     """
@@ -56,9 +56,9 @@ def mended(logging: Any) -> dict[str, Any] | None:
         if _UNDECODED in received:
             return None
         body = json.loads(received)
-        told = {k: v for k, v in sound_usage(body.pop("usage", None)).items() if not isinstance(v, str)}
+        told = {k: v for k, v in normalized_usage(body.pop("usage", None)).items() if not isinstance(v, str)}
         body |= {"usage": told} if told else {}
         good = body.get("choices") and not body.get("error")
         return answer_body(body) if good else None
-    except Exception:  # noqa: BLE001 - no logging object, no answer, or none that can be mended: the first fault stands
+    except Exception:  # noqa: BLE001 - no logging object, no answer, or none that can be read: the first error counts
         return None

@@ -29,7 +29,7 @@ from llmbatch._litellm.loading import internal
 from llmbatch._litellm.quiet_logging import anybody_listens
 from llmbatch._litellm.render_body import Renderer
 from llmbatch._litellm.wire import NotOnTheWireError, WireRequest, wire_request
-from llmbatch._rows.answer_body import has_tokens, sound_usage
+from llmbatch._rows.answer_body import has_tokens, normalized_usage
 
 _ERRORS_FROM = HTTPStatus.BAD_REQUEST
 _LONG_PROMPT = 100_000  # tokens; prices for long prompts begin at 128,000
@@ -117,7 +117,7 @@ class DirectTarget:
         try:
             return self._patterns(given)
         except Exception:  # noqa: BLE001 - a usage that LiteLLM cannot read must not lose a paid answer
-            return self._patterns({**given, "usage": sound_usage(given.get("usage"))})
+            return self._patterns({**given, "usage": normalized_usage(given.get("usage"))})
 
     def _cost(self, request: Mapping[str, Any], whole: Mapping[str, Any]) -> float | None:
         """USD of an answer, as LiteLLM calculates it; by two multiplications where that comes to the same."""

@@ -1,4 +1,4 @@
-"""Prices of chats that are just tokens times price: LiteLLM's own calculation takes 1 ms an answer."""
+"""A fast calculation of costs that are tokens times price: LiteLLM's own takes 1 ms per answer."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ from typing import Any
 
 from llmbatch._litellm import load
 
-# What else than its tokens an answer's price may depend on; prices for long prompts begin at 128,000 tokens.
+# Tokens. Prices for long prompts begin at 128,000.
 _LONG = 100_000
 _PLAIN_DETAILS = {"text_tokens", "reasoning_tokens"}
 _EXTRAS = ("tools", "web_search_options", "service_tier", "extra_body")
-_PerToken = tuple[float | None, float]  # USD of the prompt's and of the answer's; None where there is no price
+_PerToken = tuple[float | None, float]  # USD per token of the prompt and of the answer; None if there is no price
 _OTHER_PRICES = ("off_peak", "per_request", "per_second", "tiered", "reasoning")
 
 
 class LinearPrices:
-    """Costs of chats that are just tokens times price, by two multiplications.
+    """Costs of chats that are tokens times price, calculated with two multiplications.
 
-    A model's price is trusted to be that, or to be unknown, once LiteLLM has come to the same for an answer of it and
-    for as long as its entries in the price map stay as they are. Answers with anything else to price (cached or audio
-    tokens, tools, prices of the caller's own) are LiteLLM's.
+    A model's price per token is used once LiteLLM has calculated the same cost for one of its answers, and until the
+    model's entries in the price map change. LiteLLM calculates the cost of every other answer (cached or audio tokens,
+    tools, the caller's own prices).
     """
 
     def __init__(self) -> None:
         self._known: dict[tuple[Any, ...], tuple[list[Any], _PerToken | None]] = {}
 
     def cost(self, logging: Any, result: Any, whole: Callable[[], float | None]) -> float | None:
-        """USD of an answer; `whole` is LiteLLM's calculation of it."""
+        """Return the USD of an answer; `whole` is LiteLLM's calculation."""
         try:
             key = self._key(logging, result)
-        except (AttributeError, TypeError):  # another LiteLLM
+        except (AttributeError, TypeError):  # another version of LiteLLM
             key = None
         if key is None:
             return whole()
@@ -46,7 +46,7 @@ class LinearPrices:
 
     @staticmethod
     def _key(logging: Any, result: Any) -> tuple[Any, ...] | None:
-        """What the price depends on besides the tokens; None where it may depend on more."""
+        """Return what the price depends on besides the tokens; None if it may depend on more."""
         litellm, usage, told = load(), result.usage, logging.model_call_details
         if not 0 < usage.total_tokens < _LONG or litellm.cost_discount_config or litellm.cost_margin_config:
             return None
@@ -67,7 +67,7 @@ def linear_cost(per_token: _PerToken, usage: Any) -> float | None:
 
 
 def agreeing_prices(entries: list[Any], usage: Any, cost: float | None) -> _PerToken | None:
-    """Prices by the token that give this cost; None where no entry has them, or prices that depend on more."""
+    """Return the prices per token that give this cost; None if no entry has them, or if its prices depend on more."""
     if not cost:
         return (cost, 0.0)
     for entry in filter(None, entries):

@@ -1,4 +1,4 @@
-"""What requests cost, from LiteLLM's price map; None where it knows no price, never 0 for it."""
+"""Costs of requests from LiteLLM's price map; None if a price is unknown, never 0."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _THRESHOLD = re.compile(r"_cost(?:_per_token)?_above_(\d+)(k?)_tokens")
 
 
 def batch_cost(target: Target, usage: Mapping[str, Any] | None, answered_by: str | None = None) -> float | None:
-    """USD of one answered request of a batch job; `answered_by` is the answer's own model, for names that are not."""
+    """Return the USD of one answer of a batch job; `answered_by` is the answer's own model, for names that are not."""
     info = _prices(target) or (answered_by and _prices(replace(target, name=answered_by)))
     if not info or usage is None or not has_tokens(usage):
         return None
@@ -75,7 +75,7 @@ def has_cached_batch_price(target: Target) -> bool:
 
 
 def has_batch_price(target: Target) -> bool:
-    """Whether the map holds prices of batch jobs; where it does not, half the live price is taken."""
+    """Return whether the map has batch prices; without them half the live price is used."""
     return bool(_prices(target).get("input_cost_per_token_batches"))
 
 
@@ -85,7 +85,7 @@ def has_flex_price(target: Target) -> bool:
 
 
 def takes_flex(target: Target) -> bool:
-    """Whether the map has a price of the model's flex tier, or does not know the model."""
+    """Return whether the map has a flex price for the model, or does not know the model."""
     entry = price_entry(target)
     return bool(target.prices or entry.get("input_cost_per_token_flex") or not entry.get("input_cost_per_token"))
 
@@ -104,7 +104,7 @@ def count_tokens(target: Target, request: Mapping[str, Any]) -> int:
 
 
 def model_info(model: str, provider: str) -> Mapping[str, Any]:
-    """LiteLLM's entry for a model; empty where it has none."""
+    """Return LiteLLM's entry for a model; empty if it has none."""
     try:
         return load().get_model_info(model=model, custom_llm_provider=provider)  # type: ignore[no-any-return]
     except Exception:  # noqa: BLE001 - LiteLLM raises a bare Exception for a model that it does not know
@@ -112,7 +112,7 @@ def model_info(model: str, provider: str) -> Mapping[str, Any]:
 
 
 def price_entry(target: Target) -> Mapping[str, Any]:
-    """All that is known of a model's prices and limits; the caller's own prices stand alone."""
+    """Return a model's prices and limits. The caller's own prices replace LiteLLM's."""
     info, known = model_info(target.name, target.provider), load().model_cost
     limits = {name: info.get(name) for name in ("mode", "max_input_tokens", "max_output_tokens")}
     # The model as it was named may have a price of its region.
@@ -122,7 +122,7 @@ def price_entry(target: Target) -> Mapping[str, Any]:
 
 @functools.lru_cache(maxsize=256)
 def _prices(target: Target) -> Mapping[str, Any]:
-    """The caller's own prices, or LiteLLM's entry if it holds a price; empty where none is known."""
+    """Return the caller's own prices, or LiteLLM's entry if it has a price; empty if none is known."""
     info = dict(target.prices) or model_info(target.name, target.provider)
     known = target.prices or any(v for k, v in info.items() if k.startswith(("input_cost_per", "output_cost_per")))
     return info if known else {}

@@ -1,4 +1,4 @@
-"""The body that a live call would send, without sending it.
+"""Renders the body that a live call would send, without sending it.
 
 Exact: LiteLLM builds the whole request and reports it to its logging object just before the transport, or has the
 OpenAI SDK build it; ours stop it there (2-3 ms). Fast: rows of one batch differ in their messages only, so one exact
@@ -20,7 +20,7 @@ from llmbatch._litellm.loading import internal
 from llmbatch._litellm.private_api import LOGGING
 from llmbatch._litellm.quiet_logging import new_logging
 
-# The key is no part of a body, but LiteLLM asks for one before it builds one.
+# LiteLLM needs a key to build a body, which has none.
 _UNUSED = {"api_key": "unused", "num_retries": 0, "max_retries": 0}
 _UNUSED_AZURE = {"api_base": "https://unused.invalid", "api_version": "2024-10-21"}
 SDK_ROUTES = {"litellm.llms.openai.openai", "litellm.llms.azure.azure"}
@@ -28,7 +28,7 @@ _PLAIN_ROLES = {"system", "developer", "user", "assistant"}
 
 
 class _Stopped(BaseException):
-    # No Exception, so that nothing on its way out handles it.
+    # Not an Exception: no handler in LiteLLM may catch it.
     def __init__(self, body: Any, url: str) -> None:
         super().__init__()
         self.body: dict[str, Any] = json.loads(body if isinstance(body, str | bytes) else json.dumps(body or {}))
@@ -36,7 +36,7 @@ class _Stopped(BaseException):
 
 
 def render(request: Mapping[str, Any]) -> dict[str, Any]:
-    """The body of a chat request (`messages`) or an embeddings request (`input`), with its keys in the wire's order.
+    """Return the body of a chat (`messages`) or embeddings (`input`) request, with its keys in the order that is sent.
 
     Raises LiteLLM's own errors for parameters that the model does not take, and ValueError when LiteLLM would send the
     request to another endpoint than the batch line could name.
@@ -57,7 +57,7 @@ def render(request: Mapping[str, Any]) -> dict[str, Any]:
     except _Stopped as stopped:
         _check_endpoint(stopped, kind, str(request["model"]))
         return stopped.body
-    raise ValueError(f"LiteLLM answered model {request['model']!r} without a request to render; ask it live instead")
+    raise ValueError(f"LiteLLM answered model {request['model']!r} without a request to render; send it live instead")
 
 
 @functools.cache
@@ -65,7 +65,7 @@ def _stopping_logging() -> Any:
     class StoppingLogging(internal(LOGGING)):  # type: ignore[misc]  # a class
         def pre_call(self, input: Any, api_key: Any, model: Any = None, additional_args: Any = None) -> None:  # noqa: A002, ARG002 - LiteLLM's signature
             told = additional_args or {}
-            # Embeddings carry no "openai_sdk" mark; who reports them tells.
+            # Embeddings have no "openai_sdk" flag, so the calling module decides.
             by_sdk = told.get("openai_sdk") or sys._getframe(1).f_globals["__name__"] in SDK_ROUTES  # noqa: SLF001
             if not by_sdk:
                 raise _Stopped(told.get("complete_input_dict"), str(told.get("api_base") or ""))
@@ -84,7 +84,7 @@ def _check_endpoint(stopped: _Stopped, kind: str, model: str) -> None:
 
 @functools.cache
 def _stopping_client() -> Any:
-    """An OpenAI client that builds requests and sends none."""
+    """Return an OpenAI client that builds requests without sending them."""
     import openai  # noqa: PLC0415 - comes with litellm
 
     def stop(request: Any) -> None:
@@ -100,7 +100,7 @@ def _stopping_client() -> Any:
 
 
 class Renderer:
-    """Bodies for the rows of one batch, whose requests differ in `messages` (or `input`) only."""
+    """Renders the bodies of one batch, whose requests differ in `messages` (or `input`) only."""
 
     def __init__(self, render: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None) -> None:
         self._render = render or globals()["render"]
@@ -116,7 +116,7 @@ class Renderer:
         return {**body, field: [request[field]] if wrapped else request[field]}
 
     def __call__(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """The body of the next request; as `render` does, it raises."""
+        """Return the body of the next request. Raises as `render` does."""
         field = "messages" if "messages" in request else "input"
         given = request[field]
         shape = _shape(given)
@@ -135,7 +135,7 @@ class Renderer:
 
 
 def _shape(given: str | list[Any]) -> Any:
-    """What LiteLLM may look at in messages: everything but their texts. None: it may look at more."""
+    """Return all that LiteLLM looks at in messages but their texts; None if it may look at the texts too."""
     if isinstance(given, str):
         return str
     if all(isinstance(text, str) for text in given):  # texts to embed
@@ -165,5 +165,5 @@ def _part_shape(part: Mapping[str, Any]) -> Any:
 
 
 def _text_shape(text: Any) -> str | None:
-    # Empty texts are what some routes replace.
+    # Some routes replace empty texts.
     return "text" if isinstance(text, str) and text.strip() else None

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from llmbatch._output.provider_errors import decoded_body, line_error
-from llmbatch._rows.answer_body import sound
+from llmbatch._rows.answer_body import normalized_body
 from llmbatch._rows.failure_type import FailureType
 from llmbatch._rows.finish_reasons import answer_problem
 from llmbatch._rows.row import OWN_KEYS, Row, answer_row, error_row
@@ -73,7 +73,7 @@ def row_from_line(line: Mapping[str, Any]) -> Row:
     error, status, custom_id = line.get("error"), response.get("status_code"), line["custom_id"]
     if {"choices", "data"} & body.keys():
         try:
-            body = sound(body)
+            body = normalized_body(body)
         except ValueError as exc:
             body, error = {}, error or {"code": FailureType.UNPARSABLE_ANSWER, "message": str(exc)}
     if not error and status in SUCCESS:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from llmbatch._rows.failure_type import FailureType
-from llmbatch._rows.finish_reasons import is_filtered, is_truncated, unknown_reasons
+from llmbatch._rows.finish_reasons import has_plain_end, is_filtered, is_truncated, unknown_reasons
 from llmbatch._rows.row import NO_USAGE, Row, add_usage
 
 _NAMED = 5
@@ -88,9 +88,10 @@ class RunStats:
         self.lanes[row.get("lane", "live")] += 1
         self.saved += row.get("saved") or 0.0
         self._any_saving |= "saved" in row
-        self.truncated += is_truncated(row)
-        self.filtered += is_filtered(row)
-        self.unknown_reasons.update(unknown_reasons(row))
+        if not has_plain_end(row):
+            self.truncated += is_truncated(row)
+            self.filtered += is_filtered(row)
+            self.unknown_reasons.update(unknown_reasons(row))
         self.rechecked += bool(row.get("rechecked"))
         if "error" in row:
             self._add_failure(row)

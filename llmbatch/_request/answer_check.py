@@ -26,5 +26,6 @@ def answer_failure(
         200,
         provider,
         retryable=problem.retryable,
+        retry_after=0.0 if problem.at_once else None,
         billed=None,
     )

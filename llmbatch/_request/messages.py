@@ -220,7 +220,10 @@ def _names_local_file(part: Mapping[str, Any]) -> bool:
 
 def checked_text(text: Any) -> str:
     """Return one text to embed. Raises ValueError, whose text holds nothing of it, for one that cannot be sent."""
-    given = text if isinstance(text, str) else plain(text)
+    try:
+        given = text if isinstance(text, str) else plain(text)
+    except Exception as exc:  # noqa: BLE001 - what any object may do when it is looked at
+        raise UnsendableError(f"the text cannot be read ({type(exc).__name__})") from None
     if is_missing(given):
         raise UnsendableError("text is missing")
     if not isinstance(given, str):

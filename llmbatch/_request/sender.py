@@ -79,9 +79,9 @@ class Outcome:
     usage: dict[str, Any] = field(default_factory=dict)
     rate_limited: bool = False
 
-    def reject(self, answer: Answer) -> None:
+    def reject(self, answer: Answer, failure: Failure) -> None:
         """Keep an answer that does not count as one."""
-        self.rejected = answer
+        self.rejected, self.last_failure = answer, failure
         add_usage(self.usage, answer.body.get("usage"))
 
     def timed(self, sent_at: float | None) -> None:
@@ -182,7 +182,7 @@ class Sender:
             failure = answer_failure(result.body, self.target.provider, request)
             if failure is None:
                 return result
-            outcome.reject(result)
+            outcome.reject(result, failure)
             raise AttemptFailedError(failure)
         outcome.last_failure = result
         unauthorised = result.status_code == HTTPStatus.UNAUTHORIZED

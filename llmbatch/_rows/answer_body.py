@@ -1,4 +1,4 @@
-"""A provider's answer as programs may rely on it, whatever has been sent."""
+"""A provider's answer, checked and normalized: programs can rely on its shape, whatever was sent."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from typing import Any
 
 from llmbatch._rows.row import NO_USAGE, well_formed
 
+_SIDES = ("prompt", "completion")
 
-def sound(body: Mapping[str, Any]) -> dict[str, Any]:
-    """The body of a chat's answer, or of embeddings, as strict JSON in UTF-8.
 
-    A `usage` that is none is empty, a `model` that is no text is None, and a vector that is not all numbers too. Raises
-    ValueError for an answer without choices or data that can be read.
+def normalized_body(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the body of an answer (to a chat or to texts) as strict JSON in UTF-8.
+
+    A usage that cannot be true is empty. A `model` that is not text is None, and so is a vector with anything but
+    numbers. Raises ValueError if the choices or the data have an unknown shape.
     """
     data, choices = body.get("data"), body.get("choices") or []
     items = [_item(one) for one in data] if isinstance(data, list) and not choices else None
@@ -26,7 +28,7 @@ def sound(body: Mapping[str, Any]) -> dict[str, Any]:
     left_out = {"data"} if items is None else {"data", "choices"}
     made = _plain({name: value for name, value in body.items() if name not in left_out})
     if "usage" in made:
-        made["usage"] = sound_usage(made["usage"])
+        made["usage"] = normalized_usage(made["usage"])
         if items is None and not _can_be_true(made["usage"], choices):
             made["usage"] = {}
     if not isinstance(made.get("model"), str | None):
@@ -39,7 +41,7 @@ def _is_choice(choice: Any) -> bool:
 
 
 def _plain(body: dict[str, Any]) -> dict[str, Any]:
-    """As strict JSON: well-formed texts, None for NaN and infinity."""
+    """Return the body as strict JSON: valid Unicode, None for NaN and infinity."""
     try:
         json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, TypeError):
@@ -48,16 +50,20 @@ def _plain(body: dict[str, Any]) -> dict[str, Any]:
     return body
 
 
-def sound_usage(given: Any) -> dict[str, Any]:
-    """Token counts, with all else that is said of them; empty where one of the sums is no number of tokens."""
+def normalized_usage(given: Any) -> dict[str, Any]:
+    """Return a usage with its details; empty if one of its totals is not a number of tokens."""
     if not isinstance(given, Mapping):
         return {}
     if not all(_is_count(given[name]) for name in NO_USAGE if given.get(name) is not None):
         return {}
-    return {
+    usage = {
         name: round(value) if name in NO_USAGE and value is not None else _details(value)
         for name, value in given.items()
     }
+    # LiteLLM makes 0 of a total that the server leaves out.
+    if not usage.get("total_tokens") and (total := sum(usage.get(f"{side}_tokens") or 0 for side in _SIDES)):
+        usage["total_tokens"] = total
+    return usage
 
 
 def _can_be_true(usage: Mapping[str, Any], choices: list[Mapping[str, Any]]) -> bool:
@@ -76,7 +82,7 @@ def _can_be_true(usage: Mapping[str, Any], choices: list[Mapping[str, Any]]) -> 
 
 
 def has_tokens(usage: Mapping[str, Any] | None) -> bool:
-    """Whether a usage says anything, so that a price can be made of it."""
+    """Return whether a usage has any tokens, so that a cost can be calculated."""
     return any((usage or {}).get(name) for name in NO_USAGE)
 
 
@@ -89,7 +95,7 @@ def reported_cost(usage: Mapping[str, Any] | None) -> float | None:
 
 
 def _details(value: Any) -> Any:
-    """Without what is no number of tokens."""
+    """Return details without values that are not a number of tokens."""
     if isinstance(value, Mapping):
         return {name: _details(one) for name, one in value.items()}
     return value if _is_count(value) or not isinstance(value, int | float) or isinstance(value, bool) else None
@@ -100,7 +106,7 @@ def _is_count(value: Any) -> bool:
 
 
 def _item(given: Any) -> dict[str, Any]:
-    """One of the data of embeddings: its vector, and its index where that is one."""
+    """Return an item of an embeddings answer: its vector, and its index if that is a whole number."""
     given = given if isinstance(given, Mapping) else {}
     item = _plain({name: value for name, value in given.items() if name != "embedding"})
     if not isinstance(item.get("index", 0), int):
@@ -109,7 +115,7 @@ def _item(given: Any) -> dict[str, Any]:
 
 
 def _vector(given: Any) -> list[Any] | None:
-    """A list of numbers, or of such lists, whatever the wire form."""
+    """Return a vector as a list of numbers (or of such lists), decoded from base64; None if it is not one."""
     with contextlib.suppress(TypeError, ValueError, OverflowError, struct.error):
         found = given
         if isinstance(given, str):

@@ -132,6 +132,7 @@ FINISH_REASON_SOURCES: Final[Mapping[str, tuple[str, str]]] = {**_COMPLETE, **_T
 # Where LiteLLM replaces the provider's word, it keeps it in the choice's `provider_specific_fields` by this name.
 NATIVE: Final = "native_finish_reason"
 _FAILED: Final = "the provider failed while it answered"
+_BAD_CALL: Final = "the model made a malformed or unexpected tool call"
 _BAD_TOOL_CALLS: Final = {
     "malformed_function_call", "unexpected_tool_call", "too_many_tool_calls", "missing_thought_signature",
     "malformed_tool_use",
@@ -148,13 +149,15 @@ _FILTERED_TYPES: Final = {
 class AnswerProblem:
     """Why an answer does not count as one: a row's error type and message.
 
-    `detail` is the provider's own explanation, which may quote the prompt.
+    `detail` is the provider's own explanation, which may quote the prompt. `at_once` says that a retry need not wait,
+    since the model is at fault and not the server.
     """
 
     type: str
     message: str
     retryable: bool = True
     detail: str = ""
+    at_once: bool = False
 
 
 def finish_class(choice: Mapping[str, Any]) -> FinishClass:
@@ -191,6 +194,14 @@ def keep_native_reason(choice: dict[str, Any], reason: str | None) -> None:
     """Keep the provider's own finish reason of a choice where LiteLLM keeps it, if LiteLLM's is another."""
     if reason is not None and reason != choice.get("finish_reason"):
         choice["provider_specific_fields"] = {**(choice.get("provider_specific_fields") or {}), NATIVE: reason}
+
+
+def has_plain_end(row: Mapping[str, Any]) -> bool:
+    """Return whether a row is complete at a glance, so that nothing else here needs to look at it."""
+    choices: list[Any] = row.get("choices") or []
+    if len(choices) != 1:
+        return False
+    return choices[0].get("finish_reason") == "stop" and not choices[0].get("provider_specific_fields")
 
 
 def is_truncated(row: Mapping[str, Any]) -> bool:
@@ -239,9 +250,9 @@ def _broken(choices: list[Mapping[str, Any]]) -> AnswerProblem:
     error = _choice_error(fields) if isinstance(fields, Mapping) else None
     words = error.get("message") or error.get("code") if isinstance(error, Mapping) else error
     reason = own_reason(choice)
-    what = "the model made a malformed or unexpected tool call" if _is_tool_call(reason) else _FAILED
-    message = f"{what} (finish_reason {reason})"
-    return AnswerProblem(FailureType.BROKEN_ANSWER, message, detail=str(words or ""))
+    bad_call = str(reason).lower() in _BAD_TOOL_CALLS
+    message = f"{_BAD_CALL if bad_call else _FAILED} (finish_reason {reason})"
+    return AnswerProblem(FailureType.BROKEN_ANSWER, message, detail=str(words or ""), at_once=bad_call)
 
 
 def _native(choice: Mapping[str, Any]) -> Any:
@@ -260,10 +271,6 @@ def _class_of(reason: Any) -> FinishClass:
         return FinishClass.COMPLETE
     found = FINISH_REASONS.get(reason) if isinstance(reason, str) else None
     return FINISH_REASONS.get(str(reason).lower(), FinishClass.COMPLETE) if found is None else found
-
-
-def _is_tool_call(reason: str | None) -> bool:
-    return str(reason).lower() in _BAD_TOOL_CALLS
 
 
 def _is_unknown(reason: Any) -> bool:

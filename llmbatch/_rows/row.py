@@ -1,4 +1,4 @@
-"""One request's outcome as a plain dict, how it is made, and what is read from it."""
+"""The row: the result of one request as a plain dict, with functions that make rows and read them."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from llmbatch._rows.finish_reasons import own_reason
 
 
 class Row(TypedDict, total=False):
-    """One request's outcome: the provider's answer as LiteLLM gives it, plus llmbatch's own keys.
+    """The result of one request: the provider's answer as LiteLLM returns it, plus llmbatch's own keys.
 
-    Every row has `model`, `usage` and what `OWN_KEYS` names. `"error" in row` tells a failed row; it then has
-    `choices: []`, zero `usage`, and `error_details`. Times are in seconds: `elapsed` of the attempt that answered or of
-    the last one that failed, `waited` of everything before it (limits, retries). They are None where nothing was sent,
-    and in rows of batch jobs. `lane` is the way the answer came: "live", "job" or "flex"; `saved` is what that cost
-    less, in USD, than the live price, and `paid_twice` what a cancelled job's late answer cost besides (None: unknown).
-    `resumed` marks a row that was found in the checkpoint, `rechecked` one whose answer there no longer passed.
+    Every row has `model`, `choices`, `usage` and the keys in `OWN_KEYS`. `"error" in row` is the test for a failed row,
+    which has `error_details`; its `choices` hold the answer if there is one that was rejected. Times are in seconds:
+    `elapsed` is that of the last attempt, `waited` that of everything before it (limits, retries). Both are None if
+    nothing was sent, and in rows of batch jobs. `lane` is how the answer was made: "live", "job" or "flex". `saved` is
+    the USD saved against the live price, `paid_twice` the USD paid for a cancelled job's late answer (None: unknown).
+    `resumed` marks a row from the checkpoint, `rechecked` one whose answer in the checkpoint no longer passed.
     """
 
     id: str
@@ -57,7 +57,7 @@ _ONLY_OURS = {
 def answer_row(
     body: Mapping[str, Any], *, custom_id: str, cost: float | None, attempts: int = 1, lane: str = "live", **times: Any
 ) -> Row:
-    """A row for an answered request. `cost` in USD, None where no price is known; `times`: `elapsed` and `waited`."""
+    """Return the row of an answer. `cost` is in USD, None if unknown; `times` are `elapsed` and `waited`."""
     answer = {key: value for key, value in body.items() if key not in _ONLY_OURS}
     usage = {**NO_USAGE, **(body.get("usage") or {})}
     cost = cost if cost is None or math.isfinite(cost) else None
@@ -68,7 +68,7 @@ def answer_row(
 
 def error_row(
     *,
-    type: str,  # noqa: A002 - the row's own word
+    type: str,  # noqa: A002 - the name of the row's key
     message: str,
     model: str | None,
     custom_id: str,
@@ -78,9 +78,9 @@ def error_row(
     lane: str = "live",
     **details: Any,
 ) -> Row:
-    """A row for a failed request: `error` is one line for people, `error_details` is for programs.
+    """Return the row of a failed request: `error` is one line for people, `error_details` is for programs.
 
-    `cost` is None where the provider may have charged for an answer that was lost. `details` may be `status_code`,
+    `cost` is None if the provider may have charged for an answer that was lost. `details` may be `status_code`,
     `provider`, `attempts`, and `retryable`, whether sending the same request again may succeed.
     """
     details = {"type": str(type), "status_code": None, "provider": None, "retryable": False, "attempts": 0, **details}
@@ -103,14 +103,14 @@ def _rounded(elapsed: float | None = None, waited: float | None = None) -> dict[
 
 
 def numbered(index: int, row: Row) -> Row:
-    """The row; a failed one says from now on which of the input it is."""
+    """Return the row, with its index in the input if it failed."""
     if "error" in row:
         row["error_details"]["index"] = index
     return row
 
 
 def well_formed(text: str) -> str:
-    """The text as any program can write it: the halves of a split emoji are joined, half a one is replaced."""
+    """Return the text in valid Unicode: surrogate pairs are joined, lone surrogates are replaced."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -119,7 +119,7 @@ def well_formed(text: str) -> str:
 
 
 def add_spent(row: Row, before: Row) -> None:
-    """Add to a row what an earlier one for the same input has used: tokens, USD and attempts."""
+    """Add the tokens, USD and attempts of an earlier row for the same request to a row."""
     add_usage(row["usage"], before["usage"])
     row["attempts"] += before["attempts"]
     if "saved" in before:
@@ -133,12 +133,12 @@ def add_spent(row: Row, before: Row) -> None:
 
 
 def row_text(row: Mapping[str, Any]) -> str | None:
-    """The first choice's text; None for a failed row or an answer without text (tool calls)."""
+    """Return the first choice's text; None for a failed row or an answer without text (tool calls)."""
     return None if "error" in row else choice_text(row)
 
 
 def choice_text(row: Mapping[str, Any]) -> str | None:
-    """The same, also of a failed row that keeps its answer."""
+    """Return the first choice's text, even if the row failed and keeps its answer."""
     if not row.get("choices"):
         return None
     content = (row["choices"][0].get("message") or {}).get("content")
@@ -149,7 +149,7 @@ def choice_text(row: Mapping[str, Any]) -> str | None:
 
 
 def refusal_text(message: Mapping[str, Any]) -> str | None:
-    """The model's own words where it refuses, from either place in which LiteLLM leaves them."""
+    """Return the model's refusal, from either of the places where LiteLLM puts it."""
     found = message.get("refusal") or (message.get("provider_specific_fields") or {}).get("refusal")
     return str(found) if found else None
 
@@ -160,7 +160,7 @@ def finish_reasons(row: Mapping[str, Any]) -> list[str]:
 
 
 def row_metadata(row: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What the request said to keep with the row, by name; what is no object is by the name `metadata`."""
+    """Return the request's metadata by name; metadata that is not an object has the name `metadata`."""
     metadata = row.get("metadata")
     if metadata is None or isinstance(metadata, Mapping):
         return metadata or {}
@@ -168,12 +168,12 @@ def row_metadata(row: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def row_vector(row: Mapping[str, Any]) -> list[float] | None:
-    """The embedding, None where the row failed or is a chat's."""
+    """Return the embedding, None for a failed row or a chat."""
     return row["data"][0]["embedding"] if row.get("data") else None
 
 
 def add_usage(total: dict[str, Any], usage: Mapping[str, Any] | None) -> None:
-    """Add one usage object into `total`, nested details (cached and reasoning tokens) included; nulls count nothing."""
+    """Add a usage to `total`, with nested details (cached and reasoning tokens). Nulls are ignored."""
     for key, value in (usage or {}).items():
         if isinstance(value, Mapping):
             add_usage(total.setdefault(key, {}), value)

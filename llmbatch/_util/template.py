@@ -48,8 +48,8 @@ def _columns(template: str) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _prompt(template: str, row: Mapping[str, Any]) -> str:
-    return _ByName().vformat(template, (), row)
+def _prompt(template: str, row: Mapping[str, Any]) -> list[dict[str, str]]:
+    return [{"role": "user", "content": _ByName().vformat(template, (), row)}]
 
 
 class _ByName(string.Formatter):

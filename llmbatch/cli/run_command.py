@@ -252,6 +252,7 @@ def _report(tally: RunStats, elapsed: float, name: str, before: int) -> None:
         "errors": tally.errors,
         "failures": list(map(asdict, tally.failures)),
         "truncated": tally.truncated,
+        "filtered": tally.filtered,
         "answered_before": before,
         "resumed": tally.resumed,
         "sent": tally.sent,
