@@ -99,8 +99,8 @@ def create_chat_completions_batch(
         on_result: called with (index, row) as each row finishes, for one row at a time, in a thread of its own.
         custom_ids: one id per row, instead of the ids derived from the requests.
         processes: number of worker processes for LiteLLM calls, or "auto": one for each core.
-        transport: "litellm", or "direct": send rendered requests with llmbatch's own HTTP session, which takes a fraction
-            of the CPU; the rows are the same. For OpenAI-style providers (OpenAI, Azure, Groq, Mistral, xAI, vLLM, any
+        transport: "litellm", or "direct": send rendered requests with llmbatch's own HTTP session, at a fraction of the
+            CPU; the rows are the same. For OpenAI-style providers (OpenAI, Azure, Groq, Mistral, xAI, vLLM, any
             `api_base`). Other requests, streams, and calls with LiteLLM callbacks, a cache or `client=` use LiteLLM.
         dry_run: True sends nothing and returns a DryRun with `payloads` and `estimate`.
         lane: "live"; "job", the provider's own batch job at batch prices, which is waited for; "flex", OpenAI's flex
