@@ -77,7 +77,7 @@ def test_unreachable_address_stops_batch() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         base = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
-    rows = batch(base, chats(100), max_workers=4, retries=1)
+    rows = batch(base, chats(100), max_workers=4, retries=1, server_wait=10)
     assert sum(row["attempts"] > 0 for row in rows) <= FEW
     assert "api_base" in rows[-1]["error"]
 

@@ -53,6 +53,7 @@ def test_short_outage_costs_no_row(llmock: LLMock) -> None:
 def test_outage_ends_batch_with_few_requests(llmock: LLMock, monkeypatch: pytest.MonkeyPatch) -> None:
     """Few rows are sent, none more often than asked, and all say why; rows in flight at the end are not retried."""
     monkeypatch.setattr("llmbatch._request.retry.INITIAL_BACKOFF_SECONDS", 0.1)
+    monkeypatch.setattr("llmbatch._request.circuit_breaker.MAX_RECOVERY_SECONDS", 0.5)
     llmock.outage()
     results = ask(llmock, 40, retries=2, max_workers=4)
     assert len(results.failed) == 40
