@@ -31,6 +31,8 @@ from llmbatch._rows.structured_output import ResponseFormat
 
 __all__ = ["BatchResults", "Row", "totals"]
 
+_MODEL_KEYS = {"model", "request_model"}
+
 
 def totals(tally: RunStats, elapsed: float) -> str:
     """Return a line with the number of rows, speed, latency, tokens and cost."""
@@ -161,7 +163,7 @@ class BatchResults(list[Row], Generic[M]):
             for model, rows in results.by("model").items():
                 print(model, rows.summary())
         """
-        if isinstance(key, str) and key != "model" and not any(key in (row_metadata(row)) for row in self):
+        if isinstance(key, str) and key not in _MODEL_KEYS and not any(key in (row_metadata(row)) for row in self):
             raise ValueError(
                 f"no row has {key!r} in its metadata; give requests metadata={{{key!r}: …}}, or pass a function"
             )
@@ -169,7 +171,7 @@ class BatchResults(list[Row], Generic[M]):
         for row in self:
             if callable(key):
                 value = key(row)
-            elif key == "model":
+            elif key in _MODEL_KEYS:
                 value = row.get("request_model") or row.get("model")
             else:
                 value = row_metadata(row).get(key)

@@ -26,6 +26,7 @@ from llmbatch._litellm.calls import chat, embed
 from llmbatch._litellm.convert_response import answer_body
 from llmbatch._litellm.fast_prices import agreeing_prices, linear_cost
 from llmbatch._litellm.loading import internal
+from llmbatch._litellm.private_api import is_available
 from llmbatch._litellm.quiet_logging import anybody_listens
 from llmbatch._litellm.render_body import Renderer
 from llmbatch._litellm.wire import NotOnTheWireError, WireRequest, wire_request
@@ -47,17 +48,17 @@ _MAX_TARGETS = 1024
 def why_not(request: Mapping[str, Any]) -> str | None:
     """Say why a request must go through LiteLLM's pipeline; None if it can be sent directly."""
     litellm = load()
-    if anybody_listens(request):
-        return "LiteLLM callbacks are registered"
-    if litellm.cache is not None:
-        return "LiteLLM has a cache"
-    if litellm.max_budget or litellm.model_fallbacks:
-        return "LiteLLM has a budget or fallbacks of its own"
-    if name := next((name for name in _PIPELINE_ARGUMENTS if request.get(name) is not None), None):
-        return f"{name}= is LiteLLM's"
-    if provider_of(request) == "azure" and not request.get("api_key") and not os.environ.get("AZURE_API_KEY"):
-        return "Azure AD tokens expire"
-    return None
+    argument = next((name for name in _PIPELINE_ARGUMENTS if request.get(name) is not None), None)
+    azure_by_token = provider_of(request) == "azure" and not (request.get("api_key") or os.environ.get("AZURE_API_KEY"))
+    reasons = {
+        "this LiteLLM is not built as expected": not (is_available("direct") and is_available("render_body")),
+        "LiteLLM callbacks are registered": anybody_listens(request),
+        "LiteLLM has a cache": litellm.cache is not None,
+        "LiteLLM has a budget or fallbacks of its own": litellm.max_budget or litellm.model_fallbacks,
+        f"{argument}= is LiteLLM's": argument is not None,
+        "Azure AD tokens expire": azure_by_token,
+    }
+    return next((reason for reason, applies in reasons.items() if applies), None)
 
 
 class DirectTarget:

@@ -13,6 +13,8 @@ on hosted_vllm/, measured with the pinned versions.
   A body is rendered by the code that sends it. Without it nothing is rendered.
 - `http_session`: shared_session= and get_async_httpx_client; LiteLLM reads it by content.iter_chunked. Errors and
   answers are bounded in size, broken streams are noticed, redirects keep the key. Without it there is only the timeout.
+- `direct`: OpenAIError, which exception_type() makes LiteLLM's errors of, and get_ssl_configuration.
+  `transport="direct"` raises the same errors and trusts the same certificates. Without it LiteLLM sends the requests.
 - `finish_reason`: received_finish_reason of a stream. A cut answer is told from a complete one. Without it streamed
   rows fail.
 - `hidden_params`: _hidden_params of an answer: its price and the headers with the rate limits. Without it there are no
@@ -40,6 +42,10 @@ PRIVATE_APIS: dict[str, tuple[str, ...]] = {
     "original_response": (CONVERTER,),
     "render_body": (f"{LOGGING}.pre_call",),
     "http_session": ("litellm.llms.custom_httpx.http_handler:get_async_httpx_client",),
+    "direct": (
+        "litellm.llms.openai.common_utils:OpenAIError",
+        "litellm.llms.custom_httpx.http_handler:get_ssl_configuration",
+    ),
     "finish_reason": (),
     "hidden_params": (),
     "supported_params": ("litellm.utils:get_optional_params",),
