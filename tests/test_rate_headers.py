@@ -66,6 +66,7 @@ def test_stated_limits_known_forms_are_read(headers: dict[str, str], limits: dic
         openai("requests", "-1", "-1"),
         openai("requests", "nan", "inf"),
         {"ratelimit": "r=1", "ratelimit-policy": "q=1;w=0"},
+        {"ratelimit": "r=7", "ratelimit-policy": "q=5;w=999999999999999"},
         {"ratelimit": "r=1"},
     ],
     ids=str,

@@ -89,7 +89,7 @@ def _window(limit: float, remaining: float, reset: float | None) -> float:
 def _ietf(headers: Mapping[str, str]) -> StatedLimit | None:
     now, policy = headers.get("ratelimit", ""), headers.get("ratelimit-policy", "")
     remaining = re.search(r"\br=(\d{1,15})", now)
-    quota, window = re.search(r"\bq=(\d{1,15})", policy), re.search(r"\bw=(\d{1,15})", policy)
+    quota, window = re.search(r"\bq=(\d{1,15})", policy), re.search(r"\bw=(\d{1,7})(?!\d)", policy)
     if not (remaining and quota and window and int(window[1])):
         return None
     return StatedLimit(int(quota[1]) / int(window[1]), float(remaining[1]))
