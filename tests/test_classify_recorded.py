@@ -6,19 +6,14 @@ body and response headers of LiteLLM's exceptions, and of the OpenAI SDK's in th
 
 from __future__ import annotations
 
-import gc
-import warnings
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
-from llmbatch._litellm import load
 from tests.server import Response
 from tests.talk import batch, chats
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from tests.server import Server
 
 pytestmark = pytest.mark.contract
@@ -112,16 +107,6 @@ RECORDED = {
     "xAI: key": Failure(XAI, 400, {"code": "Client specified an invalid argument", "error": "Incorrect API key: xa*."},
         "BadRequestError", "Incorrect API key"),
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _azures_sessions_go() -> Iterator[None]:
-    """LiteLLM's own, which it closes for nobody, are not to be warned of in a later test."""
-    yield
-    load().in_memory_llm_clients_cache.flush_cache()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)
-        gc.collect()
 
 
 @pytest.mark.parametrize("recorded", RECORDED.values(), ids=RECORDED)

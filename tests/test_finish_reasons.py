@@ -6,6 +6,7 @@ import gzip
 import json
 from typing import TYPE_CHECKING, Any
 
+import litellm
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -239,6 +240,14 @@ def test_plain_json_for_stream_is_read(server: Server, route: str) -> None:
     assert row["usage"]["total_tokens"] == 12
     assert llmbatch.BatchResults([row]).truncated == [row]
     assert len(server.requests) == 1
+
+
+def test_stream_is_watched_after_litellm_dropped_its_clients(server: Server) -> None:
+    """LiteLLM drops clients when there are many: the next one reads streams as the first did."""
+    server.handler = lambda _: finished("Paris.", "stop")
+    for _ in range(2):
+        assert streamed(server.api_base, chats(1), model="deepseek/m", retries=0).texts == ["Paris."]
+        litellm.in_memory_llm_clients_cache.flush_cache()
 
 
 @pytest.mark.usefixtures("quick_backoff")

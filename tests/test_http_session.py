@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.contract
 
-ROUTES = ["openai/m", "hosted_vllm/m", "anthropic/claude-3-5-haiku-20241022", "gemini/gemini-2.0-flash", "openrouter/m"]
+ROUTES = [
+    "openai/m", "hosted_vllm/m", "anthropic/claude-3-5-haiku-20241022", "gemini/gemini-2.0-flash", "openrouter/m",
+    "azure/m",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])

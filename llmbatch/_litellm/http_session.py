@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import functools
 import inspect
-import time
 import weakref
 from collections.abc import AsyncIterator, Mapping
 from http import HTTPStatus
@@ -156,21 +155,49 @@ def _accepted(options: dict[str, int]) -> Any:
 
 
 def hand_over(request: Mapping[str, Any]) -> aiohttp.ClientSession:
-    """Return the session, after giving it to the clients that LiteLLM keeps for this request's provider."""
+    """Return the session, after giving it to the clients that LiteLLM keeps for this request's provider.
+
+    Each request does so, since LiteLLM drops clients: after an hour, and beyond 200 of them (one for each key).
+    """
     mine = session()
-    # Again each minute, since LiteLLM's clients expire.
-    _hand_over(mine, provider_of(request), request.get("ssl_verify"), int(time.monotonic() // 60))
+    name = provider_of(request)
+    if name == "azure":
+        _give_to_azure()
+    provider = _with_clients(name)
+    if provider is not None:
+        client = internal("litellm.llms.custom_httpx.http_handler:get_async_httpx_client")
+        with contextlib.suppress(ValueError, TypeError):  # another version of LiteLLM
+            # LiteLLM keeps a client for each set of parameters; Gemini's and Bedrock's are the timeout.
+            for params in (None, {"ssl_verify": request.get("ssl_verify")}, {"timeout": LITELLM_TIMEOUT_SECONDS}):
+                client(llm_provider=provider, params=params, shared_session=mine)
     return mine
 
 
-@functools.lru_cache(maxsize=32)
-def _hand_over(mine: aiohttp.ClientSession, name: str, ssl_verify: Any, minute: int) -> None:  # noqa: ARG001 - the cache's key
-    client = internal("litellm.llms.custom_httpx.http_handler:get_async_httpx_client")
-    with contextlib.suppress(ValueError, TypeError):  # a custom provider, or another version of LiteLLM
-        provider = load().LlmProviders("vertex_ai" if name == "gemini" else name)
-        # LiteLLM keeps a client for each set of parameters; Gemini's and Bedrock's are the timeout.
-        for params in (None, {"ssl_verify": ssl_verify}, {"timeout": LITELLM_TIMEOUT_SECONDS}):
-            client(llm_provider=provider, params=params, shared_session=mine)
+@functools.cache
+def _with_clients(name: str) -> Any:
+    """Return LiteLLM's value for a provider, None for a custom provider."""
+    try:
+        return load().LlmProviders("vertex_ai" if name == "gemini" else name)
+    except ValueError:
+        return None
+
+
+@functools.cache
+def _give_to_azure() -> None:
+    """Have the clients that LiteLLM makes for Azure use the running loop's session, if llmbatch has one there.
+
+    LiteLLM passes no session on to Azure: its own would take key and prompt along to another host.
+    """
+    owner = internal("litellm.llms.azure.common_utils:BaseAzureLLM")
+    original = getattr(owner, "_get_async_http_client", None)
+    if original is None:
+        return
+
+    def with_session(shared_session: aiohttp.ClientSession | None = None) -> Any:
+        loop = asyncio._get_running_loop()  # noqa: SLF001 - None where none runs
+        return original(shared_session or (_sessions.get(loop) if loop is not None else None))
+
+    owner._get_async_http_client = staticmethod(with_session)  # noqa: SLF001 - listed in private_api
 
 
 @contextlib.asynccontextmanager

@@ -11,8 +11,9 @@ on hosted_vllm/, measured with the pinned versions.
   cannot read is not lost, nor are the answers of a job. Without it such rows fail.
 - `render_body`: Logging.pre_call receives the body and URL before they are sent; on the SDK's routes client= sends.
   A body is rendered by the code that sends it. Without it nothing is rendered.
-- `http_session`: shared_session= and get_async_httpx_client; LiteLLM reads it by content.iter_chunked. Errors and
-  answers are bounded in size, broken streams are noticed, redirects keep the key. Without it there is only the timeout.
+- `http_session`: shared_session=, get_async_httpx_client and the method that makes Azure's clients; LiteLLM reads it
+  by content.iter_chunked. Errors and answers are bounded in size, broken streams are noticed, and redirects take no key
+  to another host. Without it there is only the timeout.
 - `direct`: OpenAIError, which exception_type() makes LiteLLM's errors of, and get_ssl_configuration.
   `transport="direct"` raises the same errors and trusts the same certificates. Without it LiteLLM sends the requests.
 - `finish_reason`: received_finish_reason of a stream. A cut answer is told from a complete one. Without it streamed
@@ -41,7 +42,10 @@ PRIVATE_APIS: dict[str, tuple[str, ...]] = {
     "fast_prices": (f"{LOGGING}.custom_pricing_for",),
     "original_response": (CONVERTER,),
     "render_body": (f"{LOGGING}.pre_call",),
-    "http_session": ("litellm.llms.custom_httpx.http_handler:get_async_httpx_client",),
+    "http_session": (
+        "litellm.llms.custom_httpx.http_handler:get_async_httpx_client",
+        "litellm.llms.azure.common_utils:BaseAzureLLM",
+    ),
     "direct": (
         "litellm.llms.openai.common_utils:OpenAIError",
         "litellm.llms.custom_httpx.http_handler:get_ssl_configuration",
