@@ -87,7 +87,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             warm = "warm" in getattr(item, "fixturenames", ())
             together.setdefault("warm" if warm else item.path.name, []).append(item)
     shares: list[list[pytest.Item]] = [[] for _ in range(workers)]
-    longest = {"test_lanes.py", "test_limits.py", "test_notebooks.py", "test_processes.py"}
+    longest = {"test_limits.py", "test_notebooks.py", "test_processes.py"}
     for name in sorted(together, key=lambda name: (name not in longest, -len(together[name]))):
         min(shares, key=len).extend(together[name])
     quick = [item for item in items if not item.get_closest_marker("processes")]
@@ -98,6 +98,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         del quick[:room]
         left -= len(share)
     items[:] = [item for share in (*shares, quick) for item in share]
+
+
+def pytest_collection_finish() -> None:
+    """Let the garbage collector pass over what is imported by now: each full collection would take half a second."""
+    load()
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

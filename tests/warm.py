@@ -25,11 +25,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _FORKING = """
-import json, os, select, signal, socket, sys
+import gc, json, os, select, signal, socket, sys
 import openai.resources.chat.completions
 import llmbatch.cli, tests.talk, tests.batch_server
 from llmbatch._litellm import load
 load()
+gc.freeze()  # for a child, the interpreter's last collections would take a second
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)
 listener = socket.socket(socket.AF_UNIX)
 listener.bind(sys.argv[1])

@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
+import gc
 import io
 import json
 import os
@@ -55,6 +57,7 @@ def main(verbose: bool) -> None:
                 4 the provider or the network failed; 130 interrupted.
     """
     _replace_closed_streams()
+    atexit.register(gc.freeze)  # the interpreter's last collections take as long as a third of the import of LiteLLM
     if isinstance(sys.stdout, io.TextIOWrapper):  # a file or a pipe gets JSON in UTF-8, whatever the locale
         encoding = sys.stdout.encoding if sys.stdout.isatty() else "utf-8"
         sys.stdout.reconfigure(encoding=encoding, errors="backslashreplace")
