@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import llmbatch
 from tests.server import Response
-from tests.talk import batch, chats
+from tests.talk import batch, chats, place
 
 if TYPE_CHECKING:
     from tests.server import Server
@@ -82,3 +82,33 @@ def test_the_address_that_was_tried_is_named(server: Server, route: str) -> None
         assert row["error"].startswith("ConnectionError: ")
         assert row["error"].count(address) == 1
         assert "SSLContext" not in row["error"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"api_key": "sk-secret\n"}, "api_key contains a line break"),
+        ({"api_key": "sk-secret\x00"}, "api_key contains a control character"),
+        ({"api_key": "geheimer-schlüssel"}, "api_key contains a character outside ASCII"),
+        ({"api_base": "http://user:secret@127.0.0.1:9/v1"}, "api_base contains a user name or password"),
+        ({"extra_headers": {"x-team": "secret\r\n"}}, "the value of 'x-team' contains a line break"),
+    ],
+)
+def test_key_or_header_that_cannot_be_sent_raises(server: Server, options: dict[str, Any], message: str) -> None:
+    """Before anything is sent, without the value; a request of its own that has it becomes a failed row."""
+    with pytest.raises(ValueError, match=message) as raised:
+        llmbatch.create_chat_completions_batch(chats(2), **{**place(server.api_base), **options})
+    assert "secret" not in str(raised.value)
+    assert "schl" not in str(raised.value)
+    bad, good = llmbatch.create_chat_completions_batch([{"prompt": "a", **options}, "b"], **place(server.api_base))
+    assert bad["error_details"]["type"] == "InvalidRow"
+    assert message in bad["error"]
+    assert "error" not in good
+    assert len(server.requests) == 1
+
+
+def test_key_of_environment_with_line_break_raises(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a key is that was read from a file."""
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret\n")
+    with pytest.raises(ValueError, match="the key of openai in the environment"):
+        llmbatch.create_chat_completions_batch(chats(1), "gpt-4o-mini", progress=False)

@@ -332,3 +332,10 @@ def test_groups_have_their_own_totals(server: Server, place: dict[str, Any]) -> 
     frame = rows.to_pandas()
     assert list(frame["topic"][:3]) == ["x", "y", "x"]
     assert list(frame["n"][:3]) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("given", [{"one", "two"}, frozenset({"one"})], ids=["set", "frozenset"])
+def test_set_of_prompts_raises(given: Any) -> None:
+    """It has no order, so nobody could tell which row is whose."""
+    with pytest.raises(TypeError, match="which has no order"):
+        llmbatch.create_chat_completions_batch(given, "openai/m")

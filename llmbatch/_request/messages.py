@@ -80,6 +80,8 @@ def _checked(
     """Return the items and their number; `check` sees the first ones, of a generator the very first when it comes."""
     if isinstance(given, str | bytes | Mapping) or not isinstance(given, Iterable):
         raise TypeError(f"{name} must be a list, not {type(given).__name__}. {fix}")
+    if isinstance(given, set | frozenset):
+        raise TypeError(f"{name} must be a list, not {type(given).__name__}, which has no order. Pass sorted(...)")
     if isinstance(given, Sequence):
         if first := list(given[:2]):
             check(first)

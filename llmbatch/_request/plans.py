@@ -14,6 +14,7 @@ from typing import Any
 
 from llmbatch import _litellm
 from llmbatch._request.argument_names import check_argument_names
+from llmbatch._request.connection_check import check_connection
 from llmbatch._request.messages import checked_messages, checked_text, with_system
 from llmbatch._request.sender import Credentials
 from llmbatch._rows.structured_output import ResponseFormat, checked_format
@@ -181,7 +182,9 @@ def _target(model: str, kwargs: dict[str, Any]) -> _litellm.Target:
         if value is not None and not isinstance(value, str):
             raise TypeError(f"{name} must be a string, not {type(value).__name__}")
     prices = _own_prices(kwargs)
-    return replace(_litellm.resolve(model, api_base=api_base, custom_llm_provider=provider), prices=prices)
+    target = replace(_litellm.resolve(model, api_base=api_base, custom_llm_provider=provider), prices=prices)
+    check_connection(target, kwargs)
+    return target
 
 
 def _own_prices(kwargs: dict[str, Any]) -> tuple[tuple[str, float], ...]:
