@@ -74,7 +74,7 @@ class TableFile:
             self._schema = parquet.read_schema(file)
             self.names = list(self._schema.names)
         elif kind in DELIMITERS:
-            self.names = _header(file, DELIMITERS[kind])
+            self.names = _header(file, DELIMITERS[kind], name)
         else:
             self.names = list(dict.fromkeys(key for row in self.rows() for key in row))
 
@@ -126,10 +126,12 @@ class TableFile:
             yield from table.iter_batches(_CHUNK, columns=None if names is None else list(names))
 
 
-def _header(file: IO[bytes], delimiter: str) -> list[str]:
+def _header(file: IO[bytes], delimiter: str, name: str) -> list[str]:
     text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
     try:
         return next(csv.reader(text, delimiter=delimiter), [])
+    except (csv.Error, UnicodeDecodeError) as exc:
+        raise _not_csv(name, exc) from None
     finally:
         text.detach()
 
@@ -170,12 +172,14 @@ def csv_records(file: IO[bytes], delimiter: str = ",", name: str = "IN") -> Reco
                 )
             yield reader.line_num, record
     except (csv.Error, UnicodeDecodeError) as exc:
-        raise ValueError(
-            f"{name} is not CSV in UTF-8 ({exc}). Save it as CSV in UTF-8, or give another --format."
-        ) from None
+        raise _not_csv(name, exc) from None
     finally:
         with suppress(ValueError):  # an interrupted run has closed the file already
             text.detach()
+
+
+def _not_csv(name: str, exc: Exception) -> ValueError:
+    return ValueError(f"{name} is not CSV in UTF-8 ({exc}). Save it as CSV in UTF-8, or name its own format.")
 
 
 def parquet_records(file: IO[bytes]) -> Records:
