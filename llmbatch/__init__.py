@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from llmbatch.providers.registry import register_provider as register_provider
     from llmbatch.results import BatchResults as BatchResults
     from llmbatch.results import Row as Row
+    from llmbatch.tables import *  # noqa: F403
 
 _HOMES = {
     "_batch.batch": ("interrupted_results",),
@@ -79,6 +80,7 @@ _HOMES = {
     "providers.base": ("Payload", "Provider"),
     "providers.registry": ("register_provider",),
     "results": ("BatchResults", "Row"),
+    "tables": ("CompletedFile", "acomplete_table", "complete_table"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

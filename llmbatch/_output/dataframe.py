@@ -105,7 +105,7 @@ def rows_table(rows: Sequence[Row], model: ResponseFormat | None, formats: Forma
             made = arrow.array(values)
             if name == "embedding" or (_portable(arrow.types, made.type) and _same(values, made.to_pylist())):
                 return made
-        return arrow.array([_cell(value) for value in values])
+        return arrow.array([cell(value) for value in values])
 
     return arrow.table({name: array(name, values) for name, values in rows_columns(rows, model, formats).items()})
 
@@ -138,11 +138,11 @@ def rows_csv(rows: Sequence[Row], model: ResponseFormat | None, formats: Formats
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
-    writer.writerows([_cell(value) for value in values] for values in zip(*columns.values(), strict=True))
+    writer.writerows([cell(value) for value in values] for values in zip(*columns.values(), strict=True))
     return text.getvalue().encode()
 
 
-def _cell(value: Any) -> str | None:
+def cell(value: Any) -> str | None:
     """Return a value as text: JSON unless it is text or missing."""
     from pydantic_core import to_jsonable_python  # noqa: PLC0415 - `import llmbatch` needs none of it
 
