@@ -102,6 +102,13 @@ def create_chat_completions_batch(
         transport: "litellm", or "direct": send rendered requests with llmbatch's own HTTP session, at a fraction of the
             CPU; the rows are the same. For OpenAI-style providers (OpenAI, Azure, Groq, Mistral, xAI, vLLM, any
             `api_base`). Other requests, streams, and calls with LiteLLM callbacks, a cache or `client=` use LiteLLM.
+        deployments: servers, regions or keys that answer together, as a list of dicts of LiteLLM's arguments, or a
+            LiteLLM Router's `model_list` as it is. Each request is sent to the one that is expected to answer soonest.
+            A transient error moves it to another one without counting as a retry; a deployment that fails is set
+            aside and probed; one without the model or with a wrong key is used no more. `name`, `rpm`, `tpm`,
+            `max_parallel_requests`, `weight`, `order` and `timeout` are for one deployment, as is every address and
+            key: `api_base=` and `api_key=` do not go with this. Rows have the `deployment` that answered. A request
+            may name those that it may be sent to: `{"prompt": …, "deployments": ["gpu1"]}`.
         dry_run: True sends nothing and returns a DryRun with `payloads` and `estimate`.
         lane: "live"; "job", the provider's own batch job at batch prices, which is waited for; "flex", OpenAI's flex
             tier, and the standard one when that has no resources; or "cheapest": a job for as long as the `deadline`

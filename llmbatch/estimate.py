@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
+from llmbatch._batch.prepare import embeddings_plan
+from llmbatch._batch.routes import RouteBuilder
 from llmbatch._jobs.input_files import payload_of
 from llmbatch._jobs.model_costs import CountedPlan, Counts, ModelCounts, answer_limit
 from llmbatch._litellm.prices import has_batch_price, has_cached_batch_price, has_price
@@ -16,7 +18,6 @@ from llmbatch._request.plans import (
     DEFAULT_MAX_TOKENS,
     DEFAULT_TEMPERATURE,
     plan_chat,
-    plan_embeddings,
 )
 from llmbatch._util.checks import check_number
 from llmbatch._util.files import json_line
@@ -125,7 +126,9 @@ def estimate_batch(
         check_number("latency", latency, "it is in seconds; leave it out if it is unknown")
     call = {name: value for name, value in call.items() if name not in _JOB_OPTIONS}
     models = ModelCounts()
-    plans = Plans(call, lambda arguments: models.plan(plan_chat(**arguments)))
+    builder = RouteBuilder(call, ())
+    make = plan_chat if options.deployments is None else lambda **arguments: builder.plans(arguments)[0]
+    plans = Plans(builder.call, lambda arguments: models.plan(make(**arguments)))
     return _counted(plans.of, plans.first, requests, models, options=options, latency=latency)
 
 
@@ -135,7 +138,7 @@ def estimate_embeddings(
     """Count and price what `create_embeddings_batch` with the same arguments would send. Nothing is sent."""
     items, _ = check_texts(texts)
     options, models = Options.among(kwargs, max_workers=max_workers, count=None), ModelCounts()
-    plan = models.plan(plan_embeddings(model, **kwargs))
+    plan = models.plan(embeddings_plan(model, kwargs))
     return _counted(lambda _: plan, plan, map(ParsedRequest, items), models, options=options, latency=None)
 
 

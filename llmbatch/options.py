@@ -67,6 +67,7 @@ class BatchOptions(TypedDict, total=False):
     custom_ids: Sequence[str] | None
     processes: int | Literal["auto"]
     transport: Transport
+    deployments: Sequence[Mapping[str, Any]] | None
     dry_run: bool
 
 
@@ -146,6 +147,7 @@ class Options:
     processes: int | Literal["auto"] = 1
     lane: Lane = "live"
     transport: Transport = "litellm"
+    deployments: Any = None
     dry_run: bool = False
 
     @classmethod
@@ -179,12 +181,19 @@ class Options:
                 raise ValueError(f"{name} must be one of {', '.join(get_args(kinds))}, not {getattr(self, name)!r}")
         if not isinstance(self.dry_run, bool):
             raise TypeError(f"dry_run must be True or False, not {type(self.dry_run).__name__}")
+        _check_lane(self)
         for entry in self.fallbacks:
             _check_fallback(entry)
         _check_plain("on_result", self.on_result, "a function of (index, row)")
         _check_plain("validate", self.validate, "a function of a row that returns None or what is wrong with it")
         for _ in checked_ids(self.custom_ids or ()):
             pass
+
+
+def _check_lane(options: Options) -> None:
+    """Raise ValueError for a lane that is for one account."""
+    if options.deployments is not None and options.lane != "live":
+        raise ValueError(f"lane={options.lane!r} is for one account. Leave out deployments=, or lane=")
 
 
 def _check_fallback(entry: Any) -> None:

@@ -156,13 +156,16 @@ class BatchResults(list[Row], Generic[M]):
     def by(self, key: str | Callable[[Row], Any]) -> dict[Any, BatchResults]:
         """Return groups of the rows by a key, each with its own `summary()`, `cost`, `usage` and `failed`.
 
-        `key` is "model" (the one that was asked, as it was named), a key of the rows' `metadata` (rows without it are
-        under None), or a function of a row. Raises ValueError when no row has such a key.
+        `key` is "model" (the one that was asked, as it was named), "deployment" (of a batch with `deployments=`), a key
+        of the rows' `metadata` (rows without it are under None), or a function of a row. Raises ValueError when no row
+        has such a key.
 
         Example:
             for model, rows in results.by("model").items():
                 print(model, rows.summary())
         """
+        if key == "deployment" and any("deployment" in row for row in self):
+            return self.by(lambda row: row.get("deployment"))
         if isinstance(key, str) and key not in _MODEL_KEYS and not any(key in (row_metadata(row)) for row in self):
             raise ValueError(
                 f"no row has {key!r} in its metadata; give requests metadata={{{key!r}: …}}, or pass a function"

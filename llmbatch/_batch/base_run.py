@@ -17,6 +17,7 @@ from loguru import logger
 from llmbatch import _litellm
 from llmbatch._batch.checkpoint import Checkpoint
 from llmbatch._batch.max_workers import Slots
+from llmbatch._batch.pools import Pools
 from llmbatch._batch.row_builder import failure_row, labelled
 from llmbatch._limits.limiter import Limiter
 from llmbatch._limits.registry import limiter_for
@@ -95,7 +96,8 @@ class Run:
         self.validate_threads = CallbackThreads(VALIDATE_THREADS, self.nested)
         self.on_result_thread = CallbackThreads(1, self.nested)
         self._budget = budget or Budget(options.max_cost)
-        self._breakers: dict[Limiter, CircuitBreaker] = {}
+        self._breakers: dict[Any, CircuitBreaker] = {}
+        self._pools = Pools(self)
         self._max_in_flight: Callable[[], float] = lambda: math.inf
         self._limiters: dict[Limiter, float | None] = {}
         self._told: contextlib.ExitStack | None = None
@@ -105,40 +107,59 @@ class Run:
         self.under_way: dict[int, list[Outcome]] = {}
 
     def sender_for(self, plan: ChatPlan | EmbeddingsPlan) -> Sender:
+        """Return a sender for a plan's target, or for the deployments that may answer."""
+        return self._pools.sender(plan) if plan.deployments else self.single_sender(plan)
+
+    def single_sender(self, plan: ChatPlan | EmbeddingsPlan) -> Sender:
         """Return a sender for a plan's target, with the limiter that the process keeps for the account."""
+        limiter = self.limiter_of(plan)
+        target = plan.target
+        breaker = self.breaker_of(limiter, f"{target.provider}/{target.name}: ")
+        return Sender(**self.sender_arguments(plan), limiter=limiter, breaker=breaker)
+
+    def limiter_of(self, plan: ChatPlan | EmbeddingsPlan) -> Limiter:
+        """Return the limiter that the process keeps for a plan's account, with the caller's limits applied."""
         self._report_unknown(plan)
         remember(plan.params)
         target = plan.target
         limiter = limiter_for(account_of(plan), target.name)
-        if limiter not in self._breakers:
+        if limiter not in self._limiters:
             _litellm.warm_up(target)
-            breaker = self._breakers[limiter] = CircuitBreaker(
-                server_wait=0.0 if self.options.fallbacks else self.options.server_wait,
-                max_in_flight=lambda: self._max_in_flight(),  # noqa: PLW0108 - it is set when the run begins
-                name=f"{target.provider}/{target.name}: ",
-            )
-            breaker.on_change = lambda: self.noted()  # noqa: PLW0108 - it is set when the run begins
             self._limiters[limiter] = copilot.requests_per_minute() if target.provider == copilot.PROVIDER else None
             if self._told is not None:
                 self._tell(limiter, self._told)
+        return limiter
+
+    def breaker_of(self, key: Any, name: str) -> CircuitBreaker:
+        """Return the circuit breaker of a limiter, or of a pool; `name` is what its log lines begin with."""
+        breaker = self._breakers.get(key)
+        if breaker is None:
+            breaker = self._breakers[key] = CircuitBreaker(
+                server_wait=0.0 if self.options.fallbacks else self.options.server_wait,
+                max_in_flight=lambda: self._max_in_flight(),  # noqa: PLW0108 - it is set when the run begins
+                name=name,
+            )
+            breaker.on_change = lambda: self.noted()  # noqa: PLW0108 - it is set when the run begins
         if self._unkept is not None:
-            self._breakers[limiter].give_up(self._unkept, self._unkept.message)
-        longest = 0.0
+            breaker.give_up(self._unkept, self._unkept.message)
+        return breaker
+
+    def sender_arguments(self, plan: ChatPlan | EmbeddingsPlan) -> dict[str, Any]:
+        """Return the arguments of a plan's sender, all but the limiter and the circuit breaker."""
+        longest, target = 0.0, plan.target
         if self.options.tokens_per_minute:
             longest = model_info(target.name, target.provider).get("max_output_tokens") or GUESSED_ANSWER_TOKENS
-        return Sender(
-            target=target,
-            limiter=limiter,
-            breaker=self._breakers[limiter],
-            budget=self._budget,
-            retries=self.options.retries,
-            timeout=self.options.timeout,
-            cost_upper_bound=None if self.options.max_cost is None else CostUpperBound.for_plan(plan).of,
-            credentials=plan.credentials,
-            longest_answer=longest,
-            price=_price(target),
-            gives_up_without_resources=self.options.lane == "flex",
-        )
+        return {
+            "target": target,
+            "budget": self._budget,
+            "retries": self.options.retries,
+            "timeout": self.options.timeout,
+            "cost_upper_bound": None if self.options.max_cost is None else CostUpperBound.for_plan(plan).of,
+            "credentials": plan.credentials,
+            "longest_answer": longest,
+            "price": _price(target),
+            "gives_up_without_resources": self.options.lane == "flex",
+        }
 
     def _report_unknown(self, plan: ChatPlan | EmbeddingsPlan) -> None:
         """Log once which parameters are sent although neither llmbatch nor LiteLLM knows them."""
@@ -203,7 +224,7 @@ class Run:
         self._check_cassette()
         slots = Slots(
             options.max_workers,
-            lambda: sum(limiter.waiting for limiter in self._limiters),
+            lambda: sum(limiter.waiting for limiter in self._limiters) + self._pools.waiting,
             connections=options.lane != "job",
         )
         self._max_in_flight = slots
@@ -215,6 +236,8 @@ class Run:
             self._told = stack.enter_context(contextlib.ExitStack())
             for limiter in self._limiters:
                 self._tell(limiter, self._told)
+            self._told.callback(self._pools.close)
+            self._pools.configure(self._told)
             stack.callback(self._close_callbacks)
             fanned_out = fan_out(
                 self.items, self._process_item, slots=lambda: slots() + self._look_ahead(), reading=reading

@@ -82,7 +82,7 @@ class ChatRun(Run):
             plans = builder.plans(arguments)
             return Route(plans, [self.sender_for(plan) for plan in plans])
 
-        self.routes = Plans(call, route, builder.provider_of)
+        self.routes = Plans(builder.call, route, builder.provider_of)
         self.target = self.routes.first.plans[0].target
         self._ids = IdAllocator(options.custom_ids)
         self._dedupe = Dedupe(options.dedupe)

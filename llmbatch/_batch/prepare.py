@@ -8,10 +8,18 @@ from typing import Any, Literal
 from llmbatch._batch.batch import Batch
 from llmbatch._batch.chat_run import FLEX, ChatRun
 from llmbatch._batch.embeddings_run import EmbeddingsRun
+from llmbatch._deployments.groups import DeploymentGroups
 from llmbatch._litellm.prices import takes_flex
 from llmbatch._request.budget import Budget
+from llmbatch._request.deployments import parse_deployments
 from llmbatch._request.messages import check_messages_list, check_texts
-from llmbatch._request.plans import DEFAULT_MAX_TOKENS, DEFAULT_TEMPERATURE, plan_embeddings
+from llmbatch._request.plans import (
+    DEFAULT_EMBEDDING_MODEL,
+    DEFAULT_MAX_TOKENS,
+    DEFAULT_TEMPERATURE,
+    EmbeddingsPlan,
+    plan_embeddings,
+)
 from llmbatch.options import CHATS_ONLY, JOB_LANES, Options
 
 
@@ -64,8 +72,18 @@ def embeddings_batch(
         raise ValueError(f"{chats_only[0]}= is for chat completions; leave it out")
     items, count = check_texts(texts)
     options = _options(given, max_workers, count)
-    plan = plan_embeddings(model, **given)
+    plan = embeddings_plan(model, given)
     return Batch(EmbeddingsRun(items, count, plan, options, shared_budget), "Embedding", plan)
+
+
+def embeddings_plan(model: str | None, given: Mapping[str, Any]) -> EmbeddingsPlan:
+    """Return the plan of a call for embeddings, with its deployments. Raises as `plan_embeddings` does."""
+    deployments = given.get("deployments")
+    if deployments is None:
+        return plan_embeddings(model, **given)
+    call = {name: value for name, value in given.items() if name != "deployments"}
+    groups = DeploymentGroups(parse_deployments(deployments), call, DEFAULT_EMBEDDING_MODEL)
+    return groups.plan({"model": model, **call}, None, plan_embeddings)
 
 
 def _options(given: Mapping[str, Any], max_workers: int | Literal["auto"], count: int | None) -> Options:

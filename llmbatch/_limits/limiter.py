@@ -62,6 +62,7 @@ class Limiter:
         throttle: what 429s have taught.
         in_flight: number of requests in flight.
         latency: average seconds of late answers, None before any.
+        listeners: called when a request may have become possible to send.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Limiter:
         self.throttle = Throttle(now)
         self.in_flight = 0
         self.latency: float | None = None
+        self.listeners: set[Callable[[], None]] = set()
         self._requests, self._tokens, self._learned = TokenBucket(now), TokenBucket(now), TokenBucket(now)
         self._last_sent_at = now
         self._logged: dict[Phase, float] = {}
@@ -112,9 +114,7 @@ class Limiter:
 
         Every permit must go to exactly one of `on_success`, `on_rate_limit` and `on_error`.
         """
-        now = self._clock()
-        if not self.in_flight and not self._waiters and now - self._last_sent_at > FORGET_AFTER_SECONDS:
-            self.throttle, self._newest_read = Throttle(now), 0
+        self._forget_if_idle(self._clock())
         future: asyncio.Future[Permit] = asyncio.get_running_loop().create_future()
         heapq.heappush(self._waiters, (order, next(self._ticket), tokens, future))
         self._pump()
@@ -124,6 +124,19 @@ class Limiter:
             if future.done() and not future.cancelled():
                 self.on_error(future.result())
             raise
+
+    def seconds_until_free(self, tokens: float) -> float | None:
+        """Return the seconds until a request may be sent; None if that takes an answer, or others wait for it here."""
+        now = self._clock()
+        self._forget_if_idle(now)
+        if self._waiters:
+            return None
+        self.throttle.settle(now, wanted=True)
+        return self._wait(tokens, now)
+
+    def try_acquire(self, tokens: float) -> Permit | None:
+        """Return a permit if a request may be sent now, as `acquire` does; None if it has to wait."""
+        return self._permit(tokens, self._clock()) if self.seconds_until_free(tokens) == 0 else None
 
     def on_success(self, permit: Permit, headers: Mapping[str, str], used_tokens: float | None) -> None:
         """Learn from an answer: the limits in its headers, its latency, and the tokens that it really used."""
@@ -237,6 +250,34 @@ class Limiter:
             bucket.refill(now)
         return requests, tokens
 
+    def _forget_if_idle(self, now: float) -> None:
+        if not self.in_flight and not self._waiters and now - self._last_sent_at > FORGET_AFTER_SECONDS:
+            self.throttle, self._newest_read = Throttle(now), 0
+
+    def _wait(self, tokens: float, now: float) -> float | None:
+        """Return the seconds until a request may be sent; None if that takes an answer or a 429."""
+        retry_in = self.throttle.decide(now, self.in_flight).retry_in
+        if retry_in is None:
+            return None
+        request_buckets, token_buckets = self._buckets(now)
+        return max(
+            retry_in,
+            *(bucket.seconds_until(1) for bucket in request_buckets),
+            *(bucket.seconds_until(tokens) for bucket in token_buckets),
+        )
+
+    def _permit(self, tokens: float, now: float) -> Permit:
+        request_buckets, token_buckets = self._buckets(now)
+        for bucket in request_buckets:
+            bucket.take(1)
+        for bucket in token_buckets:
+            bucket.take(tokens)
+        permit = Permit(tokens, now)
+        self.throttle.on_sent(permit, self.in_flight)
+        self.in_flight += 1
+        self._last_sent_at = now
+        return permit
+
     def _pump(self) -> None:
         """Let everyone go whose turn has come, and come back when the next one's does."""
         if self._timer is not None:
@@ -244,28 +285,16 @@ class Limiter:
             self._timer = None
         now = self._clock()
         self.throttle.settle(now, wanted=bool(self._waiters))
-        request_buckets, token_buckets = self._buckets(now)
         while self._waiters:
             _, _, tokens, future = self._waiters[0]
             if not future.done():
-                retry_in = self.throttle.decide(now, self.in_flight).retry_in
-                if retry_in is None:
-                    return
-                wait = max(
-                    retry_in,
-                    *(bucket.seconds_until(1) for bucket in request_buckets),
-                    *(bucket.seconds_until(tokens) for bucket in token_buckets),
-                )
+                wait = self._wait(tokens, now)
+                if wait is None:
+                    break
                 if wait > 0:
                     self._timer = asyncio.get_running_loop().call_later(wait, self._pump)
-                    return
-                for bucket in request_buckets:
-                    bucket.take(1)
-                for bucket in token_buckets:
-                    bucket.take(tokens)
-                permit = Permit(tokens, now)
-                self.throttle.on_sent(permit, self.in_flight)
-                self.in_flight += 1
-                self._last_sent_at = now
-                future.set_result(permit)
+                    break
+                future.set_result(self._permit(tokens, now))
             heapq.heappop(self._waiters)
+        for listener in tuple(self.listeners):
+            listener()

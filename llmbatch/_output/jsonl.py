@@ -13,12 +13,22 @@ from llmbatch._rows.row import OWN_KEYS, Row, answer_row, error_row
 from llmbatch._util.files import json_text
 
 # All but the custom_id.
-_OWN_KEYS = (*OWN_KEYS[1:], "fallback", "request_model", "metadata", "asks", "same_as", "saved", "paid_twice")
+_OWN_KEYS = (
+    *OWN_KEYS[1:],
+    "fallback",
+    "request_model",
+    "metadata",
+    "asks",
+    "same_as",
+    "saved",
+    "paid_twice",
+    "deployment",
+)
 SUCCESS = range(200, 300)  # HTTP's
 # What is relied on of our own.
 _KINDS = {
     **dict.fromkeys(("cost", "elapsed", "waited", "paid_twice"), int | float | None),
-    **dict.fromkeys(("request", "model", "request_model", "upgrade_id"), str | None),
+    **dict.fromkeys(("request", "model", "request_model", "upgrade_id", "deployment"), str | None),
     **dict.fromkeys(("attempts", "asks", "same_as"), int),
     **dict.fromkeys(("error_details", "fingerprints", "fallback"), dict),
     "saved": int | float,

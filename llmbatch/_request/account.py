@@ -34,7 +34,8 @@ def _route_key(plan: ChatPlan | EmbeddingsPlan) -> Any:
     others = sorted((name, repr(value)) for name, value in plan.params.items() if _tells_apart(name))
     digest = hashlib.blake2b(repr(others).encode("utf-8", "surrogatepass"), digest_size=8).digest()
     target = plan.target
-    return account_of(plan), target.provider, target.name, target.prices, digest
+    names = tuple(one.deployment.name for one in plan.deployments)
+    return account_of(plan), target.provider, target.name, target.prices, digest, names
 
 
 def _tells_apart(name: str) -> bool:

@@ -23,8 +23,8 @@ E = TypeVar("E")
 
 _ADDRESS = frozenset({"api_base", "base_url", "client", "custom_llm_provider"})
 _MAX_CACHED_PLANS = 1024
-# Options of the whole batch. A system message is a request's own matter.
-_BATCH_OPTIONS = (OWN_OPTIONS - {"system"}) | {"stream", "completion_window"}
+# Options of the whole batch. A request has its own system message, and names those deployments that it may be sent to.
+_BATCH_OPTIONS = (OWN_OPTIONS - {"deployments", "system"}) | {"stream", "completion_window"}
 _MISNAMED = {"id": "custom_id", "message": "messages", "prompts": "prompt", "conversation": "messages"}
 
 

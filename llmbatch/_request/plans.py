@@ -15,6 +15,7 @@ from typing import Any
 from llmbatch import _litellm
 from llmbatch._request.argument_names import check_argument_names
 from llmbatch._request.connection_check import check_connection
+from llmbatch._request.deployments import Deployment
 from llmbatch._request.messages import checked_messages, checked_text, with_system
 from llmbatch._request.sender import Credentials
 from llmbatch._rows.structured_output import ResponseFormat, checked_format
@@ -57,12 +58,22 @@ class _Plan:
         params: LiteLLM's keyword arguments, all but the messages or the text. May hold keys: never print it.
         credentials: what goes with each attempt, where tokens expire.
         sent_as_is: names of parameters that neither llmbatch nor LiteLLM knows for this provider.
+        deployments: the deployments that may answer, where the caller has named some.
     """
 
     target: _litellm.Target
     params: Mapping[str, Any] = field(repr=False)
     credentials: Credentials | None = field(default=None, repr=False)
     sent_as_is: tuple[str, ...] = ()
+    deployments: tuple[DeploymentPlan, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class DeploymentPlan:
+    """A deployment, and the plan of requests that are sent to it."""
+
+    deployment: Deployment
+    plan: Any
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,6 +172,8 @@ def check_names(given: Mapping[str, Any], *, own: frozenset[str] = frozenset(), 
 def _checked_kwargs(kwargs: Mapping[str, Any], model: Any) -> dict[str, Any]:
     """Return LiteLLM's arguments among `kwargs`, without those that are None. Raises ValueError for misspelt names."""
     check_names(kwargs, model=model)
+    if kwargs.get("deployments") is not None:
+        raise ValueError("deployments= is for live batches and their estimates. Leave it out here")
     if kwargs.get("stream"):
         raise ValueError("stream=True is not supported: a batch returns whole answers. Leave stream out")
     return {name: value for name, value in kwargs.items() if value is not None and name not in _OPTIONS}
@@ -180,7 +193,9 @@ def _target(model: str, kwargs: dict[str, Any]) -> _litellm.Target:
     provider = kwargs.pop("custom_llm_provider", None)
     for name, value in (("api_base", api_base), ("custom_llm_provider", provider)):
         if value is not None and not isinstance(value, str):
-            raise TypeError(f"{name} must be a string, not {type(value).__name__}")
+            several = '. For several servers pass deployments=[{"api_base": A}, {"api_base": B}]'
+            advice = several if name == "api_base" and isinstance(value, list | tuple) else ""
+            raise TypeError(f"{name} must be a string, not {type(value).__name__}{advice}")
     prices = _own_prices(kwargs)
     target = replace(_litellm.resolve(model, api_base=api_base, custom_llm_provider=provider), prices=prices)
     check_connection(target, kwargs)

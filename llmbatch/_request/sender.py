@@ -16,7 +16,7 @@ from llmbatch._limits.permit import Permit
 from llmbatch._litellm import Answer, Target, unset_keys
 from llmbatch._request.answer_check import answer_failure
 from llmbatch._request.budget import Budget
-from llmbatch._request.circuit_breaker import CircuitBreaker, Passage
+from llmbatch._request.circuit_breaker import Passage
 from llmbatch._request.classify import classify
 from llmbatch._request.failures import Failure, Scope
 from llmbatch._request.retry import AttemptFailedError, NotSentError, retrying
@@ -61,6 +61,8 @@ class Outcome:
         rejected: the last attempt's answer if it did not count as one (broken, empty, filtered).
         usage: the tokens of all such answers.
         rate_limited: whether the last attempt got a 429 that the limiter learnt from.
+        deployment: name of the deployment that the last attempt was sent to, where there are several.
+        detours: which deployments the request avoids for now, where there are several.
     """
 
     answer: Answer | None = None
@@ -78,6 +80,8 @@ class Outcome:
     rejected: Answer | None = None
     usage: dict[str, Any] = field(default_factory=dict)
     rate_limited: bool = False
+    deployment: str | None = None
+    detours: Any = None
 
     def reject(self, answer: Answer, failure: Failure) -> None:
         """Keep an answer that does not count as one."""
@@ -94,8 +98,9 @@ class Outcome:
 
     @property
     def spent(self) -> dict[str, Any]:
-        """What the row says of attempts, cost and times."""
-        return {"attempts": self.attempts, "cost": self.cost, "elapsed": self.elapsed, "waited": self.waited}
+        """What the row says of attempts, cost, times and deployment."""
+        spent = {"attempts": self.attempts, "cost": self.cost, "elapsed": self.elapsed, "waited": self.waited}
+        return spent if self.deployment is None else {**spent, "deployment": self.deployment}
 
 
 @dataclass(kw_only=True)
@@ -107,11 +112,12 @@ class Sender:
         cost_upper_bound: returns the most that a request may cost, where there is a budget.
         longest_answer: tokens that a request without a token limit counts as, until answers have come.
         gives_up_without_resources: whether to give up soon where a service tier has no resources (flex).
+        deployment: name of the deployment that it sends to, where the caller has named several.
     """
 
     target: Target
     limiter: Limiter
-    breaker: CircuitBreaker
+    breaker: Any
     budget: Budget
     retries: int
     timeout: float | None
@@ -120,6 +126,7 @@ class Sender:
     credentials: Credentials | None = None
     gives_up_without_resources: bool = False
     price: Callable[[Answer], float | None] = attrgetter("cost")
+    deployment: str | None = None
 
     async def send(self, request: dict[str, Any], order: int, call: Call, outcome: Outcome | None = None) -> Outcome:
         """Send until answered or failed for good; never raises for what a provider, the network or LiteLLM does.
@@ -146,26 +153,24 @@ class Sender:
         await self.breaker.unless_given_up(pause(seconds))
 
     async def _attempt(self, request: dict[str, Any], order: int, call: Call, outcome: Outcome) -> Answer:
-        """Make one attempt, with its cost upper bound reserved meanwhile. Counts itself and its cost in `outcome`."""
+        """Wait for the circuit breaker, and make one attempt."""
         passage = await self.breaker.acquire(order)
         try:
-            return await self._let_through(passage, request, call, outcome)
+            return await self.attempt(passage, request, call, outcome)
         finally:
             self.breaker.release(passage)
 
-    async def _let_through(self, passage: Passage, request: dict[str, Any], call: Call, outcome: Outcome) -> Answer:
-        bound = await self._reserved(request)
+    async def attempt(self, passage: Passage, request: dict[str, Any], call: Call, outcome: Outcome) -> Answer:
+        """Make one attempt, with its cost upper bound reserved meanwhile. Counts it and its cost in `outcome`."""
+        bound = await self._reserved(request, passage)
         cost: float | None = 0.0
         sent_at = None
         sent_times: list[float] = []
         try:
             arguments = await self.breaker.unless_given_up(self._arguments(outcome, passage))
-            turn = self.limiter.acquire(passage.order, self._tokens(request))
-            permit = await self.breaker.unless_given_up(turn, passage)
-            if self.breaker.given_up is not None:
-                self.limiter.on_error(permit)
-                raise NotSentError(self.breaker.given_up)
+            permit = await self._permit(request, passage)
             outcome.attempts += 1
+            outcome.deployment = self.deployment
             outcome.rejected = None
             cost = None  # unknown, should it be cancelled from here on
             sent_at, sent_times = time.monotonic(), record_send_times()
@@ -203,6 +208,15 @@ class Sender:
         else:
             self.breaker.on_failure(passage, replace(result, unavailable=False))
         raise AttemptFailedError(result)
+
+    async def _permit(self, request: Mapping[str, Any], passage: Passage) -> Permit:
+        """Wait until the limiter lets the request go."""
+        turn = self.limiter.acquire(passage.order, self.tokens(request))
+        permit: Permit = await self.breaker.unless_given_up(turn, passage)
+        if self.breaker.given_up is not None:
+            self.limiter.on_error(permit)
+            raise NotSentError(self.breaker.given_up)
+        return permit
 
     async def _arguments(self, outcome: Outcome, passage: Passage) -> dict[str, Any]:
         if self.credentials is None:
@@ -247,14 +261,15 @@ class Sender:
             failure = replace(failure, message=f"not set: {', '.join(unset)}; {failure.message}")
         return failure
 
-    def _tokens(self, request: Mapping[str, Any]) -> float:
+    def tokens(self, request: Mapping[str, Any]) -> float:
+        """Estimate the tokens of a request."""
         prompt = prompt_tokens(request)
         if "input" in request:
             return self.limiter.estimated_tokens(prompt, 0)
         most = request.get("max_tokens") or request.get("max_completion_tokens") or self.longest_answer
         return self.limiter.estimated_tokens(prompt, most)
 
-    async def _reserved(self, request: Mapping[str, Any]) -> float:
+    async def _reserved(self, request: Mapping[str, Any], passage: Passage) -> float:  # noqa: ARG002 - for subclasses
         """Reserve the cost upper bound of one attempt in the budget, and return it in USD.
 
         Raises NotSentError if the budget has less left, or if nothing bounds what the attempt may cost.

@@ -17,6 +17,7 @@ class Row(TypedDict, total=False):
     `elapsed` is that of the last attempt, `waited` that of everything before it (limits, retries). Both are None if
     nothing was sent, and in rows of batch jobs. `lane` is how the answer was made: "live", "job" or "flex". `saved` is
     the USD saved against the live price, `paid_twice` the USD paid for a cancelled job's late answer (None: unknown).
+    `deployment` is the name of the deployment that the last attempt was sent to, if the call has `deployments=`.
     `resumed` marks a row from the checkpoint, `rechecked` one whose answer in the checkpoint no longer passed.
     """
 
@@ -44,18 +45,26 @@ class Row(TypedDict, total=False):
     request_model: str
     asks: int
     same_as: int
+    deployment: str
 
 
 NO_USAGE = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
 OWN_KEYS = ("custom_id", "cost", "attempts", "elapsed", "waited", "lane")
 _ONLY_OURS = {
     "error", "error_details", "fallback", "resumed", "rechecked", "metadata", "request_model", "asks", "same_as",
-    "saved", "paid_twice",
+    "saved", "paid_twice", "deployment",
 }  # fmt: skip
 
 
 def answer_row(
-    body: Mapping[str, Any], *, custom_id: str, cost: float | None, attempts: int = 1, lane: str = "live", **times: Any
+    body: Mapping[str, Any],
+    *,
+    custom_id: str,
+    cost: float | None,
+    attempts: int = 1,
+    lane: str = "live",
+    deployment: str | None = None,
+    **times: Any,
 ) -> Row:
     """Return the row of an answer. `cost` is in USD, None if unknown; `times` are `elapsed` and `waited`."""
     answer = {key: value for key, value in body.items() if key not in _ONLY_OURS}
@@ -63,6 +72,8 @@ def answer_row(
     cost = cost if cost is None or math.isfinite(cost) else None
     always = {"model": body.get("model") or "", "choices": body.get("choices") or [], "usage": usage}
     own = {"custom_id": custom_id, "cost": cost, "attempts": attempts, **_rounded(**times), "lane": lane}
+    if deployment is not None:
+        own["deployment"] = deployment
     return {**answer, **always, **own}  # type: ignore[typeddict-item]
 
 
@@ -76,6 +87,7 @@ def error_row(
     elapsed: float | None = None,
     waited: float | None = None,
     lane: str = "live",
+    deployment: str | None = None,
     **details: Any,
 ) -> Row:
     """Return the row of a failed request: `error` is one line for people, `error_details` is for programs.
@@ -84,7 +96,7 @@ def error_row(
     `provider`, `attempts`, and `retryable`, whether sending the same request again may succeed.
     """
     details = {"type": str(type), "status_code": None, "provider": None, "retryable": False, "attempts": 0, **details}
-    return {
+    row: Row = {
         "model": model or "",
         "choices": [],
         "usage": dict(NO_USAGE),
@@ -96,6 +108,9 @@ def error_row(
         "error": well_formed(f"{type}: {message}"),
         "error_details": details,
     }
+    if deployment is not None:
+        row["deployment"] = deployment
+    return row
 
 
 def _rounded(elapsed: float | None = None, waited: float | None = None) -> dict[str, float | None]:

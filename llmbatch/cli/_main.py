@@ -12,12 +12,14 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import IO, Any
 
 import click
 
 from llmbatch._limits.rate_headers import seconds_in
 from llmbatch._util.files import json_text
+from llmbatch.cli._deployments import addresses
 from llmbatch.errors import CheckpointError, LLMBatchError
 
 BAD_END, MISUSE, NOT_YET, FAILED, INTERRUPTED = 1, 2, 3, 4, 130
@@ -92,7 +94,10 @@ _OPTIONS = (
     click.option("-m", "--model", help="Model, as LiteLLM names it; default: MODEL_CHOICE, or gpt-4o-mini."),
     click.option("-t", "--temperature", type=float, help="0 to 2; default: 0.3."),
     click.option("--max-tokens", type=int, help="Maximum number of tokens of each answer; default: 200."),
-    click.option("--api-base", help="Base URL of an OpenAI-compatible server."),
+    click.option("--api-base", "api_bases", multiple=True, metavar="URL",
+                 help="Base URL of an OpenAI-compatible server; repeatable, for several that answer together."),
+    click.option("--deployments", "deployments_file", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+                 help="YAML or JSON file of deployments, such as a LiteLLM Router's configuration."),
     click.option("-p", "--param", "params", multiple=True, metavar="NAME=JSON",
                  help="Any other parameter, as in -p seed=7 or -p stop='[\"END\"]'."),
 )  # fmt: skip
@@ -105,11 +110,14 @@ def request_options(command: Callable[..., None]) -> Callable[..., None]:
     """
 
     @functools.wraps(command)
-    def called(params: tuple[str, ...], **options: Any) -> None:
+    def called(
+        params: tuple[str, ...], api_bases: tuple[str, ...], deployments_file: Path | None, **options: Any
+    ) -> None:
         reading = {name: options.pop(name) for name in ("kind", "template", "column", "id_column", "system")}
-        asked = {name: options.pop(name) for name in ("model", "temperature", "max_tokens", "api_base")}
+        asked = {name: options.pop(name) for name in ("model", "temperature", "max_tokens")}
         arguments = {name: value for name, value in asked.items() if value not in {None, ""}}
         arguments |= map(_parameter, params)
+        arguments |= addresses(tuple(filter(None, api_bases)), deployments_file, arguments)
         command(reading={**reading, "said": arguments}, arguments=arguments, **options)
 
     for option in reversed(_OPTIONS):
