@@ -9,6 +9,7 @@ from loguru import logger
 
 from llmbatch._litellm import Answer, provider_of
 from llmbatch._litellm.direct import why_not
+from llmbatch._litellm.instrumentation import traced_calls
 from llmbatch._request.process_pool import calling
 from llmbatch._request.sender import Call
 from llmbatch.options import Options
@@ -22,9 +23,14 @@ def sending(kind: Literal["chat", "embed"], options: Options) -> Call:
         return through_litellm
     directly = calling(f"{kind}-direct", options.processes)
     reported: set[str] = set()
+    traced: str | None = None
 
     async def call(request: dict[str, Any]) -> Answer:
-        reason = _why_not(request)
+        nonlocal traced
+        if traced is None:
+            library = traced_calls()
+            traced = f"a tracing tool has patched {library}, and would not see them" if library else ""
+        reason = traced or _why_not(request)
         if reason is None:
             return await directly(request)
         if reason not in reported:
