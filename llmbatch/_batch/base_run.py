@@ -12,8 +12,6 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mappi
 from operator import attrgetter
 from typing import Any, TypeVar
 
-from loguru import logger
-
 from llmbatch import _litellm
 from llmbatch._batch.checkpoint import Checkpoint
 from llmbatch._batch.max_workers import Slots
@@ -22,18 +20,22 @@ from llmbatch._limits.limiter import Limiter
 from llmbatch._limits.registry import limiter_for
 from llmbatch._litellm import Answer, Target
 from llmbatch._litellm.prices import model_info, standard_cost
+from llmbatch._output.run_info import RunInfo
 from llmbatch._request.account import account_of
 from llmbatch._request.budget import Budget
 from llmbatch._request.circuit_breaker import CircuitBreaker
 from llmbatch._request.failures import Failure
 from llmbatch._request.max_cost import CostUpperBound
+from llmbatch._request.outcome import Outcome
 from llmbatch._request.plans import ChatPlan, EmbeddingsPlan
 from llmbatch._request.retry import NotSentError
-from llmbatch._request.sender import Call, Outcome, Sender
+from llmbatch._request.run_watch import RunWatch
+from llmbatch._request.sender import Call, Sender
 from llmbatch._rows.failure_type import FailureType
 from llmbatch._rows.row import Row, add_usage
 from llmbatch._rows.structured_output import ResponseFormat
 from llmbatch._util.background_call import NestedCalls
+from llmbatch._util.batch_log import logger, new_batch_id
 from llmbatch._util.callback_threads import CallbackThreads
 from llmbatch._util.cassette_check import cassette_problem
 from llmbatch._util.fan_out import Reading, fan_out
@@ -77,6 +79,7 @@ class Run:
         nested: the llmbatch calls that the caller's functions make during the run.
         validate_threads: where `validate` runs.
         on_result_thread: where `on_result` runs, for one row at a time.
+        batch_id, watch, info: its id in the log, what becomes of its attempts, and what is known of it at its end.
     """
 
     target: Target
@@ -94,6 +97,7 @@ class Run:
         self.nested = NestedCalls()
         self.validate_threads = CallbackThreads(VALIDATE_THREADS, self.nested)
         self.on_result_thread = CallbackThreads(1, self.nested)
+        self.batch_id, self.watch, self.info = new_batch_id(), RunWatch(), RunInfo()
         self._budget = budget or Budget(options.max_cost)
         self._breakers: dict[Limiter, CircuitBreaker] = {}
         self._max_in_flight: Callable[[], float] = lambda: math.inf
@@ -115,9 +119,10 @@ class Run:
             breaker = self._breakers[limiter] = CircuitBreaker(
                 server_wait=0.0 if self.options.fallbacks else self.options.server_wait,
                 max_in_flight=lambda: self._max_in_flight(),  # noqa: PLW0108 - it is set when the run begins
-                name=f"{target.provider}/{target.name}: ",
+                place={"provider": target.provider, "model": target.name},
             )
             breaker.on_change = lambda: self.noted()  # noqa: PLW0108 - it is set when the run begins
+            self.watch.limiters[limiter] = {"provider": target.provider, "model": target.name}
             self._limiters[limiter] = copilot.requests_per_minute() if target.provider == copilot.PROVIDER else None
             if self._told is not None:
                 self._tell(limiter, self._told)
@@ -138,6 +143,7 @@ class Run:
             longest_answer=longest,
             price=_price(target),
             gives_up_without_resources=self.options.lane == "flex",
+            watch=self.watch,
         )
 
     def _report_unknown(self, plan: ChatPlan | EmbeddingsPlan) -> None:
@@ -308,10 +314,10 @@ class Run:
             message += f"; the last attempt failed with {last.type}: {last.message}"
         return self.cut(Failure(FailureType.DEADLINE_EXCEEDED, message), index, custom_id, target)
 
-    def _begun(self, *indices: int) -> Outcome:
+    def _begun(self, *indices: int, custom_id: str = "") -> Outcome:
         """Return a new outcome, to be filled, for a request of these inputs."""
         before = self.under_way.get(indices[0])
-        outcome = Outcome(rows=len(indices))
+        outcome = Outcome(rows=len(indices), custom_id=custom_id)
         if before:
             outcome.begun = before[0].begun
         for index in indices:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from loguru import logger
-
 from llmbatch._litellm import Answer, provider_of
 from llmbatch._litellm.direct import why_not
 from llmbatch._litellm.instrumentation import traced_calls
 from llmbatch._request.process_pool import calling
 from llmbatch._request.sender import Call
+from llmbatch._util.batch_log import logger
 from llmbatch.options import Options
 from llmbatch.providers.registry import has_batch_lines
 

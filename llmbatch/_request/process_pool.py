@@ -18,7 +18,6 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any, Literal
 
 import aiohttp
-from loguru import logger
 
 from llmbatch._litellm import Answer, load, provider_of
 from llmbatch._litellm.instrumentation import traced_library
@@ -28,6 +27,7 @@ from llmbatch._request.retry import AttemptFailedError
 from llmbatch._request.sender import Call
 from llmbatch._request.worker_process import CALLS
 from llmbatch._rows.failure_type import FailureType
+from llmbatch._util.batch_log import logger
 from llmbatch._util.loop_thread import at_end
 from llmbatch._util.send_times import note_sent
 
