@@ -5,9 +5,7 @@ Names are loaded when they are first used: `import llmbatch` pulls in neither li
 
 from __future__ import annotations
 
-import contextlib
 import importlib
-import logging
 from typing import TYPE_CHECKING, Any
 
 from loguru import logger
@@ -90,32 +88,29 @@ __all__ = sorted([*_HOME_OF, "enable_logging"])  # noqa: PLE0605 - one list of n
 logger.disable("llmbatch")
 
 
-def enable_logging() -> None:
+def enable_logging(level: str = "INFO", *, json: bool = False) -> None:
     """Show llmbatch's log, where the application's own goes.
 
-    It is loguru's: it goes to the sinks that the application has given to loguru, else to the handlers of the standard
-    library's `logging` if there are any (logger "llmbatch"), else to stderr.
+    INFO tells the story of a batch: its start, limits found, 429s and retries with counts, progress, and its end.
+    WARNING is what costs rows or money, DEBUG every attempt. Each line has the batch's id (`results.batch_id`), the
+    provider and the model.
+
+    It is loguru's: it goes to the sinks that the application has given to loguru, at their own levels, else to the
+    handlers of the standard library's `logging` if there are any (logger "llmbatch"), else to stderr. Calling it again
+    changes the level and the form.
+
+    Args:
+        level: the lowest level that is shown.
+        json: write one JSON object per line, as loguru's `serialize=True` does; `record.extra` has `batch`,
+            `provider`, `model`, and `index` and `custom_id` in lines about a row. Records of `logging` have these
+            fields as attributes.
 
     Example:
-        enable_logging()
+        enable_logging("DEBUG")
     """
-    logger.enable("llmbatch")
-    if not logging.getLogger().handlers:
-        return
-    with contextlib.suppress(ValueError):  # the application has taken loguru's own stderr away: it uses loguru
-        logger.remove(0)
-        logger.add(_ToLogging(), format="{message}")
-        if not logging.getLogger("llmbatch").isEnabledFor(logging.INFO):
-            logging.getLogger("llmbatch").setLevel(logging.INFO)
+    from llmbatch._util.log_sinks import show  # noqa: PLC0415 - most programs need none of it
 
-
-class _ToLogging(logging.Handler):
-    """Passes loguru's records on, so that none is heard twice or lost."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        named = logging.getLogger(record.name)
-        if named.isEnabledFor(record.levelno):
-            named.handle(record)
+    show(level, json=json)
 
 
 def __getattr__(name: str) -> Any:

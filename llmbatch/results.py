@@ -11,6 +11,7 @@ from llmbatch._output.dataframe import rows_csv, rows_frame, rows_table, vectors
 from llmbatch._output.html_table import table
 from llmbatch._output.jsonl import written_row
 from llmbatch._output.report import report_html
+from llmbatch._output.run_info import RunInfo
 from llmbatch._output.stats import RunStats, failures_text, latency_text
 from llmbatch._rows.finish_reasons import is_filtered, is_truncated
 from llmbatch._rows.row import Row, row_metadata, row_text, row_vector
@@ -54,6 +55,7 @@ class BatchResults(list[Row], Generic[M]):
         formats: what it reads those of requests with a format of their own by (or None), by `custom_id`.
         limits: what refusals were found to depend on (a rate, a number in flight, chance), in a line; "" for nothing.
         sent_as_is: names of parameters that neither llmbatch nor LiteLLM knows, and that were sent as they are.
+        run: the run's id, start, attempts and what limited it.
         asked: the requests that it was made of, where they are a list of the caller's; a slice has none.
 
     Example:
@@ -71,6 +73,7 @@ class BatchResults(list[Row], Generic[M]):
         limits: str = "",
         sent_as_is: Sequence[str] = (),
         asked: Sequence[Any] | None = None,
+        run: RunInfo | None = None,
     ) -> None:
         super().__init__(rows)
         self.elapsed = elapsed
@@ -79,6 +82,7 @@ class BatchResults(list[Row], Generic[M]):
         self.limits = limits
         self.sent_as_is = sent_as_is
         self.asked = asked
+        self.run = run or RunInfo()
 
     @overload
     def __getitem__(self, item: SupportsIndex) -> Row: ...
@@ -132,6 +136,34 @@ class BatchResults(list[Row], Generic[M]):
         return [row for row in self if row.get("resumed")]
 
     @property
+    def batch_id(self) -> str:
+        """The run's id in the log; "" for rows that were not made by a run."""
+        return self.run.batch_id
+
+    @property
+    def stats(self) -> dict[str, Any]:
+        """The run in numbers, as JSON: rows, failures, tokens, cost, attempts, retries by cause, and where time went.
+
+        `seconds` adds up what all requests spent in answers, waiting for limits, between retries, and waiting for the
+        server. `limited_by` says what kept the run from being faster, `ended_early` why rows were not sent or done.
+        These and `attempts`, `retries`, `rate_limited`, `cpu_seconds` are those of the whole run, in a slice too.
+
+        Example:
+            print(results.stats["limited_by"], results.stats["retries"])
+        """
+        tally, run = RunStats(self), self.run
+        return {
+            "batch_id": run.batch_id,
+            "started_at": run.started_at,
+            "elapsed": round(self.elapsed, 3),
+            **tally.as_dict(),
+            **run.counts,
+            "cpu_seconds": run.cpu_seconds,
+            "limits": self.limits,
+            "limited_by": run.limited_by,
+        }
+
+    @property
     def latency(self) -> dict[str, float] | None:
         """Seconds per answer as `p50`, `p95`, `p99` and `max`; None if no row has a time (batch jobs)."""
         return RunStats(self).latency
@@ -182,9 +214,8 @@ class BatchResults(list[Row], Generic[M]):
         return {value: self._alike(rows) for value, rows in groups.items()}
 
     def _alike(self, rows: Iterable[Row]) -> BatchResults[M]:
-        about = {
-            name: getattr(self, name) for name in ("elapsed", "response_format", "formats", "limits", "sent_as_is")
-        }
+        names = ("elapsed", "response_format", "formats", "limits", "sent_as_is", "run")
+        about = {name: getattr(self, name) for name in names}
         return BatchResults(rows, **about)
 
     @property
@@ -201,9 +232,10 @@ class BatchResults(list[Row], Generic[M]):
     def summary(self) -> str:
         """Return a line for each kind of failure, the root cause first, and a line of totals.
 
-        The speed is that of the rows that this run answered, those found in the checkpoint left out.
+        Lines about attempts, waits and what limited the run follow, where they matter. The speed is that of the rows
+        that this run answered, those found in the checkpoint left out.
         """
-        return failures_text(RunStats(self)) + self._totals()
+        return failures_text(RunStats(self)) + self._totals() + self.run.lines(len(self), self.elapsed)
 
     def _totals(self) -> str:
         sent_as_is = f"; sent as is: {', '.join(self.sent_as_is)}" if self.sent_as_is else ""

@@ -169,6 +169,48 @@ create_chat_completions_batch([[{"role": "user", "content": f"Say {i}."}] for i 
         assert process.communicate() == ("20\n", "")
 
 
+_BATCHING = """
+import asyncio, atexit, os, sys
+from llmbatch import create_chat_completions_batch
+from llmbatch._litellm import exit_flush, load
+litellm = load()
+from litellm.integrations.custom_batch_logger import CustomBatchLogger
+exporter = ["open"]
+class Batching(CustomBatchLogger):
+    def __init__(self):
+        super().__init__(flush_lock=asyncio.Lock())
+    async def async_log_success_event(self, kwargs, response_obj, start_time, end_time):
+        if exporter == ["open"]:
+            exporter.append("used")
+            atexit.register(exporter.clear)  # as OpenTelemetry's tracer provider does
+        await asyncio.sleep(0.2)
+        self.log_queue.append(kwargs["messages"])
+    async def async_send_batch(self):
+        await asyncio.sleep({seconds})
+        await asyncio.get_running_loop().getaddrinfo("localhost", 80)  # needs a thread
+        print(len(self.log_queue), exporter[0])
+exit_flush.FLUSH_SECONDS = {limit}
+litellm.callbacks = [Batching()]
+create_chat_completions_batch([f"Say {{i}}." for i in range(20)], "openai/test-model", api_base={place!r}, api_key="k")
+"""
+
+
+@pytest.mark.processes
+def test_a_batching_logger_sends_at_exit_what_it_holds(warm: Warm, server: Server) -> None:
+    """It is flushed after the last callbacks, and before exporters shut down and threads can no longer start."""
+    with warm.script(_BATCHING.format(seconds=0, limit=30, place=server.api_base)) as process:
+        assert process.communicate() == ("20 open\n", "")
+
+
+@pytest.mark.processes
+def test_a_logger_that_hangs_at_exit_is_given_up_and_reported(warm: Warm, server: Server) -> None:
+    """The process ends after a time limit, and stderr names what was lost."""
+    with warm.script(_BATCHING.format(seconds=60, limit=1.5, place=server.api_base)) as process:
+        assert process.communicate() == (
+            "", "Exit: gave up on what Batching had not sent of LiteLLM after 1.5 s\n"
+        )  # fmt: skip
+
+
 def test_opentelemetry_spans_come_from_litellm(
     litellm: Any, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

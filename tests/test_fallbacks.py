@@ -37,7 +37,9 @@ def test_the_row_names_who_answered_and_why_the_first_did_not(server: Server, lo
     assert row["fallback"]["instead_of"] == "openai/gpt-4o-mini"
     assert row["fallback"]["error"].startswith("BadRequestError")
     assert row["attempts"] == 3
-    said = [line for line in log if line.startswith("WARNING")]
+    (told,) = (line for line in log if line.startswith("WARNING"))
+    assert "1 fallback to openai/gpt-4o, 1 fallback to openai/gpt-4.1-mini" in told
+    said = [line for line in log if line.startswith("DEBUG") and "falls back to" in line]
     assert len(said) == 2
     assert not any(question(0) in line or KEY in line for line in said)
 

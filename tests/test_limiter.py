@@ -427,44 +427,6 @@ def test_acquire_without_pause_keeps_what_was_learnt() -> None:
     in_virtual_time(work)
 
 
-def test_log_rate_limits_once_in_a_while(log: list[str]) -> None:
-    """A spell of 429s is logged when it begins, with what it depends on, and with its count when it ends."""
-
-    async def work(limiter: Limiter) -> None:
-        limiter.name = "m at https://host"
-        for _ in range(12):
-            limiter.on_rate_limit(await limiter.acquire(0, 10.0), {}, 2.0)
-        assert len(log) == 2
-        assert "m at https://host: 429 (Retry-After 2 s)" in log[0]
-        assert "m at https://host: every request gets 429; probing" in log[1]
-        await asyncio.sleep(40)
-        limiter.on_rate_limit(await limiter.acquire(0, 10.0), {}, None)
-        assert len(log) == 3
-        assert "every request gets 429" in log[2]
-        await asyncio.sleep(20)
-        limiter.on_success(await limiter.acquire(0, 10.0), {}, None)
-        assert len(log) == 4
-        assert "m at https://host: 13 requests got 429 in " in log[3]
-        limiter.on_rate_limit(await limiter.acquire(0, 10.0), {}, None)
-        assert "m at https://host: 429; rate-limited" in log[4]
-
-    in_virtual_time(work)
-
-
-def test_log_spell_ends_with_its_batch(log: list[str]) -> None:
-    """Also when no answer comes after the 429s; a single one is not counted again."""
-
-    async def work(limiter: Limiter) -> None:
-        for count in (1, 3):
-            with limiter.configured(None, None):
-                for _ in range(count):
-                    limiter.on_rate_limit(await limiter.acquire(0, 10.0), {}, None)
-
-    in_virtual_time(work)
-    assert [line for line in log if "requests got 429" in line] == [log[-1]]
-    assert "3 requests got 429" in log[-1]
-
-
 def test_learned_rate_cut_delays_next_request() -> None:
     """The next request is as far from the cut as later ones from each other."""
     loop = VirtualLoop()

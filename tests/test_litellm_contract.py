@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -262,3 +263,5 @@ def test_exit_flush_clients_of_loop_known() -> None:
     assert inspect.iscoroutinefunction(litellm.close_litellm_async_clients)
     assert callable(litellm.in_memory_llm_clients_cache.flush_cache)
     assert inspect.iscoroutinefunction(internal(PRIVATE_APIS["exit_flush"][0]).flush)
+    assert isinstance(internal(PRIVATE_APIS["exit_flush"][1]), list)
+    assert callable(threading._register_atexit)  # type: ignore[attr-defined]

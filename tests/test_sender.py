@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from llmbatch._limits.permit import Permit
+from llmbatch._limits.throttle import Finding, Phase
 from llmbatch._litellm import Answer, Target
 from llmbatch._request import retry
 from llmbatch._request.budget import Budget
 from llmbatch._request.circuit_breaker import CircuitBreaker, CircuitState
 from llmbatch._request.failures import Failure, Scope
+from llmbatch._request.outcome import Outcome
 from llmbatch._request.retry import AttemptFailedError
-from llmbatch._request.sender import Outcome, Sender
+from llmbatch._request.sender import Sender
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -39,6 +41,8 @@ class Told:
 
     def __init__(self) -> None:
         self.events: list[tuple[Any, ...]] = []
+        self.stated: dict[str, float] = {}
+        self.finding = Finding(Phase.UNTHROTTLED)
 
     def estimated_tokens(self, prompt: float, most: float | None) -> float:
         self.events.append(("estimated_tokens", prompt, most))
@@ -93,7 +97,7 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """How long it rested between attempts; there are none, and no jitter."""
     seen: list[float] = []
 
-    async def pause(self: Sender, outcome: Outcome, seconds: float) -> None:
+    async def pause(self: Sender, outcome: Outcome, order: int, seconds: float) -> None:
         seen.append(seconds)
 
     monkeypatch.setattr(Sender, "_pause", pause)
@@ -353,7 +357,7 @@ def test_pause_lasts_as_long_as_given(told: Told) -> None:
 
     async def main() -> float:
         began = asyncio.get_running_loop().time()
-        await sender(told)._pause(Outcome(), 0.05)
+        await sender(told)._pause(Outcome(), 0, 0.05)
         return asyncio.get_running_loop().time() - began
 
     assert asyncio.run(main()) >= 0.049
@@ -361,7 +365,7 @@ def test_pause_lasts_as_long_as_given(told: Told) -> None:
 
 def test_pause_after_429_is_limiters(told: Told) -> None:
     """A concurrency limit that is found meanwhile ends it."""
-    asyncio.run(sender(told)._pause(Outcome(rate_limited=True), 60.0))
+    asyncio.run(sender(told)._pause(Outcome(rate_limited=True), 0, 60.0))
     assert told.events == [("pause", 60.0)]
 
 

@@ -123,10 +123,11 @@ print("imported", sorted(set(sys.modules) - before))
     lines = out.splitlines()
     assert err == ""
     assert lines[0] == "warm"
-    assert [line.partition(":")[0] for line in lines[1:3]] == [
-        "llmbatch._batch.batch Chat completion batch",
-        "llmbatch._batch.batch Chat completion batch finished",
+    assert [line.partition("] ")[2].partition(":")[0] for line in lines[1:3]] == [
+        "Chat completion batch",
+        "Chat completion batch finished",
     ]
+    assert all(line.startswith("llmbatch._batch.batch_story [") for line in lines[1:3])
     assert lines[3:] == ["imported []"]
     assert len(server.requests) == 1
 

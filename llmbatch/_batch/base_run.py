@@ -12,8 +12,6 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mappi
 from operator import attrgetter
 from typing import Any, TypeVar
 
-from loguru import logger
-
 from llmbatch import _litellm
 from llmbatch._batch.checkpoint import Checkpoint
 from llmbatch._batch.max_workers import Slots
@@ -23,18 +21,22 @@ from llmbatch._limits.limiter import Limiter
 from llmbatch._limits.registry import limiter_for
 from llmbatch._litellm import Answer, Target
 from llmbatch._litellm.prices import model_info, standard_cost
+from llmbatch._output.run_info import RunInfo
 from llmbatch._request.account import account_of
 from llmbatch._request.budget import Budget
 from llmbatch._request.circuit_breaker import CircuitBreaker
 from llmbatch._request.failures import Failure
 from llmbatch._request.max_cost import CostUpperBound
+from llmbatch._request.outcome import Outcome
 from llmbatch._request.plans import ChatPlan, EmbeddingsPlan
 from llmbatch._request.retry import NotSentError
-from llmbatch._request.sender import Call, Outcome, Sender
+from llmbatch._request.run_watch import RunWatch
+from llmbatch._request.sender import Call, Sender
 from llmbatch._rows.failure_type import FailureType
 from llmbatch._rows.row import Row, add_usage
 from llmbatch._rows.structured_output import ResponseFormat
 from llmbatch._util.background_call import NestedCalls
+from llmbatch._util.batch_log import logger, new_batch_id
 from llmbatch._util.callback_threads import CallbackThreads
 from llmbatch._util.cassette_check import cassette_problem
 from llmbatch._util.fan_out import Reading, fan_out
@@ -78,6 +80,7 @@ class Run:
         nested: the llmbatch calls that the caller's functions make during the run.
         validate_threads: where `validate` runs.
         on_result_thread: where `on_result` runs, for one row at a time.
+        batch_id, watch, info: its id in the log, what becomes of its attempts, and what is known of it at its end.
     """
 
     target: Target
@@ -95,6 +98,7 @@ class Run:
         self.nested = NestedCalls()
         self.validate_threads = CallbackThreads(VALIDATE_THREADS, self.nested)
         self.on_result_thread = CallbackThreads(1, self.nested)
+        self.batch_id, self.watch, self.info = new_batch_id(), RunWatch(), RunInfo()
         self._budget = budget or Budget(options.max_cost)
         self._breakers: dict[Any, CircuitBreaker] = {}
         self._pools = Pools(self)
@@ -114,7 +118,7 @@ class Run:
         """Return a sender for a plan's target, with the limiter that the process keeps for the account."""
         limiter = self.limiter_of(plan)
         target = plan.target
-        breaker = self.breaker_of(limiter, f"{target.provider}/{target.name}: ")
+        breaker = self.breaker_of(limiter, {"provider": target.provider, "model": target.name})
         return Sender(**self.sender_arguments(plan), limiter=limiter, breaker=breaker)
 
     def limiter_of(self, plan: ChatPlan | EmbeddingsPlan) -> Limiter:
@@ -125,19 +129,20 @@ class Run:
         limiter = limiter_for(account_of(plan), target.name)
         if limiter not in self._limiters:
             _litellm.warm_up(target)
+            self.watch.limiters[limiter] = {"provider": target.provider, "model": target.name}
             self._limiters[limiter] = copilot.requests_per_minute() if target.provider == copilot.PROVIDER else None
             if self._told is not None:
                 self._tell(limiter, self._told)
         return limiter
 
-    def breaker_of(self, key: Any, name: str) -> CircuitBreaker:
-        """Return the circuit breaker of a limiter, or of a pool; `name` is what its log lines begin with."""
+    def breaker_of(self, key: Any, place: Mapping[str, str]) -> CircuitBreaker:
+        """Return the circuit breaker of a limiter, or of a pool; its log lines carry provider and model."""
         breaker = self._breakers.get(key)
         if breaker is None:
             breaker = self._breakers[key] = CircuitBreaker(
                 server_wait=0.0 if self.options.fallbacks else self.options.server_wait,
                 max_in_flight=lambda: self._max_in_flight(),  # noqa: PLW0108 - it is set when the run begins
-                name=name,
+                place=place,
             )
             breaker.on_change = lambda: self.noted()  # noqa: PLW0108 - it is set when the run begins
         if self._unkept is not None:
@@ -159,6 +164,7 @@ class Run:
             "longest_answer": longest,
             "price": _price(target),
             "gives_up_without_resources": self.options.lane == "flex",
+            "watch": self.watch,
         }
 
     def _report_unknown(self, plan: ChatPlan | EmbeddingsPlan) -> None:
@@ -331,10 +337,10 @@ class Run:
             message += f"; the last attempt failed with {last.type}: {last.message}"
         return self.cut(Failure(FailureType.DEADLINE_EXCEEDED, message), index, custom_id, target)
 
-    def _begun(self, *indices: int) -> Outcome:
+    def _begun(self, *indices: int, custom_id: str = "") -> Outcome:
         """Return a new outcome, to be filled, for a request of these inputs."""
         before = self.under_way.get(indices[0])
-        outcome = Outcome(rows=len(indices))
+        outcome = Outcome(rows=len(indices), custom_id=custom_id)
         if before:
             outcome.begun = before[0].begun
         for index in indices:

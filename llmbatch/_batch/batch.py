@@ -11,15 +11,16 @@ import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 
-from loguru import logger
-
 from llmbatch._batch.base_run import Run
+from llmbatch._batch.batch_story import Story
+from llmbatch._output.stats import UNSENT
 from llmbatch._request.failures import Failure
 from llmbatch._request.plans import ChatPlan, EmbeddingsPlan
 from llmbatch._rows.failure_type import FailureType
 from llmbatch._rows.row import Row, numbered
+from llmbatch._util.batch_log import logger, of_row
 from llmbatch.progress import ProgressBar
-from llmbatch.results import BatchResults, totals
+from llmbatch.results import BatchResults
 
 _interrupted: BatchResults | None = None
 
@@ -49,34 +50,27 @@ class Batch:
 
     async def as_completed(self) -> AsyncGenerator[tuple[int, Row]]:
         """Yield the rows as they finish; log, count and show them."""
-        options, count, plan = self.run.options, self.run.count, self.plan
-        started = time.perf_counter()
-        facts = {
-            "batch size": "unknown" if count is None else count,
-            "max workers": options.max_workers,
-            "model": plan.target.model,
-            "temperature": plan.params.get("temperature"),
-            "max tokens": plan.params.get("max_tokens"),
-            "provider": plan.target.provider,
-        }
-        said = ", ".join(f"{name}: {value}" for name, value in facts.items() if value is not None)
-        logger.info("{} batch: {}", self.noun, said)
+        options, count = self.run.options, self.run.count
         bar = ProgressBar(count, options.progress, note=self.run.note)
-        tally, self.run.noted, not_called = bar.tally, bar.redraw, 0
+        self.run.noted, not_called = bar.redraw, 0
+        story = Story(self.run, self.noun, self.plan, bar.tally)
+        story.begin()
         try:
             async with contextlib.aclosing(self.run.rows()) as rows:
                 async for index, row in rows:
                     self.run.under_way.pop(index, None)
                     bar.add(numbered(index, row))
-                    if "error" in row:
+                    if "error" in row and row["error_details"]["type"] not in UNSENT:
                         with bar.aside():
-                            logger.debug("Row {} failed: {}", index, row["error"])
+                            of_row(index, row["custom_id"]).debug("Row {} failed: {}", index, row["error"])
                     try:
                         if options.on_result is not None:
                             not_called += not await self._call_on_result(options.on_result, index, row)
                     finally:  # the row is done, whatever on_result does
                         yield index, row
+                        story.enter()  # each step of a stream has a context of its own
         finally:
+            story.enter()
             bar.close()
             if not_called:
                 logger.warning(
@@ -84,9 +78,7 @@ class Batch:
                     options.deadline,
                     not_called,
                 )
-            logger.info("{} batch finished: {}", self.noun, totals(tally, time.perf_counter() - started))
-            for failures in tally.failures:
-                logger.warning("Failed rows: {}", failures)
+            self.run.info = story.end()
 
     async def _call_on_result(self, on_result: Callable[[int, Row], object], index: int, row: Row) -> bool:
         """Call it with a finished row, and wait for it; return whether it was called and has returned in time."""
@@ -128,6 +120,7 @@ class Batch:
             limits=self.run.limits_found(),
             sent_as_is=sorted(self.run.sent_as_is),
             asked=self.run.inputs if isinstance(self.run.inputs, Sequence) else None,
+            run=self.run.info,
         )
 
     def _not_done(self, index: int) -> Row:

@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from loguru import logger
-
 from llmbatch._batch.base_run import Run
 from llmbatch._batch.cache_warming import CacheWarmer
 from llmbatch._batch.dedupe import Dedupe, dedupe_key, duplicate_row
@@ -183,7 +181,7 @@ class ChatRun(Run):
                 if "error" not in row or row["error_details"]["type"] in _NO_FALLBACK:
                     break
                 failed, error = row, row["error"]
-                logger.warning("{} falls back to {}: {}", one.custom_id, fallback.target.model, error)
+                self.watch.fell_back(one.index, one.custom_id, fallback.target.model, error)
                 row = await self._send_with_reasks(fallback, its_sender, one, fallback.request(one.parsed.messages))
                 row["fallback"] = {"instead_of": plan.target.model, "error": error}
                 add_spent(row, failed)
@@ -216,7 +214,7 @@ class ChatRun(Run):
 
     async def _send_once(self, plan: ChatPlan, sender: Sender, one: Input, request: dict[str, Any]) -> Row:
         """Return the row of one request to one model; sent again without flex if flex has no resources for it."""
-        call, outcome = self.call_for(one.index), self._begun(one.index)
+        call, outcome = self.call_for(one.index), self._begun(one.index, custom_id=one.custom_id)
         await sender.send(request, one.index, call, outcome)
         if sender.gives_up_without_resources and outcome.failure is not None and outcome.failure.no_resources:
             outcome.failure = None

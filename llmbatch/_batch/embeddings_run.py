@@ -10,18 +10,17 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from loguru import logger
-
 from llmbatch._batch.base_run import Run
 from llmbatch._batch.row_builder import failure_row
 from llmbatch._batch.transport import sending
 from llmbatch._request.budget import Budget
 from llmbatch._request.failures import Failure
+from llmbatch._request.outcome import Outcome
 from llmbatch._request.plans import EmbeddingsPlan
 from llmbatch._request.rejections import is_too_large
-from llmbatch._request.sender import Outcome
 from llmbatch._rows.failure_type import FailureType
 from llmbatch._rows.row import Row, answer_row
+from llmbatch._util.batch_log import logger
 from llmbatch._util.fan_out import grouped
 from llmbatch._util.identity import CustomIds
 from llmbatch.options import Options
@@ -114,7 +113,8 @@ class EmbeddingsRun(Run):
         if not texts:
             return []
         request = {**self.plan.request(texts[0].text), "input": [text.text for text in texts]}
-        first, begun = texts[0].index, self._begun(*(text.index for text in texts))
+        first = texts[0].index
+        begun = self._begun(*(text.index for text in texts), custom_id=texts[0].custom_id)
         send = partial(self._sender.send, request, first, self.call_for(first), begun)
         outcome = await self._in_time(send)
         if outcome is None:
@@ -137,7 +137,7 @@ class EmbeddingsRun(Run):
         if len(texts) == 1:
             return [failure_row(_AMBIGUOUS, self.target, texts[0].custom_id, **outcome.spent)]
         if self._chunk_texts > 1:
-            logger.warning("{}: the vectors have no distinct indices; sending one text a request", self.target.model)
+            logger.warning("The vectors have no distinct indices; sending one text a request")
             self._chunk_texts = 1
         rows = [row for group in await asyncio.gather(*(self._sent([text]) for text in texts)) for row in group]
         for row in rows:

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from loguru import logger
+from llmbatch._util.batch_log import logger
 
 if sys.platform != "win32":
     import resource

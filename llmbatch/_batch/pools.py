@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -20,7 +21,7 @@ class _Senders(Protocol):
 
     def single_sender(self, plan: ChatPlan | EmbeddingsPlan) -> Sender: ...
     def limiter_of(self, plan: ChatPlan | EmbeddingsPlan) -> Limiter: ...
-    def breaker_of(self, key: Any, name: str) -> CircuitBreaker: ...
+    def breaker_of(self, key: Any, place: Mapping[str, str]) -> CircuitBreaker: ...
     def sender_arguments(self, plan: ChatPlan | EmbeddingsPlan) -> dict[str, Any]: ...
 
 
@@ -51,9 +52,10 @@ class Pools:
         if key not in self._pools:
             self._pools[key] = Pool(list(routes))
         pool = self._pools[key]
-        breaker = self._run.breaker_of(pool, f"{plan.target.model} at {len(routes)} deployments: ")
+        target = plan.target
+        breaker = self._run.breaker_of(pool, {"provider": f"{len(routes)} deployments", "model": target.name})
         limiter = next(iter(routes)).limiter
-        arguments = {**self._run.sender_arguments(first.plan), "target": plan.target}
+        arguments = {**self._run.sender_arguments(first.plan), "target": target}
         return PoolSender(**arguments, limiter=limiter, breaker=breaker, pool=pool, routes=routes)
 
     def configure(self, told: contextlib.ExitStack) -> None:

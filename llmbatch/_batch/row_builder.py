@@ -11,8 +11,8 @@ from llmbatch._litellm import Target
 from llmbatch._litellm.prices import standard_cost
 from llmbatch._request.answer_check import answer_failure
 from llmbatch._request.failures import Failure
+from llmbatch._request.outcome import Outcome
 from llmbatch._request.plans import ChatPlan
-from llmbatch._request.sender import Outcome
 from llmbatch._rows.failure_type import FailureType
 from llmbatch._rows.finish_reasons import FinishClass, finish_class, says_anything
 from llmbatch._rows.row import NO_USAGE, Row, add_usage, answer_row, error_row, refusal_text, row_text

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from loguru import logger
-
 from llmbatch._litellm import Answer, provider_of
 from llmbatch._litellm.direct import why_not
+from llmbatch._litellm.instrumentation import traced_calls
 from llmbatch._request.process_pool import calling
 from llmbatch._request.sender import Call
+from llmbatch._util.batch_log import logger
 from llmbatch.options import Options
 from llmbatch.providers.registry import has_batch_lines
 
@@ -22,9 +22,14 @@ def sending(kind: Literal["chat", "embed"], options: Options) -> Call:
         return through_litellm
     directly = calling(f"{kind}-direct", options.processes)
     reported: set[str] = set()
+    traced: str | None = None
 
     async def call(request: dict[str, Any]) -> Answer:
-        reason = _why_not(request)
+        nonlocal traced
+        if traced is None:
+            library = traced_calls()
+            traced = f"a tracing tool has patched {library}, and would not see them" if library else ""
+        reason = traced or _why_not(request)
         if reason is None:
             return await directly(request)
         if reason not in reported:

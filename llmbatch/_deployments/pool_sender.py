@@ -11,7 +11,7 @@ import asyncio
 import math
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,8 +23,9 @@ from llmbatch._limits.throttle import Phase
 from llmbatch._litellm import Answer
 from llmbatch._request.circuit_breaker import Passage
 from llmbatch._request.failures import Failure, Scope
+from llmbatch._request.outcome import Outcome
 from llmbatch._request.retry import AttemptFailedError, NotSentError, throttle_pause
-from llmbatch._request.sender import Call, Outcome, Sender
+from llmbatch._request.sender import Call, Sender
 
 _ABSENT = object()
 
@@ -72,9 +73,8 @@ class PoolSender(Sender):
     pool: Pool
     routes: Mapping[Member, MemberRoute]
 
-    async def _pause(self, outcome: Outcome, seconds: float) -> None:
-        wait = asyncio.sleep(seconds if outcome.detours.pauses else 0)
-        await self.breaker.unless_given_up(wait)
+    def _sleep(self, outcome: Outcome, seconds: float) -> Awaitable[None]:
+        return asyncio.sleep(seconds if outcome.detours.pauses else 0.0)
 
     async def _attempt(self, request: dict[str, Any], order: int, call: Call, outcome: Outcome) -> Answer:
         """Make one attempt. If it probes whether any deployment answers, try each."""
@@ -107,7 +107,7 @@ class PoolSender(Sender):
         try:
             answer = await self.routes[member].sender.attempt(grant, requests[member], call, outcome)
         except AttemptFailedError as exc:
-            raise self._failed(exc, member, passage, outcome) from None
+            raise self._after_failure(exc, member, passage, outcome) from None
         finally:
             member.release(grant)
         self.breaker.on_success(passage)
@@ -125,7 +125,7 @@ class PoolSender(Sender):
                 del requests[member]
         return bound
 
-    def _failed(
+    def _after_failure(
         self, exc: AttemptFailedError, member: Member, passage: Passage, outcome: Outcome
     ) -> AttemptFailedError:
         """Decide what becomes of a request whose attempt at a deployment failed."""

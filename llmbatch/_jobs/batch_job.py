@@ -11,8 +11,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from loguru import logger
-
 from llmbatch._jobs import resubmit, submit
 from llmbatch._jobs.job_state import WAITING, JobState
 from llmbatch._jobs.polling import FIRST_POLL, poll_until
@@ -23,6 +21,7 @@ from llmbatch._litellm.provider_files import Access
 from llmbatch._rows.row import add_spent, numbered
 from llmbatch._rows.structured_output import ResponseFormat, checked_format
 from llmbatch._util.background_loop import awaited, in_background
+from llmbatch._util.batch_log import logger
 from llmbatch._util.checks import check_number
 from llmbatch.errors import BatchJobError, BatchJobTimeoutError
 from llmbatch.progress import ProgressBar

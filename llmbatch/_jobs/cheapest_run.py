@@ -6,8 +6,6 @@ import asyncio
 import math
 from typing import Any
 
-from loguru import logger
-
 from llmbatch._batch.base_run import GUESSED_ANSWER_TOKENS
 from llmbatch._batch.chat_run import Input
 from llmbatch._jobs.job_poller import JobPoller
@@ -19,6 +17,7 @@ from llmbatch._request.plans import ChatPlan
 from llmbatch._request.sender import Sender
 from llmbatch._rows.failure_type import FailureType
 from llmbatch._rows.row import Row, add_spent
+from llmbatch._util.batch_log import logger
 from llmbatch._util.identity import fingerprints, upgrade_id
 
 CANCEL_SHARE = 0.25  # of a short deadline, for the job's end after it was cancelled

@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from loguru import logger
-
 from llmbatch._jobs import submit
 from llmbatch._jobs.input_files import further_input_files
 from llmbatch._jobs.job_state import InputFile, JobState, job_state_path
 from llmbatch._jobs.provider_job import ProviderJob, prepared_job
 from llmbatch._request.plans import ChatPlan
+from llmbatch._util.batch_log import logger
 from llmbatch.options import Options
 
 _ROW_OPTIONS = ("reask", "validate", "dedupe")  # of the rows, not of the job

@@ -6,13 +6,12 @@ import asyncio
 import math
 from collections.abc import Callable, Iterable
 
-from loguru import logger
-
 from llmbatch._jobs.job_state import InputFile
 from llmbatch._jobs.polling import poll_until
 from llmbatch._jobs.provider_job import ProviderJob
 from llmbatch._jobs.remote import ProviderFailedError
 from llmbatch._rows.row import Row
+from llmbatch._util.batch_log import logger
 
 
 class JobPoller:

@@ -12,8 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from loguru import logger
-
 from llmbatch._batch.chat_run import ChatRun, Input
 from llmbatch._batch.dedupe import dedupe_key
 from llmbatch._batch.row_builder import failure_row
@@ -33,6 +31,7 @@ from llmbatch._request.plans import ChatPlan
 from llmbatch._request.sender import Sender, prompt_tokens
 from llmbatch._rows.failure_type import FailureType
 from llmbatch._rows.row import Row
+from llmbatch._util.batch_log import logger
 from llmbatch._util.fan_out import Reading, grouped
 from llmbatch._util.identity import CustomIds, upgrade_id
 from llmbatch.options import Options

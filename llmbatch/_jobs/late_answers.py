@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 
-from loguru import logger
-
 from llmbatch._batch.row_builder import labelled
 from llmbatch._jobs.polling import poll_until
 from llmbatch._rows.row import Row, add_spent
+from llmbatch._util.batch_log import logger
 
 _MOMENT = 0.05  # seconds
 

@@ -17,8 +17,8 @@ from llmbatch._litellm.convert_response import answer_body
 from llmbatch._output.jsonl import SUCCESS
 from llmbatch._output.provider_errors import decoded_body, line_error
 from llmbatch._request.failures import RETRYABLE_STATUS, Failure, clean
+from llmbatch._request.outcome import Outcome
 from llmbatch._request.plans import ChatPlan
-from llmbatch._request.sender import Outcome
 from llmbatch._rows.failure_type import FailureType
 from llmbatch._rows.row import Row, add_spent, answer_row, numbered
 from llmbatch._rows.structured_output import ResponseFormat

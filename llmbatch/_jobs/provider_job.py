@@ -9,8 +9,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from loguru import logger
-
 from llmbatch._jobs import resubmit
 from llmbatch._jobs.job_state import InputFile, JobState
 from llmbatch._jobs.output_files import JobRows
@@ -19,6 +17,7 @@ from llmbatch._jobs.submit import Submission, known_state
 from llmbatch._jobs.waiting_files import WaitingFiles
 from llmbatch._litellm.provider_files import Access
 from llmbatch._rows.structured_output import ResponseFormat
+from llmbatch._util.batch_log import logger
 from llmbatch.errors import BatchJobError
 from llmbatch.providers.base import Payload
 from llmbatch.providers.registry import provider_for

@@ -11,13 +11,12 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from loguru import logger
-
 from llmbatch._jobs.job_state import FILE_NOT_FOUND, InputFile, JobState
 from llmbatch._litellm.provider_files import Access, Files, open_files
 from llmbatch._request.classify import classify
 from llmbatch._request.failures import Failure, clean
 from llmbatch._request.retry import AttemptFailedError, retrying
+from llmbatch._util.batch_log import logger
 from llmbatch.errors import BatchJobError, BatchNotSupportedError
 
 T = TypeVar("T")

@@ -9,10 +9,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from loguru import logger
-
 from llmbatch._jobs.job_state import WAITING, InputFile, JobState
 from llmbatch._jobs.remote import Remote
+from llmbatch._util.batch_log import logger
 
 # Seconds between attempts when none of the job's own batches runs, and the factor by which each pause is longer.
 FIRST_PAUSE, _LONGEST_PAUSE, _FACTOR = 30.0, 600.0, 2.0

@@ -12,11 +12,8 @@ import asyncio
 import contextlib
 import heapq
 import itertools
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-
-from loguru import logger
 
 from llmbatch._limits.configured_limits import ConfiguredLimits
 from llmbatch._limits.pauses import MIN_PAUSE_SECONDS, Pauses
@@ -27,10 +24,6 @@ from llmbatch._limits.token_bucket import TokenBucket
 
 # Seconds without a request, after which what 429s have taught is forgotten.
 FORGET_AFTER_SECONDS = 60.0
-# Seconds in which a finding that comes again is not logged again.
-LOG_AGAIN_SECONDS = 30.0
-# Seconds without a 429 that end a spell of them.
-SPELL_END_SECONDS = 10.0
 # Tokens that one answer is never believed to have used.
 MAX_BELIEVED_TOKENS = 10**7
 # Seconds of a learnt rate that may be sent at once.
@@ -42,44 +35,29 @@ LATENCY_WEIGHT = 0.3
 TOKENS_WEIGHT = 0.1
 
 
-class _Spell:
-    """429s that come one after the other: their number and their times."""
-
-    def __init__(self) -> None:
-        self.count, self.began_at, self.last_at = 0, 0.0, 0.0
-
-    def add(self, now: float) -> None:
-        self.began_at = self.began_at if self.count else now
-        self.count, self.last_at = self.count + 1, now
-
-
 class Limiter:
     """Decides when requests may go; `order` in `acquire` decides who goes first (a retried row before a new one).
 
     Attributes:
-        name: model and address, for the log.
         account: limits configured for the account, which the models there share.
         throttle: what 429s have taught.
         in_flight: number of requests in flight.
         latency: average seconds of late answers, None before any.
         listeners: called when a request may have become possible to send.
+        stated: limits that the provider's headers state, in units a second.
     """
 
-    def __init__(
-        self, clock: Callable[[], float] | None = None, account: ConfiguredLimits | None = None, name: str = "provider"
-    ) -> None:
+    def __init__(self, clock: Callable[[], float] | None = None, account: ConfiguredLimits | None = None) -> None:
         self._clock = clock or time.monotonic
         now = self._clock()
-        self.name = name
         self.account = account or ConfiguredLimits(now)
         self.throttle = Throttle(now)
         self.in_flight = 0
         self.latency: float | None = None
         self.listeners: set[Callable[[], None]] = set()
+        self.stated: dict[str, float] = {}
         self._requests, self._tokens, self._learned = TokenBucket(now), TokenBucket(now), TokenBucket(now)
         self._last_sent_at = now
-        self._logged: dict[Phase, float] = {}
-        self._spell = _Spell()
         self._pauses = Pauses()
         self._waiters: list[tuple[int, int, float, asyncio.Future[Permit]]] = []
         self._ticket = itertools.count()
@@ -105,8 +83,6 @@ class Limiter:
             yield
         finally:
             self.account.remove(requests_per_minute, tokens_per_minute, self._clock())
-            if not self.in_flight:
-                self._end_spell()
             self._pump()
 
     async def acquire(self, order: int, tokens: float) -> Permit:
@@ -149,8 +125,6 @@ class Limiter:
         self._read(headers, permit)
         if self._pauses.on_success(permit, now, self.throttle.observations.sent):
             self.throttle.allow_one()
-        if self._spell.count and now - self._spell.last_at > SPELL_END_SECONDS:
-            self._end_spell()
         self._pump()
 
     def on_rate_limit(self, permit: Permit, headers: Mapping[str, str], retry_after: float | None) -> None:
@@ -162,11 +136,6 @@ class Limiter:
         self._pauses.on_rate_limit(permit, now)
         if self.throttle.phase is Phase.CONCURRENCY_LIMITED:
             self._pauses.end_all()
-        if not self._spell.count:
-            asked = f" (Retry-After {retry_after:.3g} s)" if retry_after else ""
-            logger.info("{}: 429{}; rate-limited requests are sent again", self.name, asked)
-        self._spell.add(now)
-        self._log_finding(now)
         self._pump()
 
     async def pause(self, seconds: float) -> None:
@@ -209,21 +178,6 @@ class Limiter:
         for bucket in (self._tokens, self.account.tokens):
             bucket.take(used_tokens - permit.tokens)
 
-    def _log_finding(self, now: float) -> None:
-        """Log what 429s depend on, once for as long as they do."""
-        finding = self.throttle.finding
-        if finding.phase is Phase.UNTHROTTLED:
-            return
-        if now - self._logged.get(finding.phase, -math.inf) > LOG_AGAIN_SECONDS:
-            logger.info("{}: {}", self.name, finding.summary)
-        self._logged[finding.phase] = now
-
-    def _end_spell(self) -> None:
-        if self._spell.count > 1:
-            seconds = self._spell.last_at - self._spell.began_at
-            logger.info("{}: {} requests got 429 in {:.1f} s", self.name, self._spell.count, seconds)
-        self._spell = _Spell()
-
     def _read(self, headers: Mapping[str, str], permit: Permit) -> None:
         """Follow the limits that headers state."""
         if not (stated := stated_limits(headers)):
@@ -233,6 +187,8 @@ class Limiter:
         self._newest_read = max(self._newest_read, permit.number)
         for bucket, unit, each in ((self._requests, "requests", 1.0), (self._tokens, "tokens", permit.tokens)):
             if limit := stated.get(unit):
+                if limit.rate != self.stated.get(unit):
+                    self.stated = {**self.stated, unit: limit.rate}
                 bucket.refill(now)
                 reserve = min(STATED_RESERVE, limit.rate) if unit == "requests" else 0.0
                 left = limit.remaining - reserve

@@ -37,7 +37,7 @@ class LimiterRegistry:
             if limiter is None:
                 limits = self._accounts.get(account) or ConfiguredLimits(time.monotonic())
                 self._accounts[account] = limits
-                limiter = self._limiters[key] = Limiter(account=limits, name=f"{model} at {account.address}")
+                limiter = self._limiters[key] = Limiter(account=limits)
             self._recent[key] = limiter
             self._recent.move_to_end(key)
             if len(self._recent) > MAX_IDLE_LIMITERS:

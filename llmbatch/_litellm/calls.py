@@ -9,7 +9,7 @@ import socket
 from collections.abc import Mapping
 from typing import Any
 
-from llmbatch._litellm import Answer, convert_response, http_session, load, provider_of, quiet_logging
+from llmbatch._litellm import Answer, convert_response, http_session, instrumentation, load, provider_of, quiet_logging
 from llmbatch._litellm.error_answer import raise_stated_error
 from llmbatch._rows.answer_body import has_tokens, normalized_body
 
@@ -34,8 +34,8 @@ async def chat(request: Mapping[str, Any]) -> Answer:
 async def rehearse(request: Mapping[str, Any]) -> None:
     """Send a request to a port where nobody listens, so that LiteLLM has imported and built what calls need."""
     logging = quiet_logging.logging_arguments(request)
-    if not logging:
-        return  # callbacks would be called
+    if not logging or instrumentation.traced_library():
+        return  # callbacks and tracing tools would report it
     with socket.socket() as nobody, contextlib.suppress(Exception):
         nobody.bind(("127.0.0.1", 0))
         base = f"http://127.0.0.1:{nobody.getsockname()[1]}/v1"
@@ -46,11 +46,19 @@ async def rehearse(request: Mapping[str, Any]) -> None:
 
 async def embed(request: Mapping[str, Any]) -> Answer:
     """Send one embeddings request, once; vectors come back as lists of floats, whatever the wire form."""
-    given = {"encoding_format": "float", **request, **embedding_options(request), **one_send(request)}
+    given = {**_embedding_format(), **request, **embedding_options(request), **one_send(request)}
     response = await load().aembedding(**given)
     if not isinstance(getattr(response, "data", None), list):
         raise TypeError("empty or invalid response: no list of embeddings")
     return answer_from(response, response, _hidden(response).get("response_cost"))
+
+
+def _embedding_format() -> dict[str, Any]:
+    """Return the wire form to ask for; none for a traced OpenAI SDK.
+
+    With one, LiteLLM calls `with_raw_response` of the SDK, whose answers OpenTelemetry's openai-v2 cannot read.
+    """
+    return {} if instrumentation.embeddings_are_traced() else {"encoding_format": "float"}
 
 
 def embedding_options(request: Mapping[str, Any]) -> dict[str, Any]:

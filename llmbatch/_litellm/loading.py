@@ -16,6 +16,7 @@ from functools import cache
 from types import ModuleType
 from typing import Any
 
+from llmbatch._litellm.exit_flush import flush_at_exit
 from llmbatch._util.background_call import within_call
 from llmbatch._util.loop_thread import at_end
 
@@ -52,6 +53,7 @@ def _imported() -> ModuleType:
     litellm.suppress_debug_info = True
     litellm.disable_hf_tokenizer_download = True
     at_end(_ending)
+    flush_at_exit(internal)
     return litellm
 
 

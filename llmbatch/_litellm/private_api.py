@@ -25,8 +25,8 @@ on hosted_vllm/, measured with the pinned versions.
   jobs have no cost.
 - `own_parameters`: all_litellm_params. Parameters that LiteLLM keeps to itself are not reported as sent as is. Without
   it they are.
-- `exit_flush`: the worker that runs callbacks, and the clients that LiteLLM keeps for a loop. An exit loses no callback
-  and leaves no socket open. Without it, it does.
+- `exit_flush`: the worker that runs callbacks, the loggers it keeps, and the clients that it keeps for a loop;
+  threading._register_atexit. An exit loses no callback and leaves no socket open. Without it, it does.
 - `warning_filter`: warnings.filters is a list whose first match wins. LiteLLM's warnings fail no row, and the user's
   filters stay. Without it the warnings are shown.
 """
@@ -57,6 +57,7 @@ PRIVATE_APIS: dict[str, tuple[str, ...]] = {
     "own_parameters": ("litellm.types.utils:all_litellm_params",),
     "exit_flush": (
         "litellm.litellm_core_utils.logging_worker:GLOBAL_LOGGING_WORKER",
+        "litellm.litellm_core_utils.litellm_logging:_in_memory_loggers",
         "litellm:close_litellm_async_clients",
         "litellm:in_memory_llm_clients_cache",
     ),

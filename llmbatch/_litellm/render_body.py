@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from llmbatch._litellm import load, provider_of
+from llmbatch._litellm.instrumentation import untraced
 from llmbatch._litellm.loading import internal
 from llmbatch._litellm.private_api import LOGGING
 from llmbatch._litellm.quiet_logging import new_logging
@@ -41,9 +42,9 @@ def render(request: Mapping[str, Any]) -> dict[str, Any]:
     Raises LiteLLM's own errors for parameters that the model does not take, and ValueError when LiteLLM would send the
     request to another endpoint than the batch line could name.
     """
-    litellm = load()
+    load()
     kind = "chat" if "messages" in request else "embeddings"
-    call = litellm.completion if kind == "chat" else litellm.embedding
+    call = untraced("completion" if kind == "chat" else "embedding")
     given = {k: v for k, v in request.items() if v is not None} | _UNUSED
     if provider_of(request) == "azure":
         given = _UNUSED_AZURE | given

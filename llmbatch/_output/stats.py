@@ -20,7 +20,7 @@ _REASON_LENGTH = 200  # characters of a message that tell its reason from anothe
 # Quoted values, and words with digits (numbers, ids): they differ from row to row where the reason is the same.
 _VARYING = re.compile(r"'[^']*'|\"[^\"]*\"|`[^`]*`|[\w.-]*\d[\w.-]*")
 # What befalls rows because others failed, or the caller's own limit was reached: never the root cause.
-_AFTERWARDS = {FailureType.NOT_SENT, FailureType.CANCELLED, FailureType.DEADLINE_EXCEEDED, FailureType.BUDGET_EXCEEDED}
+UNSENT = {FailureType.NOT_SENT, FailureType.CANCELLED, FailureType.DEADLINE_EXCEEDED, FailureType.BUDGET_EXCEEDED}
 
 # Why a run ends before all rows are done, and how to continue: the causes in the order in which they matter.
 _ENDED_EARLY = {
@@ -121,13 +121,13 @@ class RunStats:
     def failures(self) -> list[Failures]:
         """The failed rows by type and reason: the most frequent first, consequences of other failures last."""
         found = [failures for groups in self._failures.values() for failures in groups.values()]
-        return sorted(found, key=lambda failures: (failures.type in _AFTERWARDS, -failures.count))
+        return sorted(found, key=lambda failures: (failures.type in UNSENT, -failures.count))
 
     @property
     def errors(self) -> dict[str, int]:
         """How many rows failed, by type, in the order of `failures`."""
         counts = {kind: sum(found.count for found in groups.values()) for kind, groups in self._failures.items()}
-        return dict(sorted(counts.items(), key=lambda item: (item[0] in _AFTERWARDS, -item[1])))
+        return dict(sorted(counts.items(), key=lambda item: (item[0] in UNSENT, -item[1])))
 
     @property
     def failed(self) -> int:
@@ -152,6 +152,23 @@ class RunStats:
             return None
         ranks = {f"p{percent}": math.ceil(percent / 100 * len(ordered)) for percent in (50, 95, 99)}
         return {name: ordered[rank - 1] for name, rank in ranks.items()} | {"max": ordered[-1]}
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the numbers as JSON."""
+        return {
+            "rows": self.rows,
+            "succeeded": self.rows - self.failed,
+            "failed": self.failed,
+            "errors": self.errors,
+            "truncated": self.truncated,
+            "filtered": self.filtered,
+            "resumed": self.resumed,
+            "usage": self.usage,
+            "cost": self.cost,
+            "unpriced": self.unpriced,
+            "latency": self.latency,
+            "ended_early": ended_early_text(self).strip() or None,
+        }
 
     def cost_text(self, digits: int) -> str:
         """Return the cost as text."""

@@ -5,8 +5,12 @@ from __future__ import annotations
 import asyncio
 import math
 
+from llmbatch._util.batch_log import logger
+
 # Floating-point sums leave a residue, for which nobody must wait.
 _RESIDUE = 1e-6
+# Shares of the cap that are logged when they are spent.
+_LOGGED_SHARES = (0.5, 0.8)
 
 
 class Budget:
@@ -27,6 +31,8 @@ class Budget:
         self.spent = self.reserved = 0.0
         self.overrun_factor = 1.0
         self._settled = asyncio.Event()
+        self._marks = [] if cap is None else [share * cap for share in _LOGGED_SHARES]
+        self._reached = False
 
     @property
     def left(self) -> float:
@@ -41,6 +47,7 @@ class Budget:
         """Reserve an upper bound, waiting for requests in flight to finish; return False if it never fits."""
         while not self.fits(upper_bound):
             if not self.reserved:
+                self._log_reached(upper_bound)
                 return False
             self._settled.clear()
             await self._settled.wait()
@@ -55,3 +62,18 @@ class Budget:
         if cost is not None and upper_bound:
             self.overrun_factor = max(self.overrun_factor, cost / upper_bound)
         self._settled.set()
+        if self._marks and self.spent >= self._marks[0]:
+            self._log_marks()
+
+    def _log_marks(self) -> None:
+        self._marks = [mark for mark in self._marks if mark > self.spent]
+        logger.info("{:.0%} of max_cost=${:g} are spent (${:.4f})", self.spent / self.cap, self.cap, self.spent)
+
+    def _log_reached(self, upper_bound: float) -> None:
+        if self._reached:
+            return
+        self._reached = True
+        logger.warning(
+            "max_cost=${:g} is reached: ${:.4f} are spent, and a request may cost up to ${:.4f}; requests that do not "
+            "fit are not sent", self.cap, self.spent, upper_bound,
+        )  # fmt: skip

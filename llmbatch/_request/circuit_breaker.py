@@ -21,16 +21,15 @@ import contextlib
 import itertools
 import math
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any, TypeVar
 
-from loguru import logger
-
 from llmbatch._request.failures import Failure, Scope
 from llmbatch._request.retry import AttemptFailedError, NotSentError
 from llmbatch._rows.failure_type import FailureType
+from llmbatch._util.batch_log import logger
 
 T = TypeVar("T")
 
@@ -114,12 +113,13 @@ class CircuitBreaker:
         *,
         server_wait: float = 300.0,
         max_in_flight: Callable[[], float] = lambda: math.inf,
-        name: str = "",
+        place: Mapping[str, str] | None = None,
     ) -> None:
         self.state = CircuitState.CLOSED
         self.given_up: Failure | None = None
         self.on_change: Callable[[], None] = lambda: None
-        self._server_wait, self._max_in_flight, self._name = server_wait, max_in_flight, name
+        self._server_wait, self._max_in_flight = server_wait, max_in_flight
+        self._log = logger.bind(**(place or {}))
         self._waiters: list[_Waiter] = []
         self._waits: dict[asyncio.Timeout, Passage | None] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -217,9 +217,9 @@ class CircuitBreaker:
         self._consecutive.append(failure)
         enough = FAILURES_TO_OPEN_AFTER_SUCCESS if self._any_success else FAILURES_TO_OPEN
         if len(self._consecutive) >= enough:
-            logger.warning(
-                "{}{} rows in a row failed with {}; other rows are tried before the batch is given up",
-                self._name, len(self._consecutive), failure.type,
+            self._log.warning(
+                "{} rows in a row failed with {}; other rows are tried before the batch is given up",
+                len(self._consecutive), failure.type,
             )  # fmt: skip
             self._failed_probes = 0
             self._recovery_seconds = INITIAL_RECOVERY_SECONDS
@@ -349,9 +349,9 @@ class CircuitBreaker:
             self._outage_number += 1
             self._recovery_seconds = INITIAL_RECOVERY_SECONDS
             hint = "" if self._any_answer else "; it has never answered in this run, so check api_base"
-            logger.warning(
-                "{}The server is not available: {}. Waiting up to {:.0f} s for it (server_wait={:g}){}",
-                self._name, failure.message, self._wait_limit, self._server_wait, hint,
+            self._log.warning(
+                "The server is not available: {}. Waiting up to {:.0f} s for it (server_wait={:g}){}",
+                failure.message, self._wait_limit, self._server_wait, hint,
             )  # fmt: skip
         elif now - self._outage_began >= self._wait_limit:
             seconds = now - self._outage_began
@@ -366,9 +366,9 @@ class CircuitBreaker:
             return
         if self._outage is not None:
             seconds = time.monotonic() - self._outage_began
-            logger.info("{}The server is available again after {:.0f} s", self._name, seconds)
+            self._log.info("The server is available again after {:.0f} s", seconds)
         elif self.state is not CircuitState.CLOSED:
-            logger.info("{}Another row was answered; sending goes on", self._name)
+            self._log.info("Another row was answered; sending goes on")
         changed = self.state is not CircuitState.CLOSED
         self.state, self._outage = CircuitState.CLOSED, None
         self._consecutive.clear()

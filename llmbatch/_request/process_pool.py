@@ -18,15 +18,16 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any, Literal
 
 import aiohttp
-from loguru import logger
 
 from llmbatch._litellm import Answer, load, provider_of
+from llmbatch._litellm.instrumentation import traced_library
 from llmbatch._litellm.quiet_logging import anybody_listens
 from llmbatch._request.failures import Failure, Scope
 from llmbatch._request.retry import AttemptFailedError
 from llmbatch._request.sender import Call
 from llmbatch._request.worker_process import CALLS
 from llmbatch._rows.failure_type import FailureType
+from llmbatch._util.batch_log import logger
 from llmbatch._util.loop_thread import at_end
 from llmbatch._util.send_times import note_sent
 
@@ -49,10 +50,13 @@ def calling(kind: str, processes: int | Literal["auto"]) -> Call:
         cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
         processes = len(cores)
     count, begun, reported = processes, False, False
+    traced: str | None = None
 
     async def call(request: dict[str, Any]) -> Answer:
-        nonlocal begun, reported
-        reason = _reason_to_stay(request)
+        nonlocal begun, reported, traced
+        if not begun and not reported:
+            traced = _traced()
+        reason = traced or _reason_to_stay(request)
         if reason is None:
             try:
                 line = json.dumps([kind, request], default=_as_json)
@@ -71,13 +75,24 @@ def calling(kind: str, processes: int | Literal["auto"]) -> Call:
     return call
 
 
+def _traced() -> str | None:
+    """Return the reason to stay that a tracing tool is, None without one."""
+    if _replays() or (library := traced_library()) is None:
+        return None
+    return f"a tracing tool has patched {library} in it, and would not see requests of worker processes"
+
+
+def _replays() -> bool:
+    return hasattr(aiohttp.ClientSession._request, "__wrapped__")  # noqa: SLF001 - vcrpy's way to replay and record
+
+
 def _reason_to_stay(request: Mapping[str, Any]) -> str | None:
     """Return why a request must be sent in this process, None if a worker may send it."""
     if anybody_listens(request):
         return "LiteLLM's callbacks live in it"
     if any(getattr(load(), name, None) is not None for name in _OBJECTS):
         return "LiteLLM has been given a cache or a client in it"
-    if hasattr(aiohttp.ClientSession._request, "__wrapped__"):  # noqa: SLF001 - vcrpy's way to replay and record
+    if _replays():
         return "a cassette is open in it"
     return None
 

@@ -19,9 +19,10 @@ from llmbatch._request.budget import Budget
 from llmbatch._request.circuit_breaker import Passage
 from llmbatch._request.classify import classify
 from llmbatch._request.failures import Failure, Scope
+from llmbatch._request.outcome import Outcome
 from llmbatch._request.retry import AttemptFailedError, NotSentError, retrying
+from llmbatch._request.run_watch import RunWatch
 from llmbatch._rows.failure_type import FailureType
-from llmbatch._rows.row import add_usage
 from llmbatch._util.send_times import record_send_times
 
 _CHARACTERS_PER_TOKEN = 4
@@ -41,66 +42,6 @@ class Credentials(Protocol):
     def renew(self, used: Mapping[str, Any]) -> None:
         """Note that the provider rejected these arguments, so that the next ones are new."""
         ...
-
-
-@dataclass(slots=True)
-class Outcome:
-    """What became of one request.
-
-    Attributes:
-        answer, failure: one of them, once it is over.
-        attempts: how often it was sent.
-        cost: USD (None: unknown).
-        renewed: the 401 after which the credentials were renewed, once.
-        uncertain: whether the provider may also have charged for an attempt whose answer was lost.
-        elapsed: seconds of the last attempt, from its HTTP request on where that is known.
-        waited: seconds before it, since `begun`.
-        rows: how many rows the request is for.
-        last_failure: the failure of its last attempt so far.
-        outages: the outages of the server that it has met, by number.
-        rejected: the last attempt's answer if it did not count as one (broken, empty, filtered).
-        usage: the tokens of all such answers.
-        rate_limited: whether the last attempt got a 429 that the limiter learnt from.
-        deployment: name of the deployment that the last attempt was sent to, where there are several.
-        detours: which deployments the request avoids for now, where there are several.
-    """
-
-    answer: Answer | None = None
-    failure: Failure | None = None
-    attempts: int = 0
-    cost: float | None = 0.0
-    renewed: Failure | None = None
-    uncertain: bool = False
-    elapsed: float | None = None
-    waited: float | None = None
-    begun: float = field(default_factory=time.monotonic)
-    rows: int = 1
-    last_failure: Failure | None = None
-    outages: set[int] = field(default_factory=set)
-    rejected: Answer | None = None
-    usage: dict[str, Any] = field(default_factory=dict)
-    rate_limited: bool = False
-    deployment: str | None = None
-    detours: Any = None
-
-    def reject(self, answer: Answer, failure: Failure) -> None:
-        """Keep an answer that does not count as one."""
-        self.rejected, self.last_failure = answer, failure
-        add_usage(self.usage, answer.body.get("usage"))
-
-    def timed(self, sent_at: float | None) -> None:
-        """Note that an attempt is over that was sent at this time, or never (None)."""
-        now = time.monotonic()
-        if sent_at is not None:
-            self.elapsed, self.waited = now - sent_at, sent_at - self.begun
-        elif self.elapsed is None:
-            self.waited = now - self.begun
-
-    @property
-    def spent(self) -> dict[str, Any]:
-        """What the row says of attempts, cost, times and deployment."""
-        spent = {"attempts": self.attempts, "cost": self.cost, "elapsed": self.elapsed, "waited": self.waited}
-        return spent if self.deployment is None else {**spent, "deployment": self.deployment}
 
 
 @dataclass(kw_only=True)
@@ -127,6 +68,7 @@ class Sender:
     gives_up_without_resources: bool = False
     price: Callable[[Answer], float | None] = attrgetter("cost")
     deployment: str | None = None
+    watch: RunWatch = field(default_factory=RunWatch)
 
     async def send(self, request: dict[str, Any], order: int, call: Call, outcome: Outcome | None = None) -> Outcome:
         """Send until answered or failed for good; never raises for what a provider, the network or LiteLLM does.
@@ -135,7 +77,7 @@ class Sender:
         that is given is filled on the way, for a caller that may cancel this.
         """
         outcome = outcome or Outcome()
-        retried = retrying(self.retries, paced=True, sleep=partial(self._pause, outcome))
+        retried = retrying(self.retries, paced=True, sleep=partial(self._pause, outcome, order))
         try:
             answer: Answer = await retried(self._attempt, request, order, call, outcome)
         except AttemptFailedError as exc:
@@ -148,13 +90,24 @@ class Sender:
             outcome.cost = None if answer.cost is None else outcome.cost
         return outcome
 
-    async def _pause(self, outcome: Outcome, seconds: float) -> None:
-        pause = self.limiter.pause if outcome.rate_limited else asyncio.sleep
-        await self.breaker.unless_given_up(pause(seconds))
+    async def _pause(self, outcome: Outcome, order: int, seconds: float) -> None:
+        began, sent = time.monotonic(), outcome.attempts > outcome.counted_attempts
+        self.watch.retried(outcome, order, seconds)
+        try:
+            await self.breaker.unless_given_up(self._sleep(outcome, seconds))
+        finally:
+            self.watch.paused(outcome, time.monotonic() - began, sent=sent)
+
+    def _sleep(self, outcome: Outcome, seconds: float) -> Awaitable[None]:
+        return self.limiter.pause(seconds) if outcome.rate_limited else asyncio.sleep(seconds)
 
     async def _attempt(self, request: dict[str, Any], order: int, call: Call, outcome: Outcome) -> Answer:
         """Wait for the circuit breaker, and make one attempt."""
-        passage = await self.breaker.acquire(order)
+        began = time.monotonic()
+        try:
+            passage = await self.breaker.acquire(order)
+        finally:
+            self.watch.held_back += time.monotonic() - began
         try:
             return await self.attempt(passage, request, call, outcome)
         finally:
@@ -171,6 +124,7 @@ class Sender:
             permit = await self._permit(request, passage)
             outcome.attempts += 1
             outcome.deployment = self.deployment
+            self.watch.sent()
             outcome.rejected = None
             cost = None  # unknown, should it be cancelled from here on
             sent_at, sent_times = time.monotonic(), record_send_times()
@@ -181,38 +135,52 @@ class Sender:
             self.budget.settle(bound, cost)
             outcome.uncertain |= cost is None
             outcome.timed(sent_times[0] if sent_times else sent_at)
+            if sent_at is not None:
+                self.watch.answering += time.monotonic() - sent_at
             outcome.cost = (outcome.cost or 0.0) + (cost or 0.0)
         if isinstance(result, Answer):
             self.breaker.on_success(passage)
             failure = answer_failure(result.body, self.target.provider, request)
             if failure is None:
+                self.watch.answered(outcome, passage.order, self.target, self.limiter)
                 return result
             outcome.reject(result, failure)
+            self.watch.failed(failure, outcome, passage.order, self.target, self.limiter)
             raise AttemptFailedError(failure)
+        raise self._failed(result, outcome, passage, arguments)
+
+    def _failed(
+        self, result: Failure, outcome: Outcome, passage: Passage, arguments: Mapping[str, Any]
+    ) -> AttemptFailedError:
+        """Note how an attempt failed, and return the error that decides about the next one."""
         outcome.last_failure = result
+        self.watch.failed(result, outcome, passage.order, self.target, self.limiter)
         unauthorised = result.status_code == HTTPStatus.UNAUTHORIZED
         if unauthorised and self.credentials is not None and outcome.renewed is None:
             self.credentials.renew(arguments)
             outcome.renewed = result
             if passage.probe:  # other rows have met it with a new token
                 self.breaker.on_failure(passage, result)
-            raise AttemptFailedError(replace(result, retryable=True, retry_after=0.0, counted=False))
+            return AttemptFailedError(replace(result, retryable=True, retry_after=0.0, counted=False))
         if self.gives_up_without_resources and result.no_resources:
             result = replace(result, retryable=outcome.attempts < _ATTEMPTS_WITHOUT_RESOURCES)
         if self.retries:
             before = self.breaker.given_up
             self.breaker.on_failure(passage, result)
             if self.breaker.given_up is not before:
-                raise AttemptFailedError(result, final=True)
+                return AttemptFailedError(result, final=True)
             result = self.breaker.uncounted(result, outcome.outages)
         else:
             self.breaker.on_failure(passage, replace(result, unavailable=False))
-        raise AttemptFailedError(result)
+        return AttemptFailedError(result)
 
     async def _permit(self, request: Mapping[str, Any], passage: Passage) -> Permit:
-        """Wait until the limiter lets the request go."""
-        turn = self.limiter.acquire(passage.order, self.tokens(request))
-        permit: Permit = await self.breaker.unless_given_up(turn, passage)
+        """Wait until the limiter lets the request go. Raises NotSentError if the batch is given up meanwhile."""
+        turn, began = self.limiter.acquire(passage.order, self.tokens(request)), time.monotonic()
+        try:
+            permit: Permit = await self.breaker.unless_given_up(turn, passage)
+        finally:
+            self.watch.limited += time.monotonic() - began
         if self.breaker.given_up is not None:
             self.limiter.on_error(permit)
             raise NotSentError(self.breaker.given_up)

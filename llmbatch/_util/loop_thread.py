@@ -43,6 +43,11 @@ def background() -> asyncio.AbstractEventLoop:
         return _loop
 
 
+def running_loop() -> asyncio.AbstractEventLoop | None:
+    """Return the loop if it has been started, and the interpreter has not ended it."""
+    return _loop
+
+
 def on_background_thread() -> bool:
     """Return whether this code runs on the loop's thread, where nothing may wait for the loop."""
     return threading.current_thread() is _thread
