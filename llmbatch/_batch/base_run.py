@@ -18,6 +18,7 @@ from llmbatch import _litellm
 from llmbatch._batch.checkpoint import Checkpoint
 from llmbatch._batch.max_workers import Slots
 from llmbatch._batch.row_builder import failure_row, labelled
+from llmbatch._batch.transport import warm_up
 from llmbatch._limits.limiter import Limiter
 from llmbatch._limits.registry import limiter_for
 from llmbatch._litellm import Answer, Target
@@ -121,6 +122,7 @@ class Run:
             self._limiters[limiter] = copilot.requests_per_minute() if target.provider == copilot.PROVIDER else None
             if self._told is not None:
                 self._tell(limiter, self._told)
+        warm_up(plan, self.options)
         if self._unkept is not None:
             self._breakers[limiter].give_up(self._unkept, self._unkept.message)
         longest = 0.0
