@@ -45,10 +45,30 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Find out whether this is the nightly run, before test modules are imported."""
-    if config.option.transport == "direct":
-        send_directly()
     if "nightly" in config.option.markexpr:
         set_effort("nightly")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run the tests of a module with `pytestmark = pytest.mark.both_transports` over both."""
+    if "transport" in metafunc.fixturenames and metafunc.definition.get_closest_marker("both_transports"):
+        once = metafunc.config.option.transport == "direct"  # by `send_directly` already
+        metafunc.parametrize("transport", ["direct"] if once else ["litellm", "direct"], indirect=True)
+
+
+@pytest.fixture(autouse=True)
+def transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The transport of each batch in a test.
+
+    Legitimate differences are marked `@pytest.mark.litellm_only(reason)`: the tests look into LiteLLM's own call, which
+    `transport="direct"` does not make.
+    """
+    chosen: str = getattr(request, "param", request.config.option.transport)
+    if chosen == "direct":
+        if marker := request.node.get_closest_marker("litellm_only"):
+            pytest.skip(marker.args[0])
+        send_directly(monkeypatch.setattr)
+    return chosen
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
@@ -57,15 +77,16 @@ def pytest_itemcollected(item: pytest.Item) -> None:
         item.add_marker("nightly")
 
 
-def send_directly() -> None:
+def send_directly(patch: Callable[[Any, str, Any], None] = setattr) -> None:
     """Make "direct" the transport of each batch."""
-    from llmbatch._batch import chat_run, embeddings_run, transport
+    from llmbatch._batch import base_run, chat_run, embeddings_run, transport
 
-    def sending(kind: Any, options: Any) -> Any:
-        return transport.sending(kind, dataclasses.replace(options, transport="direct"))
+    def direct(function: Any) -> Any:
+        return lambda what, options: function(what, dataclasses.replace(options, transport="direct"))
 
     for module in (chat_run, embeddings_run):
-        module.sending = sending
+        patch(module, "sending", direct(transport.sending))
+    patch(base_run, "warm_up", direct(transport.warm_up))
 
 
 @pytest.hookimpl(trylast=True)  # when it is known which are asked for

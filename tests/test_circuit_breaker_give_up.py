@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from tests.server import Server
 
-pytestmark = pytest.mark.usefixtures("quick_backoff")
+pytestmark = [pytest.mark.usefixtures("quick_backoff"), pytest.mark.both_transports]
 
 FEW = 5 + 3 + 3  # failures in a row, requests in flight beside the last of them, and probes
 FEW_WITHOUT_REASON = 5 + 3 + 25  # where the provider gives no reason, more other rows are tried

@@ -32,6 +32,8 @@ BROKEN = {
     "SGLang": ("abort", {}),
 }
 
+pytestmark = pytest.mark.both_transports
+
 
 def finished(content: Any, reason: str | None, **choice: Any) -> Response:
     made = said(content, reason or "")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-pytestmark = pytest.mark.contract
+pytestmark = [pytest.mark.contract, pytest.mark.both_transports]
 
 ODD: list[Any] = [
     None, True, 0, -1, 1.5, 10**30, -(10**25), 1e308, float("nan"), float("inf"), "", "x", "\ud800", "9" * 5000,

@@ -92,6 +92,7 @@ def warned(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return times
 
 
+@pytest.mark.litellm_only("counts calls of acompletion that warn")
 def test_a_warning_inside_litellm_is_ignored_and_the_callers_own_is_not(server: Server, warned: list[int]) -> None:
     """While requests are in flight; `warnings.filters` is as before afterwards."""
     server.set(latency=0.05)
@@ -107,6 +108,7 @@ def test_a_warning_inside_litellm_is_ignored_and_the_callers_own_is_not(server: 
     assert [str(warning.message) for warning in heard] == [f"mine {number}" for number in range(8)]
 
 
+@pytest.mark.litellm_only("counts calls of acompletion that warn")
 def test_filters_that_come_and_go_meanwhile_do_no_harm(server: Server, warned: list[int]) -> None:
     """Each `catch_warnings` around a part of a batch gives the filters back as they were, whatever it filtered."""
     server.set(latency=0.02)
@@ -122,6 +124,7 @@ def test_filters_that_come_and_go_meanwhile_do_no_harm(server: Server, warned: l
     assert warnings.filters == before
 
 
+@pytest.mark.litellm_only("counts calls of acompletion that warn")
 def test_a_filter_for_everything_does_not_come_before_ours(server: Server, warned: list[int]) -> None:
     """`simplefilter("error")` after the first call, as in `-W error`, makes no row fail either."""
     assert not llmbatch.create_chat_completions_batch(chats(1), progress=False, **place(server.api_base)).failed

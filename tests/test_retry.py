@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tests.server import Server
 
 
-pytestmark = pytest.mark.usefixtures("quick_backoff")
+pytestmark = [pytest.mark.usefixtures("quick_backoff"), pytest.mark.both_transports]
 
 
 def error(message: str, **more: Any) -> dict[str, Any]:

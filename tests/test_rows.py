@@ -57,6 +57,7 @@ def test_a_row_tells_the_time_of_its_answer_and_what_went_before(server: Server)
     assert results.latency == dict.fromkeys(("p50", "p95", "p99", "max"), row["elapsed"])
 
 
+@pytest.mark.litellm_only("slows acompletion down")
 @pytest.mark.parametrize("model", ["openai/gpt-4o-mini", "hosted_vllm/x"])
 def test_elapsed_of_first_call_excludes_work_before_request(
     server: Server, monkeypatch: pytest.MonkeyPatch, model: str

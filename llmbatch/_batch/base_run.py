@@ -17,6 +17,7 @@ from llmbatch._batch.checkpoint import Checkpoint
 from llmbatch._batch.max_workers import Slots
 from llmbatch._batch.pools import Pools
 from llmbatch._batch.row_builder import failure_row, labelled
+from llmbatch._batch.transport import warm_up
 from llmbatch._limits.limiter import Limiter
 from llmbatch._limits.registry import limiter_for
 from llmbatch._litellm import Answer, Target
@@ -133,6 +134,7 @@ class Run:
             self._limiters[limiter] = copilot.requests_per_minute() if target.provider == copilot.PROVIDER else None
             if self._told is not None:
                 self._tell(limiter, self._told)
+        warm_up(plan, self.options)
         return limiter
 
     def breaker_of(self, key: Any, place: Mapping[str, str]) -> CircuitBreaker:

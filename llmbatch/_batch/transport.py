@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from llmbatch._litellm import Answer, provider_of
-from llmbatch._litellm.direct import why_not
+from llmbatch._litellm import Answer, direct, provider_of
 from llmbatch._litellm.instrumentation import traced_calls
+from llmbatch._request.plans import ChatPlan, EmbeddingsPlan
 from llmbatch._request.process_pool import calling
 from llmbatch._request.sender import Call
 from llmbatch._util.batch_log import logger
@@ -16,10 +16,11 @@ from llmbatch.providers.registry import has_batch_lines
 
 
 def sending(kind: Literal["chat", "embed"], options: Options) -> Call:
-    """The function that sends one request once."""
+    """Return the function that sends one request once."""
     through_litellm = calling(kind, options.processes)
     if options.transport == "litellm":
         return through_litellm
+    direct.new_batch()
     directly = calling(f"{kind}-direct", options.processes)
     reported: set[str] = set()
     traced: str | None = None
@@ -40,9 +41,18 @@ def sending(kind: Literal["chat", "embed"], options: Options) -> Call:
     return call
 
 
+def warm_up(plan: ChatPlan | EmbeddingsPlan, options: Options) -> None:
+    """Render a first request, so that the first ones that a limit lets go are sent without delay."""
+    if options.transport == "litellm":
+        return
+    request = plan.request([{"role": "user", "content": "?"}] if isinstance(plan, ChatPlan) else "?")
+    if _why_not(request) is None:
+        direct.prepare(request)
+
+
 def _why_not(request: Mapping[str, Any]) -> str | None:
     """Say why a request cannot be sent directly; None if it can."""
     provider = provider_of(request)
     if not has_batch_lines(provider):
         return f"llmbatch knows no OpenAI-style requests of {provider}"
-    return why_not(request)
+    return direct.why_not(request)

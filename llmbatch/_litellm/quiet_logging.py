@@ -45,7 +45,8 @@ def _quiet_logging() -> Callable[..., Any] | None:
 def anybody_listens(request: Mapping[str, Any]) -> bool:
     """Return whether a callback, rule or hook is registered for a call."""
     # LiteLLM's first Gemini call registers its own cache, which is checked separately.
-    registered = (hook != "cache" for name in _HOOKS for hook in getattr(load(), name, None) or ())
+    settings = vars(load())
+    registered = [hook != "cache" for name in _HOOKS for hook in settings.get(name) or ()]
     return any(registered) or any(map(request.get, _DYNAMIC))
 
 

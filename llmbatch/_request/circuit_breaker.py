@@ -303,8 +303,10 @@ class CircuitBreaker:
         waiting = sorted((w for w in self._waiters if not w.future.done()), key=lambda waiter: waiter.order)
         if not waiting:
             return  # the next one that waits starts the timer
-        place = next(self._probe_count) * _SPREAD % 1
-        waiter = waiting[0] if self._outage is not None else waiting[int(place * len(waiting))]
+        number = next(self._probe_count)
+        # In an outage every other probe is the first row, which may be the one that breaks the server.
+        in_order = self._outage is not None and number % 2 == 0
+        waiter = waiting[0 if in_order else int(number * _SPREAD % 1 * len(waiting))]
         self._waiters.remove(waiter)
         self.state = CircuitState.HALF_OPEN
         waiter.future.set_result(self._let_through(waiter.order, probe=True))

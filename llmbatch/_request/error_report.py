@@ -15,6 +15,7 @@ from typing import Any
 
 ERROR_STATUS = range(400, 600)
 _MAX_TEXT_CHARACTERS = 1_000_000
+_SSL = re.compile(r" ssl:(?:<.*?>|default)")  # in aiohttp's messages
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,7 @@ class ErrorReport:
             if request is None or type(link).__module__.startswith("litellm"):
                 continue
             address = f"{request.url.host}:{request.url.port or (443 if request.url.scheme == 'https' else 80)}"
-            words = self.hide(re.sub(r" ssl:(?:<.*?>|default)", "", str(link))) or self.message
+            words = self.hide(_SSL.sub("", str(link))) or self.message
             return words if address in words else f"{words} ({address})"
         return self.message
 

@@ -22,6 +22,7 @@ import aiohttp
 from llmbatch._litellm import Answer, load, provider_of
 from llmbatch._litellm.instrumentation import traced_library
 from llmbatch._litellm.quiet_logging import anybody_listens
+from llmbatch._litellm.settings import plain_settings
 from llmbatch._request.failures import Failure, Scope
 from llmbatch._request.retry import AttemptFailedError
 from llmbatch._request.sender import Call
@@ -38,7 +39,6 @@ IDLE_SECONDS_AFTER_INTERRUPT = 1.0
 _MAX_FAILED_STARTS = 8
 _MAX_LINE_BYTES = 1 << 30
 _MAIN = "import sys; sys.path[:] = {path!r}; from llmbatch._request.worker_process import main; main()"
-_PLAIN = (bool, int, float, str, type(None))
 _OBJECTS = ("cache", "client_session", "aclient_session", "secret_manager_client")
 
 
@@ -103,15 +103,6 @@ def _as_json(value: Any) -> Any:
     if isinstance(value, type):
         return load().utils.type_to_response_format_param(value)
     raise TypeError(f"{type(value).__name__} is not plain data")
-
-
-def _settings() -> dict[str, Any]:
-    """Return LiteLLM's settings (`litellm.drop_params`, …) that are plain data, keys among them."""
-
-    def is_plain(value: Any) -> bool:
-        return isinstance(value, _PLAIN) or (isinstance(value, list) and all(isinstance(v, _PLAIN) for v in value))
-
-    return {name: value for name, value in vars(load()).items() if is_plain(value) and not name.startswith("_")}
 
 
 def _prices_of(request: Mapping[str, Any]) -> dict[str, Any]:
@@ -248,7 +239,7 @@ _pools: dict[int, _Pool] = {}
 
 def _circumstances() -> tuple[Any, ...]:
     """Return what workers copy from the parent; while it is the same they may be kept."""
-    return dict(os.environ), list(sys.path), _settings()
+    return dict(os.environ), list(sys.path), plain_settings()
 
 
 def _pool(count: int, *, new_batch: bool) -> _Pool:
