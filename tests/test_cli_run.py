@@ -60,7 +60,7 @@ class Shell:
         monkeypatch.chdir(directory)
 
     def arguments(self, source: str | Path, *options: str) -> list[str]:
-        where = ["--api-base", self.server.api_base]
+        where = [] if "--api-base" in options else ["--api-base", self.server.api_base]
         model = [] if "-m" in options else ["-m", MODEL]
         return ["run", str(source), "-o", str(self.out), *where, *model, *options]
 

@@ -24,6 +24,7 @@ INTERNAL = {
     "ErrorAnswerError",  # becomes a row
     "IncompleteStreamError",  # becomes a row
     "NotSentError",  # becomes a row
+    "StoppedRequest",  # is caught where it was asked for
     "RedirectedElsewhereError",  # becomes a row
     "SocksProxyError",  # becomes a row
     "CancelledError",  # asyncio's own
