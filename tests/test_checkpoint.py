@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import resource
 import signal
 import threading
@@ -251,7 +252,7 @@ def test_the_changed_field_is_that_of_its_prompt(server: Server, path: Path, log
     options = place(server.api_base, model="openai/e", checkpoint=path)
     llmbatch.create_embeddings_batch(["a", "b"], **options)
     llmbatch.create_embeddings_batch(["b", "c"], **options, dimensions=2)
-    changes = [line.split("(by field): ")[1].split(" {}")[0] for line in log if "(by field): " in line]
+    changes = [found[1] for line in log if (found := re.search(r"\(by field\): (\{.*?\})", line))]
     assert changes == ["{'seed': 1, 'top_p': 1}", "{'dimensions': 1}"]
 
 
