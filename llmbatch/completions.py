@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack, cast
 from llmbatch import _litellm
 from llmbatch._batch.batch import Batch
 from llmbatch._batch.chat_run import ChatRun
+from llmbatch._batch.past_call import PastCall
 from llmbatch._batch.prepare import chat_batch
 from llmbatch._batch.streams import Events, StreamEvent
 from llmbatch._jobs.job_state import job_state_path
@@ -297,7 +298,9 @@ async def _collected(options: ChatOptions[M], *arguments: *_Arguments) -> BatchR
     await asyncio.to_thread(_litellm.load)
     if options.get("dry_run") is True:
         return cast("BatchResults[M]", await _dry_run(options, *arguments))
-    return await _batch(options, *arguments).collect()
+    results = await _batch(options, *arguments).collect()
+    results.set_call(PastCall(_collected, options, arguments[1:]))
+    return results
 
 
 async def _dry_run(options: ChatOptions, messages_list: Iterable[Request], *arguments: *_ListSettings) -> DryRun:

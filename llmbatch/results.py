@@ -19,6 +19,7 @@ from llmbatch._rows.structured_output import M, parsed_row
 from llmbatch._util.extras import extra
 from llmbatch._util.files import replacing
 from llmbatch.errors import BatchFailedError
+from llmbatch.next_steps import NextSteps
 
 if TYPE_CHECKING:
     import os
@@ -46,7 +47,7 @@ def totals(tally: RunStats, elapsed: float) -> str:
     )
 
 
-class BatchResults(list[Row], Generic[M]):
+class BatchResults(NextSteps, Generic[M]):
     """The rows of a batch in input order: a list that also has totals, as its slices have.
 
     Attributes:
@@ -74,6 +75,7 @@ class BatchResults(list[Row], Generic[M]):
         sent_as_is: Sequence[str] = (),
         asked: Sequence[Any] | None = None,
         run: RunInfo | None = None,
+        call: Any = None,
     ) -> None:
         super().__init__(rows)
         self.elapsed = elapsed
@@ -83,6 +85,7 @@ class BatchResults(list[Row], Generic[M]):
         self.sent_as_is = sent_as_is
         self.asked = asked
         self.run = run or RunInfo()
+        self._call = call  # that has made them, with its keys
 
     @overload
     def __getitem__(self, item: SupportsIndex) -> Row: ...
@@ -216,7 +219,7 @@ class BatchResults(list[Row], Generic[M]):
     def _alike(self, rows: Iterable[Row]) -> BatchResults[M]:
         names = ("elapsed", "response_format", "formats", "limits", "sent_as_is", "run")
         about = {name: getattr(self, name) for name in names}
-        return BatchResults(rows, **about)
+        return BatchResults(rows, **about, call=self._call)
 
     @property
     def embeddings(self) -> list[list[float] | None]:
@@ -271,7 +274,7 @@ class BatchResults(list[Row], Generic[M]):
         Values of a parsed field that Arrow has no common type for are text, as JSON.
 
         Example:
-            datasets.Dataset(results.to_arrow())  # Hugging Face
+            results.to_arrow().to_pylist()
         """
         return rows_table(self, self.response_format, self.formats)
 
@@ -279,6 +282,10 @@ class BatchResults(list[Row], Generic[M]):
         """Return a polars DataFrame with the columns of `to_pandas`. Needs the `polars` extra."""
         frame: pl.DataFrame = extra("polars", "polars DataFrames", "polars").from_arrow(self.to_arrow())
         return frame
+
+    def to_dataset(self) -> Any:
+        """Return a Dataset of Hugging Face with the columns of `to_arrow`. Needs the `datasets` extra."""
+        return extra("datasets", "Datasets", "datasets").Dataset(self.to_arrow())
 
     def to_parquet(self, path: str | os.PathLike[str]) -> None:
         """Write the columns of `to_arrow` as a Parquet file. Needs the `frames` extra."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import itertools
 import json
 import os
@@ -394,7 +395,7 @@ def test_the_examples_of_the_help_run(shell: Shell, server: Server, monkeypatch:
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
 def test_a_table_is_made_of_the_checkpoint_beside_it(shell: Shell, server: Server, suffix: str) -> None:
-    """By its suffix OUT is a table with the columns of `to_pandas()`, in IN's order; a rerun sends only what failed."""
+    """By its suffix OUT is a table with IN's columns and the answers, in IN's order; a rerun sends only what failed."""
     source = shell.directory / "in.csv"
     source.write_text("text\na\nb\nc\n")
     server.handler = lambda request: Response(400) if request.text == "b" else None
@@ -408,9 +409,73 @@ def test_a_table_is_made_of_the_checkpoint_beside_it(shell: Shell, server: Serve
         assert "out." + suffix + ".jsonl is the checkpoint" in done.stderr.replace(str(shell.directory), "")
         assert json.loads(done.stdout)["output"] == str(shell.out)
     frame = pd.read_csv(shell.out) if suffix == "csv" else pd.read_parquet(shell.out)
-    assert frame["text"].tolist() == [answer_to(text) for text in "abc"]
-    assert list(frame.columns) == list(llmbatch.BatchResults().to_pandas().columns)
+    assert frame["answer"].tolist() == [answer_to(text) for text in "abc"]
+    assert list(frame.columns) == ["text", "answer", "error", "cost"]
     assert len(lines(shell.out.with_name(f"{shell.out.name}.jsonl"))) == 3
+
+
+def test_run_prompts_to_table_writes_the_columns_of_results(shell: Shell) -> None:
+    """IN that is no table has no columns to keep: OUT has those of `to_pandas()`."""
+    shell.out = shell.directory / "out.parquet"
+    assert shell.run(write(shell.directory / "in.jsonl", [{"prompt": "a"}])).exit_code == 0
+    assert list(pd.read_parquet(shell.out).columns) == list(llmbatch.BatchResults().to_pandas().columns)
+
+
+def test_run_table_to_table_keeps_columns_and_adds_those_of_the_schema(shell: Shell, server: Server) -> None:
+    """From a gzipped TSV to Parquet, with typed columns; --limit and --sample choose rows, the same ones each time."""
+    rows = ["code\ttext", *(f"00{at}\tq{at}" for at in range(9)), "009\t"]
+    source = shell.directory / "in.tsv.gz"
+    source.write_bytes(gzip.compress("\n".join(rows).encode()))
+    schema = shell.directory / "city.json"
+    schema.write_text(
+        json.dumps({"type": "object", "properties": {"n": {"type": "integer"}, "code": {"type": "boolean"}}})
+    )
+    server.handler = lambda request: said(json.dumps({"n": int(request.text[1:]), "code": True}))
+    shell.out = shell.directory / "out.parquet"
+    done = shell.run(source, "--column", "text", "--schema", str(schema))
+    assert (done.exit_code, json.loads(done.stdout)["errors"]) == (1, {"InvalidRow": 1})
+    frame = pd.read_parquet(shell.out)
+    assert [str(kind) for kind in frame.dtypes[["n", "cost"]]] == ["float64", "float64"]
+    assert list(frame.columns) == ["code", "text", "n", "code_2", "error", "cost"]
+    assert frame["code"].tolist() == [f"00{at}" for at in range(10)]
+    assert frame["n"].tolist()[:9] == list(range(9))
+    assert frame["error"].iloc[9] == "InvalidRow: column 'text' has no value"
+    server.reset()
+    for choice in ("--limit", "--sample", "--sample"):
+        shell.out = shell.directory / f"{choice}.csv"
+        done = shell.run(source, "--column", "text", "--schema", str(schema), choice, "3")
+        assert len(frame := pd.read_csv(shell.out, dtype=str)) == json.loads(done.stdout)["rows"] == 3
+        assert (frame["code"].tolist() == ["000", "001", "002"]) is (choice == "--limit")
+    assert len(server.requests) <= 6
+    refused = shell.run(source, "--column", "text", "--limit", "1", "--sample", "1")
+    assert (refused.exit_code, "exclude each other" in refused.stderr) == (2, True)
+
+
+def test_run_image_column_is_part_of_the_prompt(shell: Shell, server: Server) -> None:
+    """By paths and URLs; a file that is not there is an error in its row."""
+    (shell.directory / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    source = shell.directory / "in.csv"
+    source.write_text("text,image\nWhat?,a.png\nWhat?,nowhere.png\nWhat?,\n")
+    done = shell.run(source, "--column", "text", "--image-column", "image", "--system", "Brief.")
+    assert json.loads(done.stdout)["errors"] == {"InvalidRow": 2}
+    (request,) = server.requests
+    assert request.json["messages"][0]["content"] == "Brief."
+    text, image = request.json["messages"][1]["content"]
+    assert (text["text"], image["image_url"]["url"][:14]) == ("What?", "data:image/png")
+
+
+@pytest.mark.parametrize("model", ["openai/m", "gpt-4o-mini", "my-model"])
+def test_run_without_a_key_sends_to_a_server_of_ones_own(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, model: str
+) -> None:
+    """Its address is enough; without one the command says in one line what to set, and writes nothing."""
+    monkeypatch.delenv("OPENAI_API_KEY")
+    source = write(shell.directory / "in.jsonl", ["a"])
+    assert shell.run(source, "-m", model).exit_code == 0
+    done = CliRunner().invoke(main, ["run", str(source), "-o", "none.jsonl", "-m", "gpt-4o-mini"])
+    assert (done.exit_code, done.stderr.count("\n")) == (2, 1)
+    assert "no API key for gpt-4o-mini. Set OPENAI_API_KEY" in done.stderr
+    assert not Path("none.jsonl").exists()
 
 
 def test_a_table_that_is_somebody_elses_is_left_alone(shell: Shell, server: Server) -> None:

@@ -166,6 +166,13 @@ def _no_key(report: ErrorReport) -> bool:
     return report.status_is_litellms and (missing or any(text in words for text in _NO_KEY))
 
 
+def _without_key(report: ErrorReport) -> str:
+    """Return the message; the OpenAI SDK's own names arguments that llmbatch does not have."""
+    if report.provider != "openai" or "workload_identity" not in report.message:
+        return report.message
+    return "there is no API key: set OPENAI_API_KEY, or pass api_key=, or api_base= for a server of your own"
+
+
 def _named(*names: str) -> Callable[[ErrorReport], bool]:
     return lambda report: not report.names.isdisjoint(names)
 
@@ -251,7 +258,7 @@ RULES = [
     Rule(
         _no_key,
         lambda r: Failure(
-            FailureType.AUTHENTICATION, r.message, HTTPStatus.UNAUTHORIZED.value, r.provider, scope=Scope.SHARED
+            FailureType.AUTHENTICATION, _without_key(r), HTTPStatus.UNAUTHORIZED.value, r.provider, scope=Scope.SHARED
         ),
         "openai: Missing credentials. Please pass an `api_key`, or set the `OPENAI_API_KEY` environment variable",
     ),

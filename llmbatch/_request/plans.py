@@ -11,8 +11,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
+from urllib.parse import urlsplit
 
 from llmbatch import _litellm
+from llmbatch._litellm.connection import effective_address_and_key
 from llmbatch._request.argument_names import check_argument_names
 from llmbatch._request.connection_check import check_connection
 from llmbatch._request.deployments import Deployment
@@ -39,6 +41,9 @@ DEFAULT_TEMPERATURE: float = _DefaultFloat(0.3)
 DEFAULT_MAX_TOKENS: int = _DefaultInt(200)
 
 _MAX_TEMPERATURE = 2.0
+_OPENAI_HOST = "api.openai.com"
+# Arguments and variables with which the OpenAI SDK needs no api_key.
+_SDKS_OWN_KEYS = frozenset({"client", "OPENAI_ADMIN_KEY"})
 _TOKEN_PRICE = re.compile(r"((input|output)_cost_per_token|cache_(read|creation)_input_token_cost)(_batches)?")
 # Options of single functions, which read them before a plan is made.
 _OPTIONS = OWN_OPTIONS | {"stream", "completion_window"}
@@ -143,6 +148,7 @@ def plan_chat(
         from llmbatch._request.tool_schema import tool_schema  # noqa: PLC0415 - imports pydantic, which few batches need
 
         kwargs["tools"] = [tool_schema(tool) for tool in kwargs["tools"]]
+    _add_unused_key(target, kwargs)
     given = {"temperature": temperature, "max_tokens": max_tokens}
     chosen = {name: value for name, value in given.items() if value is not None}
     return ChatPlan(
@@ -159,8 +165,30 @@ def plan_embeddings(model: str | None, **kwargs: Any) -> EmbeddingsPlan:
     """Check the arguments of an embeddings batch and find its target. Raises as `plan_chat` does."""
     kwargs = _checked_kwargs(kwargs, model)
     target = _target(_checked_model(model) or DEFAULT_EMBEDDING_MODEL, kwargs)
+    _add_unused_key(target, kwargs)
     params = {**target.arguments(), **kwargs}
     return EmbeddingsPlan(target=target, params=params, sent_as_is=_litellm.unknown_parameters(target, kwargs))
+
+
+def _add_unused_key(target: _litellm.Target, kwargs: dict[str, Any]) -> None:
+    """Add a key that says nothing for a server of the user's own: without one the OpenAI SDK sends no request."""
+    if target.provider != "openai" or not _SDKS_OWN_KEYS.isdisjoint([*kwargs, *os.environ]):
+        return
+    address, key = effective_address_and_key(target, kwargs)
+    if key is None and address and urlsplit(address).hostname != _OPENAI_HOST:
+        kwargs["api_key"] = "none"
+
+
+def check_key(model: str | None = None, **kwargs: Any) -> None:
+    """Raise ValueError if requests to OpenAI would fail for want of a key."""
+    target = _target(default_model(model), {name: value for name, value in kwargs.items() if value is not None})
+    address, key = effective_address_and_key(target, kwargs)
+    no_key = target.provider == "openai" and key is None and _SDKS_OWN_KEYS.isdisjoint([*kwargs, *os.environ])
+    if no_key and urlsplit(address or "").hostname == _OPENAI_HOST:
+        raise ValueError(
+            f"there is no API key for {target.model}. Set OPENAI_API_KEY, choose another provider's model, or give the "
+            "address of your own server (--api-base http://localhost:8000/v1)."
+        )
 
 
 def check_names(given: Mapping[str, Any], *, own: frozenset[str] = frozenset(), model: Any = None) -> None:

@@ -151,7 +151,7 @@ class _Dataset(Table):
         self.names = list(native.column_names)
 
     def rows(self, names: Sequence[str]) -> Rows:
-        datasets = extra("datasets", "Datasets", "frames")
+        datasets = extra("datasets", "Datasets", "datasets")
         part = self._native.with_format(None).select_columns(list(names))
         for name, kind in part.features.items():
             if isinstance(kind, datasets.Image):
@@ -162,7 +162,7 @@ class _Dataset(Table):
         return self._native.with_format("arrow")[:]
 
     def joined(self, columns: Mapping[str, Any]) -> Any:
-        datasets, arrow = extra("datasets", "Datasets", "frames"), extra("pyarrow", "tables", "frames")
+        datasets, arrow = extra("datasets", "Datasets", "datasets"), extra("pyarrow", "tables", "frames")
         added = datasets.Dataset(arrow.table(dict(columns)))
         made = datasets.concatenate_datasets([self._native.with_format(None), added], axis=1)
         form = dict(self._native.format)

@@ -8,8 +8,9 @@ import gzip
 import io
 import shutil
 import tempfile
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -63,12 +64,13 @@ class TableFile:
     """The rows of an open file; each iteration begins at the first row.
 
     Attributes:
-        names: the columns' names; those of JSONL are found by reading it once.
+        names: the columns' names, of all rows; those of JSONL are found by reading it once.
     """
 
-    def __init__(self, file: IO[bytes], kind: str, name: str) -> None:
-        self._file, self._kind, self._name = file, kind, name
+    def __init__(self, file: IO[bytes], kind: str, name: str, chosen: Collection[int] | None = None) -> None:
+        self._file, self._kind, self._name, self._chosen = file, kind, name, chosen
         self._schema: Any = None
+        file.seek(0)
         if kind == "parquet":
             parquet = extra("pyarrow.parquet", "Parquet files", "frames")
             self._schema = parquet.read_schema(file)
@@ -79,10 +81,16 @@ class TableFile:
             self.names = list(dict.fromkeys(key for row in self.rows() for key in row))
 
     def rows(self, names: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
-        """Yield the rows as dicts, of these columns where that saves reading; empty cells of CSV are None.
+        """Yield the chosen rows as dicts, of these columns where that saves reading; empty cells of CSV are None.
 
         Raises ValueError, with the name of the file and the line, for a file that is not what its name says.
         """
+        if self._chosen is None:
+            return self._all_rows(names)
+        first = islice(self._all_rows(names), max(self._chosen, default=-1) + 1)
+        return (row for at, row in enumerate(first) if at in self._chosen)
+
+    def _all_rows(self, names: Sequence[str] | None) -> Iterator[dict[str, Any]]:
         self._file.seek(0)
         if self._kind == "parquet":
             for batch in self._batches(names):
@@ -114,7 +122,13 @@ class TableFile:
         if self._kind == "parquet":
             arrow = extra("pyarrow", "Parquet files", "frames")
             self._file.seek(0)
-            yield from (arrow.Table.from_batches([batch]) for batch in self._batches(None))
+            first = 0
+            for batch in self._batches(None):
+                table = arrow.Table.from_batches([batch])
+                if self._chosen is not None:
+                    table = table.take([at for at in range(batch.num_rows) if first + at in self._chosen])
+                yield table
+                first += batch.num_rows
             return
         for rows in _chunks(self.rows()):
             yield record_table(rows, schema, cells=self._kind in DELIMITERS)

@@ -84,12 +84,14 @@ def _replace_closed_streams() -> None:
 
 
 _OPTIONS = (
-    click.option(
-        "--format", "kind", type=click.Choice(["jsonl", "csv", "parquet"]), help="Format of IN; default: by its suffix."
-    ),
+    click.option("--format", "kind", type=click.Choice(["jsonl", "csv", "tsv", "parquet"]),
+                 help="Format of IN; default: by its suffix."),
     click.option("--template", metavar="TEXT", help='Prompt with columns in braces, as in "Summarise: {text}".'),
     click.option("--column", metavar="NAME", help="Column that holds the prompt."),
     click.option("--id-column", metavar="NAME", help="Column that holds the row's id; default: custom_id or id."),
+    click.option("--image-column", metavar="NAME", help="Column with an image for the prompt: a path or a URL."),
+    click.option("--limit", type=click.IntRange(1), metavar="N", help="Only the first N rows."),
+    click.option("--sample", type=click.IntRange(1), metavar="N", help="Only N rows at random, the same each time."),
     click.option("--system", metavar="TEXT", help="System message for conversations that have none."),
     click.option("-m", "--model", help="Model, as LiteLLM names it; default: MODEL_CHOICE, or gpt-4o-mini."),
     click.option("-t", "--temperature", type=float, help="0 to 2; default: 0.3."),
@@ -103,6 +105,9 @@ _OPTIONS = (
 )  # fmt: skip
 
 
+_READING = ("kind", "template", "column", "id_column", "image_column", "limit", "sample", "system")
+
+
 def request_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options for reading IN and for the model to a command.
 
@@ -113,7 +118,7 @@ def request_options(command: Callable[..., None]) -> Callable[..., None]:
     def called(
         params: tuple[str, ...], api_bases: tuple[str, ...], deployments_file: Path | None, **options: Any
     ) -> None:
-        reading = {name: options.pop(name) for name in ("kind", "template", "column", "id_column", "system")}
+        reading = {name: options.pop(name) for name in _READING}
         asked = {name: options.pop(name) for name in ("model", "temperature", "max_tokens")}
         arguments = {name: value for name, value in asked.items() if value not in {None, ""}}
         arguments |= map(_parameter, params)

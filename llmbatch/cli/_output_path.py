@@ -5,20 +5,27 @@ from __future__ import annotations
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager, redirect_stdout
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import click
 
+from llmbatch._batch.checkpoint import output_lines
+from llmbatch._output.jsonl import row_from_line
 from llmbatch._rows.row import Row
+from llmbatch._tables.answer_columns import AnswerColumns
+from llmbatch._tables.read_files import file_kind
+from llmbatch._tables.write_files import Spool, write_completed
 from llmbatch._util.extras import extra
 from llmbatch._util.files import is_standard_output, replaceable
 from llmbatch.cli._ordered_output import rows_in
-from llmbatch.cli._read_input import FORMATS
+from llmbatch.cli._read_input import Input
 from llmbatch.results import BatchResults
+
+_DETAILS = ("error", "cost")
 
 
 @dataclass(frozen=True)
@@ -33,10 +40,22 @@ class Destination:
     name: str
     resumable: bool = True
 
-    def finish(self) -> None:
-        """Write the table from the checkpoint, if OUT is a table."""
-        if table_kind(Path(self.name)) and self.journal.exists():
-            write_table(Path(self.name), rows_in(self.journal))
+    def finish(self, requests: Input, custom_ids: Sequence[str], response_format: Any = None) -> None:
+        """Write the table from the checkpoint, if OUT is a table: with IN's columns if IN is a table too."""
+        output = Path(self.name)
+        if not (table_kind(output) and self.journal.exists()):
+            return
+        if not requests.is_table:
+            write_table(output, rows_in(self.journal))
+            return
+        kind, table, places = file_kind(output), requests.table(), {name: at for at, name in enumerate(custom_ids)}
+        assert kind is not None  # noqa: S101 - it is a table
+        columns = AnswerColumns(table.names, response_format, _DETAILS)
+        with closing(Spool(output.parent)) as spool, self.journal.open("rb") as file:
+            for _, _, line in output_lines(file, self.journal):
+                if line is not None and (at := places.get(line["custom_id"])) is not None:
+                    spool.put(at, columns.values(row_from_line(line)))
+            write_completed(table, output, kind, columns, spool.get)
 
 
 @contextmanager
@@ -66,13 +85,14 @@ def destination(output: Path) -> Iterator[Destination]:
 
 def table_kind(output: Path) -> str | None:
     """Return the kind of table that the suffix names, if any."""
-    return FORMATS.get(output.suffix.lower())
+    known = file_kind(output)
+    return None if known is None or known.kind == "jsonl" else known.kind
 
 
 def write_table(output: Path, rows: Iterable[Row]) -> None:
     """Write rows as CSV or Parquet, with the columns of `results.to_pandas()`."""
     results = BatchResults(rows)
-    write = results.to_csv if table_kind(output) == "csv" else results.to_parquet
+    write = results.to_parquet if table_kind(output) == "parquet" else results.to_csv
     write(output)
 
 

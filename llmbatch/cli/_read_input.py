@@ -6,28 +6,31 @@ in memory, and only during the check.
 
 from __future__ import annotations
 
-import codecs
-import csv
-import io
 import math
+import random
 import shutil
 import sys
 import tempfile
-from collections.abc import Generator, Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
 from llmbatch._request.parsed_request import ParsedRequest, parse_request
-from llmbatch._util.extras import extra
-from llmbatch._util.files import from_json
+from llmbatch._tables import read_files
+from llmbatch._tables.images import image_parts, with_images
+from llmbatch._tables.read_files import Records, TableFile, csv_records, file_kind, json_lines, parquet_records
+from llmbatch._util.plain_values import plain
 from llmbatch._util.template import RequestTemplate, request_template
 
-Records = Generator[tuple[int, Any], None, None]
-
-FORMATS = {".csv": "csv", ".parquet": "parquet", ".pq": "parquet"}
-_LONGEST_CELL = 2**31 - 1
+_READERS: dict[str, Callable[[IO[bytes]], Records]] = {
+    "csv": csv_records,
+    "tsv": lambda file: csv_records(file, "\t"),
+    "parquet": parquet_records,
+    "jsonl": json_lines,
+}
 # A line's fields that say what is asked. A batch line's others go to the server as they are, and never to llmbatch or
 # LiteLLM, whose own arguments (keys, addresses, callbacks) no data file may set.
 _ASKED = frozenset({
@@ -40,9 +43,9 @@ _ASKED = frozenset({
 
 @contextmanager
 def opened(source: str) -> Iterator[IO[bytes]]:
-    """Open the file, or standard input ("-") as a file that can be read twice."""
+    """Open the file, also gzipped, or standard input ("-") as a file that can be read twice."""
     if source != "-":
-        with Path(source).open("rb") as file:
+        with read_files.opened(Path(source)) as file:
             yield file
         return
     if sys.stdin is None:
@@ -51,6 +54,12 @@ def opened(source: str) -> Iterator[IO[bytes]]:
         shutil.copyfileobj(sys.stdin.buffer, file)
         file.seek(0)
         yield file
+
+
+def input_kind(source: str) -> str:
+    """Return the format of IN by its suffix: jsonl for an unknown one."""
+    known = file_kind(Path(source))
+    return "jsonl" if known is None else known.kind
 
 
 @contextmanager
@@ -66,7 +75,7 @@ def requests_of(
     by_column = None if column is None else RequestTemplate([column], lambda row: str(row[column]))
     by = by_column if template is None else request_template(template)
     with opened(source) as file:
-        requests = Input(file, kind or FORMATS.get(Path(source).suffix.lower(), "jsonl"), by, **how)
+        requests = Input(file, kind or input_kind(source), by, **how)
         requests.check()
         if all_good and requests.refused:
             raise ValueError(requests.refused[0])
@@ -82,7 +91,13 @@ class Input:
     Attributes:
         asking: what asks for a row of a table.
         said: what the command line says itself.
+        image_column: the column with images for the prompt.
+        limit: how many of the first rows to take.
+        sample: how many rows to take at random, the same ones each time.
+        chosen: the indices of the rows that are taken, None for all.
         count: how many requests there are.
+        is_table: whether the rows have columns that OUT can keep.
+        names_models: whether a row names a model of its own.
         taken: whether a request has been taken since, and may have been sent.
         refused: what the file itself has no request for, as `row N: why`.
     """
@@ -93,8 +108,14 @@ class Input:
     id_column: str | None
     system: str | None
     said: Mapping[str, Any]
+    image_column: str | None = None
+    limit: int | None = None
+    sample: int | None = None
+    chosen: Collection[int] | None = None
     count: int = 0
     taken: bool = False
+    is_table: bool = False
+    names_models: bool = False
     refused: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
@@ -102,6 +123,8 @@ class Input:
 
     def check(self) -> None:
         """Read everything once, to check and count it."""
+        self.chosen = self._choice()
+        self.is_table = self.kind != "jsonl" or self.asking is not None
         seen: set[str] = set()
         for place, asked in self._read():
             if asked.custom_id in seen:
@@ -112,7 +135,22 @@ class Input:
                 raise ValueError(f"{place} has {'an' if asked.custom_id else 'no'} id; give one to each row or none")
             if asked.problem is not None:
                 self.refused.append(f"row {self.count}: {asked.problem}")
+            self.names_models |= "model" in asked.params
             self.count += 1
+
+    def _choice(self) -> Collection[int] | None:
+        if self.limit is not None and self.sample is not None:
+            raise ValueError("--limit and --sample exclude each other. Give one of them.")
+        if self.sample is None:
+            return None if self.limit is None else range(self.limit)
+        with closing(self._records()) as records:
+            count = sum(1 for _ in records)
+        chosen = random.Random(0).sample(range(count), min(self.sample, count))  # noqa: S311 - the same each time
+        return frozenset(chosen)
+
+    def table(self) -> TableFile:
+        """Return the chosen rows with all their columns."""
+        return TableFile(self.file, self.kind, "IN", self.chosen)
 
     def __iter__(self) -> Generator[ParsedRequest]:
         for _, asked in self._read():
@@ -121,9 +159,9 @@ class Input:
 
     def _read(self) -> Iterator[tuple[str, ParsedRequest]]:
         """Yield the place of each request, as text, and the request."""
-        self.file.seek(0)
-        with closing({"csv": _csv, "parquet": _parquet, "jsonl": json_lines}[self.kind](self.file)) as records:
-            for number, record in records:
+        with closing(self._records()) as records:
+            for number, record in self._taken(records):
+                self.is_table &= isinstance(record, Mapping)
                 place = f"{'row' if self.kind == 'parquet' else 'line'} {number}"
                 try:
                     asked = self._asked(record)
@@ -132,6 +170,16 @@ class Input:
                 if self.system is not None and isinstance(asked.messages, list) and not _has_system(asked.messages):
                     asked.messages = [{"role": "system", "content": self.system}, *asked.messages]
                 yield place, asked
+
+    def _records(self) -> Records:
+        self.file.seek(0)
+        return _READERS[self.kind](self.file)
+
+    def _taken(self, records: Records) -> Iterator[tuple[int, Any]]:
+        if self.chosen is None:
+            return records
+        until = max(self.chosen, default=-1) + 1
+        return (record for at, record in enumerate(islice(records, until)) if at in self.chosen)
 
     def _asked(self, record: Any) -> ParsedRequest:
         """Return the request of a record. Raises ValueError, whose text continues after the place."""
@@ -142,13 +190,12 @@ class Input:
             if isinstance(record.get("body"), Mapping):
                 return parse_request({"body": self._body(record), **about})
             if self.asking is not None:
-                return self._of_columns(self.asking, record, about["custom_id"])
+                return self._with_image(self._of_columns(self.asking, record, about["custom_id"]), record)
             if asked := {name: record[name] for name in ("messages", "prompt") if record.get(name) is not None}:
                 # A table's cells are data, whatever their columns are called.
                 names = () if self.kind == "csv" else _ASKED & record.keys()
-                return parse_request(
-                    {name: record[name] for name in names if not _is_missing(record[name])} | asked | about
-                )
+                own = {name: record[name] for name in names if not _is_missing(record[name])}
+                return self._with_image(parse_request(own | asked | about), record)
         raise ValueError(
             'holds no conversation; give {"messages": [...]}, {"prompt": "..."} or a batch line, or say with '
             "--template or --column which columns to ask with"
@@ -162,6 +209,22 @@ class Input:
                 return ParsedRequest(custom_id=custom_id, problem=f"column {name!r} has no value")
         asked = parse_request(by.request(record))
         asked.custom_id = custom_id
+        return asked
+
+    def _with_image(self, asked: ParsedRequest, record: Mapping[str, Any]) -> ParsedRequest:
+        """Return the request with the image of its row, or with the problem that there is none."""
+        name = self.image_column
+        if name is None or asked.problem is not None:
+            return asked
+        if name not in record:
+            raise ValueError(f"has no column {name!r}; it has {', '.join(map(str, record))}")
+        try:
+            if _is_missing(record[name]):
+                raise ValueError("has no value")  # noqa: TRY301 - reported as below
+            asked.messages = with_images(asked.messages, image_parts(plain(record[name])))
+        except (ValueError, TypeError, OSError) as exc:
+            why = exc.strerror or type(exc).__name__ if isinstance(exc, OSError) else exc
+            return ParsedRequest(custom_id=asked.custom_id, problem=f"column {name!r}: {why}")
         return asked
 
     def _id(self, record: Mapping[str, Any]) -> str | None:
@@ -190,41 +253,3 @@ def _has_system(messages: list[Any]) -> bool:
 
 def _is_missing(value: Any) -> bool:
     return value is None or (isinstance(value, str) and not value) or (isinstance(value, float) and math.isnan(value))
-
-
-def json_lines(file: IO[bytes]) -> Records:
-    """Each line's number and value. Raises ValueError, with the number, for a line that is not JSON."""
-    for number, line in enumerate(file, 1):
-        text = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
-        if text.strip():
-            try:
-                yield number, from_json(text)
-            except ValueError as exc:
-                raise ValueError(f"line {number} is not JSON ({exc}); for a table, say --format csv") from None
-
-
-def _csv(file: IO[bytes]) -> Records:
-    csv.field_size_limit(_LONGEST_CELL)
-    text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
-    try:
-        reader = csv.DictReader(text, strict=True)
-        for record in reader:
-            if None in record.values() or None in record:
-                columns = len(reader.fieldnames or ())
-                raise ValueError(
-                    f"line {reader.line_num} has not as many cells as the header ({columns}); quote cells with commas"
-                )
-            yield reader.line_num, record
-    except (csv.Error, UnicodeDecodeError) as exc:
-        raise ValueError(
-            f"IN is not CSV in UTF-8 ({exc}). Save it as CSV in UTF-8, or give another --format."
-        ) from None
-    finally:
-        with suppress(ValueError):  # an interrupted run has closed the file already
-            text.detach()
-
-
-def _parquet(file: IO[bytes]) -> Records:
-    parquet = extra("pyarrow.parquet", "Parquet files", "frames")
-    with parquet.ParquetFile(file) as table:
-        yield from enumerate((record for batch in table.iter_batches(1024) for record in batch.to_pylist()), 1)

@@ -13,9 +13,10 @@ from typing import Any, NoReturn
 import click
 
 from llmbatch._output.jsonl import line_from_row
+from llmbatch._tables.read_files import json_lines
 from llmbatch.cli._main import BAD_END, NOT_YET, emit, request_options, written
 from llmbatch.cli._output_path import table_kind, write_table
-from llmbatch.cli._read_input import FORMATS, json_lines, requests_of
+from llmbatch.cli._read_input import input_kind, requests_of
 from llmbatch.jobs import BatchJob
 
 
@@ -47,7 +48,8 @@ def submit(source: str, state: str | None, reading: dict[str, Any], arguments: d
     from llmbatch.jobs import submit_batch_job  # noqa: PLC0415 - `--help` needs none of it
 
     arguments = {**arguments, **options, "state": state or f"{source}.job.json"}
-    if reading["kind"] in {None, "jsonl"} and _has_payloads(source):
+    chosen = reading["limit"] or reading["sample"]
+    if not chosen and reading["kind"] in {None, "jsonl"} and _has_payloads(source):
         job = submit_batch_job(source, **arguments)
     else:
         with requests_of(source, **reading) as requests:
@@ -56,7 +58,7 @@ def submit(source: str, state: str | None, reading: dict[str, Any], arguments: d
 
 
 def _has_payloads(source: str) -> bool:
-    if Path(source).suffix.lower() in FORMATS:
+    if input_kind(source) != "jsonl":
         return False
     with Path(source).open("rb") as file:
         _, first = next(json_lines(file), (0, None))

@@ -12,9 +12,10 @@ from typing import Any
 import click
 
 from llmbatch import Payload
+from llmbatch._tables.read_files import json_lines
 from llmbatch.cli._main import emit, request_options, seconds, written
 from llmbatch.cli._ordered_output import rows_in
-from llmbatch.cli._read_input import json_lines, opened, requests_of
+from llmbatch.cli._read_input import opened, requests_of
 from llmbatch.results import BatchResults
 
 

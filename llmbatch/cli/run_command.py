@@ -14,6 +14,7 @@ from typing import Any, get_args
 import click
 
 from llmbatch._output.stats import RunStats, failures_text, latency_text
+from llmbatch._request.plans import check_key
 from llmbatch._rows.failure_type import FailureType
 from llmbatch._rows.row import Row
 from llmbatch._util.files import from_json
@@ -129,8 +130,9 @@ def run(
 ) -> None:
     """Answer the rows of IN ("-" is standard input) and write them to OUT, one line per row.
 
-    IN is JSONL with lines {"messages": [...]}, {"prompt": "..."} or OpenAI's batch lines, or CSV or Parquet with
-    --template or --column. OUT is also the checkpoint (OUT.jsonl if OUT is a table; none for standard output): the same
+    IN is JSONL with lines {"messages": [...]}, {"prompt": "..."} or OpenAI's batch lines, or CSV, TSV or Parquet with
+    --template or --column. Such a table as OUT has IN's columns, and "answer" or the fields of --schema, "error" and
+    "cost". OUT is also the checkpoint (OUT.jsonl if OUT is a table; none for standard output): the same
     command resumes an interrupted run and re-sends only failed rows. At the end OUT has the order of IN. A line's own
     parameters (model, temperature, ...) and metadata override the command line. OpenAI's batch lines are sent as they
     are; only options that you give override them.
@@ -144,7 +146,7 @@ def run(
       llmbatch run prompts.jsonl -o answers.jsonl -m gpt-4o-mini
       llmbatch run reviews.csv --template "Sentiment of: {review}" -o answers.jsonl --max-cost 5
       cat prompts.jsonl | llmbatch run - -o answers.jsonl | jq .cost
-      llmbatch run reviews.csv --column review -o answers.parquet
+      llmbatch run reviews.csv --column review -o answers.parquet --limit 20
       llmbatch run prompts.jsonl -o answers.jsonl --lane cheapest --deadline 6h
     """
     if output is None and not dry_run:
@@ -154,6 +156,8 @@ def run(
     if (response_format := options.pop("response_format")) is not None:
         arguments = reading["said"] = {**arguments, "response_format": response_format}
     with requests_of(source, all_good=False, **reading) as requests:
+        if not (dry_run or requests.names_models or options["fallbacks"] or "deployments" in arguments):
+            check_key(**arguments)
         if output is None or dry_run:
             emit(_preview(requests, arguments, options))
         else:
@@ -202,7 +206,7 @@ def _answer(requests: Input, arguments: dict[str, Any], to: Destination, tally: 
                 custom_ids[index] = row["custom_id"]
                 if "error" in row and row["error_details"]["type"] == FailureType.INVALID_ROW:
                     unsent.append(row)
-        arranged = _finish(to, custom_ids, unsent)
+        arranged = _finish(to, requests, custom_ids, unsent, arguments.get("response_format"))
     except KeyboardInterrupt:
         from llmbatch._jobs.job_state import job_state_path  # noqa: PLC0415 - `--help` needs none of it
 
@@ -219,11 +223,13 @@ def _answer(requests: Input, arguments: dict[str, Any], to: Destination, tally: 
     return BAD_END if tally.failed or arranged is None else 0
 
 
-def _finish(to: Destination, custom_ids: list[str], unsent: list[Row]) -> Arranged | None:
+def _finish(
+    to: Destination, requests: Input, custom_ids: list[str], unsent: list[Row], response_format: Any
+) -> Arranged | None:
     """Put the rows in order, and make the table of them; None when that fails, which loses no answer."""
     try:
         arranged = arrange(to.journal, custom_ids, unsent)
-        to.finish()
+        to.finish(requests, custom_ids, response_format)
     except Exception as exc:  # noqa: BLE001 - a full disk, or values that the table's format has no type for
         click.echo(
             f"Error: {to.name} could not be finished ({type(exc).__name__}: {exc}). The answers are in {to.journal}; "
