@@ -154,17 +154,7 @@ class BatchResults(NextSteps, Generic[M]):
         Example:
             print(results.stats["limited_by"], results.stats["retries"])
         """
-        tally, run = RunStats(self), self.run
-        return {
-            "batch_id": run.batch_id,
-            "started_at": run.started_at,
-            "elapsed": round(self.elapsed, 3),
-            **tally.as_dict(),
-            **run.counts,
-            "cpu_seconds": run.cpu_seconds,
-            "limits": self.limits,
-            "limited_by": run.limited_by,
-        }
+        return self.run.stats(RunStats(self), self.elapsed, self.limits)
 
     @property
     def latency(self) -> dict[str, float] | None:
@@ -316,7 +306,9 @@ class BatchResults(NextSteps, Generic[M]):
         asked = self.asked if prompts is True else prompts or None
         if prompts is True and asked is None:
             raise ValueError("prompts are not stored here; pass prompts=your_list")
-        page = report_html(self, title=Path(path).stem, elapsed=self.elapsed, limits=self.limits, prompts=asked)
+        page = report_html(
+            self, title=Path(path).stem, elapsed=self.elapsed, limits=self.limits, prompts=asked, run=self.run
+        )
         with replacing(path) as file:
             file.write(page.encode())
 

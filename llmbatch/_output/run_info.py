@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
+
+from llmbatch._output.stats import RunStats
 
 # A line about retries or limits is shown for runs with so many seconds, or with a retry or a 429.
 _WORTH_EXPLAINING_SECONDS = 10.0
@@ -37,6 +38,19 @@ class RunInfo:
     limited_by: str = ""
     cpu_seconds: float | None = None
 
+    def stats(self, tally: RunStats, elapsed: float, limits: str) -> dict[str, Any]:
+        """Return the run in numbers, as JSON."""
+        return {
+            "batch_id": self.batch_id,
+            "started_at": self.started_at,
+            "elapsed": round(elapsed, 3),
+            **tally.as_dict(),
+            **self.counts,
+            "cpu_seconds": self.cpu_seconds,
+            "limits": limits,
+            "limited_by": self.limited_by,
+        }
+
     def lines(self, rows: int, elapsed: float) -> str:
         """Return lines on attempts and limits that the totals do not show; `""` where there is nothing to explain."""
         text, counts = "", self.counts
@@ -55,8 +69,3 @@ class RunInfo:
             text += f"\n  all requests together: {', '.join(spent)}" if spent else ""
             text += f"\n  limited by: {self.limited_by}" if self.limited_by else ""
         return text
-
-
-def utc_text(seconds: float) -> str:
-    """Return a time (seconds since 1970) in UTC as ISO 8601, to the millisecond."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
