@@ -48,6 +48,9 @@ class Told:
         self.events.append(("estimated_tokens", prompt, most))
         return 100.0
 
+    def try_acquire(self, tokens: float) -> None:
+        return
+
     async def acquire(self, order: int, tokens: float) -> Permit:
         self.events.append(("acquire", order, tokens))
         return Permit(tokens, 0.0)

@@ -216,17 +216,16 @@ class Limiter:
         if retry_in is None:
             return None
         request_buckets, token_buckets = self._buckets(now)
-        return max(
-            retry_in,
-            *(bucket.seconds_until(1) for bucket in request_buckets),
-            *(bucket.seconds_until(tokens) for bucket in token_buckets),
-        )
+        for bucket in request_buckets:
+            retry_in = max(retry_in, bucket.seconds_until(1))
+        for bucket in token_buckets:
+            retry_in = max(retry_in, bucket.seconds_until(tokens))
+        return retry_in
 
     def _permit(self, tokens: float, now: float) -> Permit:
-        request_buckets, token_buckets = self._buckets(now)
-        for bucket in request_buckets:
+        for bucket in (self._requests, self._learned, self.account.requests):
             bucket.take(1)
-        for bucket in token_buckets:
+        for bucket in (self._tokens, self.account.tokens):
             bucket.take(tokens)
         permit = Permit(tokens, now)
         self.throttle.on_sent(permit, self.in_flight)

@@ -108,6 +108,8 @@ def _kind(raw: Mapping[str, Any]) -> Any:
 
 
 def _is_utf8(text: str) -> bool:
+    if text.isascii():
+        return True
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -46,15 +46,28 @@ _PIECE_BYTES = 1 << 16
 _MAX_TARGETS = 1024
 
 
+def _needs_litellm(request: Mapping[str, Any]) -> str | None:
+    """Return why requests with these parameters must go through LiteLLM's pipeline."""
+    if not (is_available("direct") and is_available("render_body")):
+        return "this LiteLLM is not built as expected"
+    if (argument := next((name for name in _PIPELINE_ARGUMENTS if request.get(name) is not None), None)) is not None:
+        return f"{argument}= is LiteLLM's"
+    if provider_of(request) == "azure" and not (request.get("api_key") or os.environ.get("AZURE_API_KEY")):
+        return "Azure AD tokens expire"
+    if any(proxy.startswith("socks") for proxy in urllib.request.getproxies().values()):
+        return "the environment names a SOCKS proxy"
+    return None
+
+
 class DirectTarget:
     """Where requests with one set of parameters go, and how their answers are read.
 
     Attributes:
-        refusal: why LiteLLM does not send such requests as one POST; None as long as it does.
+        refusal: why such requests must go through LiteLLM; None as long as they need not.
     """
 
-    def __init__(self) -> None:
-        self.refusal: str | None = None
+    def __init__(self, request: Mapping[str, Any]) -> None:
+        self.refusal = _needs_litellm(request)
         self._wire = Wire()
         self._render = Renderer(self._wire.body)
         self._patterns = AnswerPatterns()
@@ -184,11 +197,6 @@ def _proxy(url: str) -> str | None:
     return proxies.get(parts.scheme) or proxies.get("all")
 
 
-@functools.cache
-def _has_socks_proxy() -> bool:
-    return any(proxy.startswith("socks") for proxy in urllib.request.getproxies().values())
-
-
 _targets: dict[Any, DirectTarget] = {}
 _circumstances: tuple[Any, ...] = ()
 
@@ -200,7 +208,6 @@ def new_batch() -> None:
     if now != _circumstances:
         _targets.clear()
         _ssl.cache_clear()
-        _has_socks_proxy.cache_clear()
         _circumstances = now
 
 
@@ -214,7 +221,7 @@ def target_for(request: Mapping[str, Any]) -> DirectTarget:
         key = json.dumps(parameters, sort_keys=True, default=_identity)
         found = _targets.get(key)
     if found is None:
-        found = _targets[key] = DirectTarget()
+        found = _targets[key] = DirectTarget(request)
         if len(_targets) > _MAX_TARGETS:
             del _targets[next(iter(_targets))]
     return found
@@ -227,18 +234,13 @@ def _identity(value: Any) -> str:
 def why_not(request: Mapping[str, Any]) -> str | None:
     """Return why a request must go through LiteLLM's pipeline; None if it can be sent directly."""
     litellm = load()
-    argument = next((name for name in _PIPELINE_ARGUMENTS if request.get(name) is not None), None)
-    azure_by_token = provider_of(request) == "azure" and not (request.get("api_key") or os.environ.get("AZURE_API_KEY"))
-    reasons = {
-        "this LiteLLM is not built as expected": not (is_available("direct") and is_available("render_body")),
-        "LiteLLM callbacks are registered": anybody_listens(request),
-        "LiteLLM has a cache": litellm.cache is not None,
-        "LiteLLM has a budget or fallbacks of its own": litellm.max_budget or litellm.model_fallbacks,
-        f"{argument}= is LiteLLM's": argument is not None,
-        "Azure AD tokens expire": azure_by_token,
-        "the environment names a SOCKS proxy": _has_socks_proxy(),
-    }
-    return next((reason for reason, applies in reasons.items() if applies), None) or target_for(request).refusal
+    if anybody_listens(request):
+        return "LiteLLM callbacks are registered"
+    if litellm.cache is not None:
+        return "LiteLLM has a cache"
+    if litellm.max_budget or litellm.model_fallbacks:
+        return "LiteLLM has a budget or fallbacks of its own"
+    return target_for(request).refusal
 
 
 def prepare(request: Mapping[str, Any]) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_random_exponential
 
@@ -25,6 +26,9 @@ THROTTLE_PAUSE_GROWTH = 1.5
 # A row that keeps failing for this long after its first failure is given up, whatever its number of attempts.
 MAX_RETRY_SECONDS = 600.0
 MAX_RATE_LIMITED_SECONDS = 3600.0
+
+
+T = TypeVar("T")
 
 
 def throttle_pause(consecutive: int, retry_after: float | None, jitter: float) -> float:
@@ -61,6 +65,25 @@ def retrying(
     return AsyncRetrying(
         retry=retry_if_exception(_is_retryable), stop=policy.stop, wait=policy.wait, sleep=sleep, reraise=True
     )
+
+
+async def with_retries(
+    attempt: Callable[[], Awaitable[T]], retries: int, sleep: Callable[[float], Awaitable[None]]
+) -> T:
+    """Make the attempts of one paced row. The first one is made without tenacity, which costs 0.1 ms of CPU."""
+    try:
+        return await attempt()
+    except AttemptFailedError as exc:
+        if not _is_retryable(exc):
+            raise
+        failures = [exc]
+
+    async def next_attempt() -> T:
+        if failures:
+            raise failures.pop()
+        return await attempt()
+
+    return await retrying(retries, paced=True, sleep=sleep)(next_attempt)
 
 
 def _is_retryable(exc: BaseException) -> bool:

@@ -20,7 +20,7 @@ from llmbatch._request.circuit_breaker import Passage
 from llmbatch._request.classify import classify
 from llmbatch._request.failures import Failure, Scope
 from llmbatch._request.outcome import Outcome
-from llmbatch._request.retry import AttemptFailedError, NotSentError, retrying
+from llmbatch._request.retry import AttemptFailedError, NotSentError, with_retries
 from llmbatch._request.run_watch import RunWatch
 from llmbatch._rows.failure_type import FailureType
 from llmbatch._util.send_times import record_send_times
@@ -77,9 +77,9 @@ class Sender:
         that is given is filled on the way, for a caller that may cancel this.
         """
         outcome = outcome or Outcome()
-        retried = retrying(self.retries, paced=True, sleep=partial(self._pause, outcome, order))
+        attempt = partial(self._attempt, request, order, call, outcome)
         try:
-            answer: Answer = await retried(self._attempt, request, order, call, outcome)
+            answer = await with_retries(attempt, self.retries, partial(self._pause, outcome, order))
         except AttemptFailedError as exc:
             outcome.failure = exc.failure
             outcome.cost = None if outcome.uncertain else outcome.cost
@@ -120,7 +120,7 @@ class Sender:
         sent_at = None
         sent_times: list[float] = []
         try:
-            arguments = await self.breaker.unless_given_up(self._arguments(outcome, passage))
+            arguments = await self._arguments(outcome, passage)
             permit = await self._permit(request, passage)
             outcome.attempts += 1
             outcome.deployment = self.deployment
@@ -176,7 +176,10 @@ class Sender:
 
     async def _permit(self, request: Mapping[str, Any], passage: Passage) -> Permit:
         """Wait until the limiter lets the request go. Raises NotSentError if the batch is given up meanwhile."""
-        turn, began = self.limiter.acquire(passage.order, self.tokens(request)), time.monotonic()
+        tokens = self.tokens(request)
+        if (free := self.limiter.try_acquire(tokens)) is not None:
+            return free
+        turn, began = self.limiter.acquire(passage.order, tokens), time.monotonic()
         try:
             permit: Permit = await self.breaker.unless_given_up(turn, passage)
         finally:
@@ -189,8 +192,13 @@ class Sender:
     async def _arguments(self, outcome: Outcome, passage: Passage) -> dict[str, Any]:
         if self.credentials is None:
             return {}
+        renewed = self._renewed_arguments(self.credentials, outcome, passage)
+        arguments: dict[str, Any] = await self.breaker.unless_given_up(renewed)
+        return arguments
+
+    async def _renewed_arguments(self, credentials: Credentials, outcome: Outcome, passage: Passage) -> dict[str, Any]:
         try:
-            return await self.credentials.arguments()
+            return await credentials.arguments()
         except Exception as exc:  # noqa: BLE001 - whatever it is, it is this row's failure
             failure = outcome.renewed or replace(classify(exc, self.target.provider), scope=Scope.SHARED)
             self.breaker.on_failure(passage, failure)
@@ -213,7 +221,8 @@ class Sender:
         except Exception as exc:  # noqa: BLE001 - a failing request becomes a row, whatever it failed with
             failure = classify(exc, self.target.provider, request)
         else:
-            answer = replace(answer, cost=self.price(answer))
+            if (cost := self.price(answer)) is not answer.cost:
+                answer = replace(answer, cost=cost)
             usage = answer.body.get("usage") or {}
             self.limiter.on_success(permit, answer.headers, usage.get("total_tokens"))
             self.limiter.learn_answer_tokens(usage.get("completion_tokens") or 0)

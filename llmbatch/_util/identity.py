@@ -21,6 +21,9 @@ _CONNECTION_PREFIXES = ("aws_", "azure_", "vertex_")
 _IGNORED = frozenset({"metadata", "model", "service_tier", "timeout"})
 
 
+_SHORT = 256  # characters of a string whose digest is kept: parameters repeat from row to row
+
+
 def is_connection(name: str) -> bool:
     """Whether LiteLLM's argument of this name is an address, a key, or another means to reach one provider."""
     return name in _CONNECTION or name.startswith(_CONNECTION_PREFIXES)
@@ -39,7 +42,19 @@ def fingerprints(request: Mapping[str, Any]) -> dict[str, str]:
     provider = request.get("custom_llm_provider")
     fields = {"model": f"{provider}/{request['model']}" if provider else request["model"]}
     fields |= {k: v for k, v in request.items() if not (k in _IGNORED or k.startswith("litellm_") or is_connection(k))}
-    return {name: hashlib.blake2b(_canonical(value), digest_size=8).hexdigest() for name, value in fields.items()}
+    return {name: _print(value) for name, value in fields.items()}
+
+
+def _print(value: Any) -> str:
+    kind = type(value)
+    if (kind is str and len(value) < _SHORT) or kind is bool or ((kind is int or kind is float) and value):
+        return _scalar_print(value)
+    return hashlib.blake2b(_canonical(value), digest_size=8).hexdigest()
+
+
+@functools.lru_cache(maxsize=4096, typed=True)
+def _scalar_print(value: Any) -> str:
+    return hashlib.blake2b(_canonical(value), digest_size=8).hexdigest()
 
 
 def custom_id_for(request: Mapping[str, Any], occurrence: int = 1) -> str:
@@ -128,7 +143,12 @@ def _digest(request: Mapping[str, Any]) -> bytes:
 
 
 def _canonical(value: Any) -> bytes:
-    return json.dumps(value, sort_keys=True, default=_stable).encode()
+    return _encoder().encode(value).encode()
+
+
+@functools.cache
+def _encoder() -> json.JSONEncoder:
+    return json.JSONEncoder(sort_keys=True, default=_stable)
 
 
 def _stable(value: Any) -> Any:
