@@ -176,9 +176,8 @@ class Options:
         check_number("server_wait", self.server_wait, "0 does not wait for a server that is away", least=0)
         check_number("retries", self.retries, "0 sends each row once", whole=True, least=0)
         check_number("reask", self.reask, "0 takes the first answer as it is", whole=True, least=0)
-        for name, kinds in (("lane", Lane), ("transport", Transport)):
-            if getattr(self, name) not in get_args(kinds):
-                raise ValueError(f"{name} must be one of {', '.join(get_args(kinds))}, not {getattr(self, name)!r}")
+        check_choice("lane", self.lane, Lane)
+        check_choice("transport", self.transport, Transport)
         if not isinstance(self.dry_run, bool):
             raise TypeError(f"dry_run must be True or False, not {type(self.dry_run).__name__}")
         _check_lane(self)
@@ -194,6 +193,12 @@ def _check_lane(options: Options) -> None:
     """Raise ValueError for a lane that is for one account."""
     if options.deployments is not None and options.lane != "live":
         raise ValueError(f"lane={options.lane!r} is for one account. Leave out deployments=, or lane=")
+
+
+def check_choice(name: str, value: Any, choices: Any) -> None:
+    """Raise ValueError for a value that is none of a Literal's."""
+    if value not in get_args(choices):
+        raise ValueError(f"{name} must be one of {', '.join(get_args(choices))}, not {value!r}")
 
 
 def _check_fallback(entry: Any) -> None:

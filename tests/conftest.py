@@ -77,15 +77,15 @@ def pytest_itemcollected(item: pytest.Item) -> None:
         item.add_marker("nightly")
 
 
-def send_directly(patch: Callable[[Any, str, Any], None] = setattr) -> None:
+def send_directly(patch: Callable[[Any, str, Any], None]) -> None:
     """Make "direct" the transport of each batch."""
-    from llmbatch._batch import base_run, chat_run, embeddings_run, transport
+    from llmbatch._batch import base_run, chat_run, embeddings_run, streams, transport
 
     def direct(function: Any) -> Any:
         return lambda what, options: function(what, dataclasses.replace(options, transport="direct"))
 
-    for module in (chat_run, embeddings_run):
-        patch(module, "sending", direct(transport.sending))
+    for module in (chat_run, embeddings_run, streams):
+        patch(module, "Sending", direct(transport.Sending))
     patch(base_run, "warm_up", direct(transport.warm_up))
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import llmbatch
 from llmbatch._litellm import load
-from tests.replies import said
+from llmbatch.providers import registry
+from tests.record_cassettes import TOOL
+from tests.replies import event_stream, said
 from tests.talk import chats
 from tests.wire import Response
 
@@ -193,11 +196,146 @@ def test_direct_is_checked(server: Server) -> None:
         rows_by("http2", server, MODELS[0], ["a"])
 
 
-def test_pieces_of_a_stream_come_with_direct_too(server: Server) -> None:
-    """Streams go through LiteLLM."""
+def streamed_by(transport: Any, server: Server, model: str, prompt: str) -> tuple[str, llmbatch.Row]:
+    """The deltas and the row of one streamed request."""
+    *deltas, last = llmbatch.stream_chat_completions_batch(
+        [prompt], model, api_base=server.api_base, api_key="k", transport=transport, retries=0
+    )
+    row = {name: value for name, value in last["row"].items() if name not in NOT_COMPARED}
+    return "".join(event["delta"] for event in deltas), row  # type: ignore[return-value]
+
+
+def stream_of(*deltas: dict[str, Any], finish: str | None = "stop", usage: dict[str, Any] | None = None) -> Response:
+    """An event stream of these deltas."""
+    head = {"id": "x", "object": "chat.completion.chunk", "created": 1, "model": "m"}
+    chunks: list[dict[str, Any]] = [{**head, "choices": [{"index": 0, "delta": delta}]} for delta in deltas]
+    if finish:
+        chunks.append({**head, "choices": [{"index": 0, "delta": {}, "finish_reason": finish}]})
+    if usage:
+        chunks.append({**head, "choices": [], "usage": usage})
+    return event_stream([*map(json.dumps, chunks), *(["[DONE]"] if finish else [])])
+
+
+USAGE = {"prompt_tokens": 7, "completion_tokens": 5, "total_tokens": 12}
+STREAMS: dict[str, Response] = {
+    "plain": stream_of({"role": "assistant", "content": "a"}, {"content": "b"}, usage=USAGE),
+    "no usage": stream_of({"content": "a"}),
+    "details": stream_of({"content": "a"}, usage={**USAGE, **DETAILS}),
+    "cost": stream_of({"content": "a"}, usage={**USAGE, "cost": 0.25}),
+    "tool calls": stream_of(
+        {"tool_calls": [{"index": 0, "id": "t", "type": "function", "function": {"name": "f", "arguments": ""}}]},
+        {"tool_calls": [{"index": 0, "function": {"arguments": "{}"}}]},
+        finish="tool_calls", usage=USAGE,
+    ),
+    "reasoning": stream_of({"reasoning_content": "r"}, {"content": "b"}, usage=USAGE),
+    "a finish reason of the server's own": stream_of({"content": "a"}, finish="eos", usage=USAGE),
+    "cut": stream_of({"content": "a"}, finish=None),
+    "nothing": stream_of(finish="stop"),
+    "an error first": event_stream([json.dumps({"error": {"message": "busy", "type": "rate_limit_error"}})]),
+    "plain JSON": said("whole"),
+    "a status": failed(503),
+}  # fmt: skip
+
+
+def test_streams_are_equal(server: Server) -> None:
+    """Deltas and rows, of answers and of errors of every kind."""
+    server.handler = lambda request: STREAMS[request.text]
+    for name in STREAMS:
+        model = MODELS[0] if "error" in name else "hosted_vllm/m"  # whose route in LiteLLM drops an error's type
+        assert streamed_by("direct", server, model, name) == streamed_by("litellm", server, model, name), name
+
+
+def test_streamed_row_names_the_model_that_answered(server: Server) -> None:
+    """As an answer that is not streamed does; LiteLLM's names the one that was asked for, on the SDK's route."""
+    server.handler = lambda _: STREAMS["plain"]
+    (deltas, direct), (same, through) = (
+        streamed_by(transport, server, MODELS[0], "plain") for transport in ("direct", "litellm")
+    )
+    assert (deltas, through["model"]) == (same, "gpt-4o-mini")
+    assert direct == {**through, "model": "m"}
+    sent, other = (request.json for request in server.requests)
+    assert sent == other
+
+
+def test_stream_does_not_call_acompletion(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several choices come whole, and directly too."""
+    monkeypatch.setattr(load(), "acompletion", None)
     events = list(
         llmbatch.stream_chat_completions_batch(
-            chats(1), MODELS[0], api_base=server.api_base, api_key="k", transport="direct"
+            [*chats(2), {"prompt": "x", "n": 2}], MODELS[0], api_base=server.api_base, api_key="k", transport="direct"
         )
     )
-    assert "".join(event.get("delta", "") for event in events)
+    assert [event["row"].get("error") for event in events if "row" in event] == [None] * 3
+
+
+def test_a_request_names_its_transport(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It overrides the call's, both ways; its id and what is sent stay the same."""
+    acompletion = load().acompletion
+    through: list[str] = []
+
+    async def noted(**request: Any) -> Any:
+        through.append(request["messages"][-1]["content"])
+        return await acompletion(**request)
+
+    monkeypatch.setattr("llmbatch._batch.transport.traced_calls", lambda: None)
+    monkeypatch.setattr(load(), "acompletion", noted)
+    prompts: list[Any] = [
+        {"prompt": "a"},
+        {"prompt": "b", "transport": "direct"},
+        {"prompt": "c", "transport": "litellm"},
+    ]
+    by_default = rows_by("litellm", server, MODELS[0], prompts)
+    assert sorted(through) == ["a", "c"]
+    through.clear()
+    direct = rows_by("direct", server, MODELS[0], prompts)
+    assert through == ["c"]
+    assert direct == by_default
+    (row,) = rows_by("direct", server, MODELS[0], [{"prompt": "a", "transport": "http2"}])
+    assert "transport must be one of litellm, direct" in row["error"]
+
+
+def test_keys_that_change_between_batches_are_used(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the environment, and of LiteLLM's settings."""
+    for number, place in enumerate(("environment", "environment", "litellm")):
+        if place == "litellm":
+            monkeypatch.delenv("OPENAI_API_KEY")
+            monkeypatch.setattr(load(), "api_key", "sk-2")
+        else:
+            monkeypatch.setenv("OPENAI_API_KEY", f"sk-{number}")
+        rows_by("direct", server, MODELS[0], ["a"], api_key=None)
+    assert [request.headers["authorization"] for request in server.requests] == [f"Bearer sk-{n}" for n in range(3)]
+
+
+def test_first_requests_keep_to_a_limit(server: Server) -> None:
+    """What is found out about the requests is found out before the first of them waits for its turn."""
+    rows_by("direct", server, "openai/limited", [str(n) for n in range(12)], requests_per_minute=600, seed=9)
+    times = [request.at for request in server.requests]
+    assert max(times) - min(times) >= 11 / 10 - 0.1
+
+
+def test_registered_providers_are_sent_to_directly(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A provider of the user's own, with OpenAI's lines."""
+    monkeypatch.setattr("llmbatch.providers.registry._providers", dict(registry._providers))
+    llmbatch.register_provider(type("Mine", (registry.OpenAI,), {"name": "deepinfra"}))
+    monkeypatch.setattr(load(), "acompletion", None)
+    monkeypatch.setattr("llmbatch._batch.transport.traced_calls", lambda: None)
+    (row,) = rows_by("direct", server, "deepinfra/some/model", ["a"])
+    assert "error" not in row
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"mock_response": "hi"}, "mock_response= is LiteLLM's"),
+        (
+            {"reasoning_effort": "low", "tools": [TOOL], "model": "openai/gpt-5.4", "temperature": None},
+            "does not send model",
+        ),
+    ],
+)
+def test_requests_that_need_litellm_go_there(
+    server: Server, log: list[str], options: dict[str, Any], reason: str
+) -> None:
+    """The log says once why."""
+    rows_by("direct", server, options.pop("model", MODELS[0]), ["a", "b", "c"], **options)
+    assert sum(reason in line for line in log) == 1

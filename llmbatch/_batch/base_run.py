@@ -184,7 +184,7 @@ class Run:
         if problem is not None:
             failure = Failure(FailureType.CASSETTE_MISS, problem)
 
-            async def reject(request: dict[str, Any]) -> Answer:  # noqa: ARG001 - a Call
+            async def reject(request: dict[str, Any], **_: Any) -> Answer:  # noqa: ARG001 - a Call
                 raise NotSentError(failure)
 
             self.call_for = lambda _: reject

@@ -15,7 +15,7 @@ from llmbatch._batch.reask import judged, next_request, still_passes
 from llmbatch._batch.routes import Route, RouteBuilder
 from llmbatch._batch.row_builder import chat_row, failure_row, in_lane, is_answer, labelled
 from llmbatch._batch.row_ids import IdAllocator
-from llmbatch._batch.transport import sending
+from llmbatch._batch.transport import Sending
 from llmbatch._request.budget import Budget
 from llmbatch._request.failures import Failure, clean
 from llmbatch._request.parsed_request import ParsedRequest, Plans, parse_request
@@ -73,7 +73,7 @@ class ChatRun(Run):
     def __init__(
         self, requests: Iterable[Any], count: int | None, call: dict[str, Any], options: Options, budget: Budget | None
     ) -> None:
-        super().__init__(requests, count, options, sending("chat", options), budget)
+        super().__init__(requests, count, options, Sending("chat", options), budget)
         self.items = requests
         builder = RouteBuilder(call, options.fallbacks)
 
@@ -217,6 +217,8 @@ class ChatRun(Run):
         """Return the row of one request to one model; sent again without flex if flex has no resources for it."""
         call, outcome = self.call_for(one.index), self._begun(one.index, custom_id=one.custom_id)
         enter_row(RowTag(self.batch_id, one.index, one.custom_id, one.parsed.metadata))
+        if plan.transport is not None:
+            call = partial(call, transport=plan.transport)
         await sender.send(request, one.index, call, outcome)
         if sender.gives_up_without_resources and outcome.failure is not None and outcome.failure.no_resources:
             outcome.failure = None

@@ -12,7 +12,7 @@ from typing import Any
 
 from llmbatch._batch.base_run import Run
 from llmbatch._batch.row_builder import failure_row
-from llmbatch._batch.transport import sending
+from llmbatch._batch.transport import Sending
 from llmbatch._request.budget import Budget
 from llmbatch._request.failures import Failure
 from llmbatch._request.outcome import Outcome
@@ -63,7 +63,7 @@ class EmbeddingsRun(Run):
     def __init__(
         self, texts: Iterable[Any], count: int | None, plan: EmbeddingsPlan, options: Options, budget: Budget | None
     ) -> None:
-        super().__init__(texts, count, options, sending("embed", options), budget)
+        super().__init__(texts, count, options, Sending("embed", options), budget)
         self.plan, self.target, self.items = plan, plan.target, self._chunks()
         self._ids = CustomIds()
         self._sender = self.sender_for(plan)

@@ -10,10 +10,10 @@ from functools import partial
 from typing import Any, Required, TypedDict
 
 from llmbatch._batch.batch import Batch
+from llmbatch._batch.transport import Sending
 from llmbatch._litellm import Answer
-from llmbatch._litellm.chat_streams import chat_stream
 from llmbatch._rows.row import Row
-from llmbatch.options import JOB_LANES
+from llmbatch.options import JOB_LANES, Transport
 
 MOST_WAITING = 256  # events; with more, no further row is started until the consumer has caught up
 
@@ -35,15 +35,16 @@ class Events:
         if batch.run.options.lane in JOB_LANES:
             raise ValueError("a batch job does not stream: leave out lane= and batch_job=, or use as_completed")
         self._batch = batch
+        self._sending = Sending("chat", batch.run.options)
         batch.run.call_for = lambda index: partial(self._call, index)
         self._queue: asyncio.Queue[StreamEvent | None] = asyncio.Queue()
         self._attempts: Counter[int] = Counter()
 
-    async def _call(self, index: int, request: dict[str, Any]) -> Answer:
+    async def _call(self, index: int, request: dict[str, Any], transport: Transport | None = None) -> Answer:
         """Send row `index` once, and queue its deltas."""
         self._attempts[index] += 1
         attempt = self._attempts[index]
-        async for piece in chat_stream(request):
+        async for piece in self._sending.stream(request, transport):
             if isinstance(piece, Answer):
                 return piece
             if piece.get("content"):

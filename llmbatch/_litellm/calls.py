@@ -79,11 +79,15 @@ def embedding_options(request: Mapping[str, Any]) -> dict[str, Any]:
 
 def answer_from(whole: Any, received: Any, cost: float | None) -> Answer:
     """Return LiteLLM's object as an `Answer`, with its cost if it has a usage."""
-    body = normalized_body(
-        whole.model_dump(warnings=False)
-    )  # of vectors in base64, which the OpenAI SDK types as floats
+    return answer_of(whole, headers_of(received), cost)
+
+
+def answer_of(whole: Any, headers: Mapping[str, str], cost: float | None) -> Answer:
+    """Return LiteLLM's object as an `Answer`, with these headers."""
+    # Vectors in base64 would warn: the OpenAI SDK types them as floats.
+    body = normalized_body(whole.model_dump(warnings=False))
     priced = cost is not None and 0 <= cost < math.inf and has_tokens(body.get("usage"))
-    return Answer(body, _headers(received), cost if priced else None)
+    return Answer(body, headers, cost if priced else None)
 
 
 def one_send(request: Mapping[str, Any]) -> dict[str, Any]:
@@ -95,7 +99,7 @@ def _hidden(response: Any) -> dict[str, Any]:
     return getattr(response, "_hidden_params", None) or {}
 
 
-def _headers(response: Any) -> Mapping[str, str]:
+def headers_of(response: Any) -> Mapping[str, str]:
     """Return the provider's response headers, lower-case."""
     headers = _hidden(response).get("additional_headers") or {}
     return {str(key).lower().removeprefix("llm_provider-"): str(value) for key, value in headers.items()}

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from llmbatch._litellm import Answer, convert_response, load
-from llmbatch._litellm.calls import answer_from, chat, one_send
+from llmbatch._litellm.calls import answer_from, answer_of, chat, headers_of, one_send
 from llmbatch._litellm.quiet_logging import anybody_listens, listener_metadata
 from llmbatch._litellm.sse import StreamRecord, StreamWatch, recording
 from llmbatch._rows.answer_body import reported_cost
@@ -27,17 +27,17 @@ async def chat_stream(request: Mapping[str, Any]) -> AsyncIterator[dict[str, Any
     """
     if (request.get("n") or 1) > 1:
         answer = await chat(request)
-        for delta in _deltas(answer):
+        for delta in deltas_of(answer):
             yield delta
         yield answer
         return
     litellm = load()
-    supported = litellm.get_supported_openai_params(request["model"], request.get("custom_llm_provider")) or []
-    options = {"stream_options": {"include_usage": True}} if "stream_options" in supported else {}
     record, chunks = StreamRecord(), list[Any]()
     with recording(record):
         told = listener_metadata(request) if anybody_listens(request) else {}
-        stream = await litellm.acompletion(**{**options, **request, **told, **one_send(request), "stream": True})
+        stream = await litellm.acompletion(
+            **{**stream_options(request), **request, **told, **one_send(request), "stream": True}
+        )
     while (chunk := await _next_chunk(stream, record)) is not None:
         chunks.append(chunk)
         for choice in chunk.choices:
@@ -46,14 +46,21 @@ async def chat_stream(request: Mapping[str, Any]) -> AsyncIterator[dict[str, Any
     if record.watch is not None and (plain := record.watch.plain_json()) is not None:
         whole = convert_response.converted(plain)
         answer = answer_from(whole, stream, _completion_cost(whole, request))
-        for delta in _deltas(answer):
+        for delta in deltas_of(answer):
             yield delta
     else:
-        answer = _assembled(chunks, stream, record.watch, request)
+        # LiteLLM makes up a finish reason when the provider sent none; what it received is on the wrapper.
+        answer = assembled(chunks, headers_of(stream), record.watch, request, stream.received_finish_reason)
     yield answer
 
 
-def _deltas(answer: Answer) -> Iterator[dict[str, Any]]:
+def stream_options(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments with which a provider sends a stream's usage."""
+    supported = load().get_supported_openai_params(request["model"], request.get("custom_llm_provider")) or []
+    return {"stream_options": {"include_usage": True}} if "stream_options" in supported else {}
+
+
+def deltas_of(answer: Answer) -> Iterator[dict[str, Any]]:
     for choice in answer.body["choices"]:
         yield {"choice": choice["index"], **choice["message"]}
 
@@ -75,10 +82,17 @@ async def _next_chunk(stream: Any, record: StreamRecord) -> Any:
         return None
 
 
-def _assembled(chunks: list[Any], stream: Any, watch: StreamWatch | None, request: Mapping[str, Any]) -> Answer:
-    """Return the answer of all chunks, with the finish reasons and the usage that the provider sent, and no others."""
-    # LiteLLM makes up a finish reason when the provider sent none; what it received is on the wrapper.
-    received = stream.received_finish_reason
+def assembled(
+    chunks: list[Any],
+    headers: Mapping[str, str],
+    watch: StreamWatch | None,
+    request: Mapping[str, Any],
+    received: str | None = None,
+) -> Answer:
+    """Return the answer of all chunks, with the finish reasons and the usage that the provider sent, and no others.
+
+    `received` is the finish reason where there is no watch.
+    """
     ended = received is not None or (watch is not None and (watch.done or watch.reasons))
     if not ended or not chunks:
         raise IncompleteStreamError("the stream ended before its finish reason")
@@ -86,7 +100,7 @@ def _assembled(chunks: list[Any], stream: Any, watch: StreamWatch | None, reques
     if watch is not None and watch.usage is not None and "total_tokens" in watch.usage:
         with contextlib.suppress(Exception):  # a usage of a shape that LiteLLM does not expect
             whole.usage = load().Usage(**watch.usage)  # its own is an estimate if it did not read to the end
-    answer = answer_from(whole, stream, _completion_cost(whole, request))
+    answer = answer_of(whole, headers, _completion_cost(whole, request))
     for choice in answer.body["choices"]:
         index = choice.get("index", 0)
         keep_native_reason(choice, watch.reasons.get(index) if watch is not None else received)

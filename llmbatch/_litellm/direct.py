@@ -88,7 +88,7 @@ class DirectTarget:
     async def send(self, request: Mapping[str, Any]) -> Answer:
         """Send one request once. Raises LiteLLM's errors, and aiohttp's."""
         async with self.posted(request) as response:
-            headers = _lower(response)
+            headers = headers_of(response)
             raw = await _read(response)
         given = _parsed(raw)
         if given.get("error") and not given.get("choices") and not given.get("data"):
@@ -110,7 +110,7 @@ class DirectTarget:
                 ssl=_ssl(request.get("ssl_verify")),
             ) as response:
                 if response.status >= _ERRORS_FROM:
-                    _raise(request, response.status, _lower(response), await _read(response))
+                    _raise(request, response.status, headers_of(response), await _read(response))
                 yield response
         except (aiohttp.ClientError, OSError) as exc:
             exc.request = SimpleNamespace(url=self._url)  # type: ignore[union-attr]  # as httpx has it, for the message
@@ -128,7 +128,8 @@ class DirectTarget:
             return self._patterns({**given, "usage": normalized_usage(given.get("usage"))})
 
 
-def _lower(response: aiohttp.ClientResponse) -> dict[str, str]:
+def headers_of(response: aiohttp.ClientResponse) -> dict[str, str]:
+    """Return a response's headers, lower-case."""
     return {name.lower(): value for name, value in response.headers.items()}
 
 

@@ -32,9 +32,15 @@ class _Decompressor(Protocol):
 
 @dataclass(slots=True)
 class StreamRecord:
-    """The response to one streaming request; `watch` is None until it comes, or if LiteLLM uses another session."""
+    """The response to one streaming request.
+
+    Attributes:
+        watch: None until the response comes, or if LiteLLM uses another session.
+        direct: whether the response is decompressed already, and its chunks are to be kept.
+    """
 
     watch: StreamWatch | None = None
+    direct: bool = False
 
 
 _record: ContextVar[StreamRecord | None] = ContextVar("llmbatch_stream_record", default=None)
@@ -55,7 +61,8 @@ def watch_for(content_type: str, encoding: str) -> StreamWatch | None:
     record = _record.get()
     if record is None and content_type != "text/event-stream":
         return None
-    watch = StreamWatch(encoding)
+    direct = record is not None and record.direct
+    watch = StreamWatch("" if direct else encoding, keep_chunks=direct)
     if record is not None:
         record.watch = watch
     return watch
@@ -68,12 +75,14 @@ class StreamWatch:
         done: whether the provider said that the stream is over (`[DONE]`).
         reasons: the provider's own finish reason of each choice.
         usage: the last usage that the provider sent; None if it sent none.
+        chunks: those of the events that have been read; None if they are not kept.
     """
 
-    def __init__(self, encoding: str = "") -> None:
+    def __init__(self, encoding: str = "", *, keep_chunks: bool = False) -> None:
         self.done = False
         self.reasons: dict[int, str] = {}
         self.usage: Mapping[str, Any] | None = None
+        self.chunks: list[dict[str, Any]] | None = [] if keep_chunks else None
         self._decompressor: _Decompressor | None = None
         self._off = False
         self._plain: bytearray | None = None
@@ -159,6 +168,8 @@ class StreamWatch:
             raise BrokenStreamError("a chunk of the stream is not JSON") from None
 
     def _chunk(self, chunk: dict[str, Any]) -> None:
+        if self.chunks is not None:
+            self.chunks.append(chunk)
         if chunk.get("error"):
             self._off = True  # LiteLLM raises it
             return

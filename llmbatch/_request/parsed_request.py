@@ -24,7 +24,7 @@ E = TypeVar("E")
 _ADDRESS = frozenset({"api_base", "base_url", "client", "custom_llm_provider"})
 _MAX_CACHED_PLANS = 1024
 # Options of the whole batch. A request has its own system message, and names those deployments that it may be sent to.
-_BATCH_OPTIONS = (OWN_OPTIONS - {"deployments", "system"}) | {"stream", "completion_window"}
+_BATCH_OPTIONS = (OWN_OPTIONS - {"deployments", "system", "transport"}) | {"stream", "completion_window"}
 _MISNAMED = {"id": "custom_id", "message": "messages", "prompts": "prompt", "conversation": "messages"}
 
 

@@ -23,7 +23,7 @@ from llmbatch._request.sender import Credentials
 from llmbatch._rows.structured_output import ResponseFormat, checked_format
 from llmbatch._util.checks import check_number, copied
 from llmbatch._util.identity import is_price
-from llmbatch.options import OWN_OPTIONS
+from llmbatch.options import OWN_OPTIONS, Transport, check_choice
 
 
 class _DefaultFloat(float):
@@ -63,6 +63,7 @@ class _Plan:
         params: LiteLLM's keyword arguments, all but the messages or the text. May hold keys: never print it.
         credentials: what goes with each attempt, where tokens expire.
         sent_as_is: names of parameters that neither llmbatch nor LiteLLM knows for this provider.
+        transport: how the requests are sent; None as the batch says.
         deployments: the deployments that may answer, where the caller has named some.
     """
 
@@ -71,6 +72,7 @@ class _Plan:
     credentials: Credentials | None = field(default=None, repr=False)
     sent_as_is: tuple[str, ...] = ()
     deployments: tuple[DeploymentPlan, ...] = ()
+    transport: Transport | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,7 +123,9 @@ def plan_chat(
 
     Raises ValueError and TypeError that say how to fix the call.
     """
-    system = _checked_system(kwargs.get("system"))
+    system, transport = _checked_system(kwargs.get("system")), kwargs.get("transport")
+    if transport is not None:
+        check_choice("transport", transport, Transport)
     kwargs = _checked_kwargs(kwargs, model)
     if temperature is not None:
         check_number("temperature", temperature, "None leaves it to the model", least=0, most=_MAX_TEMPERATURE)
@@ -157,6 +161,7 @@ def plan_chat(
         sent_as_is=_litellm.unknown_parameters(target, kwargs),
         response_format=checked_format(kwargs.get("response_format")),
         system=system,
+        transport=transport,
         untouched=frozenset(name for name, is_default in defaults.items() if is_default),
     )
 

@@ -29,7 +29,7 @@ _CHARACTERS_PER_TOKEN = 4
 # Attempts at a service tier that has no resources for a request, before it is given up.
 _ATTEMPTS_WITHOUT_RESOURCES = 2
 
-Call = Callable[[dict[str, Any]], Awaitable[Answer]]
+Call = Callable[..., Awaitable[Answer]]  # of a request
 
 
 class Credentials(Protocol):
