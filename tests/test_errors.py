@@ -19,6 +19,7 @@ ROOT = Path(llmbatch.__file__).parent
 # Never seen by users: each is caught where its comment says.
 INTERNAL = {
     "AnswerTooLargeError",  # becomes a row
+    "APIError",  # of the OpenAI SDK; becomes a row
     "AttemptFailedError",  # becomes a row
     "BrokenStreamError",  # becomes a row
     "ErrorAnswerError",  # becomes a row
