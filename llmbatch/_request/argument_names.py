@@ -164,7 +164,9 @@ _INSTEAD = {
     **dict.fromkeys(("messages", "messages_list", "prompts", "prompt", "inputs", "input_batch", "conversations"),
                     "Pass the requests as the first argument"),
     **dict.fromkeys(("texts", "input"), "Pass the texts as the first argument"),
-    **dict.fromkeys(("template", "column"), "Use llmbatch.integrations.frames.complete_frame for a table"),
+    **dict.fromkeys(("template", "column"), "Use llmbatch.complete_table for a table"),
+    **{name: f"Leave it out: each row has it. In complete_table pass details=['{name}'] for a column"
+       for name in ("error", "cost", "asks")},
     **dict.fromkeys(("param", "params", "generation_params", "backend_params", "default_request_kwargs"),
                     "Pass each parameter by its own name, as in seed=7"),
     "model_list": "Use deployments=, which takes the items of a LiteLLM Router's model_list",
