@@ -22,8 +22,10 @@ MUCH_SLOWER = 3.0
 # Seconds, and multiples of its latency, after which a deployment that was left out is measured again.
 MEASURE_AGAIN_SECONDS = 5.0
 MEASURE_AGAIN_LATENCIES = 5.0
-# Requests that a deployment gets before its first answer, once another has answered.
+# Requests that a deployment gets before its first answer, once another has answered, and in the first moments: one
+# that hangs or is slow gets no more.
 IN_FLIGHT_BEFORE_FIRST_ANSWER = 2
+FIRST_MOMENTS_SECONDS = 1.0
 # Seconds after which deployments that were left out are looked at again.
 LOOK_AGAIN_SECONDS = 0.05
 
@@ -67,6 +69,7 @@ class Pool:
         self.members = members
         self._waiters: list[_Waiter] = []
         self._tickets = itertools.count()
+        self._began_at = math.inf
         self._timer: asyncio.TimerHandle | None = None
         self._scheduled: asyncio.Handle | None = None
         for member in members:
@@ -111,6 +114,7 @@ class Pool:
         `tokens` are the tokens of the request at each. Requests of a lower `order` go first.
         """
         loop = asyncio.get_running_loop()
+        self._began_at = min(self._began_at, time.monotonic())
         waiter = _Waiter((order, next(self._tickets)), tokens, detours, probe, loop.create_future())
         bisect.insort(self._waiters, waiter, key=lambda waiter: waiter.key)
         self._dispatch()
@@ -193,8 +197,7 @@ class Pool:
                 continue
             seconds = expected[member]
             if member.latency is None:
-                others = any(other.latency is not None for other in candidates)
-                if others and member.in_flight >= IN_FLIGHT_BEFORE_FIRST_ANSWER:
+                if member.in_flight >= IN_FLIGHT_BEFORE_FIRST_ANSWER and self._may_wait_for(member, candidates, now):
                     continue
             elif seconds is not None and seconds > MUCH_SLOWER * best:
                 fast = [other for other in candidates if other is not member]
@@ -209,6 +212,12 @@ class Pool:
                 member.in_flight,
             ),
         )
+
+    def _may_wait_for(self, member: Member, candidates: list[Member], now: float) -> bool:
+        """Return whether a deployment that has answered nothing yet gets no more requests for now."""
+        others = [other for other in candidates if other is not member]
+        answered = any(other.latency is not None for other in others)
+        return answered or (bool(others) and now - self._began_at < FIRST_MOMENTS_SECONDS)
 
     def _otherwise(self, others: list[Member], expected: dict[Member, float | None]) -> float:
         """Return the seconds in which the last of those that wait would be answered by these deployments."""
