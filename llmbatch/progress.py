@@ -12,6 +12,7 @@ from typing import Any
 from llmbatch._output.stats import RunStats
 from llmbatch._rows.row import Row
 from llmbatch._util.background_call import in_front
+from llmbatch._util.foreground import Foreground, caller
 
 __all__ = ["ProgressBar"]
 
@@ -28,7 +29,12 @@ class ProgressBar:
         self._note = note
         self._bar: Any = None
         if show if show is not None else _watched():
-            self._bar = _tqdm()(total=total, unit="row", dynamic_ncols=True, mininterval=0.2)
+            place = caller()
+            self._bar = (
+                _tqdm()(total=total, unit="row", dynamic_ncols=True, mininterval=0.2)
+                if place is None
+                else _MarimoBar(total, place)
+            )
 
     def add(self, row: Row) -> None:
         """Count a finished row."""
@@ -65,13 +71,55 @@ class ProgressBar:
             self._bar.close()
 
 
+class _MarimoBar:
+    """A bar of marimo with the methods of tqdm that are used here; it is drawn in the thread that runs the cell."""
+
+    def __init__(self, total: int | None, place: Foreground) -> None:
+        self.n = self._drawn = 0
+        self._total, self._place, self._note = total, place, ""
+        self._context: Any = None
+        self._closed = False
+        self.refresh()
+
+    def set_postfix_str(self, note: str, *, refresh: bool = True) -> None:
+        self._note = note
+        if refresh:
+            self.refresh()
+
+    def update(self, rows: int) -> None:
+        self.n += rows
+        self.refresh()
+
+    def refresh(self) -> None:
+        self._place.post(id(self), self._draw)
+
+    def external_write_mode(self, file: Any) -> AbstractContextManager[None]:  # noqa: ARG002 - tqdm's signature
+        return nullcontext()
+
+    def close(self) -> None:
+        self._closed = True
+        self.refresh()
+
+    def _draw(self) -> None:
+        if self._context is None:
+            status = sys.modules["marimo"].status
+            title = {"title": "llmbatch", "remove_on_exit": False}
+            self._context = status.progress_bar(total=self._total, **title) if self._total else status.spinner(**title)
+            self._bar = self._context.__enter__()
+        rows = {"increment": self.n - self._drawn} if self._total else {}
+        self._bar.update(**rows, subtitle=self._note if self._total else f"{self.n:,} rows, {self._note}")
+        self._drawn = self.n
+        if self._closed:
+            self._context.__exit__(None, None, None)
+
+
 def _in_notebook() -> bool:
     shell = sys.modules.get("IPython")
     return shell is not None and type(shell.get_ipython()).__name__ == "ZMQInteractiveShell"
 
 
 def _watched() -> bool:
-    return _in_notebook() or (in_front() and sys.stderr is not None and sys.stderr.isatty())
+    return caller() is not None or _in_notebook() or (in_front() and sys.stderr is not None and sys.stderr.isatty())
 
 
 def _tqdm() -> Any:

@@ -135,7 +135,8 @@ def test_the_shell_commands_run(warm: Warm, monkeypatch: pytest.MonkeyPatch, tmp
     assert len(Path("answers.jsonl").read_text().splitlines()) == 2
 
 
-RECIPES = sorted(set(EXAMPLES.glob("*.py")) - {EXAMPLES / "demo_batch_completions.py", EXAMPLES / "clusters.py"})
+OTHERS = {EXAMPLES / f"{name}.py" for name in ("demo_batch_completions", "clusters", "streamlit_app")}
+RECIPES = sorted(set(EXAMPLES.glob("*.py")) - OTHERS)
 
 
 @pytest.mark.parametrize(
@@ -168,6 +169,15 @@ def test_the_recipe_for_clusters_runs(desk: Server, monkeypatch: pytest.MonkeyPa
     recipe["on_dask"](dask)
     recipe["on_spark"](Table(frame), None)
     assert len(desk.requests) == 4, "Dask waits for compute()"
+
+
+@pytest.mark.usefixtures("desk")
+def test_the_recipe_for_streamlit_runs() -> None:
+    """A click answers the table, as streamlit's own test of an app sees it."""
+    app = pytest.importorskip("streamlit.testing.v1").AppTest.from_file(str(EXAMPLES / "streamlit_app.py")).run()
+    app.button[0].click().run(timeout=60)
+    assert not app.exception
+    assert app.dataframe[0].value["answer"].notna().all()
 
 
 def test_every_recipe_is_linked() -> None:

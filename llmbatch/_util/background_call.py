@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, Generic, TypeVar
 
+from llmbatch._util.foreground import remember_caller
 from llmbatch._util.loop_thread import CLOSING_SECONDS, background
 
 T = TypeVar("T")
@@ -103,6 +104,7 @@ class Call(Generic[T]):
             self._nested.add(self)
         context = contextvars.copy_context()
         context.run(_front.set, _on_main_thread())
+        context.run(remember_caller)
         self._loop.call_soon_threadsafe(self._start, context=context)
 
     def _start(self) -> None:

@@ -14,6 +14,7 @@ from typing import Any, Generic, TypeVar, cast
 
 from llmbatch._util.background_call import LOOK_SECONDS, Call
 from llmbatch._util.base_errors import BlockingCallError
+from llmbatch._util.foreground import draw, look
 from llmbatch._util.loop_thread import CLOSING_SECONDS, has_ended, on_background_thread
 
 T = TypeVar("T")
@@ -48,13 +49,17 @@ def _wait(call: Call[T]) -> None:
         task = asyncio.current_task()
     except RuntimeError:
         task = None
-    if task is None:
+    meanwhile = look()
+    if task is None and meanwhile is None:
         call.wait()
         return
-    before = task.cancelling()
+    before = 0 if task is None else task.cancelling()
     while not call.wait(LOOK_SECONDS):
-        if task.cancelling() > before:
+        if task is not None and task.cancelling() > before:
             raise asyncio.CancelledError
+        if meanwhile is not None:
+            meanwhile()
+    draw()
 
 
 def _run_to_end(coroutine: Coroutine[Any, Any, None]) -> None:
@@ -85,8 +90,12 @@ async def awaited(coroutine: Coroutine[Any, Any, T]) -> T:
     try:
         ended = call.awaited_by(asyncio.get_running_loop())
         call.start()
+        meanwhile = look()
         while not ended.done():
             await asyncio.wait([ended], timeout=LOOK_SECONDS)
+            if meanwhile is not None and not ended.done():
+                meanwhile()
+        draw()
         return call.outcome()
     except asyncio.CancelledError as exc:
         if not call.done:
