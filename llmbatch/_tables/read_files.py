@@ -27,6 +27,7 @@ DELIMITERS = {"csv": ",", "tsv": "\t"}
 _LONGEST_CELL = 2**31 - 1
 _CHUNK = 1024  # rows
 _BUFFER = 1 << 20
+_BATCH_BYTES = 8 << 20
 
 
 class FileKind(NamedTuple):
@@ -137,7 +138,10 @@ class TableFile:
         parquet = extra("pyarrow.parquet", "Parquet files", "frames")
         # Without a buffer a row group is read whole, which may have the size of the file.
         with parquet.ParquetFile(self._file, pre_buffer=False, buffer_size=_BUFFER) as table:
-            yield from table.iter_batches(_CHUNK, columns=None if names is None else list(names))
+            groups = [table.metadata.row_group(at) for at in range(table.metadata.num_row_groups)]
+            row_bytes = sum(group.total_byte_size for group in groups) // max(table.metadata.num_rows, 1)
+            rows = min(max(_BATCH_BYTES // max(row_bytes, 1), 1), _CHUNK)
+            yield from table.iter_batches(rows, columns=None if names is None else list(names))
 
 
 def _header(file: IO[bytes], delimiter: str, name: str) -> list[str]:

@@ -21,7 +21,7 @@ from llmbatch._tables.read_files import DELIMITERS, FileKind, TableFile
 from llmbatch._util.extras import extra
 from llmbatch._util.files import json_text, replacing
 
-_GROUP_BYTES = 64 << 20  # of a row group, before compression
+_GROUP_BYTES = 32 << 20  # of a row group, before compression
 _TEMPORARY = re.compile(r"\.(\d+)-\d+\.tmp$")  # `replacing`'s
 
 
