@@ -170,6 +170,7 @@ def test_complete_table_of_odd_files_says_what_is_wrong(server: Server, options:
     written("in.csv", {"text": ["a"]})
     Path("mine.csv").write_text("precious")
     Path("latin.csv").write_bytes(b"text\n\xe9\n")
+    Path("twice.csv").write_text("text,a,a\nx,1,2\n")
     Path("list.jsonl").write_text("[1]\n")
     written("none.csv", {"text": ["a", ""]})
     for source, output, more, message in (
@@ -177,6 +178,7 @@ def test_complete_table_of_odd_files_says_what_is_wrong(server: Server, options:
         ("in.txt", "out.csv", {}, "in.txt is not a table by its name"),
         ("in.csv", "in.csv", {}, "the same file"),
         ("in.csv", "mine.csv", {}, "mine.csv already exists, and has no checkpoint mine.csv.jsonl"),
+        ("twice.csv", "out.csv", {}, "twice.csv has several columns 'a'"),
         ("latin.csv", "out.csv", {}, "latin.csv is not CSV in UTF-8"),
         ("list.jsonl", "out.csv", {}, "line 1 of list.jsonl is not a JSON object"),
         ("none.csv", "out.csv", {"missing": "error"}, r"'text' has a missing value \(row 1\)"),

@@ -22,6 +22,7 @@ from tests.server import Response, Server, answer_to
 if TYPE_CHECKING:
     from pathlib import Path
 
+np = pytest.importorskip("numpy")
 pd = pytest.importorskip("pandas")
 pl = pytest.importorskip("polars")
 pa = pytest.importorskip("pyarrow")
@@ -235,6 +236,9 @@ def test_complete_table_wide_and_odd_columns_are_kept(server: Server, options: d
     levels = pd.DataFrame([[1, 2]], columns=pd.MultiIndex.from_tuples([("a", "x"), ("a", "y")]))
     assert list(complete_table(levels, "{a.y}", **options).columns) == [("a", "x"), ("a", "y"), ("answer", "")]
     assert {request.text for request in server.requests} == {"7 999", "2"}
+    with pytest.warns(UserWarning, match="1 of 2"):
+        made = complete_table({"n": np.array([1.5, np.nan], dtype="float32")}, "{n}", **options)
+    assert made["answer"] == [answer_to("1.5"), None]
     twice = pd.DataFrame([[1, 2, 3]], columns=["a", "a", "b"])
     assert complete_table(twice, "{b}", **options)["answer"].tolist() == [answer_to("3")]
     with pytest.raises(ValueError, match="several columns 'a'"):

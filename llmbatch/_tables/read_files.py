@@ -8,6 +8,7 @@ import gzip
 import io
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Collection, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import islice
@@ -80,6 +81,9 @@ class TableFile:
             self.names = _header(file, DELIMITERS[kind], name)
         else:
             self.names = list(dict.fromkeys(key for row in self.rows() for key in row))
+
+        if twice := [own for own, count in Counter(self.names).items() if count > 1]:
+            raise ValueError(f"{name} has several columns {twice[0]!r}. Rename them, so that each has its own name.")
 
     def rows(self, names: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
         """Yield the chosen rows as dicts, of these columns where that saves reading; empty cells of CSV are None.

@@ -39,7 +39,7 @@ class RowRequests:
         needed = [*self._by.columns, *([] if images is None else [images])]
         if unknown := [name for name in dict.fromkeys(needed) if name not in names]:
             absent, known = (", ".join(map(repr, some)) for some in (unknown, _shown(names)))
-            raise ValueError(f"there is no column {absent}. The table has {known}.")
+            raise ValueError(f"there is no column {absent}. The table has {known or 'no columns'}.")
         if twice := [name for name in needed if list(names).count(name) > 1]:
             raise ValueError(f"there are several columns {twice[0]!r}. Rename them, so that each has its own name.")
         # A template needs its columns, a function the whole row.
@@ -135,4 +135,6 @@ def _shown(names: Sequence[str]) -> list[str]:
 
 
 def _is_missing(value: Any) -> bool:
+    if hasattr(value, "dtype") and not getattr(value, "ndim", 1):
+        value = plain(value)  # a scalar of numpy
     return is_missing(value) or (isinstance(value, Decimal) and value.is_nan())
