@@ -96,7 +96,8 @@ def test_rows_one_and_two_processes_same(server: Server, tmp_path: Path) -> None
         given: dict[str, Any] = {"tools": [children], "seed": 7, "checkpoint": tmp_path / f"{count}.jsonl"}
         made[count] = batch(server.api_base, rows, processes=count, **given)
         made[count, "sent"] = sorted(request.body for request in server.requests)
-    one, two = ([{**row, "created": 0, "started_at": "", "elapsed": 0, "waited": 0} for row in made[count]] for count in (1, 2))
+    varies = {"created": 0, "started_at": "", "elapsed": 0, "waited": 0}
+    one, two = ([{**row, **varies} for row in made[count]] for count in (1, 2))
     assert one == two
     assert made[1, "sent"] == made[2, "sent"]
     assert len(made[2].failed) == 4
