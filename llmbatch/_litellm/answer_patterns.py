@@ -8,7 +8,7 @@ several kinds of parts) is left to LiteLLM, answer by answer.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from llmbatch._litellm.convert_response import answer_body
@@ -21,23 +21,24 @@ _Path = tuple[str | int, ...]
 
 
 class AnswerPatterns:
-    """Converts chat answers of one target; the result equals `answer_body`'s."""
+    """Converts chat answers of one target; the result equals that of `exact`."""
 
-    def __init__(self) -> None:
+    def __init__(self, exact: Callable[[Mapping[str, Any]], dict[str, Any]] = answer_body) -> None:
+        self._exact = exact
         self._known: dict[Any, _Pattern | None] = {}
 
     def __call__(self, raw: Mapping[str, Any]) -> dict[str, Any]:
         """Convert an answer. Raises for a body that is not an answer."""
         kind = _kind(raw)
         if kind is None:
-            return answer_body(raw)
+            return self._exact(raw)
         if kind not in self._known:
-            whole = answer_body(raw)
+            whole = self._exact(raw)
             if len(self._known) < MAX_PATTERNS:
                 self._known[kind] = _Pattern.learn(raw, whole)
             return whole
         pattern = self._known[kind]
-        return answer_body(raw) if pattern is None else pattern.fill(raw)
+        return self._exact(raw) if pattern is None else pattern.fill(raw)
 
 
 class _Pattern:

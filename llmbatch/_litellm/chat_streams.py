@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from llmbatch._litellm import Answer, convert_response, load
+from llmbatch._litellm import Answer, convert_response, load, provider_of
 from llmbatch._litellm.calls import answer_from, answer_of, chat, headers_of, one_send
 from llmbatch._litellm.quiet_logging import anybody_listens, listener_metadata
 from llmbatch._litellm.sse import StreamRecord, StreamWatch, recording
@@ -113,6 +113,6 @@ def assembled(
 
 def _completion_cost(whole: Any, request: Mapping[str, Any]) -> float | None:
     try:
-        return float(load().completion_cost(whole, model=request["model"]))
+        return float(load().completion_cost(whole, model=request["model"], custom_llm_provider=provider_of(request)))
     except Exception:  # noqa: BLE001 - LiteLLM raises for a model that it has no price for
         return None

@@ -24,7 +24,7 @@ from yarl import URL
 from llmbatch._litellm import Answer, http_session, load, provider_of
 from llmbatch._litellm.answer_patterns import AnswerPatterns
 from llmbatch._litellm.calls import chat, embed
-from llmbatch._litellm.convert_response import answer_body
+from llmbatch._litellm.convert_response import answer_body, has_own_conversion, provider_conversion
 from llmbatch._litellm.direct_prices import answer_cost
 from llmbatch._litellm.error_answer import ErrorAnswerError
 from llmbatch._litellm.loading import internal
@@ -54,6 +54,8 @@ def _needs_litellm(request: Mapping[str, Any]) -> str | None:
         return f"{argument}= is LiteLLM's"
     if provider_of(request) == "azure" and not (request.get("api_key") or os.environ.get("AZURE_API_KEY")):
         return "Azure AD tokens expire"
+    if request.get("response_format") is not None and has_own_conversion(request):
+        return "LiteLLM may send response_format as a tool"
     if any(proxy.startswith("socks") for proxy in urllib.request.getproxies().values()):
         return "the environment names a SOCKS proxy"
     return None
@@ -70,7 +72,7 @@ class DirectTarget:
         self.refusal = _needs_litellm(request)
         self._wire = Wire()
         self._render = Renderer(self._wire.body)
-        self._patterns = AnswerPatterns()
+        self._patterns = AnswerPatterns(provider_conversion(request))
         self._url = URL()
         self._proxy: str | None = None
 

@@ -36,11 +36,16 @@ def _key(request: Mapping[str, Any], body: Mapping[str, Any]) -> tuple[Any, ...]
     for details in (usage.get("prompt_tokens_details"), usage.get("completion_tokens_details")):
         if details and any(value for name, value in details.items() if name not in PLAIN_DETAILS):
             return None
-    if any(map(request.get, EXTRAS)):
+    if any(map(request.get, EXTRAS)) or _has_annotations(body):
         return None
     model, cost = str(request["model"]), usage.get("cost")
     names = (body.get("model"), model, f"{provider_of(request)}/{model}")
     return None if isinstance(cost, dict) else ("chat" if "messages" in request else "embed", *names, cost)
+
+
+def _has_annotations(body: Mapping[str, Any]) -> bool:
+    """Return whether an answer cites pages: the provider may charge for the searches."""
+    return any(choice["message"].get("annotations") for choice in body.get("choices") or ())
 
 
 def _litellm_cost(request: Mapping[str, Any], body: Mapping[str, Any]) -> float | None:
@@ -48,7 +53,7 @@ def _litellm_cost(request: Mapping[str, Any], body: Mapping[str, Any]) -> float 
     try:
         answer = litellm.ModelResponse(**body) if is_chat else litellm.EmbeddingResponse(**{**body, "data": []})
         cost = litellm.completion_cost(
-            answer, model=request["model"], custom_llm_provider=request.get("custom_llm_provider"),
+            answer, model=request["model"], custom_llm_provider=provider_of(request),
             call_type="acompletion" if is_chat else "aembedding",
         )  # fmt: skip
     except Exception:  # noqa: BLE001 - LiteLLM raises for a model that it has no price for

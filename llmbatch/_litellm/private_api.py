@@ -14,8 +14,9 @@ on hosted_vllm/, measured with the pinned versions.
 - `http_session`: shared_session=, get_async_httpx_client and the method that makes Azure's clients; LiteLLM reads it
   by content.iter_chunked. Errors and answers are bounded in size, broken streams are noticed, and redirects take no key
   to another host. Without it there is only the timeout.
-- `direct`: OpenAIError, which exception_type() makes LiteLLM's errors of, and get_ssl_configuration.
-  `transport="direct"` raises the same errors and trusts the same certificates. Without it LiteLLM sends the requests.
+- `direct`: OpenAIError, which exception_type() makes LiteLLM's errors of, get_ssl_configuration, and
+  transform_response of get_provider_chat_config(). `transport="direct"` raises the same errors, trusts the same
+  certificates, and converts the answers of Groq, Mistral and xAI in the same way. Without it LiteLLM sends requests.
 - `finish_reason`: received_finish_reason of a stream. A cut answer is told from a complete one. Without it streamed
   rows fail.
 - `hidden_params`: _hidden_params of an answer: its price and the headers with the rate limits. Without it there are no
@@ -36,6 +37,8 @@ from __future__ import annotations
 from llmbatch._litellm.loading import internal
 
 CONVERTER = "litellm.litellm_core_utils.llm_response_utils.convert_dict_to_response:convert_to_model_response_object"
+CONFIGS = "litellm.utils:ProviderConfigManager"
+OPENAI_CONFIG = "litellm.llms.openai.chat.gpt_transformation:OpenAIGPTConfig"
 LOGGING = "litellm.litellm_core_utils.litellm_logging:Logging"
 PRIVATE_APIS: dict[str, tuple[str, ...]] = {
     "quiet_logging": (f"{LOGGING}.claim_async_success_log",),
@@ -49,6 +52,8 @@ PRIVATE_APIS: dict[str, tuple[str, ...]] = {
     "direct": (
         "litellm.llms.openai.common_utils:OpenAIError",
         "litellm.llms.custom_httpx.http_handler:get_ssl_configuration",
+        f"{CONFIGS}.get_provider_chat_config",
+        f"{OPENAI_CONFIG}.transform_response",
     ),
     "finish_reason": (),
     "hidden_params": (),

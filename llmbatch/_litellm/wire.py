@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -74,7 +75,9 @@ def _sdk_client(request: Mapping[str, Any], stopped: StoppedRequest) -> Any:
     given: dict[str, Any] = {"api_key": stopped.key, "max_retries": 0, "http_client": stopping_http_client()}
     try:
         if provider == "azure":
-            return openai.AzureOpenAI(azure_endpoint=stopped.url, api_version=stopped.version, **given)
+            version = stopped.version or request.get("api_version") or load().api_version
+            version = version or os.environ.get("AZURE_API_VERSION") or load().AZURE_DEFAULT_API_VERSION
+            return openai.AzureOpenAI(azure_endpoint=stopped.url, api_version=version, **given)
         organization = request.get("organization") or load().organization
         return openai.OpenAI(base_url=stopped.url, organization=organization, **given)
     except openai.OpenAIError as exc:

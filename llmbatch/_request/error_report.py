@@ -199,7 +199,7 @@ def _own_words(exc: BaseException, chain: list[BaseException], text: str) -> str
     if re.fullmatch(r".*Error code: \d+\s*", words) and text.strip():
         words = text
     words = re.split(r"\sTraceback \(most recent call last\)", words[:_MAX_TEXT_CHARACTERS])[0]
-    words = re.sub(r"^(?:(?:litellm\.)?\w+(?:Error|Timeout)?: )+(?:\w*Exception - )?", "", words.strip())
+    words = re.sub(r"^(?:(?:litellm\.)?\w+(?:Error|Timeout)?: )+(?:\w*Exception(?: \w+)? - )?", "", words.strip())
     return re.sub(r"\.? Handle with `litellm\.\w+`\.?$", "", words)
 
 
