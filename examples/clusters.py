@@ -15,6 +15,7 @@ the table is already there, or for your own GPU servers. Use a batch job when th
 import sys
 from typing import Any
 
+from llmbatch import complete_table
 from llmbatch.integrations.ray import Completions, complete_dataset
 
 
@@ -44,6 +45,18 @@ def on_spark(frame: Any, schema: Any) -> Any:
     """Add a column of answers to a Spark DataFrame, lazily; `schema` names all its columns."""
     add_answers = Completions("Sentiment of: {text}", "gpt-4o-mini", workers=4, requests_per_minute=6000)
     return frame.mapInPandas(lambda frames: map(add_answers, frames), schema)
+
+
+def on_partitions(frame: Any) -> Any:
+    """Complete a Dask DataFrame with `complete_table`, which has no shared limits; other libraries in the same way.
+
+    Spark: `frame.mapInPandas(lambda frames: (complete_table(part, template) for part in frames), schema)`. Ray:
+    `dataset.map_batches(complete_table, fn_args=(template,), batch_format="pandas")`. Hugging Face's `datasets`:
+    `dataset.map(lambda rows: complete_table(rows, template), batched=True)`.
+    """
+    return frame.map_partitions(
+        complete_table, "Sentiment of: {text}", meta=frame._meta.assign(answer="").astype("string")
+    )
 
 
 if __name__ == "__main__":

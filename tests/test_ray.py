@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from pydantic import BaseModel
 
+from llmbatch import complete_table
 from llmbatch.integrations.ray import Completions, complete_dataset
 from tests.server import Response, Server, answer_to, server_process
 
@@ -199,10 +200,17 @@ def test_spark_takes_it_for_its_partitions(server: Server, monkeypatch: pytest.M
         add_answers = Completions("{text}", workers=2, requests_per_minute=6000, **options(server))
         schema = pyarrow.Schema.from_pandas(add_answers.meta(frame.limit(0).toPandas()), preserve_index=False)
         made = frame.mapInPandas(lambda frames: map(add_answers, frames), from_arrow_schema(schema)).toPandas()
+        kinds = from_arrow_schema(pyarrow.schema([("text", "string"), ("answer", "string")]))
+        given = options(server)
+        whole = frame.mapInPandas(lambda frames: (complete_table(part, "{text}", **given) for part in frames), kinds)
+        by_table = whole.toPandas()
     finally:
         spark.stop()
-    assert dict(zip(made["text"], made["answer"], strict=True)) == {f"t{i}": answer_to(f"t{i}") for i in range(40)}
-    assert len(server.requests) == 40
+    for answers in (made, by_table):
+        assert dict(zip(answers["text"], answers["answer"], strict=True)) == {
+            f"t{i}": answer_to(f"t{i}") for i in range(40)
+        }
+    assert len(server.requests) == 80
 
 
 def test_without_ray_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,3 +256,15 @@ def test_two_actors_answer_every_row_once_within_one_limit(ray: Any, tmp_path: P
         again = later(pd.DataFrame({"text": [f"question {i}" for i in range(count)]}))
         assert again["answer"].tolist() == [row["answer"] for row in made]
         assert server.stats()["ok"] == count
+
+
+@pytest.mark.nightly
+@pytest.mark.filterwarnings("ignore")  # Ray's own
+@pytest.mark.parametrize("form", ["numpy", "pandas", "pyarrow"])
+def test_complete_table_works_in_rays_batches(ray: Any, form: str) -> None:
+    """In each form in which Ray passes a batch."""
+    with server_process() as server:
+        rows = ray.data.from_items([{"id": i, "text": f"t{i}"} for i in range(20)])
+        done = rows.map_batches(complete_table, fn_args=("{text}",), fn_kwargs=options(server), batch_format=form)
+        answers = {row["text"]: row["answer"] for row in done.take_all()}
+    assert answers == {f"t{i}": answer_to(f"t{i}") for i in range(20)}

@@ -169,6 +169,7 @@ def test_the_recipe_for_clusters_runs(desk: Server, monkeypatch: pytest.MonkeyPa
     recipe["on_dask"](dask)
     recipe["on_spark"](Table(frame), None)
     assert len(desk.requests) == 4, "Dask waits for compute()"
+    assert recipe["on_partitions"](dask).compute()["answer"].notna().all()
 
 
 @pytest.mark.usefixtures("desk")
