@@ -130,6 +130,7 @@ def test_every_public_name_is_there_and_documented() -> None:
         ("as_completed", "create_chat_completions_batch"),
         ("stream_chat_completions_batch", "create_chat_completions_batch"),
         ("acreate_chat_completion", "create_chat_completion"),
+        ("acomplete_table", "complete_table"),
         ("acreate_embeddings_batch", "create_embeddings_batch"),
         ("acreate_chat_completions_batch_copilot", "create_chat_completions_batch_copilot"),
         ("asubmit_batch_job", "submit_batch_job"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import gzip
 import json
@@ -15,7 +16,7 @@ import pytest
 from pydantic import BaseModel
 
 import llmbatch
-from llmbatch import complete_table
+from llmbatch import acomplete_table, complete_table
 from tests.replies import said
 from tests.server import Response, Server, answer_to
 from tests.talk import lines, until
@@ -151,6 +152,22 @@ def test_complete_table_frame_with_output_is_written_and_returned(options: dict[
     dry = complete_table("out.parquet", "{text}", output="dry.csv", dry_run=True, **options)
     assert isinstance(dry, llmbatch.DryRun)
     assert names() == ["more.csv", "more.csv.jsonl", "out.parquet", "out.parquet.jsonl"]
+
+
+def test_acomplete_table_reads_images_row_by_row(server: Server, options: dict[str, Any]) -> None:
+    """From a file, awaited; a path in a cell is read, one that is not there fails alone."""
+    Path("a.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    written("in.csv", {"text": ["a", "b", "c"], "image": ["a.png", "nowhere.png", ""]})
+    with pytest.warns(UserWarning, match=r"1 of 3 \('image': 1\)"):
+        done = asyncio.run(
+            acomplete_table("in.csv", "{text}", output="out.jsonl", images="image", details=["error"], **options)
+        )
+    assert [(row["answer"], row["error"]) for row in read(done.path)] == [
+        (answer_to("a"), None), (None, "InvalidRow: column 'image': No such file or directory"), (None, None),
+    ]  # fmt: skip
+    assert server.requests[0].json["messages"][0]["content"][1]["type"] == "image_url"
+    assert repr(done).startswith("<CompletedFile 'out.jsonl': 1/2 rows succeeded")
+    assert done.cost is None
 
 
 def test_complete_table_deadline_leaves_late_rows_as_errors(server: Server, options: dict[str, Any]) -> None:
