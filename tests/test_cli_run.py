@@ -418,7 +418,12 @@ def test_run_prompts_to_table_writes_the_columns_of_results(shell: Shell) -> Non
     """IN that is no table has no columns to keep: OUT has those of `to_pandas()`."""
     shell.out = shell.directory / "out.parquet"
     assert shell.run(write(shell.directory / "in.jsonl", [{"prompt": "a"}])).exit_code == 0
-    assert list(pd.read_parquet(shell.out).columns) == list(llmbatch.BatchResults().to_pandas().columns)
+    columns = list(llmbatch.BatchResults().to_pandas().columns)
+    assert list(pd.read_parquet(shell.out).columns) == columns
+    shell.out = shell.directory / "out.tsv.gz"
+    assert shell.run(shell.directory / "in.jsonl").exit_code == 0
+    made = pd.read_csv(shell.out, sep="\t")
+    assert (list(made.columns), made["text"].tolist()) == (columns, [answer_to("a")])
 
 
 def test_run_table_to_table_keeps_columns_and_adds_those_of_the_schema(shell: Shell, server: Server) -> None:

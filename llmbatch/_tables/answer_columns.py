@@ -177,6 +177,14 @@ class AnswerColumns:
         return dict(zip(self.names, made, strict=True))
 
 
+class NoColumns(AnswerColumns):
+    """No columns, for a table that is written as it is."""
+
+    def __init__(self) -> None:
+        self._columns, self._fields, self._details, self.names = [], {}, [], []
+        self._arrow = extra("pyarrow", "tables", "frames")
+
+
 def _sound(value: Any) -> Any:
     return well_formed(value) if isinstance(value, str) else value
 

@@ -16,9 +16,9 @@ import click
 from llmbatch._batch.checkpoint import output_lines
 from llmbatch._output.jsonl import row_from_line
 from llmbatch._rows.row import Row
-from llmbatch._tables.answer_columns import AnswerColumns
+from llmbatch._tables.answer_columns import AnswerColumns, NoColumns
 from llmbatch._tables.read_files import file_kind
-from llmbatch._tables.write_files import Spool, write_completed
+from llmbatch._tables.write_files import ArrowSource, Spool, write_completed
 from llmbatch._util.extras import extra
 from llmbatch._util.files import is_standard_output, replaceable
 from llmbatch.cli._ordered_output import rows_in
@@ -91,9 +91,13 @@ def table_kind(output: Path) -> str | None:
 
 def write_table(output: Path, rows: Iterable[Row]) -> None:
     """Write rows as CSV or Parquet, with the columns of `results.to_pandas()`."""
-    results = BatchResults(rows)
-    write = results.to_parquet if table_kind(output) == "parquet" else results.to_csv
-    write(output)
+    results, kind = BatchResults(rows), file_kind(output)
+    if kind is None or kind == ("csv", False):
+        results.to_csv(output)
+    elif kind == ("parquet", False):
+        results.to_parquet(output)
+    else:
+        write_completed(ArrowSource(results.to_arrow()), output, kind, NoColumns(), lambda _: [])
 
 
 def _check_writable(output: Path) -> None:
