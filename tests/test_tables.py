@@ -321,6 +321,8 @@ def test_complete_table_failed_rows_are_reported_once(server: Server, options: d
         (({"text": ["a"]}, "no column", {}), "must name its columns"),
         (({"text": ["a"], "n": [1, 2]}, "{text}", {}), "differ in length"),
         (({"text": ["a"]}, "{text}", {"custom_ids": []}), "custom_ids has 0 ids"),
+        (({"text": ["a", "b"]}, "{text}", {"custom_ids": ["x", "x"]}), "duplicate custom_id 'x'"),
+        (({"text": ["a"]}, "{text}", {"outptu": "x.csv"}), "outptu.*Did you mean output"),
         (("reviews.csv", "{text}", {}), "a file needs an output"),
     ],
 )

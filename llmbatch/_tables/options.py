@@ -10,8 +10,10 @@ from typing import Any, Literal, NamedTuple
 
 from llmbatch._output.stats import RunStats
 from llmbatch._request.parsed_request import ParsedRequest
+from llmbatch._request.plans import check_names
 from llmbatch._tables.read_files import FORMATS, FileKind, file_kind
 from llmbatch._tables.row_requests import RowRequests
+from llmbatch._util.checks import checked_ids
 from llmbatch._util.files import replaceable
 from llmbatch._util.template import RowTemplate
 
@@ -19,6 +21,7 @@ Missing = Literal["skip", "error"]
 PathLike = str | os.PathLike[str]
 
 _SUFFIXES = f"Give it one of these suffixes, also with .gz behind it: {', '.join(FORMATS)}"
+_OWN = frozenset({"output", "images", "missing", "details"})
 _WARNING_LEVEL = 4  # the caller of complete_table
 
 
@@ -73,9 +76,14 @@ def row_requests(
     """Return the requests of a table's rows; what is the table's is taken out of `options`. Raises ValueError."""
     if missing not in {"skip", "error"}:
         raise ValueError(f"missing must be 'skip' or 'error', not {missing!r}")
+    check_names(options, own=_OWN)
     ids = options.pop("custom_ids", None)
     made = RowRequests(
-        template, names, images=images, skips=missing == "skip", custom_ids=None if ids is None else list(ids)
+        template,
+        names,
+        images=images,
+        skips=missing == "skip",
+        custom_ids=None if ids is None else list(checked_ids(ids)),
     )
     if callable(on_result := options.get("on_result")):
         options["on_result"] = lambda index, row: on_result(made.position(index), row)
