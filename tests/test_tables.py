@@ -41,7 +41,7 @@ def dataset(columns: dict[str, list[Any]]) -> Any:
 
 def relation(columns: dict[str, list[Any]]) -> Any:
     cells = pa.table(columns)  # noqa: F841 - DuckDB finds it by its name
-    return pytest.importorskip("duckdb").connect().sql("SELECT * FROM cells")
+    return pytest.importorskip("duckdb").sql("SELECT * FROM cells")
 
 
 # How to make each kind of table, and how to look at one: as an Arrow table.

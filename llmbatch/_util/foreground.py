@@ -34,8 +34,8 @@ class Foreground:
 
 def foreground() -> Foreground | None:
     """Return the current thread as a place to draw in, None if nothing is drawn there: it runs no cell of marimo."""
-    marimo = sys.modules.get("marimo")
-    if marimo is None or not marimo.running_in_notebook():
+    running = getattr(sys.modules.get("marimo"), "running_in_notebook", None)
+    if running is None or not running():
         return None
     if (found := getattr(_local, "foreground", None)) is None:
         found = _local.foreground = Foreground()
@@ -66,12 +66,12 @@ def look() -> Callable[[], object] | None:
     functions: list[Callable[[], object]] = []
     if (place := foreground()) is not None:
         functions.append(place.run)
-    if _in_streamlit():
-        state = sys.modules["streamlit"].session_state
+    state = getattr(sys.modules.get("streamlit"), "session_state", None)
+    if state is not None and _in_streamlit():
         functions.append(lambda: "llmbatch" in state)  # streamlit stops a script when it uses the state
     return None if not functions else lambda: [function() for function in functions]
 
 
 def _in_streamlit() -> bool:
-    runner = sys.modules.get("streamlit.runtime.scriptrunner")
-    return runner is not None and runner.get_script_run_ctx(suppress_warning=True) is not None
+    context = getattr(sys.modules.get("streamlit.runtime.scriptrunner"), "get_script_run_ctx", None)
+    return context is not None and context(suppress_warning=True) is not None
