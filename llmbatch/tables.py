@@ -38,8 +38,9 @@ def complete_table(
         table: a DataFrame of pandas, polars or another library that narwhals supports, an Arrow table, a Dataset of
             Hugging Face, a DuckDB relation, a dict of columns, a list of dicts; or the path of a file: `.csv`, `.tsv`,
             `.jsonl` or `.parquet`, also with `.gz` behind it. A file is read row by row, and needs `output`.
-        template: the prompt, with the table's columns in braces as for `str.format` ("Summarise: {text}"), or a
-            function of a row (a dict) that returns its request: a prompt, messages, or a dict; None leaves the row out.
+        template: the prompt, with the table's columns in braces as for `str.format` ("Summarise: {text}", a struct's
+            field as {author.name}), or a function of a row (a dict) that returns its request: a prompt, messages, or a
+            dict; None leaves the row out.
         model: LiteLLM's model string; else the environment's MODEL_CHOICE, else gpt-4o-mini.
         output: the path of a file for the completed table, whose suffix is one of those above. Finished rows are kept
             in a checkpoint next to it (`OUTPUT.jsonl`): after an interruption, even by `kill -9`, the same call sends

@@ -247,6 +247,15 @@ def test_complete_table_wide_and_odd_columns_are_kept(server: Server, options: d
     assert (list(empty.columns), len(empty)) == (["text", "answer"], 0)
 
 
+def test_complete_table_template_names_fields_of_structs(options: dict[str, Any], kind: tuple[Any, Any]) -> None:
+    """By a dot, in every kind of table; a field without a value is missing."""
+    make, as_arrow = kind
+    authors = [{"name": "Ann", "home": {"city": "Rome"}}, {"name": None, "home": {"city": "Oslo"}}]
+    with pytest.warns(UserWarning, match=r"1 of 2 \('author.name': 1\)"):
+        done = complete_table(make({"author": authors}), "{author.name} of {author.home.city}", **options)
+    assert as_arrow(done)["answer"].to_pylist() == [answer_to("Ann of Rome"), None]
+
+
 def test_complete_table_function_of_a_row_makes_any_request(server: Server, options: dict[str, Any]) -> None:
     """Chats that are arrays of structs, dicts with parameters, and None for a row that is left out."""
     chat = [{"role": "system", "content": "Brief.", "name": None}, {"role": "user", "content": "hi", "name": "ann"}]

@@ -36,7 +36,12 @@ class RowRequests:
     ) -> None:
         self._by, self._images = request_template(template), images
         self._skips, self._ids = skips, custom_ids
-        needed = [*self._by.columns, *([] if images is None else [images])]
+        # "author.name" is a field of the column author, unless there is a column of that name.
+        self._fields = {
+            name: name.split(".") for name in self._by.columns if name not in names and name.partition(".")[0] in names
+        }
+        wanted = [self._fields.get(name, [name])[0] for name in self._by.columns]
+        needed = [*wanted, *([] if images is None else [images])]
         if unknown := [name for name in dict.fromkeys(needed) if name not in names]:
             absent, known = (", ".join(map(repr, some)) for some in (unknown, _shown(names)))
             raise ValueError(f"there is no column {absent}. The table has {known or 'no columns'}.")
@@ -96,12 +101,14 @@ class RowRequests:
         self.missing[name] += 1
 
     def _missing(self, row: Row) -> str | None:
-        return next((name for name in self._needed if _is_missing(row[name])), None)
+        absent = next((name for name in self._needed if _is_missing(row[name])), None)
+        return absent or next((name for name, path in self._fields.items() if _is_missing(_field(row, path))), None)
 
     def _request(self, at: int, row: Row, *, whole: bool) -> ParsedRequest | None:
         """Return a row's request, None if there is none; without `whole`, no file of an image is read."""
         try:
-            made = self._by.request(row) if whole or self._by.columns else None
+            fields = {name: _field(row, path) for name, path in self._fields.items()}
+            made = self._by.request({**row, **fields} if fields else row) if whole or self._by.columns else None
         except (ValueError, TypeError) as exc:
             if not self._by.columns:  # the caller's own function
                 raise
@@ -128,6 +135,14 @@ class RowRequests:
         count = sum(self.missing.values())
         where = ", ".join(f"{name!r}: {number:,}" for name, number in self.missing.items())
         return f"rows with missing values were not sent: {count:,} of {rows:,} ({where})" if count else ""
+
+
+def _field(row: Row, path: Sequence[str]) -> Any:
+    """Return the value of a field of a struct, None if there is none."""
+    value: Any = row
+    for name in path:
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value
 
 
 def _shown(names: Sequence[str]) -> list[str]:
