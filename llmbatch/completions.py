@@ -99,10 +99,12 @@ def create_chat_completions_batch(
         progress: True or False for the bar; None: on in notebooks and terminal scripts.
         on_result: called with (index, row) as each row finishes, for one row at a time, in a thread of its own.
         custom_ids: one id per row, instead of the ids derived from the requests.
-        processes: number of worker processes for LiteLLM calls, or "auto": one for each core.
+        processes: number of worker processes for the calls, or "auto": one for each core, once this process's CPU has
+            limited the batch for some seconds.
         transport: "litellm", or "direct": send rendered requests with llmbatch's own HTTP session, at a fraction of the
             CPU; the rows are the same. For OpenAI-style providers (OpenAI, Azure, Groq, Mistral, xAI, vLLM, any
-            `api_base`). Other requests, streams, and calls with LiteLLM callbacks, a cache or `client=` use LiteLLM.
+            `api_base`), streams included. Other requests, and calls with LiteLLM callbacks, a cache or `client=` use
+            LiteLLM, which the log says. A request may have its own `transport`.
         deployments: servers, regions or keys that answer together, as a list of dicts of LiteLLM's arguments, or a
             LiteLLM Router's `model_list` as it is. Each request is sent to the one that is expected to answer soonest.
             A transient error moves it to another one without counting as a retry; a deployment that fails is set

@@ -82,6 +82,25 @@ def kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process_pool, "IDLE_SECONDS_AFTER_INTERRUPT", 60.0)
 
 
+def test_auto_starts_workers_only_where_the_cpu_limits_the_batch(
+    server: Server, monkeypatch: pytest.MonkeyPatch, log: list[str]
+) -> None:
+    """Neither for a short batch nor for one that waits for answers; then the log says so once."""
+    monkeypatch.setattr(process_pool, "_cores", lambda: 2)
+    started: list[int] = []
+    make = process_pool._pool
+    monkeypatch.setattr(process_pool, "_pool", lambda count, **kwargs: started.append(count) or make(count, **kwargs))
+    assert not batch(server.api_base, chats(20), processes="auto").failed
+    monkeypatch.setattr(process_pool, "BUSY_SECONDS", 0.0)
+    server.set(latency=0.05)
+    assert not batch(server.api_base, chats(20), processes="auto", max_workers=1).failed
+    assert not started
+    monkeypatch.setattr(process_pool, "BUSY_SHARE", -1.0)
+    assert not batch(server.api_base, chats(20), processes="auto").failed
+    assert set(started) == {2}
+    assert sum("CPU limits the batch" in line for line in log) == 1
+
+
 def test_rows_one_and_two_processes_same(server: Server, tmp_path: Path) -> None:
     """Answers, usage, cost, ids, errors and bodies on the wire; what one has answered the other finds."""
     ready(server)

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from llmbatch._output.jsonl import is_line, row_from_line, written_row
+from llmbatch._output.jsonl import SUCCESS, is_line, row_from_line, written_row
 from llmbatch._util.files import from_json, replaceable, replacing
 from llmbatch._util.identity import first_id
 from llmbatch.errors import CheckpointError
@@ -69,7 +69,8 @@ class Checkpoint:
         place = self._places.get(request_id)
         if place is None and upgrade_id and _split(fingerprints)[0] in self._known:
             place = self._place_before_upgrade(request_id, upgrade_id)
-        return None if place is None else row_from_line(json.loads(self._read(*place)))
+        row = None if place is None else row_from_line(json.loads(self._read(*place)))
+        return None if row is None or "error" in row else row
 
     def _place_before_upgrade(self, request_id: str, upgrade_id: str) -> tuple[int, int] | None:
         """Return the next line of a request that had another id under another version of LiteLLM or pydantic."""
@@ -125,7 +126,8 @@ class Checkpoint:
             if line is None:
                 dropped += 1
                 continue
-            row = row_from_line(line)
+            own = line.get("llmbatch") or {}
+            row = own if _is_own_answer(line, own) else row_from_line(line)
             cost = row.get("cost") or 0.0
             self.spent += cost
             if "error" in row:
@@ -133,7 +135,6 @@ class Checkpoint:
                 self._paid += [(offset, length)] if cost else []
                 dropped += not cost
             else:
-                own = line.get("llmbatch") or {}
                 key = own.get("request") or line["custom_id"]
                 if key in self._places:
                     dropped += 1
@@ -159,6 +160,12 @@ class Checkpoint:
             lock(fresh, self.path)
         self.close()
         self._file, self._places = fresh, places
+
+
+def _is_own_answer(line: Mapping[str, Any], own: Mapping[str, Any]) -> bool:
+    """Return whether a line is an answer that llmbatch wrote, which needs no look before it is used."""
+    status = (line.get("response") or {}).get("status_code")
+    return "request" in own and "error_details" not in own and line.get("error") is None and status in SUCCESS
 
 
 def _split(fingerprints: Mapping[str, str]) -> tuple[str, _Fields]:

@@ -14,6 +14,7 @@ import itertools
 import json
 import os
 import sys
+import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any, Literal
 
@@ -35,6 +36,8 @@ from llmbatch._util.send_times import note_sent
 # Idle workers end after this time; sooner after an interrupted batch.
 IDLE_SECONDS = 60.0
 IDLE_SECONDS_AFTER_INTERRUPT = 1.0
+# With "auto" workers are started when the event loop's thread has been busy for so long.
+BUSY_SECONDS, BUSY_SHARE = 3.0, 0.9
 # Workers that end before they are ready are replaced so often; then something keeps them from starting at all.
 _MAX_FAILED_STARTS = 8
 _MAX_LINE_BYTES = 1 << 30
@@ -43,13 +46,29 @@ _OBJECTS = ("cache", "client_session", "aclient_session", "secret_manager_client
 
 
 def calling(kind: str, processes: int | Literal["auto"]) -> Call:
-    """Return the function that sends one request once, in this process or in a worker."""
-    if processes == 1:
+    """Return the function that sends one request once, in this process or in a worker.
+
+    With "auto" there are workers, one for each core, from when this process's CPU limits the batch.
+    """
+    count = _cores() if processes == "auto" else processes
+    if count == 1:
         return CALLS[kind]
-    if processes == "auto":
-        cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
-        processes = len(cores)
-    count, begun, reported = processes, False, False
+    meter = _CpuMeter() if processes == "auto" else None
+    in_a_worker = _worker_calling(kind, count)
+
+    async def call(request: dict[str, Any]) -> Answer:
+        return await (CALLS[kind] if meter is not None and not meter.is_busy() else in_a_worker)(request)
+
+    return call
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _worker_calling(kind: str, count: int) -> Call:
+    """Return the function that sends one request once, in a worker where that is possible."""
+    begun, reported = False, False
     traced: str | None = None
 
     async def call(request: dict[str, Any]) -> Answer:
@@ -84,6 +103,25 @@ def _traced() -> str | None:
 
 def _replays() -> bool:
     return hasattr(aiohttp.ClientSession._request, "__wrapped__")  # noqa: SLF001 - vcrpy's way to replay and record
+
+
+class _CpuMeter:
+    """Finds out whether the event loop's thread has been busy for some seconds; it stays so for the batch."""
+
+    def __init__(self) -> None:
+        self._was_busy = False
+        self._began: tuple[float, float] | None = None
+
+    def is_busy(self) -> bool:
+        """Return whether it is; called on the event loop."""
+        now = time.monotonic(), time.thread_time()
+        began = self._began = self._began or now
+        if not self._was_busy and now[0] - began[0] >= BUSY_SECONDS:
+            self._was_busy = now[1] - began[1] > BUSY_SHARE * (now[0] - began[0])
+            if self._was_busy:
+                logger.info("This process's CPU limits the batch: worker processes send from now on")
+            self._began = now
+        return self._was_busy
 
 
 def _reason_to_stay(request: Mapping[str, Any]) -> str | None:

@@ -75,9 +75,9 @@ def _response_format(_ctx: Any, _param: Any, path: Path | None) -> dict[str, Any
     "--processes",
     type=_count,
     metavar="N",
-    default="1",
+    default="auto",
     show_default=True,
-    help='Worker processes for the calls, or "auto".',
+    help='Worker processes for the calls; "auto" starts them once the CPU limits the run.',
 )
 @click.option(
     "--transport",
