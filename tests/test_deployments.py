@@ -81,6 +81,16 @@ def test_deployment_that_fails_everything_loses_no_row(servers: list[Server], st
     assert len(servers[0].requests) < 20
 
 
+def test_deployment_that_hangs_holds_two_rows_at_a_time(servers: list[Server]) -> None:
+    """Those move on at their timeout, and no row is lost."""
+    open_requests: list[int] = []
+    servers[0].handler = lambda _: open_requests.append(servers[0].stats.in_flight) or Response(delay=600)
+    results = spread(chats(60), *servers, timeout=3, max_workers=20)
+    assert not results.failed
+    assert len(open_requests) <= 6
+    assert max(open_requests) <= 2
+
+
 @pytest.mark.parametrize(
     ("status", "words"), [(401, "Incorrect API key provided"), (404, "The model `m` does not exist")]
 )
