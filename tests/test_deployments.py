@@ -50,6 +50,8 @@ def test_deployments_share_a_batch(servers: list[Server], more: dict[str, Any]) 
         name: server.stats.ok for name, server in zip("abc", servers, strict=True)
     }
     assert all(server.stats.ok for server in servers)
+    for name, server in zip("abc", servers, strict=True):
+        assert f"deployment {name}: {server.stats.ok} answers" in results.summary()
     by = results.by("deployment")
     assert sum(len(rows) for rows in by.values()) == 60
     assert {row["request_model"] for row in results} == {MODEL}
