@@ -50,6 +50,8 @@ def test_deployments_share_a_batch(servers: list[Server], more: dict[str, Any]) 
         name: server.stats.ok for name, server in zip("abc", servers, strict=True)
     }
     assert all(server.stats.ok for server in servers)
+    for name, server in zip("abc", servers, strict=True):
+        assert f"deployment {name}: {server.stats.ok} answers" in results.summary()
     by = results.by("deployment")
     assert sum(len(rows) for rows in by.values()) == 60
     assert {row["request_model"] for row in results} == {MODEL}
@@ -79,6 +81,16 @@ def test_deployment_that_fails_everything_loses_no_row(servers: list[Server], st
     results = spread(chats(60), *servers, retries=1)
     assert not results.failed
     assert len(servers[0].requests) < 20
+
+
+def test_deployment_that_hangs_holds_two_rows_at_a_time(servers: list[Server]) -> None:
+    """Those move on at their timeout, and no row is lost."""
+    open_requests: list[int] = []
+    servers[0].handler = lambda _: open_requests.append(servers[0].stats.in_flight) or Response(delay=600)
+    results = spread(chats(60), *servers, timeout=3, max_workers=20)
+    assert not results.failed
+    assert len(open_requests) <= 6
+    assert max(open_requests) <= 2
 
 
 @pytest.mark.parametrize(

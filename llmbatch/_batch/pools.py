@@ -13,11 +13,14 @@ from llmbatch._deployments.pool_sender import MemberRoute, MemberSender, PoolSen
 from llmbatch._limits.limiter import Limiter
 from llmbatch._request.circuit_breaker import CircuitBreaker
 from llmbatch._request.plans import ChatPlan, DeploymentPlan, EmbeddingsPlan
+from llmbatch._request.run_watch import RunWatch
 from llmbatch._request.sender import Sender
 
 
 class _Senders(Protocol):
     """What a run makes senders of."""
+
+    watch: RunWatch
 
     def single_sender(self, plan: ChatPlan | EmbeddingsPlan) -> Sender: ...
     def limiter_of(self, plan: ChatPlan | EmbeddingsPlan) -> Limiter: ...
@@ -82,6 +85,7 @@ class Pools:
         key = one.deployment.name, limiter
         if key not in self._members:
             self._members[key] = member = Member(one.deployment, limiter)
+            self._run.watch.limiters[limiter]["deployment"] = one.deployment.name
             if self._told is not None:
                 self._configure(member, self._told)
         return self._members[key]

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, TypeVar
 
-from loguru import logger
-
 from llmbatch._limits.limiter import Limiter
 from llmbatch._limits.permit import Permit
 from llmbatch._request.circuit_breaker import FIXES, Passage
 from llmbatch._request.deployments import Deployment
 from llmbatch._request.failures import Failure, Scope
+from llmbatch._util.batch_log import logger
 
 T = TypeVar("T")
 

@@ -180,27 +180,30 @@ class Pool:
         if waiter.probe:  # nothing answers: each in turn
             candidates = sorted(candidates, key=lambda member: member.probe_at)
         else:
-            candidates = self._sensible(candidates, free, now)
+            later = Detours({member: until for member, until in waiter.detours.until.items() if until == math.inf})
+            rivals = self.candidates(later, now, waiter.tokens) if waiter.detours.until else candidates
+            candidates = self._sensible([one for one in candidates if one in free], rivals, now)
         for member in candidates:
             if member in free and (grant := member.grant(waiter.key[0], waiter.tokens[member], probe=waiter.probe)):
                 return member, grant
         return None
 
-    def _sensible(self, candidates: list[Member], free: set[Member], now: float) -> list[Member]:
-        """Return the free candidates, the best first, without those that would answer much later than a busy one."""
-        expected = {member: member.expected_latency(now) for member in candidates}
+    def _sensible(self, free: list[Member], rivals: list[Member], now: float) -> list[Member]:
+        """Return the free candidates, the best first, without those that would answer much later than a rival.
+
+        Rivals are all that the request may go to, now or in a moment.
+        """
+        expected = {member: member.expected_latency(now) for member in rivals}
         known = [seconds for seconds in expected.values() if seconds is not None]
         best = min(known, default=0.0)
         chosen = []
-        for member in candidates:
-            if member not in free:
-                continue
+        for member in free:
             seconds = expected[member]
             if member.latency is None:
-                if member.in_flight >= IN_FLIGHT_BEFORE_FIRST_ANSWER and self._may_wait_for(member, candidates, now):
+                if member.in_flight >= IN_FLIGHT_BEFORE_FIRST_ANSWER and self._may_wait_for(member, rivals, now):
                     continue
             elif seconds is not None and seconds > MUCH_SLOWER * best:
-                fast = [other for other in candidates if other is not member]
+                fast = [other for other in rivals if other is not member]
                 if seconds > MUCH_SLOWER * self._otherwise(fast, expected) and not self._is_stale(member, now):
                     continue
             chosen.append(member)
@@ -213,9 +216,9 @@ class Pool:
             ),
         )
 
-    def _may_wait_for(self, member: Member, candidates: list[Member], now: float) -> bool:
+    def _may_wait_for(self, member: Member, rivals: list[Member], now: float) -> bool:
         """Return whether a deployment that has answered nothing yet gets no more requests for now."""
-        others = [other for other in candidates if other is not member]
+        others = [other for other in rivals if other is not member]
         answered = any(other.latency is not None for other in others)
         return answered or (bool(others) and now - self._began_at < FIRST_MOMENTS_SECONDS)
 

@@ -99,10 +99,12 @@ class PoolSender(Sender):
         try:
             tokens = {member: self.routes[member].sender.tokens(one) for member, one in requests.items()}
             turn = self.pool.take(passage.order, tokens, outcome.detours, probe=passage.probe)
+            began = time.monotonic()
             member, grant = await self.breaker.unless_given_up(turn, passage)
         except BaseException:
             self.budget.settle(bound, 0.0)
             raise
+        self.watch.limited += time.monotonic() - began
         grant.bound = bound
         try:
             answer = await self.routes[member].sender.attempt(grant, requests[member], call, outcome)

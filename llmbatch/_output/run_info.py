@@ -56,6 +56,10 @@ class RunInfo:
         text, counts = "", self.counts
         if not counts:
             return ""
+        for name, its in counts.get("deployments", {}).items():
+            latency = "" if its["p50"] is None else f", p50 {its['p50']:.2f}s"
+            errors = "".join(f", {count:,} {kind}" for kind, count in its["errors"].items())
+            text += f"\n  deployment {name}: {its['answers']:,} answers{latency}, {its['rate_limited']:,} 429s{errors}"
         retries = sum(counts["retries"].values())
         if retries:
             causes = ", ".join(f"{count:,} {cause}" for cause, count in counts["retries"].items())

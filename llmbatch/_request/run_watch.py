@@ -16,6 +16,7 @@ from typing import Any
 from llmbatch._limits.limiter import Limiter
 from llmbatch._limits.throttle import Phase
 from llmbatch._litellm import Target
+from llmbatch._request.deployment_stats import DeploymentStats
 from llmbatch._request.failures import Failure
 from llmbatch._request.outcome import Outcome
 from llmbatch._util.batch_log import logger, of_row, row_name
@@ -49,7 +50,8 @@ class RunWatch:
         limited: seconds that requests waited for a rate or concurrency limit.
         backing_off: seconds that rows paused after a transient error.
         held_back: seconds that rows waited for a server that was away, or for a probe.
-        limiters: the limiters in use, with provider and model.
+        limiters: the limiters in use, with provider and model, and the deployment where there are several.
+        deployments: what each deployment did.
     """
 
     def __init__(self) -> None:
@@ -57,6 +59,7 @@ class RunWatch:
         self.retries: Counter[str] = Counter()
         self.answering = self.limited = self.backing_off = self.held_back = 0.0
         self.limiters: dict[Limiter, dict[str, str]] = {}
+        self.deployments: dict[str, DeploymentStats] = {}
         self._spells: dict[Limiter, _Spell] = {}
         self._phases: dict[Limiter, tuple[Phase, float]] = {}
         self._stated: dict[Limiter, dict[str, float]] = {}
@@ -73,13 +76,17 @@ class RunWatch:
         """Note an answer."""
         if limiter.stated is not self._stated.get(limiter):
             self._log_stated(limiter)
-        of_row(order, outcome.custom_id, **_place(target)).debug(
+        if outcome.deployment is not None:
+            self._stats(outcome.deployment).answered(outcome.elapsed)
+        of_row(order, outcome.custom_id, **self.limiters.get(limiter, _place(target))).debug(
             "Row {} ({}): answered, attempt {}", order, outcome.custom_id, outcome.attempts
         )
 
     def failed(self, failure: Failure, outcome: Outcome, order: int, target: Target, limiter: Limiter) -> None:
         """Note an attempt that failed."""
         place = self.limiters.setdefault(limiter, _place(target))
+        if outcome.deployment is not None:
+            self._stats(outcome.deployment).failed(failure)
         if limiter.stated is not self._stated.get(limiter):
             self._log_stated(limiter)
         of_row(order, outcome.custom_id, **place).debug(
@@ -88,6 +95,9 @@ class RunWatch:
         )  # fmt: skip
         if failure.rate_limited:
             self._throttled(failure, outcome, order, limiter)
+
+    def _stats(self, deployment: str) -> DeploymentStats:
+        return self.deployments.setdefault(deployment, DeploymentStats())
 
     def _throttled(self, failure: Failure, outcome: Outcome, order: int, limiter: Limiter) -> None:
         self.throttled += 1
@@ -192,7 +202,9 @@ class RunWatch:
     @property
     def counts(self) -> dict[str, Any]:
         """The counts and sums, as `results.stats` has them."""
+        deployments = {name: stats.as_dict() for name, stats in self.deployments.items()}
         return {
+            **({"deployments": deployments} if deployments else {}),
             "attempts": self.attempts,
             "retries": dict(self.retries.most_common()),
             "rate_limited": self.throttled,

@@ -46,7 +46,8 @@ def _tagged(record: Record) -> None:
     extra = record["extra"]
     for name, value in zip(tag._fields, tag, strict=True):
         extra.setdefault(name, value)
-    record["message"] = f"[{tag.batch} {extra['provider']}/{extra['model']}] {record['message']}"
+    place = f" at {extra['deployment']}" if "deployment" in extra else ""
+    record["message"] = f"[{tag.batch} {extra['provider']}/{extra['model']}{place}] {record['message']}"
 
 
 logger: Logger = loguru.logger.patch(_tagged)
