@@ -309,7 +309,9 @@ class BatchResults(list[Row], Generic[M]):
         asked = self.asked if prompts is True else prompts or None
         if prompts is True and asked is None:
             raise ValueError("prompts are not stored here; pass prompts=your_list")
-        page = report_html(self, title=Path(path).stem, elapsed=self.elapsed, limits=self.limits, prompts=asked)
+        page = report_html(
+            self, title=Path(path).stem, elapsed=self.elapsed, limits=self.limits, prompts=asked, run=self.run
+        )
         with replacing(path) as file:
             file.write(page.encode())
 

@@ -6,6 +6,7 @@ import json
 import re
 import threading
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,6 +18,7 @@ from tests.server import Request, Response, Server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from tests.warm import Warm
 
@@ -231,3 +233,18 @@ def test_logging_records_have_the_fields_as_attributes(warm: Warm, server: Serve
         code = _SCRIPT.format(before=before, arguments=level, place=server.api_base)
         with warm.script(code) as process:
             assert process.communicate()[1] == expected
+
+
+def test_rows_say_when_their_turn_came(server: Server, options: dict[str, Any], tmp_path: Path) -> None:
+    """In UTC, also failed rows; a checkpoint keeps it, and copies of a row have it too."""
+    server.handler = lambda request: Response(400) if request.text == "bad" else None
+    before = datetime.now(UTC)
+    options["checkpoint"] = tmp_path / "run.jsonl"
+    first = llmbatch.create_chat_completions_batch(["a", "bad", "a"], dedupe=True, **options)
+    times = [datetime.fromisoformat(row["started_at"] or "") for row in first]
+    assert all(before - timedelta(seconds=1) <= time <= datetime.now(UTC) for time in times)
+    assert all((row["started_at"] or "").endswith("Z") for row in first)
+    again = llmbatch.create_chat_completions_batch(["a", "bad", "a"], dedupe=True, **options)
+    assert [row["started_at"] for row in again[::2]] == [row["started_at"] for row in first[::2]]
+    assert again[1]["started_at"] > first[1]["started_at"]  # type: ignore[operator]
+    assert first.stats["started_at"] <= (first[0]["started_at"] or "")

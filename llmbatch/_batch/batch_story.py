@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmbatch._limits.throttle import Phase
-from llmbatch._output.run_info import RunInfo, utc_text
+from llmbatch._output.run_info import RunInfo
 from llmbatch._output.stats import RunStats
 from llmbatch._request.plans import ChatPlan, EmbeddingsPlan
 from llmbatch._request.redaction import redacted
 from llmbatch._request.run_watch import stated_text
 from llmbatch._util.batch_log import BatchTag, enter_batch, logger, row_name
+from llmbatch._util.utc import utc_text
 from llmbatch.results import totals
 
 if TYPE_CHECKING:

@@ -28,7 +28,7 @@ SUCCESS = range(200, 300)  # HTTP's
 # What is relied on of our own.
 _KINDS = {
     **dict.fromkeys(("cost", "elapsed", "waited", "paid_twice"), int | float | None),
-    **dict.fromkeys(("request", "model", "request_model", "upgrade_id", "deployment"), str | None),
+    **dict.fromkeys(("request", "model", "request_model", "upgrade_id", "deployment", "started_at"), str | None),
     **dict.fromkeys(("attempts", "asks", "same_as"), int),
     **dict.fromkeys(("error_details", "fingerprints", "fallback"), dict),
     "saved": int | float,

@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from heapq import nlargest
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from llmbatch._output.html_table import asked_model, chosen, record, short
+from llmbatch._output.run_info import RunInfo
 from llmbatch._output.stats import RunStats
 from llmbatch._rows.finish_reasons import is_truncated
 from llmbatch._rows.row import Row
@@ -24,7 +26,9 @@ _COLOURS = {"#010101": "currentColor", "#020202": "var(--good)", "#030303": "var
 _INK, _GOOD, _BAD, _AGAIN, _CALM = _COLOURS
 
 
-def report_html(rows: Sequence[Row], *, title: str, elapsed: float, limits: str, prompts: Iterable[Any] | None) -> str:
+def report_html(
+    rows: Sequence[Row], *, title: str, elapsed: float, limits: str, prompts: Iterable[Any] | None, run: RunInfo
+) -> str:
     """Return the page. `elapsed` is in seconds, 0 if unknown; `limits` is a line; `prompts` has one per row.
 
     Raises ImportError without matplotlib or jinja2, and ValueError when there are not as many prompts as rows.
@@ -48,6 +52,9 @@ def report_html(rows: Sequence[Row], *, title: str, elapsed: float, limits: str,
         tally=tally,
         elapsed=elapsed,
         limits=limits,
+        run=run,
+        began=_began(rows, run),
+        notes=run.lines(len(rows), elapsed).strip().splitlines(),
         with_prompts=prompts is not None,
         over_time=_over_time(rows),
         histogram=_histogram(tally),
@@ -91,18 +98,18 @@ def _failure_examples(rows: Iterable[Row]) -> dict[str, dict[str, int]]:
 
 
 def _over_time(rows: Sequence[Row]) -> str:
-    """Plot rows and requests per second, and rows in flight and waiting; `""` if no row has a `created` time.
+    """Plot rows and requests per second, and rows in flight and waiting; `""` if no row has a time.
 
-    A row ends at its `created`, after `elapsed` seconds in flight and `waited` seconds of waiting. A row without an
-    answer is placed at the end of the last row before it that has one.
+    A row ends `waited` and `elapsed` seconds after its `started_at`; without one (batch jobs) at the provider's
+    `created`. A row without a time is placed at the end of the last row before it that has one.
     """
     numpy = extra("numpy", "reports", "report")
-    known = [row["created"] for row in rows if row.get("created")]
+    known = [end for row in rows if (end := _end(row)) is not None]
     if not known:
         return ""
     at, times = known[0], []
     for row in rows:
-        at = row.get("created") or at
+        at = _end(row) or at
         again = max(0, row.get("attempts", 1) - row.get("asks", 1))
         times.append((at, row.get("elapsed") or 0.0, row.get("waited") or 0.0, "error" in row, again))
     ends, took, waited, failed, again = map(numpy.array, zip(*times, strict=True))
@@ -127,6 +134,20 @@ def _over_time(rows: Sequence[Row]) -> str:
     below.set_ylabel("rows")
     below.set_xlabel("seconds")
     return _svg(figure)
+
+
+def _end(row: Row) -> float | None:
+    """Return when a row ended, in seconds since 1970; None if unknown."""
+    started_at = row.get("started_at")
+    if started_at is None:
+        return row.get("created") or None
+    return datetime.fromisoformat(started_at).timestamp() + (row.get("waited") or 0.0) + (row.get("elapsed") or 0.0)
+
+
+def _began(rows: Iterable[Row], run: RunInfo) -> str:
+    """Return when the run, or its first row, began (UTC); "" if unknown."""
+    first = run.started_at or min((row["started_at"] for row in rows if row.get("started_at")), default="")  # type: ignore[type-var]
+    return f"{first[:19].replace('T', ' ')} UTC" if first else ""
 
 
 def _histogram(tally: RunStats) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
 # A line about retries or limits is shown for runs with so many seconds, or with a retry or a 429.
@@ -55,8 +54,3 @@ class RunInfo:
             text += f"\n  all requests together: {', '.join(spent)}" if spent else ""
             text += f"\n  limited by: {self.limited_by}" if self.limited_by else ""
         return text
-
-
-def utc_text(seconds: float) -> str:
-    """Return a time (seconds since 1970) in UTC as ISO 8601, to the millisecond."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

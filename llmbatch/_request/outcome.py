@@ -9,6 +9,7 @@ from typing import Any
 from llmbatch._litellm import Answer
 from llmbatch._request.failures import Failure
 from llmbatch._rows.row import add_usage
+from llmbatch._util.utc import utc_text
 
 
 @dataclass(slots=True)
@@ -71,5 +72,11 @@ class Outcome:
     @property
     def spent(self) -> dict[str, Any]:
         """What the row says of attempts, cost, times and deployment."""
-        spent = {"attempts": self.attempts, "cost": self.cost, "elapsed": self.elapsed, "waited": self.waited}
+        spent = {
+            "attempts": self.attempts,
+            "cost": self.cost,
+            "elapsed": self.elapsed,
+            "waited": self.waited,
+            "started_at": utc_text(time.time() - time.monotonic() + self.begun),
+        }
         return spent if self.deployment is None else {**spent, "deployment": self.deployment}

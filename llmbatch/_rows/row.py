@@ -15,7 +15,8 @@ class Row(TypedDict, total=False):
     Every row has `model`, `choices`, `usage` and the keys in `OWN_KEYS`. `"error" in row` is the test for a failed row,
     which has `error_details`; its `choices` hold the answer if there is one that was rejected. Times are in seconds:
     `elapsed` is that of the last attempt, `waited` that of everything before it (limits, retries). Both are None if
-    nothing was sent, and in rows of batch jobs. `lane` is how the answer was made: "live", "job" or "flex". `saved` is
+    nothing was sent, and in rows of batch jobs. `started_at` is when the row's turn came, in UTC as ISO 8601; its last
+    attempt began `waited` seconds later. `lane` is how the answer was made: "live", "job" or "flex". `saved` is
     the USD saved against the live price, `paid_twice` the USD paid for a cancelled job's late answer (None: unknown).
     `deployment` is the name of the deployment that the last attempt was sent to, if the call has `deployments=`.
     `resumed` marks a row from the checkpoint, `rechecked` one whose answer in the checkpoint no longer passed.
@@ -33,6 +34,7 @@ class Row(TypedDict, total=False):
     attempts: Required[int]
     elapsed: Required[float | None]
     waited: Required[float | None]
+    started_at: Required[str | None]
     lane: Required[str]
     saved: float
     paid_twice: float | None
@@ -49,7 +51,7 @@ class Row(TypedDict, total=False):
 
 
 NO_USAGE = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
-OWN_KEYS = ("custom_id", "cost", "attempts", "elapsed", "waited", "lane")
+OWN_KEYS = ("custom_id", "cost", "attempts", "elapsed", "waited", "started_at", "lane")
 _ONLY_OURS = {
     "error", "error_details", "fallback", "resumed", "rechecked", "metadata", "request_model", "asks", "same_as",
     "saved", "paid_twice", "deployment",
@@ -66,12 +68,12 @@ def answer_row(
     deployment: str | None = None,
     **times: Any,
 ) -> Row:
-    """Return the row of an answer. `cost` is in USD, None if unknown; `times` are `elapsed` and `waited`."""
+    """Return the row of an answer. `cost` is in USD, None if unknown; `times` are those of `Outcome.spent`."""
     answer = {key: value for key, value in body.items() if key not in _ONLY_OURS}
     usage = {**NO_USAGE, **(body.get("usage") or {})}
     cost = cost if cost is None or math.isfinite(cost) else None
     always = {"model": body.get("model") or "", "choices": body.get("choices") or [], "usage": usage}
-    own = {"custom_id": custom_id, "cost": cost, "attempts": attempts, **_rounded(**times), "lane": lane}
+    own = {"custom_id": custom_id, "cost": cost, "attempts": attempts, **_times(**times), "lane": lane}
     if deployment is not None:
         own["deployment"] = deployment
     return {**answer, **always, **own}  # type: ignore[typeddict-item]
@@ -86,6 +88,7 @@ def error_row(
     cost: float | None = 0.0,
     elapsed: float | None = None,
     waited: float | None = None,
+    started_at: str | None = None,
     lane: str = "live",
     deployment: str | None = None,
     **details: Any,
@@ -103,7 +106,7 @@ def error_row(
         "custom_id": custom_id,
         "cost": cost,
         "attempts": details["attempts"],
-        **_rounded(elapsed, waited),  # type: ignore[typeddict-item]
+        **_times(elapsed, waited, started_at),  # type: ignore[typeddict-item]
         "lane": lane,
         "error": well_formed(f"{type}: {message}"),
         "error_details": details,
@@ -113,8 +116,11 @@ def error_row(
     return row
 
 
-def _rounded(elapsed: float | None = None, waited: float | None = None) -> dict[str, float | None]:
-    return {name: s if s is None else round(s, 4) for name, s in (("elapsed", elapsed), ("waited", waited))}
+def _times(
+    elapsed: float | None = None, waited: float | None = None, started_at: str | None = None
+) -> dict[str, float | str | None]:
+    rounded = {name: s if s is None else round(s, 4) for name, s in (("elapsed", elapsed), ("waited", waited))}
+    return {**rounded, "started_at": started_at}
 
 
 def numbered(index: int, row: Row) -> Row:
