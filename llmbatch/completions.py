@@ -158,7 +158,8 @@ def as_completed(
         for index, row in as_completed(chats, "gpt-4o-mini", checkpoint="run.jsonl"):
             print(index, row["cost"])
     """
-    return Stream(_batch(options, messages_list, model, temperature, max_tokens, max_workers).as_completed())
+    batch = _batch(options, messages_list, model, temperature, max_tokens, max_workers)
+    return Stream(batch.as_completed(), stats=lambda: batch.run.stats)
 
 
 def stream_chat_completions_batch(

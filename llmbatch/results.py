@@ -151,17 +151,7 @@ class BatchResults(list[Row], Generic[M]):
         Example:
             print(results.stats["limited_by"], results.stats["retries"])
         """
-        tally, run = RunStats(self), self.run
-        return {
-            "batch_id": run.batch_id,
-            "started_at": run.started_at,
-            "elapsed": round(self.elapsed, 3),
-            **tally.as_dict(),
-            **run.counts,
-            "cpu_seconds": run.cpu_seconds,
-            "limits": self.limits,
-            "limited_by": run.limited_by,
-        }
+        return self.run.stats(RunStats(self), self.elapsed, self.limits)
 
     @property
     def latency(self) -> dict[str, float] | None:

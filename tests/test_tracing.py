@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import time
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -12,11 +13,11 @@ import pytest
 
 import llmbatch
 from llmbatch._litellm import load
+from tests.server import Request, Response, Server
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
-    from tests.server import Server
 
 Spans = list[str]
 
@@ -99,3 +100,90 @@ def test_embeddings_with_a_traced_sdk_name_no_format(
     results = llmbatch.create_embeddings_batch(["a", "b"], model="openai/test-model", progress=False, **place)
     assert not results.failed
     assert all("encoding_format" not in request.json for request in server.requests)
+
+
+@pytest.fixture
+def spans() -> Iterator[Any]:
+    """An application that records spans with OpenTelemetry: its exporter, and a tracer for spans of its own."""
+    pytest.importorskip("opentelemetry.sdk")
+    from opentelemetry import trace
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+    exporter, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(trace, "get_tracer_provider", lambda: provider)
+        patched.setattr(trace, "get_tracer", provider.get_tracer)
+        exporter.tracer = provider.get_tracer("the application")
+        yield exporter
+
+
+@pytest.mark.usefixtures("quick_backoff")
+def test_transport_direct_makes_genai_spans(spans: Any, options: dict[str, Any], server: Server) -> None:
+    """One for each attempt, within the caller's span, with tokens, row and batch; without prompts and answers."""
+    failed: list[str] = []
+
+    def answer(request: Request) -> Response | None:
+        if request.text != "flaky secret prompt" or failed:
+            return None
+        failed.append(request.text)
+        return Response(500)
+
+    server.handler = answer
+    asked = [{"prompt": "flaky secret prompt", "custom_id": "a", "metadata": {"team": "x"}}, "another secret prompt"]
+    with spans.tracer.start_as_current_span("nightly job") as job:
+        results = llmbatch.create_chat_completions_batch(asked, transport="direct", **options)
+        vectors = llmbatch.create_embeddings_batch(["secret text"], transport="direct", **options)
+    assert not [*results.failed, *vectors.failed]
+    made = [span for span in spans.get_finished_spans() if span.parent is not None]
+    assert {span.parent.span_id for span in made} == {job.get_span_context().span_id}
+    assert sorted(span.name for span in made) == ["chat test-model"] * 3 + ["embeddings test-model"]
+    assert sum(not span.status.is_ok and span.status.status_code.name == "ERROR" for span in made) == 1
+    first = [span.attributes for span in made if span.attributes["llmbatch.custom_id"] == "a"]
+    assert [one["llmbatch.batch_id"] for one in first] == [results.batch_id] * 2
+    assert (first[0]["llmbatch.index"], first[0]["llmbatch.metadata"]) == (0, '{"team": "x"}')
+    assert [one.get("error.type") is None for one in first] == [False, True]
+    assert first[1]["gen_ai.usage.output_tokens"] == results[0]["usage"]["completion_tokens"]
+    assert first[1]["gen_ai.provider.name"] == "openai"
+    assert "secret" not in str([span.to_json() for span in made])
+
+
+def test_listeners_hear_which_row_a_request_is_for(options: dict[str, Any], server: Server) -> None:
+    """LiteLLM's `metadata` has batch, index, id and the request's own metadata; the provider gets none of it."""
+    from litellm.integrations.custom_logger import CustomLogger
+
+    heard: list[dict[str, Any]] = []
+
+    class Logger(CustomLogger):
+        async def async_log_success_event(self, kwargs: Any, response_obj: Any, start_time: Any, end_time: Any) -> None:
+            heard.append(kwargs["litellm_params"]["metadata"])
+
+    litellm = load()
+    litellm.callbacks = [Logger()]
+    try:
+        asked = [{"prompt": "a", "custom_id": "id-0", "metadata": {"user_id": "u-1", "tags": ["x"]}}]
+        results = llmbatch.create_chat_completions_batch(asked, **options)
+        vectors = llmbatch.create_embeddings_batch(["b"], **options)
+        streamed = list(llmbatch.stream_chat_completions_batch(asked, **options))
+        anthropic = {**options, "model": "anthropic/claude-sonnet-4-5", "api_base": server.api_base}
+        llmbatch.create_chat_completions_batch(asked, retries=0, **anthropic)
+        until = time.monotonic() + 60
+        while len(heard) < 3 and time.monotonic() < until:
+            time.sleep(0.02)
+    finally:
+        for name in ("callbacks", "success_callback", "failure_callback", "input_callback", "_async_success_callback",
+                     "_async_failure_callback", "_async_input_callback", "service_callback"):  # fmt: skip
+            getattr(litellm, name).clear()
+    assert not [*results.failed, *vectors.failed]
+    assert streamed
+    by_batch = {one["batch_id"]: one for one in heard}
+    first = by_batch[results.batch_id]
+    assert (first["index"], first["custom_id"], first["row_metadata"]) == (0, "id-0", {"user_id": "u-1", "tags": ["x"]})
+    assert by_batch[vectors.batch_id]["custom_id"] == vectors[0]["custom_id"]
+    assert len(by_batch) == 3
+    assert not any(
+        "u-1" in request.body.decode() or results.batch_id in request.body.decode() for request in server.requests
+    )
+    assert len(server.requests) == 4

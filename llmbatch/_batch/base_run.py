@@ -81,7 +81,8 @@ class Run:
         nested: the llmbatch calls that the caller's functions make during the run.
         validate_threads: where `validate` runs.
         on_result_thread: where `on_result` runs, for one row at a time.
-        batch_id, watch, info: its id in the log, what becomes of its attempts, and what is known of it at its end.
+        batch_id, watch: its id in the log, and what becomes of its attempts.
+        info, stats: what is known of it at its end, and the same in numbers.
     """
 
     target: Target
@@ -100,6 +101,7 @@ class Run:
         self.validate_threads = CallbackThreads(VALIDATE_THREADS, self.nested)
         self.on_result_thread = CallbackThreads(1, self.nested)
         self.batch_id, self.watch, self.info = new_batch_id(), RunWatch(), RunInfo()
+        self.stats: dict[str, Any] = {}
         self._budget = budget or Budget(options.max_cost)
         self._breakers: dict[Any, CircuitBreaker] = {}
         self._pools = Pools(self)

@@ -79,6 +79,7 @@ class Batch:
                     not_called,
                 )
             self.run.info = story.end()
+            self.run.stats = self.run.info.stats(bar.tally, story.elapsed, self.run.limits_found())
 
     async def _call_on_result(self, on_result: Callable[[int, Row], object], index: int, row: Row) -> bool:
         """Call it with a finished row, and wait for it; return whether it was called and has returned in time."""

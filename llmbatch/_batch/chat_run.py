@@ -25,6 +25,7 @@ from llmbatch._rows.failure_type import FailureType
 from llmbatch._rows.row import Row, add_spent
 from llmbatch._util.checks import UnsendableError
 from llmbatch._util.identity import upgrade_id
+from llmbatch._util.row_tag import RowTag, enter_row
 from llmbatch.options import Options
 
 FLEX = "flex"
@@ -215,6 +216,7 @@ class ChatRun(Run):
     async def _send_once(self, plan: ChatPlan, sender: Sender, one: Input, request: dict[str, Any]) -> Row:
         """Return the row of one request to one model; sent again without flex if flex has no resources for it."""
         call, outcome = self.call_for(one.index), self._begun(one.index, custom_id=one.custom_id)
+        enter_row(RowTag(self.batch_id, one.index, one.custom_id, one.parsed.metadata))
         await sender.send(request, one.index, call, outcome)
         if sender.gives_up_without_resources and outcome.failure is not None and outcome.failure.no_resources:
             outcome.failure = None

@@ -23,6 +23,7 @@ from llmbatch._rows.row import Row, answer_row
 from llmbatch._util.batch_log import logger
 from llmbatch._util.fan_out import grouped
 from llmbatch._util.identity import CustomIds
+from llmbatch._util.row_tag import RowTag, enter_row
 from llmbatch.options import Options
 
 # Texts per request, by the provider's own limit.
@@ -115,6 +116,7 @@ class EmbeddingsRun(Run):
         request = {**self.plan.request(texts[0].text), "input": [text.text for text in texts]}
         first = texts[0].index
         begun = self._begun(*(text.index for text in texts), custom_id=texts[0].custom_id)
+        enter_row(RowTag(self.batch_id, first, texts[0].custom_id))
         send = partial(self._sender.send, request, first, self.call_for(first), begun)
         outcome = await self._in_time(send)
         if outcome is None:

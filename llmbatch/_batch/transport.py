@@ -7,12 +7,15 @@ from typing import Any, Literal
 
 from llmbatch._litellm import Answer, direct, provider_of
 from llmbatch._litellm.instrumentation import traced_calls
+from llmbatch._request.genai_spans import traced as traced_call
 from llmbatch._request.plans import ChatPlan, EmbeddingsPlan
 from llmbatch._request.process_pool import calling
 from llmbatch._request.sender import Call
 from llmbatch._util.batch_log import logger
 from llmbatch.options import Options
 from llmbatch.providers.registry import has_batch_lines
+
+_OPERATIONS = {"chat": "chat", "embed": "embeddings"}
 
 
 def sending(kind: Literal["chat", "embed"], options: Options) -> Call:
@@ -21,17 +24,19 @@ def sending(kind: Literal["chat", "embed"], options: Options) -> Call:
     if options.transport == "litellm":
         return through_litellm
     direct.new_batch()
-    directly = calling(f"{kind}-direct", options.processes)
+    directly: Call | None = None
     reported: set[str] = set()
     traced: str | None = None
 
     async def call(request: dict[str, Any]) -> Answer:
-        nonlocal traced
+        nonlocal directly, traced
         if traced is None:
             library = traced_calls()
             traced = f"a tracing tool has patched {library}, and would not see them" if library else ""
         reason = traced or _why_not(request)
         if reason is None:
+            if directly is None:
+                directly = traced_call(calling(f"{kind}-direct", options.processes), _OPERATIONS[kind])
             return await directly(request)
         if reason not in reported:
             reported.add(reason)

@@ -9,6 +9,7 @@ from typing import Any
 
 from llmbatch._litellm import Answer, convert_response, load
 from llmbatch._litellm.calls import answer_from, chat, one_send
+from llmbatch._litellm.quiet_logging import anybody_listens, listener_metadata
 from llmbatch._litellm.sse import StreamRecord, StreamWatch, recording
 from llmbatch._rows.answer_body import reported_cost
 from llmbatch._rows.finish_reasons import keep_native_reason
@@ -35,7 +36,8 @@ async def chat_stream(request: Mapping[str, Any]) -> AsyncIterator[dict[str, Any
     options = {"stream_options": {"include_usage": True}} if "stream_options" in supported else {}
     record, chunks = StreamRecord(), list[Any]()
     with recording(record):
-        stream = await litellm.acompletion(**{**options, **request, **one_send(request), "stream": True})
+        told = listener_metadata(request) if anybody_listens(request) else {}
+        stream = await litellm.acompletion(**{**options, **request, **told, **one_send(request), "stream": True})
     while (chunk := await _next_chunk(stream, record)) is not None:
         chunks.append(chunk)
         for choice in chunk.choices:

@@ -15,6 +15,7 @@ from llmbatch._litellm import load
 from llmbatch._litellm.fast_prices import LinearPrices
 from llmbatch._litellm.loading import internal
 from llmbatch._litellm.private_api import LOGGING, is_available
+from llmbatch._util.row_tag import current_row
 
 _DYNAMIC = ("callbacks", "success_callback", "failure_callback", "logger_fn", "guardrails", "prompt_id", "caching")
 _HOOKS = ("callbacks", "input_callback", "success_callback", "failure_callback", "service_callback",
@@ -64,6 +65,21 @@ def logging_arguments(request: Mapping[str, Any]) -> dict[str, Any]:
     ):
         return {}
     return {} if quiet is None else {"litellm_logging_obj": new_logging(quiet, request, "acompletion")}
+
+
+def listener_metadata(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `metadata` for a call that somebody listens to: the row's batch, index, id and own metadata.
+
+    LiteLLM gives it to callbacks. Of its top level it sends some names to some providers (`user_id` to Anthropic), so
+    the row's own metadata has a level of its own.
+    """
+    row = current_row()
+    if row is None or load().enable_preview_features:  # with which LiteLLM sends it to OpenAI
+        return {}
+    place = {"batch_id": row.batch_id, "index": row.index, "custom_id": row.custom_id}
+    own = {} if row.metadata is None else {"row_metadata": row.metadata}
+    # LiteLLM's OpenTelemetry spans have this key, and no unknown ones.
+    return {"metadata": {**(request.get("metadata") or {}), **place, **own, "spend_logs_metadata": {**place, **own}}}
 
 
 def new_logging(kind: Callable[..., Any], request: Mapping[str, Any], call_type: str) -> Any:

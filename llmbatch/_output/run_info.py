@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from llmbatch._output.stats import RunStats
+
 # A line about retries or limits is shown for runs with so many seconds, or with a retry or a 429.
 _WORTH_EXPLAINING_SECONDS = 10.0
 _SHOWN_SECONDS = 0.05
@@ -35,6 +37,19 @@ class RunInfo:
     counts: dict[str, Any] = field(default_factory=dict)
     limited_by: str = ""
     cpu_seconds: float | None = None
+
+    def stats(self, tally: RunStats, elapsed: float, limits: str) -> dict[str, Any]:
+        """Return the run in numbers, as JSON."""
+        return {
+            "batch_id": self.batch_id,
+            "started_at": self.started_at,
+            "elapsed": round(elapsed, 3),
+            **tally.as_dict(),
+            **self.counts,
+            "cpu_seconds": self.cpu_seconds,
+            "limits": limits,
+            "limited_by": self.limited_by,
+        }
 
     def lines(self, rows: int, elapsed: float) -> str:
         """Return lines on attempts and limits that the totals do not show; `""` where there is nothing to explain."""

@@ -107,10 +107,15 @@ class Stream(Generic[T]):
     Leaving the loop early cancels what is in flight, as `close()` and `await aclose()` do.
     """
 
-    def __init__(self, source: AsyncGenerator[T]) -> None:
-        self._source = source
+    def __init__(self, source: AsyncGenerator[T], *, stats: Callable[[], dict[str, Any]] = dict) -> None:
+        self._source, self._stats = source, stats
         self._taking: asyncio.Task[Any] | None = None
         self._closed = False
+
+    @property
+    def stats(self) -> dict[str, Any]:
+        """The run in numbers once it has ended, as `BatchResults.stats`; empty before, and for chunks of answers."""
+        return self._stats()
 
     def __iter__(self) -> Iterator[T]:
         try:

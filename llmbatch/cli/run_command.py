@@ -215,7 +215,7 @@ def _answer(requests: Input, arguments: dict[str, Any], to: Destination, tally: 
         click.echo(f"{arranged.moved} answers of changed or removed rows were moved to {to.name}.old", err=True)
     if arranged is not None and arranged.kept:
         click.echo(f"{arranged.kept} rows failed now and keep their answers of an earlier run in {to.name}", err=True)
-    _report(tally, time.perf_counter() - started, to.name, before)
+    _report(tally, time.perf_counter() - started, to.name, before, finished.stats)
     return BAD_END if tally.failed or arranged is None else 0
 
 
@@ -234,7 +234,14 @@ def _finish(to: Destination, custom_ids: list[str], unsent: list[Row]) -> Arrang
     return arranged
 
 
-def _report(tally: RunStats, elapsed: float, name: str, before: int) -> None:
+# Numbers of the run that the rows do not tell.
+_OF_THE_RUN = (
+    "batch_id", "started_at", "attempts", "retries", "rate_limited", "cpu_seconds", "limits", "limited_by",
+    "ended_early",
+)  # fmt: skip
+
+
+def _report(tally: RunStats, elapsed: float, name: str, before: int, stats: dict[str, Any]) -> None:
     """Print the summary: JSON on a pipe, lines on a terminal, failures first."""
     succeeded = tally.rows - tally.failed
     if sys.stdout.isatty():
@@ -264,4 +271,6 @@ def _report(tally: RunStats, elapsed: float, name: str, before: int) -> None:
         "unpriced": tally.unpriced,
         "seconds": round(elapsed, 3),
         "latency": tally.latency,
+        **{key: stats[key] for key in _OF_THE_RUN if key in stats},
+        "seconds_by_cause": stats.get("seconds"),
     })  # fmt: skip
