@@ -97,6 +97,8 @@ def create_chat_completions_batch(
         warm_prompt_cache: send one request per shared prefix first, so that the rest hit the prompt cache.
         progress: True or False for the bar; None: on in notebooks and terminal scripts.
         on_result: called with (index, row) as each row finishes, for one row at a time, in a thread of its own.
+        on_event: called with each event of the batch (`llmbatch.events`: requests sent, rate-limited and sent again,
+            limits found, rows done), in a thread of its own.
         custom_ids: one id per row, instead of the ids derived from the requests.
         processes: number of worker processes for LiteLLM calls, or "auto": one for each core.
         transport: "litellm", or "direct": send rendered requests with llmbatch's own HTTP session, at a fraction of the

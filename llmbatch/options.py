@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypedDict, get_ar
 from llmbatch._rows.row import Row
 from llmbatch._rows.structured_output import M
 from llmbatch._util.checks import check_number, checked_ids
+from llmbatch.events import Event
 
 if TYPE_CHECKING:
     import os
@@ -64,6 +65,7 @@ class BatchOptions(TypedDict, total=False):
     checkpoint: str | os.PathLike[str] | None
     progress: bool | None
     on_result: Callable[[int, Row], object] | None
+    on_event: Callable[[Event], object] | None
     custom_ids: Sequence[str] | None
     processes: int | Literal["auto"]
     transport: Transport
@@ -143,6 +145,7 @@ class Options:
     warm_prompt_cache: bool = False
     progress: bool | None = None
     on_result: Callable[[int, Row], object] | None = None
+    on_event: Callable[[Event], object] | None = None
     custom_ids: Sequence[str] | None = None
     processes: int | Literal["auto"] = 1
     lane: Lane = "live"
@@ -185,6 +188,7 @@ class Options:
         for entry in self.fallbacks:
             _check_fallback(entry)
         _check_plain("on_result", self.on_result, "a function of (index, row)")
+        _check_plain("on_event", self.on_event, "a function of an event")
         _check_plain("validate", self.validate, "a function of a row that returns None or what is wrong with it")
         for _ in checked_ids(self.custom_ids or ()):
             pass

@@ -100,7 +100,8 @@ class Run:
         self.nested = NestedCalls()
         self.validate_threads = CallbackThreads(VALIDATE_THREADS, self.nested)
         self.on_result_thread = CallbackThreads(1, self.nested)
-        self.batch_id, self.watch, self.info = new_batch_id(), RunWatch(), RunInfo()
+        self.batch_id = new_batch_id()
+        self.watch, self.info = RunWatch(self.batch_id), RunInfo()
         self.stats: dict[str, Any] = {}
         self._budget = budget or Budget(options.max_cost)
         self._breakers: dict[Any, CircuitBreaker] = {}

@@ -13,12 +13,14 @@ from dataclasses import dataclass
 
 from llmbatch._batch.base_run import Run
 from llmbatch._batch.batch_story import Story
+from llmbatch._batch.event_thread import INTERRUPTED_SECONDS, EventThread
 from llmbatch._output.stats import UNSENT
 from llmbatch._request.failures import Failure
 from llmbatch._request.plans import ChatPlan, EmbeddingsPlan
 from llmbatch._rows.failure_type import FailureType
 from llmbatch._rows.row import Row, numbered
 from llmbatch._util.batch_log import logger, of_row
+from llmbatch.events import BatchEnded, RowDone
 from llmbatch.progress import ProgressBar
 from llmbatch.results import BatchResults
 
@@ -55,11 +57,19 @@ class Batch:
         self.run.noted, not_called = bar.redraw, 0
         story = Story(self.run, self.noun, self.plan, bar.tally)
         story.begin()
+        events = None if options.on_event is None else EventThread(options.on_event, self.run.nested)
+        if events is not None:
+            self.run.watch.emit = events.emit
+            events.emit(story.started_event())
+        finished = False
         try:
             async with contextlib.aclosing(self.run.rows()) as rows:
                 async for index, row in rows:
                     self.run.under_way.pop(index, None)
                     bar.add(numbered(index, row))
+                    if events is not None:
+                        events.emit(RowDone(batch_id=self.run.batch_id, index=index, row=row))
+                        await events.room()
                     if "error" in row and row["error_details"]["type"] not in UNSENT:
                         with bar.aside():
                             of_row(index, row["custom_id"]).debug("Row {} failed: {}", index, row["error"])
@@ -69,6 +79,7 @@ class Batch:
                     finally:  # the row is done, whatever on_result does
                         yield index, row
                         story.enter()  # each step of a stream has a context of its own
+            finished = True
         finally:
             story.enter()
             bar.close()
@@ -80,6 +91,10 @@ class Batch:
                 )
             self.run.info = story.end()
             self.run.stats = self.run.info.stats(bar.tally, story.elapsed, self.run.limits_found())
+            if events is not None:
+                events.emit(BatchEnded(batch_id=self.run.batch_id, stats=self.run.stats))
+                soon = asyncio.get_running_loop().time() + INTERRUPTED_SECONDS
+                await events.close(self.run.callback_deadline if finished else soon)
 
     async def _call_on_result(self, on_result: Callable[[int, Row], object], index: int, row: Row) -> bool:
         """Call it with a finished row, and wait for it; return whether it was called and has returned in time."""

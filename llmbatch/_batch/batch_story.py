@@ -17,6 +17,7 @@ from llmbatch._request.redaction import redacted
 from llmbatch._request.run_watch import stated_text
 from llmbatch._util.batch_log import BatchTag, enter_batch, logger, row_name
 from llmbatch._util.utc import utc_text
+from llmbatch.events import BatchStarted
 from llmbatch.results import totals
 
 if TYPE_CHECKING:
@@ -66,6 +67,11 @@ class Story:
         said = ", ".join(f"{name}: {value}" for name, value in facts.items() if value is not None)
         logger.info("{} batch: {}", self._noun, said)
         self._later()
+
+    def started_event(self) -> BatchStarted:
+        """Return the first event."""
+        tag = self._tag
+        return BatchStarted(batch_id=tag.batch, rows=self._run.count, provider=tag.provider, model=tag.model)
 
     def end(self) -> RunInfo:
         """Log the last lines, and return what is known of the run."""

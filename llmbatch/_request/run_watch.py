@@ -19,6 +19,7 @@ from llmbatch._litellm import Target
 from llmbatch._request.failures import Failure
 from llmbatch._request.outcome import Outcome
 from llmbatch._util.batch_log import logger, of_row, row_name
+from llmbatch.events import Event, LimitsChanged, RequestRateLimited, RequestRetried, RequestSent
 
 # Seconds in which retries are summed up in one line.
 RETRIES_LOG_SECONDS = 5.0
@@ -43,6 +44,7 @@ class RunWatch:
     """The attempts of one batch. All methods are called on the event loop.
 
     Attributes:
+        emit: takes the events of requests; None if nobody wants them.
         attempts, throttled: number of requests sent, and of those that got a 429.
         retries: number of attempts that were sent again, by the type of their failure.
         answering: seconds that attempts were in flight, all added up; likewise the next three:
@@ -52,7 +54,9 @@ class RunWatch:
         limiters: the limiters in use, with provider and model.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, batch_id: str = "") -> None:
+        self.emit: Callable[[Event], None] | None = None
+        self._batch_id = batch_id
         self.attempts = self.throttled = 0
         self.retries: Counter[str] = Counter()
         self.answering = self.limited = self.backing_off = self.held_back = 0.0
@@ -65,9 +69,21 @@ class RunWatch:
         self._timers: dict[Callable[..., None], asyncio.TimerHandle] = {}
         self._closed = False
 
-    def sent(self) -> None:
-        """Count an attempt that is sent now."""
+    def sent(self, outcome: Outcome, order: int, target: Target) -> None:
+        """Note an attempt that is sent now."""
         self.attempts += 1
+        if self.emit is not None:
+            self.emit(RequestSent(**self._request(outcome, order, _place(target))))
+
+    def _request(self, outcome: Outcome, order: int, place: dict[str, str]) -> dict[str, Any]:
+        """Return what events say of a request."""
+        return {
+            "batch_id": self._batch_id,
+            "index": order,
+            "custom_id": outcome.custom_id,
+            "attempt": outcome.attempts,
+            **place,
+        }
 
     def answered(self, outcome: Outcome, order: int, target: Target, limiter: Limiter) -> None:
         """Note an answer."""
@@ -92,6 +108,9 @@ class RunWatch:
     def _throttled(self, failure: Failure, outcome: Outcome, order: int, limiter: Limiter) -> None:
         self.throttled += 1
         now, place = time.monotonic(), self.limiters[limiter]
+        if self.emit is not None:
+            event = self._request(outcome, order, place)
+            self.emit(RequestRateLimited(**event, retry_after=failure.retry_after))
         spell = self._spells.get(limiter)
         if spell is None:
             spell = self._spells[limiter] = _Spell(now)
@@ -108,15 +127,18 @@ class RunWatch:
             finding.phase is not phase or now - logged_at > SPELL_LOG_SECONDS
         ):
             self._phases[limiter] = finding.phase, now
-            logger.bind(**place).info("{}", finding.summary)
+            self._log_limits(limiter, finding.summary, finding.summary)
 
-    def retried(self, outcome: Outcome, order: int, seconds: float) -> None:
+    def retried(self, outcome: Outcome, order: int, target: Target, seconds: float) -> None:
         """Note that a row pauses for so many seconds before its next attempt; `paused` follows."""
         failure = outcome.last_failure
         if failure is None or outcome.attempts == outcome.counted_attempts:
             return  # it was not sent
         outcome.counted_attempts = outcome.attempts
         self.retries[failure.type] += 1
+        if self.emit is not None:
+            event = self._request(outcome, order, _place(target))
+            self.emit(RequestRetried(**event, cause=str(failure.type), wait=seconds))
         if failure.rate_limited:
             return  # the spell tells it
         if not self._recent:
@@ -187,7 +209,14 @@ class RunWatch:
         changed = any(abs(rate - before.get(unit, 0.0)) > CHANGED_SHARE * rate for unit, rate in now.items())
         self._stated[limiter] = now
         if changed:
-            logger.bind(**self.limiters.get(limiter, {})).info("The provider states a limit of {}", stated_text(now))
+            text = stated_text(now)
+            self._log_limits(limiter, f"The provider states a limit of {text}", text)
+
+    def _log_limits(self, limiter: Limiter, line: str, limits: str) -> None:
+        place = self.limiters.get(limiter, {"provider": "", "model": ""})
+        logger.bind(**place).info("{}", line)
+        if self.emit is not None:
+            self.emit(LimitsChanged(batch_id=self._batch_id, limits=limits, **place))
 
     @property
     def counts(self) -> dict[str, Any]:

@@ -92,7 +92,7 @@ class Sender:
 
     async def _pause(self, outcome: Outcome, order: int, seconds: float) -> None:
         began, sent = time.monotonic(), outcome.attempts > outcome.counted_attempts
-        self.watch.retried(outcome, order, seconds)
+        self.watch.retried(outcome, order, self.target, seconds)
         try:
             await self.breaker.unless_given_up(self._sleep(outcome, seconds))
         finally:
@@ -124,7 +124,7 @@ class Sender:
             permit = await self._permit(request, passage)
             outcome.attempts += 1
             outcome.deployment = self.deployment
-            self.watch.sent()
+            self.watch.sent(outcome, passage.order, self.target)
             outcome.rejected = None
             cost = None  # unknown, should it be cancelled from here on
             sent_at, sent_times = time.monotonic(), record_send_times()
