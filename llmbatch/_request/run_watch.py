@@ -223,7 +223,7 @@ class RunWatch:
             self._log_limits(limiter, f"The provider states a limit of {text}", text)
 
     def _log_limits(self, limiter: Limiter, line: str, limits: str) -> None:
-        place = self.limiters.get(limiter, {"provider": "", "model": ""})
+        place: Any = self.limiters.get(limiter, {"provider": "", "model": ""})
         logger.bind(**place).info("{}", line)
         if self.emit is not None:
             self.emit(LimitsChanged(batch_id=self._batch_id, limits=limits, **place))

@@ -1,4 +1,7 @@
-"""Every benchmark that takes minutes, one after the other (some 20 minutes on two cores): `uv run python -m tests.benchmarks`."""
+"""Every benchmark that takes minutes, one after the other: some 20 minutes on two cores.
+
+uv run python -m tests.benchmarks
+"""
 
 from __future__ import annotations
 
