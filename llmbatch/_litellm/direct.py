@@ -137,6 +137,9 @@ def headers_of(response: aiohttp.ClientResponse) -> dict[str, str]:
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:
     """Read a body, within the session's bounds."""
+    length = response.content_length
+    if length is not None and length <= http_session.MAX_ERROR_BYTES and "content-encoding" not in response.headers:
+        return await response.content.read()
     try:
         return b"".join([piece async for piece in response.content.iter_chunked(_PIECE_BYTES)])
     except aiohttp.ClientPayloadError as exc:

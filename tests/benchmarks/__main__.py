@@ -1,7 +1,4 @@
-"""Every benchmark that takes minutes, one after the other: some 20 minutes on two cores.
-
-uv run python -m tests.benchmarks
-"""
+"""The benchmarks that take minutes, one after the other (some 20 minutes): `uv run python -m tests.benchmarks`."""
 
 from __future__ import annotations
 
