@@ -40,7 +40,8 @@ def rows_columns(rows: Sequence[Row], model: ResponseFormat | None, formats: For
     (USD, missing where unknown), `attempts`, `elapsed` and `waited` (seconds, missing where unknown). With a pydantic
     `model` its fields come after `text`, as `parsed_NAME` where a name is taken; `formats` are those of single rows, by
     `custom_id`. Embeddings have a column `embedding` with the vectors instead of `text`, and no `finish_reason`. The
-    keys of the requests' metadata are the last columns, as `metadata_NAME` where a name is taken.
+    deployment of each row, where there are some, is the column `deployment`. The keys of the requests' metadata are the
+    last columns, as `metadata_NAME` where a name is taken.
     """
     vectors = [row_vector(row) for row in rows]
     columns: dict[str, list[Any]] = {"custom_id": [well_formed(row["custom_id"]) for row in rows]}
