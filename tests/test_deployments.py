@@ -151,13 +151,37 @@ def test_transient_error_moves_to_another_deployment(servers: list[Server]) -> N
 
 
 def test_rejected_request_is_not_sent_elsewhere(servers: list[Server]) -> None:
-    """A 400 is the request's own fault: it fails after one attempt, and nobody is set aside."""
+    """A 400 of a server that answers others is the request's own fault: it fails after one attempt."""
     for server in servers:
-        server.handler = lambda request: Response(400) if "number 3?" in request.text else None
-    results = spread(chats(10), *servers)
+        server.handler = lambda request: Response(400) if "number 50?" in request.text else None
+    results = spread(chats(60), *servers)
     (failed,) = results.failed
     assert failed["attempts"] == 1
     assert failed["deployment"] in "abc"
+
+
+@pytest.mark.parametrize("answer", [Response(400), Response(200, body={"choices": []})])
+def test_deployment_that_answers_nothing_right_loses_no_row(servers: list[Server], answer: Response) -> None:
+    """One that rejects every request, or answers with nothing, is left alone although it is the quickest."""
+    servers[0].handler = lambda _: answer
+    results = spread(chats(60), *servers)
+    assert not results.failed
+    assert len(servers[0].requests) < 20
+
+
+def test_request_goes_back_to_a_deployment_when_no_other_is_left(servers: list[Server]) -> None:
+    """It failed at one, and the others dropped out or are too dear: it does not wait for them for ever."""
+    denied = Response(401, body={"error": {"message": "Incorrect API key provided"}})
+    servers[0].enqueue(*[Response(500)] * 4)
+    servers[1].handler = lambda _: denied
+    results = spread(chats(12), *servers[:2], deadline=60)
+    assert not results.failed
+    cheap, dear = deployments(servers[2], servers[0])
+    servers[2].enqueue(Response(500))
+    cheap |= {"input_cost_per_token": 1e-6, "output_cost_per_token": 1e-6}
+    dear |= {"input_cost_per_token": 1.0, "output_cost_per_token": 1.0}
+    given = {"deployments": [cheap, dear], "max_cost": 1, "deadline": 60, "progress": False}
+    assert not llmbatch.create_chat_completions_batch(chats(4), **given).failed
 
 
 def test_request_restricts_its_deployments(servers: list[Server]) -> None:

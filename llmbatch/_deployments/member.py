@@ -71,7 +71,7 @@ class Member:
         self.answered_at = 0.0
         self.on_change: list[Callable[[], None]] = []
         self._sent: dict[Grant, float] = {}  # in the order of their times
-        self._failures = self._rejections = 0
+        self._failures = self._rejections = self._refused = 0
         self.probing = False
         self._aside_since = 0.0
         self._probe_seconds = INITIAL_PROBE_SECONDS
@@ -85,6 +85,11 @@ class Member:
     def in_flight(self) -> int:
         """Number of requests in flight."""
         return len(self._sent)
+
+    @property
+    def may_be_at_fault(self) -> bool:
+        """Whether its rejections may be its own fault, and not that of the requests: it answers none, or not lately."""
+        return self.latency is None or self._refused >= FAILURES_TO_SET_ASIDE
 
     def usable(self, now: float) -> bool:
         """Return whether a request may be sent there, as far as its health tells."""
@@ -156,7 +161,8 @@ class Member:
         """Note how an attempt failed."""
         if failure.rate_limited or (failure.scope is Scope.ROW and not failure.retryable):
             if failure.status_code is not None and not failure.rate_limited:
-                self._failures = self._rejections = 0  # it works: the request is at fault
+                self._failures = self._rejections = 0
+                self._refuse(passage, failure)
             return self.release(passage)
         self._failures += 1
         if failure.shared and not failure.retryable:
@@ -168,13 +174,32 @@ class Member:
             if passage.tried:
                 self._set_aside(failure)
         elif self.health is Health.GOOD and (failure.unavailable or self._failures >= FAILURES_TO_SET_ASIDE):
-            logger.warning(
-                "Deployment {}: set aside after {}: {}. It is probed until it answers",
-                self.name, failure.type, failure.message,
-            )  # fmt: skip
-            self._aside_since = time.monotonic()
-            self._set_aside(failure)
+            self._begin_aside(failure)
         return self.release(passage)
+
+    def _begin_aside(self, failure: Failure) -> None:
+        logger.warning(
+            "Deployment {}: set aside after {}: {}. It is probed until it answers",
+            self.name, failure.type, failure.message,
+        )  # fmt: skip
+        self._aside_since = time.monotonic()
+        self._set_aside(failure)
+
+    def on_good_answer(self) -> None:
+        """Note that an answer counts as one."""
+        self._refused = 0
+
+    def on_bad_answer(self, passage: Any, failure: Failure) -> None:
+        """Note an answer that does not count as one: empty, or broken."""
+        self._refuse(passage, failure)
+
+    def _refuse(self, passage: Any, failure: Failure) -> None:
+        """Count what one request may be at fault for; leave the deployment alone if it comes again and again."""
+        self._refused += 1
+        if self.health is Health.ASIDE and passage.tried:
+            self._set_aside(failure)
+        elif self.health is Health.GOOD and self._refused >= FAILURES_TO_SET_ASIDE:
+            self._begin_aside(failure)
 
     def _set_aside(self, failure: Failure) -> None:
         self.health = Health.ASIDE

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from llmbatch._deployments.member import Grant, Health, Member
+from llmbatch._request.failures import Failure
 
 # A free deployment is left out if its answer is expected to take so many times as long as that of a busy one.
 MUCH_SLOWER = 3.0
@@ -37,11 +38,13 @@ class Detours:
     Attributes:
         until: time until which it avoids a deployment.
         rate_limits: number of 429s that it got.
+        transient: the transient error that it met at one of those, if it did.
         pauses: whether it waits before its next attempt, since no other deployment can take it.
     """
 
     until: dict[Member, float] = field(default_factory=dict)
     rate_limits: int = 0
+    transient: Failure | None = None
     pauses: bool = True
 
     def open_to(self, member: Member, now: float) -> bool:
@@ -176,12 +179,16 @@ class Pool:
         return max(wait, member.probe_at - now)
 
     def _send(self, waiter: _Waiter, free: set[Member], now: float) -> tuple[Member, Grant] | None:
-        candidates = self.candidates(waiter.detours, now, waiter.tokens)
+        until = waiter.detours.until
+        later = Detours({member: at for member, at in until.items() if at == math.inf})
+        rivals = self.candidates(later, now, waiter.tokens)
+        if not rivals and later.until:  # those that it has not failed at are gone
+            waiter.detours.until = {member: at for member, at in until.items() if at < math.inf}
+            rivals = self.candidates(Detours(), now, waiter.tokens)
+        candidates = self.candidates(waiter.detours, now, waiter.tokens) if until else rivals
         if waiter.probe:  # nothing answers: each in turn
             candidates = sorted(candidates, key=lambda member: member.probe_at)
         else:
-            later = Detours({member: until for member, until in waiter.detours.until.items() if until == math.inf})
-            rivals = self.candidates(later, now, waiter.tokens) if waiter.detours.until else candidates
             candidates = self._sensible([one for one in candidates if one in free], rivals, now)
         for member in candidates:
             if member in free and (grant := member.grant(waiter.key[0], waiter.tokens[member], probe=waiter.probe)):

@@ -109,9 +109,12 @@ class PoolSender(Sender):
         try:
             answer = await self.routes[member].sender.attempt(grant, requests[member], call, outcome)
         except AttemptFailedError as exc:
+            if outcome.rejected is not None and exc.failure.retryable:
+                member.on_bad_answer(grant, exc.failure)
             raise self._after_failure(exc, member, passage, outcome) from None
         finally:
             member.release(grant)
+        member.on_good_answer()
         self.breaker.on_success(passage)
         return answer
 
@@ -136,6 +139,7 @@ class PoolSender(Sender):
         if isinstance(exc, NotSentError) or outcome.rejected is not None:
             if outcome.rejected is not None:  # it was answered
                 self.breaker.on_success(passage)
+                detours.pauses = not self._avoid(member, detours, now)
             return exc
         if not any(member.health is not Health.DROPPED for member in self.routes):
             return self._all_dropped(passage, failure)
@@ -144,19 +148,34 @@ class PoolSender(Sender):
             detours.until[member] = now + _pause_after(failure, member, detours.rate_limits)
             detours.pauses = False
             return exc
-        if failure.retryable or failure.scope is not Scope.ROW:
-            detours.until[member] = math.inf
-            if self.retries and self.pool.candidates(detours, now, self.routes):
+        if failure.retryable or failure.scope is not Scope.ROW or member.may_be_at_fault:
+            detours.transient = failure if failure.retryable else detours.transient
+            if self._avoid(member, detours, now) and self.retries:
                 detours.pauses = False
                 return AttemptFailedError(replace(failure, retryable=True, counted=False, retry_after=None))
             return self._failed_everywhere(exc, passage, outcome)
         self.breaker.on_failure(passage, failure)
         return exc
 
+    def _avoid(self, member: Member, detours: Detours, now: float) -> bool:
+        """Have a request avoid a deployment; return whether another one is left that it has not failed at."""
+        detours.until[member] = math.inf
+        if self.pool.candidates(detours, now, self.routes):
+            return True
+        detours.until.clear()
+        return False
+
     def _failed_everywhere(self, exc: AttemptFailedError, passage: Passage, outcome: Outcome) -> AttemptFailedError:
-        """Count a failure as that of a single server: no other deployment can take the request."""
-        outcome.detours.until.clear()
+        """Count a failure as that of a single server: no other deployment can take the request.
+
+        A transient error at another one counts more than a rejection: the request is sent again.
+        """
+        detours = outcome.detours
         before, failure = self.breaker.given_up, exc.failure
+        if not failure.retryable and self.retries:
+            failure = detours.transient or failure
+        detours.until.clear()
+        detours.transient = None
         if any(member.health is Health.GOOD for member in self.routes):
             failure = replace(failure, unavailable=False)
         self.breaker.on_failure(passage, failure if self.retries else replace(failure, unavailable=False))

@@ -23,7 +23,7 @@ Formats: TypeAlias = "Mapping[str, ResponseFormat | None]"
 _USAGE = ("prompt_tokens", "completion_tokens", "total_tokens")
 # The columns besides the parsed fields and the vectors, in their order, with their types as pandas and Arrow name them.
 _KINDS = {
-    **dict.fromkeys(("custom_id", "text", "error", "finish_reason", "model"), "string"),
+    **dict.fromkeys(("custom_id", "text", "error", "finish_reason", "model", "deployment"), "string"),
     **dict.fromkeys(_USAGE, "int64"),
     "cost": "float64",
     "attempts": "int64",
@@ -40,7 +40,8 @@ def rows_columns(rows: Sequence[Row], model: ResponseFormat | None, formats: For
     (USD, missing where unknown), `attempts`, `elapsed` and `waited` (seconds, missing where unknown). With a pydantic
     `model` its fields come after `text`, as `parsed_NAME` where a name is taken; `formats` are those of single rows, by
     `custom_id`. Embeddings have a column `embedding` with the vectors instead of `text`, and no `finish_reason`. The
-    keys of the requests' metadata are the last columns, as `metadata_NAME` where a name is taken.
+    deployment of each row, where there are some, is the column `deployment`. The keys of the requests' metadata are the
+    last columns, as `metadata_NAME` where a name is taken.
     """
     vectors = [row_vector(row) for row in rows]
     columns: dict[str, list[Any]] = {"custom_id": [well_formed(row["custom_id"]) for row in rows]}
@@ -55,6 +56,8 @@ def rows_columns(rows: Sequence[Row], model: ResponseFormat | None, formats: For
     columns["model"] = [_sound(row.get("model")) for row in rows]
     columns |= {name: [_tokens(row, name) for row in rows] for name in _USAGE}
     columns |= {name: [row.get(name) for row in rows] for name in ("cost", "attempts", "elapsed", "waited")}
+    if any("deployment" in row for row in rows):
+        columns["deployment"] = [_sound(row.get("deployment")) for row in rows]
     metadata = dict.fromkeys(name for row in rows for name in row_metadata(row))
     labels = {name: f"metadata_{name}" if name in columns else name for name in metadata}
     return columns | {label: [row_metadata(row).get(name) for row in rows] for name, label in labels.items()}
