@@ -57,7 +57,7 @@ class Batch:
         self.run.noted, not_called = bar.redraw, 0
         story = Story(self.run, self.noun, self.plan, bar.tally)
         story.begin()
-        events = None if options.on_event is None else EventThread(options.on_event, self.run.nested)
+        events = None if options.on_event is None else EventThread(options.on_event)
         if events is not None:
             self.run.watch.emit = events.emit
             events.emit(story.started_event())

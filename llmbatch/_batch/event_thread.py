@@ -25,13 +25,13 @@ class EventThread:
     The thread is a daemon, and nobody waits for it after an interruption or the deadline.
     """
 
-    def __init__(self, on_event: Callable[[Event], object], nested: NestedCalls) -> None:
-        self._on_event, self._nested = on_event, nested
+    def __init__(self, on_event: Callable[[Event], object]) -> None:
+        self._on_event, self._nested = on_event, NestedCalls()  # which outlast the rows
         self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
         self._loop = asyncio.get_running_loop()
         self._ended = asyncio.Event()
         self._errors = 0
-        run = nested.context().run
+        run = self._nested.context().run
         threading.Thread(target=run, args=(self._work,), name="llmbatch events", daemon=True).start()
 
     def emit(self, event: Event) -> None:
@@ -49,6 +49,7 @@ class EventThread:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout_at(until):
                 await self._ended.wait()
+        self._nested.close()
         if not self._ended.is_set():
             logger.warning("on_event was too slow, and has not seen {} events", self._events.qsize())
         if self._errors > 1:
@@ -58,7 +59,7 @@ class EventThread:
         while (event := self._events.get()) is not None:
             try:
                 self._on_event(event)
-            except Exception as exc:  # noqa: BLE001 - one who watches must not end what he watches
+            except BaseException as exc:  # noqa: BLE001 - one who watches must not end what he watches
                 self._errors += 1
                 if self._errors == 1:
                     logger.warning(
