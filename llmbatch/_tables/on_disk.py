@@ -108,8 +108,10 @@ class FileRun:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _kind: object, exc: BaseException | None, _traceback: object) -> None:
         self._opened.close()
+        if exc is not None and self._stats.rows:
+            exc.add_note(f"finished rows are in {self._output.checkpoint}; the same call sends only the rest")
 
     def add(self, index: int, row: Row) -> None:
         """Keep the answer of a request."""
