@@ -45,7 +45,7 @@ class _Event:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchStarted(_Event):
-    """A batch begins, with so many rows (None: unknown)."""
+    """A batch begins; `rows` is their number, None if unknown."""
 
     rows: int | None
     provider: str

@@ -53,7 +53,7 @@ def image_part(
 
     Args:
         source: a path, the image's bytes, or a URL (http, https, data, gs, s3).
-        media_type: such as "image/png"; else told from the first bytes, or from the path's suffix.
+        media_type: such as "image/png"; else recognised by the first bytes, or from the path's suffix.
         detail: "low", "high" or "auto", for models that know it.
         max_bytes: the size limit of a file or of bytes; ValueError above it.
 
@@ -90,7 +90,7 @@ def file_part(
 ) -> dict[str, Any]:
     """Return a message part for a document such as a PDF (`file`), from a path, bytes or a URL.
 
-    Takes `media_type` and `max_bytes` as `image_part` does; `filename` is what the model is told, else the path's name.
+    Takes `media_type` and `max_bytes` as `image_part` does; `filename`, else the path's name, is what the model sees.
 
     Example:
         question = [{"type": "text", "text": "Summarise this."}, file_part("report.pdf")]

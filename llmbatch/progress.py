@@ -25,7 +25,7 @@ class ProgressBar:
     """
 
     def __init__(self, total: int | None, show: bool | None, note: Callable[[], str] = str) -> None:
-        self.tally = RunStats()
+        self.row_stats = RunStats()
         self._note = note
         self._bar: Any = None
         if show if show is not None else _watched():
@@ -38,16 +38,16 @@ class ProgressBar:
 
     def add(self, row: Row) -> None:
         """Count a finished row."""
-        self.tally.add(row)
+        self.row_stats.add(row)
         if self._bar is not None:
             self._bar.set_postfix_str(self._tail(), refresh=False)
             self._bar.update(1)
 
     def _tail(self) -> str:
-        tally = self.tally
-        cost = "" if tally.cost is None else f", ${tally.cost:.4f}"
+        row_stats = self.row_stats
+        cost = "" if row_stats.cost is None else f", ${row_stats.cost:.4f}"
         note = f"; {note}" if (note := self._note()) else ""
-        return f"{tally.failed} failed, {tally.usage['total_tokens']:,} tokens{cost}{note}"
+        return f"{row_stats.failed} failed, {row_stats.usage['total_tokens']:,} tokens{cost}{note}"
 
     def redraw(self) -> None:
         """Show what `note` returns now."""

@@ -36,14 +36,14 @@ __all__ = ["BatchResults", "Row", "totals"]
 _MODEL_KEYS = {"model", "request_model"}
 
 
-def totals(tally: RunStats, elapsed: float) -> str:
+def totals(row_stats: RunStats, elapsed: float) -> str:
     """Return a line with the number of rows, speed, latency, tokens and cost."""
-    usage, took = tally.usage, latency_text(tally.latency)
-    speed = f"{tally.answered / elapsed:.1f} rows/s" if elapsed > 0 else "-"
+    usage, took = row_stats.usage, latency_text(row_stats.latency)
+    speed = f"{row_stats.answered / elapsed:.1f} rows/s" if elapsed > 0 else "-"
     return (
-        f"{tally.rows - tally.failed}/{tally.rows} rows succeeded in {elapsed:.2f}s ({speed}){took}; "
+        f"{row_stats.rows - row_stats.failed}/{row_stats.rows} rows succeeded in {elapsed:.2f}s ({speed}){took}; "
         f"tokens: {usage['prompt_tokens']} prompt + {usage['completion_tokens']} completion "
-        f"= {usage['total_tokens']}; cost: {tally.cost_text(6)}{tally.notes(6)}"
+        f"= {usage['total_tokens']}; cost: {row_stats.cost_text(6)}{row_stats.notes(6)}"
     )
 
 

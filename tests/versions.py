@@ -141,7 +141,7 @@ def prove(which: str, folder: Path, on: str, *chosen: str, benchmark: bool) -> t
     version = run("-c", "import platform; print(platform.python_version())").stdout.strip()
     tests = run("-m", "pytest", "-q", "-p", "no:cacheprovider", *chosen)
     print(*(line for line in tests.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))), sep="\n", flush=True)
-    tally = tests.stdout.splitlines()[-1].strip("= ") if tests.stdout else tests.stderr[-200:]
+    row_stats = tests.stdout.splitlines()[-1].strip("= ") if tests.stdout else tests.stderr[-200:]
     script = place / "first_call.py"
     script.write_text(FIRST_CALL)
     first, strict = run(str(script)), run("-W", "error", str(script))
@@ -152,7 +152,7 @@ def prove(which: str, folder: Path, on: str, *chosen: str, benchmark: bool) -> t
         version,
         ", ".join(left_out(version)),
         *versions,
-        tally,
+        row_stats,
         str(len(first.stderr.splitlines())),
         strict.stdout.strip(),
         short.stdout.strip(),

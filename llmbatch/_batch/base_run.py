@@ -50,7 +50,7 @@ from llmbatch.providers import copilot
 GUESSED_ANSWER_TOKENS = 4096  # that an answer may have, where neither the call nor LiteLLM's map bounds it
 
 VALIDATE_THREADS = 8  # rows that `validate` looks at at once
-# After the deadline `on_result` has so many seconds, or this share of the deadline.
+# After the deadline `on_result` has this many seconds, or this share of the deadline.
 CALLBACK_GRACE_SECONDS, CALLBACK_GRACE_SHARE = 1.0, 0.1
 # Seconds after the deadline in which an input of known length may give its next item, or be left.
 INPUT_GRACE_SECONDS = 1.0
@@ -108,7 +108,7 @@ class Run:
         self._pools = Pools(self)
         self._max_in_flight: Callable[[], float] = lambda: math.inf
         self._limiters: dict[Limiter, float | None] = {}
-        self._told: contextlib.ExitStack | None = None
+        self._configured: contextlib.ExitStack | None = None
         self._unkept: Failure | None = None
         self._checkpoint: Checkpoint | None = None
         self._deadline: float | None = None
@@ -135,8 +135,8 @@ class Run:
             _litellm.warm_up(target)
             self.watch.limiters[limiter] = {"provider": target.provider, "model": target.name}
             self._limiters[limiter] = copilot.requests_per_minute() if target.provider == copilot.PROVIDER else None
-            if self._told is not None:
-                self._tell(limiter, self._told)
+            if self._configured is not None:
+                self._apply_limits(limiter, self._configured)
         warm_up(plan, self.options)
         return limiter
 
@@ -190,10 +190,10 @@ class Run:
 
             self.call_for = lambda _: reject
 
-    def _tell(self, limiter: Limiter, told: contextlib.ExitStack) -> None:
+    def _apply_limits(self, limiter: Limiter, configured: contextlib.ExitStack) -> None:
         """Apply the caller's limits to one more limiter."""
         requests_per_minute = self.options.requests_per_minute or self._limiters[limiter]
-        told.enter_context(limiter.configured(requests_per_minute, self.options.tokens_per_minute))
+        configured.enter_context(limiter.configured(requests_per_minute, self.options.tokens_per_minute))
 
     def limits_found(self) -> str:
         """Return what 429s were found to depend on, in a line; empty before that."""
@@ -244,11 +244,11 @@ class Run:
                 self._checkpoint = Checkpoint(options.checkpoint)
                 stack.callback(self._checkpoint.close)
                 self._budget.spent += self._checkpoint.spent
-            self._told = stack.enter_context(contextlib.ExitStack())
+            self._configured = stack.enter_context(contextlib.ExitStack())
             for limiter in self._limiters:
-                self._tell(limiter, self._told)
-            self._told.callback(self._pools.close)
-            self._pools.configure(self._told)
+                self._apply_limits(limiter, self._configured)
+            self._configured.callback(self._pools.close)
+            self._pools.configure(self._configured)
             stack.callback(self._close_callbacks)
             fanned_out = fan_out(
                 self.items, self._process_item, slots=lambda: slots() + self._look_ahead(), reading=reading

@@ -55,7 +55,7 @@ class Batch:
         options, count = self.run.options, self.run.count
         bar = ProgressBar(count, options.progress, note=self.run.note)
         self.run.noted, not_called = bar.redraw, 0
-        story = Story(self.run, self.noun, self.plan, bar.tally)
+        story = Story(self.run, self.noun, self.plan, bar.row_stats)
         story.begin()
         events = None if options.on_event is None else EventThread(options.on_event)
         if events is not None:
@@ -90,7 +90,7 @@ class Batch:
                     not_called,
                 )
             self.run.info = story.end()
-            self.run.stats = self.run.info.stats(bar.tally, story.elapsed, self.run.limits_found())
+            self.run.stats = self.run.info.stats(bar.row_stats, story.elapsed, self.run.limits_found())
             if events is not None:
                 events.emit(BatchEnded(batch_id=self.run.batch_id, stats=self.run.stats))
                 soon = asyncio.get_running_loop().time() + INTERRUPTED_SECONDS

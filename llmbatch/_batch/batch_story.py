@@ -34,8 +34,8 @@ _LOGGED_OPTIONS = ("requests_per_minute", "tokens_per_minute", "deadline", "max_
 class Story:
     """Tells one batch. `begin` and `end` are called on the event loop, and `enter` wherever it goes on."""
 
-    def __init__(self, run: Run, noun: str, plan: ChatPlan | EmbeddingsPlan, tally: RunStats) -> None:
-        self._run, self._noun, self._plan, self._tally = run, noun, plan, tally
+    def __init__(self, run: Run, noun: str, plan: ChatPlan | EmbeddingsPlan, row_stats: RunStats) -> None:
+        self._run, self._noun, self._plan, self._tally = run, noun, plan, row_stats
         self._tag = BatchTag(run.batch_id, plan.target.provider, plan.target.name)
         self._timer: asyncio.TimerHandle | None = None
         self._started, self._cpu = time.perf_counter(), time.thread_time()
@@ -130,7 +130,7 @@ class Story:
         self._timer = asyncio.get_running_loop().call_later(PROGRESS_SECONDS, self._log_progress)
 
     def _log_progress(self) -> None:
-        run, tally = self._run, self._tally
+        run, row_stats = self._run, self._tally
         of = "" if run.count is None else f" of {run.count:,}"
         open_rows = {index: outcomes for index, outcomes in run.under_way.items() if outcomes}
         oldest = ""
@@ -144,7 +144,7 @@ class Story:
         logger.info(
             "Progress: {:,}{} rows done ({:,} failed), {:,} open, {:,} of them wait for a limit; "
             "{:,} requests, {:,} got 429; limited by: {}{}",
-            tally.rows, of, tally.failed, len(open_rows), waiting, run.watch.attempts, run.watch.throttled,
+            row_stats.rows, of, row_stats.failed, len(open_rows), waiting, run.watch.attempts, run.watch.throttled,
             self.limited_by() or "nothing yet", oldest,
         )  # fmt: skip
         self._later()

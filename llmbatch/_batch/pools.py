@@ -35,7 +35,7 @@ class Pools:
         self._run = run
         self._members: dict[tuple[str, Limiter], Member] = {}
         self._pools: dict[frozenset[Member], Pool] = {}
-        self._told: contextlib.ExitStack | None = None
+        self._configured: contextlib.ExitStack | None = None
 
     @property
     def waiting(self) -> int:
@@ -61,15 +61,15 @@ class Pools:
         arguments = {**self._run.sender_arguments(first.plan), "target": target}
         return PoolSender(**arguments, limiter=limiter, breaker=breaker, pool=pool, routes=routes)
 
-    def configure(self, told: contextlib.ExitStack) -> None:
-        """Apply the limits of deployments until `told` is closed."""
-        self._told = told
+    def configure(self, configured: contextlib.ExitStack) -> None:
+        """Apply the limits of deployments until `configured` is closed."""
+        self._configured = configured
         for member in self._members.values():
-            self._configure(member, told)
+            self._configure(member, configured)
 
     def close(self) -> None:
         """Listen to no limiter any more."""
-        self._told = None
+        self._configured = None
         for pool in self._pools.values():
             pool.close()
 
@@ -86,12 +86,12 @@ class Pools:
         if key not in self._members:
             self._members[key] = member = Member(one.deployment, limiter)
             self._run.watch.limiters[limiter]["deployment"] = one.deployment.name
-            if self._told is not None:
-                self._configure(member, self._told)
+            if self._configured is not None:
+                self._configure(member, self._configured)
         return self._members[key]
 
     @staticmethod
-    def _configure(member: Member, told: contextlib.ExitStack) -> None:
+    def _configure(member: Member, configured: contextlib.ExitStack) -> None:
         its = member.deployment
         if its.requests_per_minute or its.tokens_per_minute:
-            told.enter_context(member.limiter.configured(its.requests_per_minute, its.tokens_per_minute))
+            configured.enter_context(member.limiter.configured(its.requests_per_minute, its.tokens_per_minute))

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from llmbatch._deployments.member import Grant, Health, Member
 from llmbatch._request.failures import Failure
 
-# A free deployment is left out if its answer is expected to take so many times as long as that of a busy one.
+# A free deployment is left out if its answer is expected to take this many times as long as that of a busy one.
 MUCH_SLOWER = 3.0
 # Seconds, and multiples of its latency, after which a deployment that was left out is measured again.
 MEASURE_AGAIN_SECONDS = 5.0

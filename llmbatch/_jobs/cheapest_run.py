@@ -112,7 +112,7 @@ class CheapestRun(JobRun):
         return min(CANCEL_SECONDS, CANCEL_SHARE * self._context.seconds)
 
     def _live_time(self, rows: int) -> float:
-        """Return the seconds that so many rows take live, by the known limits and the latency of earlier answers."""
+        """Return the seconds that `rows` rows take live, by the known limits and the latency of earlier answers."""
         plan, limiters = self.routes.first.plans[0], list(self._limiters)
         most = answer_limit(plan) or GUESSED_ANSWER_TOKENS
         latencies = [limiter.latency for limiter in limiters if limiter.latency is not None]

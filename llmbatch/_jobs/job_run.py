@@ -36,7 +36,7 @@ from llmbatch._util.fan_out import Reading, grouped
 from llmbatch._util.identity import CustomIds, upgrade_id
 from llmbatch.options import Options
 
-# A job with a short deadline is polled more often: at least so many times before the deadline.
+# A job with a short deadline is polled more often: at least this many times before the deadline.
 _LEAST_POLLS = 50
 CANCEL_SECONDS = 600.0  # that providers take at most to end a cancelled job
 _GROUP, _CANCEL_POLLS = 100, 50
@@ -272,11 +272,11 @@ class JobRun(ChatRun):
         return min(FIRST_POLL, self._context.seconds / _LEAST_POLLS)
 
     def _time_left(self, rows: int) -> float:  # noqa: ARG002 - matters for lane "cheapest"
-        """Return the seconds that the job may still take, with so many rows not done."""
+        """Return the seconds that the job may still take, with this number of rows not done."""
         return self._end - _now()
 
     def _live_at(self, rows: int) -> float | None:  # noqa: ARG002 - matters for lane "cheapest"
-        """Return the loop's time at which so many rows are sent live at the latest; None for never."""
+        """Return the loop's time at which this number of rows is sent live at the latest; None for never."""
         return None
 
     def _request_id(self, index: int, request: Mapping[str, Any]) -> str:  # noqa: ARG002 - known before

@@ -21,8 +21,8 @@ async def chat(request: Mapping[str, Any]) -> Answer:
     """Send one chat completion, once."""
     logging = quiet_logging.logging_arguments(request)
     try:
-        told = {} if logging else quiet_logging.listener_metadata(request)
-        response = await load().acompletion(**{**request, **told}, **one_send(request), **logging)
+        metadata = {} if logging else quiet_logging.listener_metadata(request)
+        response = await load().acompletion(**{**request, **metadata}, **one_send(request), **logging)
     except Exception:
         body = convert_response.recovered_body(logging.get("litellm_logging_obj"))
         if body is None:
@@ -47,8 +47,8 @@ async def rehearse(request: Mapping[str, Any]) -> None:
 
 async def embed(request: Mapping[str, Any]) -> Answer:
     """Send one embeddings request, once; vectors come back as lists of floats, whatever the wire form."""
-    told = quiet_logging.listener_metadata(request) if quiet_logging.anybody_listens(request) else {}
-    given = {**_embedding_format(), **request, **told, **embedding_options(request), **one_send(request)}
+    metadata = quiet_logging.listener_metadata(request) if quiet_logging.anybody_listens(request) else {}
+    given = {**_embedding_format(), **request, **metadata, **embedding_options(request), **one_send(request)}
     response = await load().aembedding(**given)
     if not isinstance(getattr(response, "data", None), list):
         raise TypeError("empty or invalid response: no list of embeddings")

@@ -34,9 +34,9 @@ async def chat_stream(request: Mapping[str, Any]) -> AsyncIterator[dict[str, Any
     litellm = load()
     record, chunks = StreamRecord(), list[Any]()
     with recording(record):
-        told = listener_metadata(request) if anybody_listens(request) else {}
+        metadata = listener_metadata(request) if anybody_listens(request) else {}
         stream = await litellm.acompletion(
-            **{**stream_options(request), **request, **told, **one_send(request), "stream": True}
+            **{**stream_options(request), **request, **metadata, **one_send(request), "stream": True}
         )
     while (chunk := await _next_chunk(stream, record)) is not None:
         chunks.append(chunk)

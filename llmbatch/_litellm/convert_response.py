@@ -107,8 +107,8 @@ def recovered_body(logging: Any) -> dict[str, Any] | None:
         if _UNDECODED in received:
             return None
         body = json.loads(received)
-        told = {k: v for k, v in normalized_usage(body.pop("usage", None)).items() if not isinstance(v, str)}
-        body |= {"usage": told} if told else {}
+        usage = {k: v for k, v in normalized_usage(body.pop("usage", None)).items() if not isinstance(v, str)}
+        body |= {"usage": usage} if usage else {}
         good = body.get("choices") and not body.get("error")
         return answer_body(body) if good else None
     except Exception:  # noqa: BLE001 - no logging object, no answer, or none that can be read: the first error counts

@@ -40,7 +40,7 @@ class LinearPrices:
     def linear(
         self, key: tuple[Any, ...], names: Iterable[Any], counts: tuple[float, float], whole: Callable[[], float | None]
     ) -> float | None:
-        """Return the USD of an answer of so many tokens.
+        """Return the USD of an answer with these numbers of tokens.
 
         `key` is all else that its price depends on; `names` are those of the entries in LiteLLM's price map.
         """
@@ -56,7 +56,7 @@ class LinearPrices:
     @staticmethod
     def _key(logging: Any, result: Any) -> tuple[Any, ...] | None:
         """Return what the price depends on besides the tokens; None if it may depend on more."""
-        litellm, usage, told = load(), result.usage, logging.model_call_details
+        litellm, usage, call_details = load(), result.usage, logging.model_call_details
         if not 0 < usage.total_tokens < LONG or litellm.cost_discount_config or litellm.cost_margin_config:
             return None
         details = (usage.prompt_tokens_details, usage.completion_tokens_details)
@@ -67,7 +67,7 @@ class LinearPrices:
         tier, reported = getattr(result, "service_tier", None), getattr(usage, "cost", None)
         if isinstance(reported, Mapping):
             return None
-        return (logging.model, told.get("custom_llm_provider"), result.model, tier, reported)
+        return (logging.model, call_details.get("custom_llm_provider"), result.model, tier, reported)
 
 
 def _linear(per_token: _PerToken, counts: tuple[float, float]) -> float | None:

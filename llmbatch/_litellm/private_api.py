@@ -17,7 +17,7 @@ on hosted_vllm/, measured with the pinned versions.
 - `direct`: OpenAIError, which exception_type() makes LiteLLM's errors of, get_ssl_configuration, and
   transform_response of get_provider_chat_config(). `transport="direct"` raises the same errors, trusts the same
   certificates, and converts the answers of Groq, Mistral and xAI in the same way. Without it LiteLLM sends requests.
-- `finish_reason`: received_finish_reason of a stream. A cut answer is told from a complete one. Without it streamed
+- `finish_reason`: received_finish_reason of a stream. It tells a cut answer from a complete one. Without it streamed
   rows fail.
 - `hidden_params`: _hidden_params of an answer: its price and the headers with the rate limits. Without it there are no
   costs, and limits are learned from 429s.

@@ -45,11 +45,11 @@ def report_html(
         known = [at for at, row in enumerate(rows) if row.get(name)]
         return shown(nlargest(_NAMED, known, key=lambda at: rows[at][name]))  # type: ignore[literal-required]
 
-    tally = RunStats(rows)
+    row_stats = RunStats(rows)
     page = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
     return str(page.from_string(Path(__file__).with_name("report.html").read_text(encoding="utf-8")).render(
         title=title,
-        tally=tally,
+        row_stats=row_stats,
         elapsed=elapsed,
         limits=limits,
         run=run,
@@ -57,7 +57,7 @@ def report_html(
         notes=run.lines(len(rows), elapsed).strip().splitlines(),
         with_prompts=prompts is not None,
         over_time=_over_time(rows),
-        histogram=_histogram(tally),
+        histogram=_histogram(row_stats),
         models=_models(rows),
         examples=_failure_examples(rows),
         cut=shown(islice((at for at, row in enumerate(rows) if is_truncated(row)), _NAMED)),
@@ -150,14 +150,14 @@ def _began(rows: Iterable[Row], run: RunInfo) -> str:
     return f"{first[:19].replace('T', ' ')} UTC" if first else ""
 
 
-def _histogram(tally: RunStats) -> str:
+def _histogram(row_stats: RunStats) -> str:
     """Plot the latency with its percentiles; the last bar has the outliers."""
-    found = tally.latency
+    found = row_stats.latency
     if found is None:
         return ""
     figure, (axes,) = _figure(1)
     longest = min(found["max"], 2 * found["p99"])
-    axes.hist([min(value, longest) for value in tally.seconds], _BARS, range=(0, longest), color=_GOOD)
+    axes.hist([min(value, longest) for value in row_stats.seconds], _BARS, range=(0, longest), color=_GOOD)
     for name, style in (("p50", "-"), ("p95", "--"), ("p99", ":")):
         axes.axvline(found[name], color=_INK, linestyle=style, linewidth=1, label=f"{name} {found[name]:.2f} s")
     axes.set_xlabel("seconds" if longest == found["max"] else f"seconds (the last bar: up to {found['max']:.1f})")

@@ -7,7 +7,7 @@ from typing import Any
 
 from llmbatch._output.stats import RunStats
 
-# A line about retries or limits is shown for runs with so many seconds, or with a retry or a 429.
+# A line about retries or limits is shown for runs of at least this many seconds, or with a retry or a 429.
 _WORTH_EXPLAINING_SECONDS = 10.0
 _SHOWN_SECONDS = 0.05
 _SECONDS = {
@@ -38,13 +38,13 @@ class RunInfo:
     limited_by: str = ""
     cpu_seconds: float | None = None
 
-    def stats(self, tally: RunStats, elapsed: float, limits: str) -> dict[str, Any]:
+    def stats(self, row_stats: RunStats, elapsed: float, limits: str) -> dict[str, Any]:
         """Return the run in numbers, as JSON."""
         return {
             "batch_id": self.batch_id,
             "started_at": self.started_at,
             "elapsed": round(elapsed, 3),
-            **tally.as_dict(),
+            **row_stats.as_dict(),
             **self.counts,
             "cpu_seconds": self.cpu_seconds,
             "limits": limits,

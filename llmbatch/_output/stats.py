@@ -193,18 +193,18 @@ class RunStats:
         return f"{cut}; {self.resumed:,} rows were in the checkpoint, this run sent {self.sent:,}{spent}"
 
 
-def failures_text(tally: RunStats) -> str:
+def failures_text(row_stats: RunStats) -> str:
     """Return why the run ended early, if it did, and a line for each type and reason of failures."""
-    if not tally.failed:
+    if not row_stats.failed:
         return ""
-    lines = "".join(f"  {failures}\n" for failures in tally.failures)
-    return f"{ended_early_text(tally)}{tally.failed:,} of {tally.rows:,} rows failed:\n{lines}"
+    lines = "".join(f"  {failures}\n" for failures in row_stats.failures)
+    return f"{ended_early_text(row_stats)}{row_stats.failed:,} of {row_stats.rows:,} rows failed:\n{lines}"
 
 
-def ended_early_text(tally: RunStats) -> str:
+def ended_early_text(row_stats: RunStats) -> str:
     """Return a line on why rows were not sent or not finished, and how to continue; `""` if all were."""
     for kind, (why, fix) in _ENDED_EARLY.items():
-        if count := tally.errors.get(kind):
+        if count := row_stats.errors.get(kind):
             rows = "1 row was" if count == 1 else f"{count:,} rows were"
             return f"Ended early: {rows} {why}. {fix}; with checkpoint= only the missing rows are sent.\n"
     return ""

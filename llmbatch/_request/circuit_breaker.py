@@ -312,7 +312,7 @@ class CircuitBreaker:
         waiter.future.set_result(self._let_through(waiter.order, probe=True))
 
     def _reopen(self, seconds: float) -> None:
-        """Open the circuit, and try a request after so many seconds."""
+        """Open the circuit, and try a request after `seconds`."""
         if self.given_up is not None:
             return
         if self.state is CircuitState.CLOSED:

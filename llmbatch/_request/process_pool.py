@@ -281,7 +281,7 @@ def _circumstances() -> tuple[Any, ...]:
 
 
 def _pool(count: int, *, new_batch: bool) -> _Pool:
-    """Return the pool of so many workers; for a new batch a new one if settings or environment have changed."""
+    """Return the pool of `count` workers; for a new batch a new one if settings or environment have changed."""
     pool = _pools.get(count)
     if pool is not None and new_batch and pool.circumstances != _circumstances():
         pool.close()

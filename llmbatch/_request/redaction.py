@@ -20,7 +20,7 @@ from llmbatch import _litellm
 
 # Characters of a text that are kept and searched.
 _MAX_CHARACTERS = 20_000
-# Shared runs of so many characters are removed, of prompts and of keys.
+# Shared runs of at least this many characters are removed, of prompts and of keys.
 _PROMPT_RUN = 20
 _KEY_RUN = 8
 # Shorter secrets are removed as a whole from this length on.

@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 
 def throttle_pause(consecutive: int, retry_after: float | None, jitter: float) -> float:
-    """Return how many seconds a row pauses after so many 429s in a row.
+    """Return how many seconds a row pauses after a number of 429s in a row.
 
     It is at least what the provider asks for. `jitter` is a random number from 0 to 1.
     """

@@ -140,7 +140,7 @@ class RunWatch:
             self._log_limits(limiter, finding.summary, finding.summary)
 
     def retried(self, outcome: Outcome, order: int, target: Target, seconds: float) -> None:
-        """Note that a row pauses for so many seconds before its next attempt; `paused` follows."""
+        """Note that a row pauses for `seconds` before its next attempt; `paused` follows."""
         failure = outcome.last_failure
         if failure is None or outcome.attempts == outcome.counted_attempts:
             return  # it was not sent

@@ -179,11 +179,11 @@ class Call(Generic[T]):
             if not ended.done():
                 ended.set_result(None)
 
-        def tell() -> None:
+        def wake() -> None:
             with contextlib.suppress(RuntimeError):  # the loop is closed
                 loop.call_soon_threadsafe(end)
 
-        self._awaiting = tell
+        self._awaiting = wake
         background().call_soon_threadsafe(self._look, loop)
         return ended
 

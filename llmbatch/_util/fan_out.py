@@ -211,13 +211,13 @@ class _Source(Generic[T]):
         try:
             iterator = iter(items)
             while wanted.acquire() and self.open:
-                self._tell(self._arrived, next(iterator))
+                self._notify(self._arrived, next(iterator))
         except StopIteration:
-            self._tell(self._end, None)
+            self._notify(self._end, None)
         except BaseException as exc:  # noqa: BLE001 - raised where the results are taken
-            self._tell(self._end, exc)
+            self._notify(self._end, exc)
 
-    def _tell(self, method: Callable[[Any], None], value: Any) -> None:
+    def _notify(self, method: Callable[[Any], None], value: Any) -> None:
         with contextlib.suppress(RuntimeError):  # the loop has ended
             self._loop.call_soon_threadsafe(method, value)
 

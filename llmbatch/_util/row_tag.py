@@ -1,4 +1,4 @@
-"""Which row of which batch a request is for, as listeners and spans are told. It is never sent to a provider."""
+"""Which row of which batch a request is for, as listeners and spans see it. It is never sent to a provider."""
 
 from __future__ import annotations
 

@@ -161,13 +161,13 @@ def run(
         if output is None or dry_run:
             emit(_preview(requests, arguments, options))
         else:
-            tally = RunStats()
+            row_stats = RunStats()
             try:
                 with destination(output) as to:
-                    code = _answer(requests, arguments | options, to, tally)
+                    code = _answer(requests, arguments | options, to, row_stats)
             except MISUSES as exc:
                 # Before a job is submitted its whole input is taken.
-                if not (tally.rows or (requests.taken and options["lane"] not in JOB_LANES)):
+                if not (row_stats.rows or (requests.taken and options["lane"] not in JOB_LANES)):
                     raise
                 click.echo(f"Error: {exc}", err=True)
                 code = BAD_END
@@ -191,7 +191,7 @@ def _preview(requests: Input, arguments: dict[str, Any], options: dict[str, Any]
     return {"payload": payload, "estimates": [estimate], "refused": requests.refused}
 
 
-def _answer(requests: Input, arguments: dict[str, Any], to: Destination, tally: RunStats) -> int:
+def _answer(requests: Input, arguments: dict[str, Any], to: Destination, row_stats: RunStats) -> int:
     """Send everything, and return the exit code."""
     from llmbatch.completions import as_completed  # noqa: PLC0415 - `--help` needs none of it
 
@@ -202,7 +202,7 @@ def _answer(requests: Input, arguments: dict[str, Any], to: Destination, tally: 
         before = arrange(path).answers if path.exists() else 0
         with closing(as_completed(requests, **arguments, checkpoint=path)) as finished:
             for index, row in finished:
-                tally.add(row)
+                row_stats.add(row)
                 custom_ids[index] = row["custom_id"]
                 if "error" in row and row["error_details"]["type"] == FailureType.INVALID_ROW:
                     unsent.append(row)
@@ -213,14 +213,16 @@ def _answer(requests: Input, arguments: dict[str, Any], to: Destination, tally: 
         if (state := job_state_path(path)).exists():
             click.echo(f"The batch job continues at the provider. To end it: llmbatch cancel {state}", err=True)
         where = f"are in {to.name}; the same command resumes" if to.resumable else "have been written"
-        click.echo(f"{failures_text(tally)}Interrupted: {tally.rows} of {len(requests)} rows {where}.", err=True)
+        click.echo(
+            f"{failures_text(row_stats)}Interrupted: {row_stats.rows} of {len(requests)} rows {where}.", err=True
+        )
         return INTERRUPTED
     if arranged is not None and arranged.moved:
         click.echo(f"{arranged.moved} answers of changed or removed rows were moved to {to.name}.old", err=True)
     if arranged is not None and arranged.kept:
         click.echo(f"{arranged.kept} rows failed now and keep their answers of an earlier run in {to.name}", err=True)
-    _report(tally, time.perf_counter() - started, to.name, before, finished.stats)
-    return BAD_END if tally.failed or arranged is None else 0
+    _report(row_stats, time.perf_counter() - started, to.name, before, finished.stats)
+    return BAD_END if row_stats.failed or arranged is None else 0
 
 
 def _finish(
@@ -247,36 +249,36 @@ _OF_THE_RUN = (
 )  # fmt: skip
 
 
-def _report(tally: RunStats, elapsed: float, name: str, before: int, stats: dict[str, Any]) -> None:
+def _report(row_stats: RunStats, elapsed: float, name: str, before: int, stats: dict[str, Any]) -> None:
     """Print the summary: JSON on a pipe, lines on a terminal, failures first."""
-    succeeded = tally.rows - tally.failed
+    succeeded = row_stats.rows - row_stats.failed
     if sys.stdout.isatty():
         click.echo(
-            f"{failures_text(tally)}{succeeded:,} of {tally.rows:,} rows answered in {elapsed:.1f} s"
-            f"{latency_text(tally.latency)}; {tally.usage['total_tokens']:,} tokens; "
-            f"cost: {tally.cost_text(4)}{tally.notes(4)}; {name}"
+            f"{failures_text(row_stats)}{succeeded:,} of {row_stats.rows:,} rows answered in {elapsed:.1f} s"
+            f"{latency_text(row_stats.latency)}; {row_stats.usage['total_tokens']:,} tokens; "
+            f"cost: {row_stats.cost_text(4)}{row_stats.notes(4)}; {name}"
         )
         return
     emit({
         "output": name,
-        "rows": tally.rows,
+        "rows": row_stats.rows,
         "succeeded": succeeded,
-        "failed": tally.failed,
-        "errors": tally.errors,
-        "failures": list(map(asdict, tally.failures)),
-        "truncated": tally.truncated,
-        "filtered": tally.filtered,
+        "failed": row_stats.failed,
+        "errors": row_stats.errors,
+        "failures": list(map(asdict, row_stats.failures)),
+        "truncated": row_stats.truncated,
+        "filtered": row_stats.filtered,
         "answered_before": before,
-        "resumed": tally.resumed,
-        "sent": tally.sent,
-        **{name: tally.usage[name] for name in ("prompt_tokens", "completion_tokens", "total_tokens")},
-        "cost": tally.cost,
-        "lanes": dict(tally.lanes),
-        "saved": tally.saved,
-        "spent": None if tally.cost is None else tally.spent,
-        "unpriced": tally.unpriced,
+        "resumed": row_stats.resumed,
+        "sent": row_stats.sent,
+        **{name: row_stats.usage[name] for name in ("prompt_tokens", "completion_tokens", "total_tokens")},
+        "cost": row_stats.cost,
+        "lanes": dict(row_stats.lanes),
+        "saved": row_stats.saved,
+        "spent": None if row_stats.cost is None else row_stats.spent,
+        "unpriced": row_stats.unpriced,
         "seconds": round(elapsed, 3),
-        "latency": tally.latency,
+        "latency": row_stats.latency,
         **{key: stats[key] for key in _OF_THE_RUN if key in stats},
         "seconds_by_cause": stats.get("seconds"),
     })  # fmt: skip

@@ -134,7 +134,7 @@ class Completions:
 
         Raises ValueError for columns that are not there, and what `create_chat_completions_batch` raises for misuse.
         """
-        self.meta(frame)  # a name that is taken is told before anything is sent
+        self.meta(frame)  # a name that is taken raises before anything is sent
         return self._joined(frame, self._rows(frame))
 
     def meta(self, frame: pd.DataFrame) -> pd.DataFrame:
