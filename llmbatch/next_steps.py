@@ -64,7 +64,8 @@ class NextSteps(list[Row]):
             prompts: as in `follow_up`.
             options: options of the call to change, such as `max_tokens=1000`; the others stay.
 
-        Tokens, attempts and cost of a row include those of its failed attempts.
+        Tokens, attempts and cost of a row include those of its failed attempts. The call's `max_cost` is for the call
+        and the retry together; pass `max_cost` here to give the retry its own.
 
         Example:
             results = results.retry_failed(model="gpt-4o")

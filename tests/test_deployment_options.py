@@ -35,6 +35,7 @@ TWO = {"model": "openai/m", "api_base": "http://127.0.0.1:2/v1"}
         ([{"model_name": "a*", "litellm_params": ONE}], "without '\\*'"),
         ([{**ONE, "api_key": "os.environ/NOT_SET_ANYWHERE"}], "NOT_SET_ANYWHERE is not set"),
         ([ONE, {**TWO, "model": "openai/other"}], "common model_name"),
+        ([{"model_name": "a", "litellm_params": ONE, "model_info": "x"}], "model_info must be a dict, not str"),
     ],
 )
 def test_deployments_that_are_wrong_raise(given: Any, words: str) -> None:

@@ -188,6 +188,7 @@ def test_request_restricts_its_deployments(servers: list[Server]) -> None:
     """A request goes to those that it names, and an unknown name fails its row."""
     rows = [{"prompt": question(i), "deployments": ["b"] if i % 2 else ["a", "c"]} for i in range(20)]
     results = spread([*rows, {"prompt": "x", "deployments": ["z"]}], *servers)
+    assert "no deployment None" in spread([{"prompt": "x", "deployments": [None]}], *servers)[0]["error"]
     assert all(row["deployment"] == "b" for row in results[1:20:2])
     assert all(row["deployment"] in "ac" for row in results[0:20:2])
     assert "no deployment 'z'" in results[20]["error"]

@@ -190,6 +190,48 @@ def test_direct_prices_content_in_parts(server: Server) -> None:
     assert direct["cost"]
 
 
+ODD_ANSWERS: dict[str, Response] = {
+    "a choice without a message": answer(choices=[{"index": 0, "finish_reason": "stop"}]),
+    "a message that is none": answer(choice={"message": "hi"}),
+    "a number as text": said(7),
+    "an error next to choices": answer(error={"message": "partial"}),
+}
+
+
+@pytest.mark.parametrize("name", ODD_ANSWERS)
+def test_direct_fails_as_litellm_does_for_answers_that_are_none(server: Server, name: str) -> None:
+    """The type is a documented one, and the words are those of the server."""
+    server.handler = lambda _: ODD_ANSWERS[name]
+    expected, found = (rows_by(transport, server, MODELS[0], ["a"]) for transport in ("litellm", "direct"))
+    assert found == expected
+
+
+def test_direct_stream_ends_at_its_end(server: Server) -> None:
+    """What a server sends after `[DONE]` is part of no answer."""
+    events = [_stream_events({"content": text}, finish="stop") for text in ("a", "more")]
+    server.handler = lambda _: event_stream([*events[0], *events[1]])
+    assert streamed_by("direct", server, MODELS[0], "x")[0] == "a"
+    assert streamed_by("litellm", server, MODELS[0], "x")[0] == "a"
+
+
+def test_direct_reads_answers_of_odd_shape(server: Server) -> None:
+    """Such an answer is kept if LiteLLM keeps it, and fails with a documented type if a stream cannot be read."""
+    server.handler = lambda _: answer(usage={"cost": [1]})
+    (row,) = rows_by("direct", server, MODELS[0], ["a"])
+    assert row["choices"][0]["message"]["content"] == "yes"
+    server.handler = lambda _: stream_of("text")  # type: ignore[arg-type]
+    _, row = streamed_by("direct", server, MODELS[0], "a")
+    assert row["error_details"]["type"] == "StreamError"
+
+
+def test_direct_takes_a_redirect_to_nowhere_for_an_error(server: Server) -> None:
+    """A redirect without a Location is no answer; it fails once, as through LiteLLM."""
+    server.handler = lambda _: Response(302, body=b"")
+    (row,) = rows_by("direct", server, MODELS[0], ["a"], retries=3)
+    assert row["error_details"]["type"] == "APIError"
+    assert len(server.requests) == 1
+
+
 def test_direct_is_checked(server: Server) -> None:
     """Another word is misuse."""
     with pytest.raises(ValueError, match="transport must be one of litellm, direct"):
@@ -205,15 +247,19 @@ def streamed_by(transport: Any, server: Server, model: str, prompt: str) -> tupl
     return "".join(event["delta"] for event in deltas), row  # type: ignore[return-value]
 
 
-def stream_of(*deltas: dict[str, Any], finish: str | None = "stop", usage: dict[str, Any] | None = None) -> Response:
-    """An event stream of these deltas."""
+def _stream_events(*deltas: dict[str, Any], finish: str | None, usage: dict[str, Any] | None = None) -> list[str]:
     head = {"id": "x", "object": "chat.completion.chunk", "created": 1, "model": "m"}
     chunks: list[dict[str, Any]] = [{**head, "choices": [{"index": 0, "delta": delta}]} for delta in deltas]
     if finish:
         chunks.append({**head, "choices": [{"index": 0, "delta": {}, "finish_reason": finish}]})
     if usage:
         chunks.append({**head, "choices": [], "usage": usage})
-    return event_stream([*map(json.dumps, chunks), *(["[DONE]"] if finish else [])])
+    return [*map(json.dumps, chunks), *(["[DONE]"] if finish else [])]
+
+
+def stream_of(*deltas: dict[str, Any], finish: str | None = "stop", usage: dict[str, Any] | None = None) -> Response:
+    """An event stream of these deltas."""
+    return event_stream(_stream_events(*deltas, finish=finish, usage=usage))
 
 
 USAGE = {"prompt_tokens": 7, "completion_tokens": 5, "total_tokens": 12}
@@ -232,6 +278,7 @@ STREAMS: dict[str, Response] = {
     "cut": stream_of({"content": "a"}, finish=None),
     "nothing": stream_of(finish="stop"),
     "an error first": event_stream([json.dumps({"error": {"message": "busy", "type": "rate_limit_error"}})]),
+    "a usage of another type": stream_of({"content": "a"}, usage="many"),  # type: ignore[arg-type]
     "plain JSON": said("whole"),
     "a status": failed(503),
 }  # fmt: skip

@@ -145,3 +145,26 @@ def test_to_dataset_has_the_columns_of_to_arrow(results: BatchResults) -> None:
     assert isinstance(made, datasets.Dataset)
     assert made.column_names == results.to_arrow().column_names
     assert made["text"][:] == results.texts
+
+
+def test_retry_failed_stays_within_the_cap_of_the_call(server: Server, options: dict[str, Any]) -> None:
+    """Rows and their retry together cost no more than max_cost, unless the retry has its own."""
+    expensive = said("yes")
+    expensive.body["usage"] = {"prompt_tokens": 10, "completion_tokens": 200, "total_tokens": 210}
+    server.handler = lambda _: expensive
+    prices = {"input_cost_per_token": 1e-6, "output_cost_per_token": 1e-6}
+    given = {**options, **prices, "max_cost": 0.0005}
+    results = create_chat_completions_batch([f"row {n}" for n in range(6)], **given)
+    assert results.failed
+    again = results.retry_failed()
+    assert again.cost is not None
+    assert again.cost <= 0.0005
+    assert not results.retry_failed(max_cost=1.0).failed
+
+
+def test_retry_failed_as_a_dry_run_sends_nothing(server: Server, results: BatchResults) -> None:
+    """With dry_run=True the payloads of the failed rows are returned."""
+    sent = len(server.requests)
+    dry: Any = results.retry_failed(dry_run=True)
+    assert len(dry.payloads) == len(results.failed)
+    assert len(server.requests) == sent

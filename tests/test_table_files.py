@@ -238,3 +238,12 @@ def test_complete_table_killed_runs_resume(
     assert pq.read_table("out.parquet")["answer"].to_pylist() == list(map(answer_to, texts))
     assert len(server.requests) <= len(texts) + kills * 4
     assert names() == ["in.parquet", "out.parquet", "out.parquet.jsonl"]
+
+
+def test_output_as_its_own_checkpoint_raises(server: Server, place: dict[str, Any], tmp_path: Path) -> None:
+    """The completed table would replace the checkpoint, and a rerun would find neither."""
+    source, output = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text('{"q": "a"}\n')
+    with pytest.raises(ValueError, match="output and checkpoint are the same file"):
+        complete_table(source, "{q}", "openai/m", output=output, checkpoint=tmp_path / "." / "out.jsonl", **place)
+    assert not server.requests

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -39,6 +40,9 @@ class PastCall:
         given = {**self.options, **options}
         if (ids := given.get("custom_ids")) is not None:
             given["custom_ids"] = [list(ids)[index] for index in failed]
+        cap = self.options.get("max_cost")
+        if cap is not None and "max_cost" not in options and given.get("checkpoint") is None:
+            given["max_cost"] = max(cap - (results.cost or 0.0), sys.float_info.min)  # a checkpoint counts by itself
         if callable(on_result := given.get("on_result")):
             given["on_result"] = lambda index, row: on_result(failed[index], row)
         settings = dict(zip(("model", "temperature", "max_tokens", "max_workers"), self.settings, strict=True))
@@ -46,6 +50,8 @@ class PastCall:
         settings["model"] = settings["model"] if model is None else model
         requests = [_for_model(inputs[index], model) for index in failed]
         made = await self.collect(given, requests, *settings.values())
+        if not isinstance(made, BatchResults):
+            return made  # type: ignore[no-any-return]  # a dry run
         rows, formats = list(results), dict(results.formats)
         for index, row in zip(failed, made, strict=True):
             before, own = rows[index], row["custom_id"]

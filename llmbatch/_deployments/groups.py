@@ -97,8 +97,8 @@ def _restricted(plans: list[DeploymentPlan], names: Any) -> Iterable[DeploymentP
     if isinstance(names, str) or not isinstance(names, Sequence) or not names:
         raise ValueError(f"deployments in a request must be a list of names, not {type(names).__name__}")
     known = [plan.deployment.name for plan in plans]
-    if wrong := next((name for name in names if name not in known), None):
-        raise ValueError(f"no deployment {wrong!r} answers for this model. Those that do: {', '.join(known)}")
+    if wrong := [name for name in names if name not in known]:
+        raise ValueError(f"no deployment {wrong[0]!r} answers for this model. Those that do: {', '.join(known)}")
     return [plan for plan in plans if plan.deployment.name in names]
 
 

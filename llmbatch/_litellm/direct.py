@@ -35,7 +35,7 @@ from llmbatch._litellm.settings import plain_settings
 from llmbatch._litellm.wire import NotOnTheWireError, Wire
 from llmbatch._rows.answer_body import normalized_usage
 
-_ERRORS_FROM = HTTPStatus.BAD_REQUEST
+_ERRORS_FROM = HTTPStatus.MULTIPLE_CHOICES  # of redirects, those that cannot be followed
 # Arguments that only LiteLLM's own pipeline understands.
 _PIPELINE_ARGUMENTS = ("client", "mock_response", "mock_tool_calls", "mock_timeout", "caching", "cache", "fallbacks",
                        "azure_ad_token", "azure_ad_token_provider", "shared_session", "aws_region_name")  # fmt: skip
@@ -95,7 +95,11 @@ class DirectTarget:
         given = _parsed(raw)
         if given.get("error") and not given.get("choices") and not given.get("data"):
             raise ErrorAnswerError(given)
-        whole = self._chat(given) if "messages" in request else _embeddings(given)
+        _check_shape(given, "messages" in request)
+        try:
+            whole = self._chat(given) if "messages" in request else answer_body(given)
+        except Exception as exc:  # noqa: BLE001 - an error in the answer, or an odd shape: as LiteLLM reports it
+            _raise_unreadable(request, exc)
         return Answer(whole, headers, answer_cost(request, whole))
 
     @contextlib.asynccontextmanager
@@ -119,10 +123,7 @@ class DirectTarget:
             raise
 
     def _chat(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        choices = given.get("choices")
-        if not isinstance(choices, list):
-            raise TypeError(f"empty or invalid response: no choices, but {sorted(map(str, given))!r:.200}")
-        if not choices:  # the row says so
+        if not given["choices"]:  # the row says so
             return {**answer_body({**given, "choices": [_ANY_CHOICE]}), "choices": []}
         try:
             return self._patterns(given)
@@ -160,10 +161,23 @@ def _parsed(raw: bytes) -> dict[str, Any]:
     return given
 
 
-def _embeddings(given: Mapping[str, Any]) -> dict[str, Any]:
-    if not isinstance(given.get("data"), list):
+def _raise_unreadable(request: Mapping[str, Any], exc: Exception) -> NoReturn:
+    """Raise what LiteLLM raises for an answer that it cannot convert, and for an error within an answer."""
+    status = getattr(exc, "status_code", None)
+    words = "Invalid response object" if status is None else getattr(exc, "message", None) or str(exc)
+    error = internal("litellm.llms.openai.common_utils:OpenAIError")(status_code=status or 500, message=words)
+    error.__cause__ = exc
+    load().exception_type(
+        model=str(request["model"]), original_exception=error, custom_llm_provider=provider_of(request)
+    )
+    raise error
+
+
+def _check_shape(given: Mapping[str, Any], is_chat: bool) -> None:
+    if is_chat and not isinstance(given.get("choices"), list):
+        raise TypeError(f"empty or invalid response: no choices, but {sorted(map(str, given))!r:.200}")
+    if not is_chat and not isinstance(given.get("data"), list):
         raise TypeError("empty or invalid response: no list of embeddings")
-    return answer_body(given)
 
 
 def _raise(request: Mapping[str, Any], status: int, headers: Mapping[str, str], raw: bytes) -> NoReturn:

@@ -40,7 +40,7 @@ def _key(request: Mapping[str, Any], body: Mapping[str, Any]) -> tuple[Any, ...]
         return None
     model, cost = str(request["model"]), usage.get("cost")
     names = (body.get("model"), model, f"{provider_of(request)}/{model}")
-    return None if isinstance(cost, dict) else ("chat" if "messages" in request else "embed", *names, cost)
+    return None if isinstance(cost, dict | list) else ("chat" if "messages" in request else "embed", *names, cost)
 
 
 def _has_annotations(body: Mapping[str, Any]) -> bool:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import aiohttp
 
 _PIECE_BYTES = 1 << 16
+_FIELDS: dict[str, type] = {"usage": dict, "model": str, "created": int, "id": str}
 _NOTHING: dict[str, Any] = {"choices": [{"index": 0, "delta": {}}]}
 
 
@@ -52,11 +53,12 @@ async def direct_stream(request: Mapping[str, Any]) -> AsyncIterator[dict[str, A
         headers = direct.headers_of(response)
     plain = watch.plain_json()
     if plain is None:
-        chunks = [load().ModelResponseStream(**chunk) for chunk in watch.chunks or ([_NOTHING] if watch.done else [])]
-        yield assembled(chunks, headers, watch, request)
+        with _odd_chunks(response):
+            given = watch.chunks or ([_NOTHING] if watch.done else [])
+            whole = assembled([load().ModelResponseStream(**_sound(chunk)) for chunk in given], headers, watch, request)
+        yield whole
         return
-    whole = convert_response.converted(plain)
-    answer = answer_of(whole, headers, None)
+    answer = answer_of(convert_response.converted(plain), headers, None)
     answer = Answer(answer.body, headers, answer_cost(request, answer.body))
     for delta in deltas_of(answer):
         yield delta
@@ -64,15 +66,32 @@ async def direct_stream(request: Mapping[str, Any]) -> AsyncIterator[dict[str, A
 
 
 def _deltas(chunks: list[dict[str, Any]], response: aiohttp.ClientResponse) -> Iterator[dict[str, Any]]:
-    """Yield the deltas of chunks. Raises the SDK's error for one that is an error."""
+    """Yield the deltas of chunks. Raises the SDK's error for one that is an error, or no chunk."""
     for chunk in chunks:
         if error := chunk.get("error"):
             _raise(error, response)
         choices = chunk.get("choices")
         for choice in choices if isinstance(choices, list) else ():
-            delta = {name: value for name, value in (choice.get("delta") or {}).items() if value is not None}
+            with _odd_chunks(response):
+                delta = {name: value for name, value in (choice.get("delta") or {}).items() if value is not None}
             if delta:
                 yield {"choice": choice.get("index", 0), **delta}
+
+
+@contextlib.contextmanager
+def _odd_chunks(response: aiohttp.ClientResponse) -> Iterator[None]:
+    """Raise the SDK's error in place of those that chunks of another shape cause."""
+    try:
+        yield
+    except (TypeError, AttributeError, ValueError, KeyError) as exc:
+        _raise({"message": f"a chunk of the stream has an odd shape ({type(exc).__name__})"}, response)
+
+
+def _sound(chunk: dict[str, Any]) -> dict[str, Any]:
+    """Return a chunk without fields of a wrong type that no answer needs."""
+    return {
+        name: value for name, value in chunk.items() if not (name in _FIELDS and not isinstance(value, _FIELDS[name]))
+    }
 
 
 def _raise(error: Any, response: aiohttp.ClientResponse) -> None:

@@ -151,6 +151,8 @@ class StreamWatch:
     def _event(self) -> None:
         data, self._data = self._data, []
         self._events = True
+        if self.done:
+            return  # whatever comes after `[DONE]` belongs to no answer
         try:
             chunks = [json.loads(b"\n".join(data))] if data[0].startswith(b"{") else []
         except ValueError:
@@ -158,7 +160,7 @@ class StreamWatch:
         for chunk in chunks:
             if isinstance(chunk, dict):
                 self._chunk(chunk)
-        self.done = self.done or (data[-1] == b"[DONE]" and not self._off)
+        self.done = data[-1] == b"[DONE]" and not self._off
 
     @staticmethod
     def _parsed(line: bytes) -> object:

@@ -98,6 +98,8 @@ def _parsed(at: int, item: Any) -> Deployment | None:
     if group is not None and (not isinstance(group, str) or not group or "*" in group):
         raise ValueError(f"{where}: model_name must be a model's name without '*', not {group!r}")
     info = item.get("model_info") or {}
+    if not isinstance(info, Mapping):
+        raise TypeError(f"{where}: model_info must be a dict, not {type(info).__name__}")
     if "litellm_params" in item:
         params = item["litellm_params"]
         if not isinstance(params, Mapping):

@@ -62,6 +62,8 @@ def checked_output(output: PathLike, source: Path | None, checkpoint: PathLike |
     beside = path.with_name(f"{path.name}.jsonl") if checkpoint is None else Path(checkpoint)
     if source is not None and path.exists() and path.samefile(source):
         raise ValueError(f"table and output are the same file, {path}. Give the completed table a path of its own.")
+    if path.resolve() == beside.resolve():
+        raise ValueError(f"output and checkpoint are the same file, {path}. Give the checkpoint a path of its own.")
     if path.exists() and not beside.exists():
         raise ValueError(
             f"{path} already exists, and has no checkpoint {beside.name}. Give another path, or remove it."
