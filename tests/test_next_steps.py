@@ -12,7 +12,8 @@ from pydantic import BaseModel
 from llmbatch import create_chat_completions_batch, create_embeddings_batch
 from llmbatch.results import BatchResults
 from tests.replies import said
-from tests.server import Response, Server, answer_to
+from tests.server import Request, Response, Server, answer_to
+from tests.talk import place
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -168,3 +169,24 @@ def test_retry_failed_as_a_dry_run_sends_nothing(server: Server, results: BatchR
     dry: Any = results.retry_failed(dry_run=True)
     assert len(dry.payloads) == len(results.failed)
     assert len(server.requests) == sent
+
+
+def test_retry_failed_among_equal_requests_keeps_each_answer(server: Server, tmp_path: Path) -> None:
+    """With a checkpoint the row itself is sent again and no equal one; a rerun has nothing left to send."""
+    seen: list[str] = []
+
+    def second_fails(request: Request) -> Response | None:
+        seen.append(request.text)
+        return Response(400, body={"error": {"message": "no"}}) if len(seen) == 2 else None
+
+    server.handler = second_fails
+    options = {**place(server.api_base), "checkpoint": tmp_path / "run.jsonl", "max_workers": 1, "progress": False}
+    results = create_chat_completions_batch(["hi"] * 3, **options)
+    assert len(results.failed) == 1
+    fixed = results.retry_failed()
+    assert len(server.requests) == 4
+    assert not fixed.failed
+    assert [row["custom_id"] for row in fixed] == [row["custom_id"] for row in results]
+    again = create_chat_completions_batch(["hi"] * 3, **options)
+    assert len(again.resumed) == 3
+    assert len(server.requests) == 4

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from llmbatch._request.messages import checked_messages
 from llmbatch._request.parsed_request import parse_request
 from llmbatch._rows.row import Row, add_spent, numbered
 from llmbatch._util.checks import copied
+from llmbatch.options import Options
 from llmbatch.results import BatchResults
+
+# llmbatch's own options, which change no request.
+_OWN_OPTIONS = frozenset(option.name for option in fields(Options))
 
 NextText = str | Callable[[Row], Any]
 
@@ -38,29 +42,33 @@ class PastCall:
         if not failed:
             return results
         given = {**self.options, **options}
+        sent = self._with_duplicates(failed, inputs, given) if model is None else failed
         if (ids := given.get("custom_ids")) is not None:
-            given["custom_ids"] = [list(ids)[index] for index in failed]
+            given["custom_ids"] = [list(ids)[index] for index in sent]
         cap = self.options.get("max_cost")
         if cap is not None and "max_cost" not in options and given.get("checkpoint") is None:
             given["max_cost"] = max(cap - (results.cost or 0.0), sys.float_info.min)  # a checkpoint counts by itself
         if callable(on_result := given.get("on_result")):
-            given["on_result"] = lambda index, row: on_result(failed[index], row)
+            again = set(failed)
+            given["on_result"] = lambda index, row: on_result(sent[index], row) if sent[index] in again else None
         settings = dict(zip(("model", "temperature", "max_tokens", "max_workers"), self.settings, strict=True))
         settings |= {name: given.pop(name) for name in settings.keys() & given.keys()}
         settings["model"] = settings["model"] if model is None else model
-        requests = [_for_model(inputs[index], model) for index in failed]
+        requests = [_for_model(inputs[index], model) for index in sent]
         made = await self.collect(given, requests, *settings.values())
         if not isinstance(made, BatchResults):
             return made  # type: ignore[no-any-return]  # a dry run
         rows, formats = list(results), dict(results.formats)
-        for index, row in zip(failed, made, strict=True):
+        for index, row in zip(sent, made, strict=True):
             before, own = rows[index], row["custom_id"]
+            if "error" not in before:
+                continue
             if own in made.formats:
                 formats[before["custom_id"]] = made.formats[own]
             add_spent(row, before)
             row["custom_id"] = before["custom_id"]
             if "same_as" in row:
-                row["same_as"] = failed[row["same_as"]]
+                row["same_as"] = sent[row["same_as"]]
             rows[index] = numbered(index, row)
         return BatchResults(
             rows,
@@ -73,6 +81,18 @@ class PastCall:
             run=results.run,
             call=self,
         )
+
+    def _with_duplicates(self, failed: list[int], inputs: Sequence[Any], given: Mapping[str, Any]) -> list[int]:
+        """Return the failed rows, and with the same checkpoint the rows that are equal to one: they are read from it.
+
+        The checkpoint numbers equal requests by their order, so a failed one alone would get the answer of the first.
+        """
+        changed = {name for name, value in given.items() if self.options.get(name) != value}
+        same = given.get("checkpoint") is not None and changed <= _OWN_OPTIONS - {"checkpoint"}
+        if not same:
+            return failed
+        wanted = {repr(inputs[index]) for index in failed}
+        return [index for index, request in enumerate(inputs) if repr(request) in wanted]
 
     def next_turn(self, results: BatchResults, inputs: Sequence[Any], text: NextText) -> list[Any]:
         """Return the requests that continue each conversation, None for rows that have failed."""
