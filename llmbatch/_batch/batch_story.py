@@ -35,7 +35,7 @@ class Story:
     """Tells one batch. `begin` and `end` are called on the event loop, and `enter` wherever it goes on."""
 
     def __init__(self, run: Run, noun: str, plan: ChatPlan | EmbeddingsPlan, row_stats: RunStats) -> None:
-        self._run, self._noun, self._plan, self._tally = run, noun, plan, row_stats
+        self._run, self._noun, self._plan, self._row_stats = run, noun, plan, row_stats
         self._tag = BatchTag(run.batch_id, plan.target.provider, plan.target.name)
         self._timer: asyncio.TimerHandle | None = None
         self._started, self._cpu = time.perf_counter(), time.thread_time()
@@ -87,10 +87,10 @@ class Story:
             cpu_seconds=round(time.thread_time() - self._cpu, 3),
         )
         logger.info(
-            "{} batch finished: {}{}", self._noun, totals(self._tally, self.elapsed),
-            info.lines(self._tally.rows, self.elapsed).replace("\n  ", "; "),
+            "{} batch finished: {}{}", self._noun, totals(self._row_stats, self.elapsed),
+            info.lines(self._row_stats.rows, self.elapsed).replace("\n  ", "; "),
         )  # fmt: skip
-        for failures in self._tally.failures:
+        for failures in self._row_stats.failures:
             logger.warning("Failed rows: {}", failures)
         return info
 
@@ -100,7 +100,7 @@ class Story:
         total = watch.answering + watch.limited + watch.backing_off + watch.held_back
         if not watch.attempts or elapsed <= 0:
             return ""
-        many = isinstance(workers, int) and self._tally.rows > workers
+        many = isinstance(workers, int) and self._row_stats.rows > workers
         busy = isinstance(workers, int) and watch.answering > _WORKERS_SHARE * workers * elapsed
         cpu = time.thread_time() - self._cpu
         reasons = {
@@ -109,7 +109,7 @@ class Story:
             f"pauses between retries ({', '.join(watch.retries)})": watch.backing_off > total / 2,
             "the CPU of this process; processes= or transport='direct' may help": cpu > _CPU_SHARE * elapsed,
             f"concurrency (max_workers={workers}), and the time that answers take": many and busy,
-            "the time that answers take, the input, or on_result: workers were idle": many,
+            "slow input, a slow on_result, or the last answers: fewer requests in flight than max_workers": many,
         }
         return next((reason for reason, applies in reasons.items() if applies), "the time that answers take")
 
@@ -130,7 +130,7 @@ class Story:
         self._timer = asyncio.get_running_loop().call_later(PROGRESS_SECONDS, self._log_progress)
 
     def _log_progress(self) -> None:
-        run, row_stats = self._run, self._tally
+        run, row_stats = self._run, self._row_stats
         of = "" if run.count is None else f" of {run.count:,}"
         open_rows = {index: outcomes for index, outcomes in run.under_way.items() if outcomes}
         oldest = ""
