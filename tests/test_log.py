@@ -179,7 +179,8 @@ def test_progress_names_the_oldest_row(
 
     server.handler = answer
     logger.add(lambda line: gate.set() if "Progress: 1 of 2 rows done" in line else None, format="{message}")
-    results = llmbatch.create_chat_completions_batch(["quick", "slow"], custom_ids=["a", "b"], **options)
+    given = {**options, "custom_ids": ["a", "b"], "max_workers": 1}  # the gate stops the whole server
+    results = llmbatch.create_chat_completions_batch(["quick", "slow"], **given)
     assert not results.failed
     line = next(line for line in log if "Progress: 1 of 2 rows done" in line)
     assert "oldest: row 1 (b) for " in line
