@@ -208,12 +208,12 @@ def test_limit_without_headers_is_learnt_from_429s(provider: Callable[..., Serve
 
 
 def test_random_rejections_do_not_throttle(provider: Callable[..., Server], log: list[str]) -> None:
-    """A fifth gets 429 whatever the rate: the log says so at most once, and the next batch waits for nothing."""
+    """A fifth gets 429 whatever the rate: few lines of the log say so, and the next batch waits for nothing."""
     server = provider(refuse_rate=0.2, latency=0.05)
     rows = batch(server.api_base, chats(300), max_workers=20, model="openai/chance")
     assert all(answered(row, i) for i, row in enumerate(rows))
     assert server.stats.limited < 300 * 0.4, "no row is sent more often than chance asks for"
-    assert sum("independent of our rate" in line for line in log) <= 1
+    assert sum("independent of our rate" in line for line in log) <= 5  # of some 75 requests with a 429
     server.set(refuse_rate=0.0, latency=0.5)
     server.reset()
     assert not batch(server.api_base, chats(60, start=300), max_workers=20, model="openai/chance").failed
