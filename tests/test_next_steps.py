@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import pickle
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from tests.server import Request, Response, Server, answer_to
 from tests.talk import place
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 PROMPTS: list[Any] = [
@@ -171,15 +173,15 @@ def test_retry_failed_as_a_dry_run_sends_nothing(server: Server, results: BatchR
     assert len(server.requests) == sent
 
 
+def failing_second() -> Callable[[Request], Response | None]:
+    """Reject the second request alone."""
+    numbers = itertools.count(1)
+    return lambda _: Response(400, body={"error": {"message": "no"}}) if next(numbers) == 2 else None
+
+
 def test_retry_failed_among_equal_requests_keeps_each_answer(server: Server, tmp_path: Path) -> None:
     """With a checkpoint the row itself is sent again and no equal one; a rerun has nothing left to send."""
-    seen: list[str] = []
-
-    def second_fails(request: Request) -> Response | None:
-        seen.append(request.text)
-        return Response(400, body={"error": {"message": "no"}}) if len(seen) == 2 else None
-
-    server.handler = second_fails
+    server.handler = failing_second()
     options = {**place(server.api_base), "checkpoint": tmp_path / "run.jsonl", "max_workers": 1, "progress": False}
     results = create_chat_completions_batch(["hi"] * 3, **options)
     assert len(results.failed) == 1
@@ -189,4 +191,13 @@ def test_retry_failed_among_equal_requests_keeps_each_answer(server: Server, tmp
     assert [row["custom_id"] for row in fixed] == [row["custom_id"] for row in results]
     again = create_chat_completions_batch(["hi"] * 3, **options)
     assert len(again.resumed) == 3
+    assert len(server.requests) == 4
+
+
+def test_retry_failed_with_system_sends_only_failed_row(server: Server, tmp_path: Path) -> None:
+    """A message that changes the requests sends none of the answered rows again, however equal."""
+    server.handler = failing_second()
+    options = {**place(server.api_base), "checkpoint": tmp_path / "run.jsonl", "max_workers": 1, "progress": False}
+    results = create_chat_completions_batch(["hi"] * 3, **options)
+    assert not results.retry_failed(system="Be brief.").failed
     assert len(server.requests) == 4

@@ -14,8 +14,8 @@ from llmbatch._util.checks import copied
 from llmbatch.options import Options
 from llmbatch.results import BatchResults
 
-# llmbatch's own options, which change no request.
-_OWN_OPTIONS = frozenset(option.name for option in fields(Options))
+# llmbatch's own options that change neither a request nor where its answer is kept.
+_OWN_OPTIONS = frozenset(option.name for option in fields(Options)) - {"system", "checkpoint"}
 
 NextText = str | Callable[[Row], Any]
 
@@ -88,7 +88,7 @@ class PastCall:
         The checkpoint numbers equal requests by their order, so a failed one alone would get the answer of the first.
         """
         changed = {name for name, value in given.items() if self.options.get(name) != value}
-        same = given.get("checkpoint") is not None and changed <= _OWN_OPTIONS - {"checkpoint"}
+        same = given.get("checkpoint") is not None and changed <= _OWN_OPTIONS
         if not same:
             return failed
         wanted = {repr(inputs[index]) for index in failed}
